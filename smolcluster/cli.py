@@ -1,0 +1,49 @@
+"""`python -m smolcluster COMMAND`: the commands, each in its own module of smolcluster.commands.
+
+A command module imports heavy things (torch, matplotlib) inside its function, so that `--help`, `check` and `plan`
+start in a fraction of a second. Errors of ours end in one message on stderr and the code of errors.py.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from smolcluster.commands import check, enroll, generate, job, plan, prepare, report
+from smolcluster.errors import SmolError
+
+app = typer.Typer(
+    name="smolcluster",
+    help="A few unequal computers as one machine that trains PyTorch models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("check")(check.check)
+app.command("plan")(plan.plan)
+app.command("prepare")(prepare.prepare)
+app.command("generate")(generate.generate)
+app.command("report")(report.report)
+app.command("enroll")(enroll.enroll)
+app.add_typer(job.app, name="job")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; give the exit code that the process should leave with."""
+    try:
+        outcome = app(args=arguments, standalone_mode=False)
+    except SmolError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except typer.Exit as leaving:
+        return leaving.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        return 130
+    except Exception as error:  # click's usage errors: a person's mistake, not ours
+        show = getattr(error, "show", None)
+        if show is None:
+            raise
+        show()
+        return int(getattr(error, "exit_code", 2))
+    return outcome if isinstance(outcome, int) else 0

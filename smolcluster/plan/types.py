@@ -1,0 +1,94 @@
+"""The plan: what each rank must do. Written as plan.json, hashed, and read by everything that runs.
+
+`NodeConfig` is the other half: one host's node.yaml, templated by Ansible, which says where this host's ranks listen,
+whom they dial and which folders they use. A worker reads both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+from pydantic import Field
+
+from smolcluster.spec.base import Frozen
+from smolcluster.spec.run import RunSpec
+
+PLAN_SCHEMA = 1
+NODE_SCHEMA = 1
+
+
+class RankPlan(Frozen):
+    """One process. `listen` are its own addresses that somebody dials; `peers[r]` is the host to dial to reach rank r.
+
+    A `port` of 0 means any free port: rank 0's is then announced in the run folder, the others' through the store.
+    `samples` is this rank's share of the global batch. `encrypt[r]` tells whether the link to rank r runs in TLS.
+    """
+
+    rank: int = Field(ge=0)
+    node: str
+    local_rank: int = Field(ge=0)
+    role: Literal["worker", "server"]
+    device: Literal["auto", "cpu", "mps", "cuda"]
+    listen: tuple[str, ...]
+    port: int = Field(ge=0, le=65535)
+    peers: dict[int, str]
+    encrypt: dict[int, bool] = Field(default_factory=dict)
+    samples: int = Field(ge=0)
+    buffer_mb: float = Field(gt=0)
+    threads: int = Field(ge=1)
+
+
+class MemoryEstimate(Frozen):
+    """Bytes of model state (parameters, gradients, optimizer) one rank holds, by arithmetic."""
+
+    rank: int
+    params_bytes: int
+    grads_bytes: int
+    optimizer_bytes: int
+
+
+class Plan(Frozen):
+    """Everything decided before a run starts. The same inputs give the same plan, byte for byte."""
+
+    schema_: int = Field(default=PLAN_SCHEMA, alias="schema", serialization_alias="schema")
+    cluster: str
+    run: RunSpec
+    world_size: int = Field(gt=0)
+    transport: Literal["smol", "gloo"]
+    shape: Literal["MESH", "STAR", "CHAIN"]
+    global_batch: int = Field(gt=0)
+    ranks: tuple[RankPlan, ...]
+    params: int = Field(gt=0)
+    memory: tuple[MemoryEstimate, ...]
+    notes: tuple[str, ...] = ()
+    inputs: dict[str, str] = Field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The canonical text of the plan; `digest` is its hash."""
+        return self.model_dump_json(by_alias=True, indent=2) + "\n"
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical text, in hex: both ends of a handshake must have the same."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
+class NodeConfig(Frozen):
+    """One host's node.yaml. All paths are absolute on that host.
+
+    `run_dir` is laid out as DESIGN section 7 says on every host, so that collecting is copying. `lease_s` None means
+    detached: nobody has to renew anything. The secret and the data are files beside it, never values in here.
+    """
+
+    schema_: int = Field(default=NODE_SCHEMA, alias="schema", serialization_alias="schema")
+    run_id: str
+    node: str
+    generation: int = Field(ge=0)
+    run_dir: str
+    plan_file: str
+    plan_digest: str
+    secret_file: str
+    data_dir: str
+    python: str
+    lease_s: float | None = Field(default=None, gt=0)
+    ranks: tuple[int, ...]

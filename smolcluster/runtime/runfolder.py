@@ -1,0 +1,205 @@
+"""The run folder (DESIGN section 7): every path and every record in it, in one place. No torch.
+
+The layout is the same on every host: a node writes nodes/<node>/..., rank 0's node also model/ and checkpoints/, the
+controller plan.json, summary.json and plots/. Collecting a node is copying its nodes/<node> tree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from smolcluster.spec.base import Frozen
+
+METRICS_SCHEMA = 1
+RESULT_SCHEMA = 1
+SUMMARY_SCHEMA = 1
+
+Status = Literal["completed", "failed", "stopped"]
+
+
+def write_atomic(path: Path, text: str, mode: int = 0o644) -> None:
+    """Write text so that a reader sees the old file or the whole new one, also after a crash. Makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, mode)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run. Nothing is created by asking for a path."""
+
+    path: Path
+
+    @property
+    def plan(self) -> Path:
+        return self.path / "plan.json"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def plots(self) -> Path:
+        return self.path / "plots"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def node(self, node: str) -> Path:
+        return self.path / "nodes" / node
+
+    def supervisor_log(self, node: str) -> Path:
+        return self.node(node) / "supervisor.txt"
+
+    def control(self, node: str) -> Path:
+        """Where the supervisor listens for commands and the token that proves the right to give them. Mode 0600."""
+        return self.node(node) / "control.json"
+
+    def job_state(self, node: str) -> Path:
+        """What the supervisor last knew of itself and its ranks: JobState."""
+        return self.node(node) / "job.json"
+
+    def rank(self, node: str, rank: int) -> Path:
+        return self.node(node) / f"rank-{rank}"
+
+    def metrics(self, node: str, rank: int) -> Path:
+        return self.rank(node, rank) / "metrics.jsonl"
+
+    def log(self, node: str, rank: int) -> Path:
+        return self.rank(node, rank) / "log.txt"
+
+    def result(self, node: str, rank: int) -> Path:
+        return self.rank(node, rank) / "result.json"
+
+    def endpoint(self, node: str) -> Path:
+        """Rank 0's own announcement of a port chosen at start (plan port 0); readable by ranks of the same machine."""
+        return self.node(node) / "endpoint.json"
+
+
+class StepRecord(Frozen):
+    """One line of metrics.jsonl: one training step of one rank. Times in seconds, bytes counted on sockets."""
+
+    schema_: int = Field(default=METRICS_SCHEMA, alias="schema", serialization_alias="schema")
+    step: int
+    time: float
+    loss: float
+    lr: float
+    tokens: int
+    tokens_per_s: float
+    grad_norm: float
+    step_s: float
+    compute_s: float
+    comm_s: float
+    bytes_out: int
+    bytes_in: int
+    staleness: int = 0
+    val_loss: float | None = None
+    total_steps: int
+
+
+class LinkRecord(Frozen):
+    """Another kind of line of metrics.jsonl, every metrics_log_interval steps: one link as this rank sees it."""
+
+    schema_: int = Field(default=METRICS_SCHEMA, alias="schema", serialization_alias="schema")
+    step: int
+    time: float
+    peer: int
+    mbps: float
+    rtt_ms: float
+    buffered: int
+
+
+class RankResult(Frozen):
+    """What a rank says when it ends (result.json). Written by the worker, or by the supervisor for a rank that died."""
+
+    schema_: int = Field(default=RESULT_SCHEMA, alias="schema", serialization_alias="schema")
+    rank: int
+    node: str
+    status: Status
+    exit_code: int
+    reason: str = ""
+    # True where this rank failed of itself and not because a peer did: the report starts with it.
+    root_cause: bool = False
+    steps: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    loss_first: float | None = None
+    loss_last: float | None = None
+    val_loss_first: float | None = None
+    val_loss: float | None = None
+    wire_bytes_out: int = 0
+    wire_bytes_in: int = 0
+    peak_rss_mb: float = 0.0
+    transport: str = ""
+
+
+class JobState(Frozen):
+    """job.json: the supervisor's own state. `ranks` maps a rank to "running" or the exit code as text."""
+
+    schema_: int = Field(default=1, alias="schema", serialization_alias="schema")
+    run_id: str
+    node: str
+    state: Literal["starting", "running", "completed", "failed", "stopped"]
+    pid: int
+    generation: int
+    ranks: dict[int, str]
+    reason: str = ""
+
+
+class Summary(Frozen):
+    """summary.json. `wire_bytes_per_step` is summed over ranks; peak_rss_mb is per rank, in rank order."""
+
+    schema_: int = Field(default=SUMMARY_SCHEMA, alias="schema", serialization_alias="schema")
+    run_id: str
+    kind: Literal["train", "inference"]
+    strategy: str
+    status: Status
+    exit_code: int
+    reason: str = ""
+    world_size: int
+    transport: str
+    steps: int
+    tokens: int
+    seconds: float
+    tokens_per_s: float
+    loss_first: float | None
+    loss_last: float | None
+    val_loss_first: float | None
+    val_loss: float | None
+    params: int
+    wire_bytes_per_step: float
+    peak_rss_mb: tuple[float, ...]
+    staleness_max: int
+    restarts: int
+    generation: int
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """The object in a JSON file. OSError or ValueError if it is not there or not one."""
+    value = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: expected a JSON object")
+    return value

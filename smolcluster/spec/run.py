@@ -1,0 +1,110 @@
+"""What one run does, completely resolved: no None that means "work it out" is left in here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from smolcluster.spec.base import Frozen
+
+STRATEGIES = ("single", "classicdp", "fsdp", "edp", "syncps", "mp", "diloco")
+
+
+class GPTSpec(Frozen):
+    """A GPT-2 style decoder. `vocab_size` is what the tokenizer is expected to give; the data folder's meta.json decides."""
+
+    type: Literal["gpt"] = "gpt"
+    model_dim: int = Field(gt=0)
+    num_layers: int = Field(gt=0)
+    num_heads: int = Field(gt=0)
+    ff_dim: int = Field(gt=0)
+    dropout: float = Field(ge=0, lt=1)
+    max_seq_len: int = Field(gt=0)
+    tie_embeddings: bool = True
+    vocab_size: int = Field(gt=0)
+
+
+class NNSpec(Frozen):
+    """SimpleNN: input -> hidden, ReLU -> out."""
+
+    type: Literal["nn"] = "nn"
+    input_dim: int = Field(gt=0)
+    hidden: int = Field(gt=0)
+    out: int = Field(gt=0)
+
+
+ModelSpec = Annotated[GPTSpec | NNSpec, Field(discriminator="type")]
+
+
+class TrainingSpec(Frozen):
+    """`batch_size` is per rank (samples); `max_steps` None means `epochs` passes over the data."""
+
+    batch_size: int = Field(gt=0)
+    epochs: int = Field(gt=0)
+    max_steps: int | None = Field(default=None, gt=0)
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    grad_clip_norm: float | None = Field(default=None, gt=0)
+    eval_steps: int = Field(default=200, gt=0)
+    grad_accumulation: int = Field(default=1, ge=1)
+    track_gradients: bool = False
+    polyak_alpha: float = Field(default=0.5, gt=0, le=1)
+
+
+class ScheduleSpec(Frozen):
+    """Linear warm-up over `warmup_iters` steps, then a cosine down to `min_lr` at the last step."""
+
+    warmup_iters: int = Field(ge=0)
+    min_lr: float = Field(ge=0)
+
+
+class DataSpec(Frozen):
+    """`dataset` is a name (pydoc, wikitext2, snli, mnist) or "text" with `path` the person's own file or folder.
+
+    `tokenizer`: "bpe:2048" trains a byte-level BPE of that size on the corpus; a folder; or a hub id.
+    """
+
+    dataset: str
+    path: str | None = None
+    tokenizer: str
+
+
+class CommSpec(Frozen):
+    """How ranks talk. `buffer_mb` is per node: the chunk by which a link pipelines. `timeout_s` bounds every wait."""
+
+    transport: Literal["smol", "gloo", "auto"] = "smol"
+    wire: Literal["fp32"] = "fp32"
+    encrypt: Literal["auto", "always", "never"] = "auto"
+    buffer_mb: dict[str, float] = Field(default_factory=dict)
+    timeout_s: float = Field(default=60.0, gt=0)
+    track_network_metrics: bool = True
+    metrics_log_interval: int = Field(default=50, gt=0)
+
+
+class Participant(Frozen):
+    """A node of the inventory that takes part. `port` 0 means any free port. `role` is "server" in a star's centre."""
+
+    node: str
+    role: Literal["worker", "server"] = "worker"
+    port: int = Field(ge=0, le=65535)
+    batch_size: int | None = Field(default=None, gt=0)
+
+
+class RunSpec(Frozen):
+    """One run of one strategy. `participants` are in rank order."""
+
+    strategy: Literal["single", "classicdp", "fsdp", "edp", "syncps", "mp", "diloco"]
+    participants: tuple[Participant, ...]
+    model: ModelSpec
+    training: TrainingSpec
+    schedule: ScheduleSpec
+    data: DataSpec
+    comm: CommSpec
+    seed: int
+    fsdp_stage: int = Field(default=1, ge=0, le=3)
+    staleness_bound: int = Field(default=0, ge=0)
+    worker_update_interval: int = Field(default=1, ge=1)
+    use_quantization: bool = False
+    syncps_timeout_s: float = Field(default=0.1, gt=0)
+    project_name: str
