@@ -1,0 +1,68 @@
+# `make train` and `make test` are all a fresh machine needs; both set up what they use. `make help` lists the rest.
+
+PYTHON   ?= python3
+STRATEGY ?= fsdp
+ARGS     ?=
+VENV     := .venv
+BIN      := $(VENV)/bin
+# Ansible finds ansible.cfg, the inventory and Python through these; nothing outside this folder is changed.
+RUN      := PATH="$(CURDIR)/$(BIN):$$PATH"
+PIP      := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev train test check bench bench-full format lock clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(VENV)/.local  ## an environment in .venv with exactly the versions of constraints.txt
+setup-dev: $(VENV)/.dev  ## the same with what tests and checks need
+
+train: $(VENV)/.local  ## train the default GPT on three nodes of this machine (STRATEGY=fsdp, ARGS="-e ...")
+	$(RUN) ansible-playbook train.yml -e strategy=$(STRATEGY) $(ARGS)
+
+test: $(VENV)/.dev  ## every test (ARGS="-k name" for some)
+	$(RUN) $(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev  ## style, types, import layers, playbooks
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/yamllint --strict .
+	$(RUN) ansible-lint --offline
+
+bench: $(VENV)/.dev  ## our figures beside torch's own over gloo, in one run (quick)
+	$(RUN) $(BIN)/python -m benchmarks --quick
+
+bench-full: $(VENV)/.dev  ## the same with more repetitions and sizes
+	$(RUN) $(BIN)/python -m benchmarks --full
+
+format: $(VENV)/.dev  ## rewrite the code in the house style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock:  ## make constraints.txt anew from the newest versions pyproject.toml allows
+	@folder=$$(mktemp -d) && $(PYTHON) -m venv $$folder/venv && \
+	$$folder/venv/bin/python -m pip install --quiet -e '.[dev]' && \
+	{ head -n 2 constraints.txt; $$folder/venv/bin/python -m pip freeze --exclude-editable | sed 's/+cpu//' | LC_ALL=C sort -f; } > constraints.new && \
+	mv constraints.new constraints.txt; rm -rf "$$folder"
+
+clean:  ## remove the environment and caches; runs/ stays
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "smolcluster needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12 setup"; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing; on Debian or Ubuntu: sudo apt install python3-venv"; exit 2; }
+	@touch $@
+
+$(VENV)/.local: $(VENV)/.python pyproject.toml constraints.txt
+	@echo "Setting up $(VENV) (PyTorch is the big one) ..."
+	@$(PIP) --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.local
+	@echo "Adding what tests and checks need ..."
+	@$(PIP) --constraint constraints.txt --editable '.[dev]'
+	@touch $@
