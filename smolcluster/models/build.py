@@ -1,0 +1,23 @@
+"""From a spec to a model with its first weights."""
+
+from __future__ import annotations
+
+from typing import overload
+
+from smolcluster.models.gpt import GPT
+from smolcluster.models.nn import SimpleNN
+from smolcluster.spec.run import GPTSpec, NNSpec
+
+
+@overload
+def build_model(spec: GPTSpec, vocab_size: int | None = None, seed: int = 0) -> GPT: ...
+@overload
+def build_model(spec: NNSpec, vocab_size: int | None = None, seed: int = 0) -> SimpleNN: ...
+def build_model(spec: GPTSpec | NNSpec, vocab_size: int | None = None, seed: int = 0) -> GPT | SimpleNN:
+    """The model of `spec` on the CPU, float32, in training mode. The same seed gives the same weights, everywhere.
+
+    vocab_size is the data folder's (its meta.json decides); None takes the spec's. SimpleNN has none.
+    """
+    if isinstance(spec, NNSpec):
+        return SimpleNN(spec, seed)
+    return GPT(spec.model_copy(update={"vocab_size": vocab_size}) if vocab_size else spec, seed)

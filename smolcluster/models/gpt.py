@@ -1,0 +1,171 @@
+"""GPT-2: pre-norm decoder blocks, learned positions, tanh-GELU. Parameters are named and laid out as in Hugging Face.
+
+So a state dict of GPT2LMHeadModel loads as it is, and ours loads there; hf.py only adds the files around it. Weights of
+projections are (in, out), Hugging Face's "Conv1D". Source: Radford et al. 2019, "Language Models are Unsupervised
+Multitask Learners". It knows nothing of training, devices or other ranks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from smolcluster.models.cache import KVCache, LayerCache
+from smolcluster.models.loss import chunked_cross_entropy
+from smolcluster.spec.run import GPTSpec
+
+LAYER_NORM_EPS = 1e-5
+INIT_STD = 0.02
+
+
+class Projection(nn.Module):
+    """y = x @ weight + bias with weight (in, out), as GPT-2 stores it."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(inputs, outputs))
+        self.bias = nn.Parameter(torch.empty(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        return functional.linear(x, self.weight.t(), self.bias)
+
+
+class Attention(nn.Module):
+    """Causal self-attention over all heads at once."""
+
+    def __init__(self, spec: GPTSpec) -> None:
+        super().__init__()
+        self.num_heads = spec.num_heads
+        self.dropout = spec.dropout
+        self.c_attn = Projection(spec.model_dim, 3 * spec.model_dim)
+        self.c_proj = Projection(spec.model_dim, spec.model_dim)
+
+    def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, D). With a cache the T tokens follow those it holds, and are added to it."""
+        batch, length, width = x.shape
+        qkv = self.c_attn(x).view(batch, length, 3, self.num_heads, width // self.num_heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each a (B, heads, T, head_dim) view
+        mask, causal = None, length > 1
+        if cache is not None:
+            key, value = cache.append(key, value)
+            past = key.shape[2] - length
+            if past and length > 1:
+                # SDPA's own causal mask is aligned to the upper left: with a past it must be given.
+                mask = torch.ones(length, past + length, dtype=torch.bool, device=x.device).tril(past)
+                causal = False
+        dropout = self.dropout if self.training else 0.0
+        out = functional.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal=causal)
+        out = self.c_proj(out.transpose(1, 2).reshape(batch, length, width))
+        return functional.dropout(out, self.dropout, self.training)
+
+
+class MLP(nn.Module):
+    """D -> ff_dim -> D with the tanh approximation of GELU."""
+
+    def __init__(self, spec: GPTSpec) -> None:
+        super().__init__()
+        self.dropout = spec.dropout
+        self.c_fc = Projection(spec.model_dim, spec.ff_dim)
+        self.c_proj = Projection(spec.ff_dim, spec.model_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        out = self.c_proj(functional.gelu(self.c_fc(x), approximate="tanh"))
+        return functional.dropout(out, self.dropout, self.training)
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, spec: GPTSpec) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(spec.model_dim, eps=LAYER_NORM_EPS)
+        self.attn = Attention(spec)
+        self.ln_2 = nn.LayerNorm(spec.model_dim, eps=LAYER_NORM_EPS)
+        self.mlp = MLP(spec)
+
+    def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        x = x + self.attn(self.ln_1(x), cache)
+        return x + self.mlp(self.ln_2(x))
+
+
+class Transformer(nn.Module):
+    """Embeddings, blocks, last norm: everything but the projection onto the vocabulary."""
+
+    def __init__(self, spec: GPTSpec) -> None:
+        super().__init__()
+        self.dropout = spec.dropout
+        self.wte = nn.Embedding(spec.vocab_size, spec.model_dim, _weight=torch.empty(spec.vocab_size, spec.model_dim))
+        self.wpe = nn.Embedding(spec.max_seq_len, spec.model_dim, _weight=torch.empty(spec.max_seq_len, spec.model_dim))
+        self.h = nn.ModuleList(Block(spec) for _ in range(spec.num_layers))
+        self.ln_f = nn.LayerNorm(spec.model_dim, eps=LAYER_NORM_EPS)
+
+    def forward(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
+        """(B, T) int64 -> (B, T, D)."""
+        start, length = (cache.length if cache is not None else 0), ids.shape[1]
+        if start + length > self.wpe.num_embeddings:
+            raise ValueError(f"{start + length} tokens, but the model has positions for {self.wpe.num_embeddings}")
+        x = self.wte(ids) + self.wpe.weight[start : start + length]
+        x = functional.dropout(x, self.dropout, self.training)
+        for number, block in enumerate(self.h):
+            x = block(x, None if cache is None else cache.layers[number])
+        return self.ln_f(x)
+
+
+class GPT(nn.Module):
+    """The language model. `spec.vocab_size` is its true vocabulary; the tied head is wte itself, one parameter."""
+
+    def __init__(self, spec: GPTSpec, seed: int = 0) -> None:
+        super().__init__()
+        if spec.model_dim % spec.num_heads:
+            raise ValueError(f"model_dim {spec.model_dim} is not a multiple of num_heads {spec.num_heads}")
+        self.spec = spec
+        self.transformer = Transformer(spec)
+        self.lm_head: nn.Linear | None = None
+        if not spec.tie_embeddings:
+            self.lm_head = nn.utils.skip_init(nn.Linear, spec.model_dim, spec.vocab_size, bias=False)
+        initialise(self, spec, seed)
+
+    @property
+    def head(self) -> nn.Parameter:
+        """The (V, D) projection onto the vocabulary."""
+        return self.transformer.wte.weight if self.lm_head is None else self.lm_head.weight
+
+    def forward(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
+        """(B, T) int64 -> logits (B, T, V). ValueError when the tokens do not fit into max_seq_len."""
+        return functional.linear(self.transformer(ids, cache), self.head)
+
+    def next_logits(self, ids: Tensor, cache: KVCache) -> Tensor:
+        """(B, T) int64 that follow what the cache holds -> logits (B, V) of the token after them."""
+        return functional.linear(self.transformer(ids, cache)[:, -1], self.head)
+
+    def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy (nats per token), a scalar; ids and targets (B, T) int64."""
+        hidden = self.transformer(ids)
+        return chunked_cross_entropy(hidden.flatten(0, 1), self.head, targets.flatten())
+
+
+@torch.no_grad()
+def initialise(model: nn.Module, spec: GPTSpec, seed: int) -> None:
+    """GPT-2's start: normal(0, 0.02), output projections of the 2L residual branches smaller by sqrt(2L).
+
+    Every parameter draws from its own generator, seeded by (seed, name): the values depend on nothing else, so a rank
+    that builds only some layers gets the same numbers as one that builds all.
+    """
+    for name, parameter in model.named_parameters():
+        if name.endswith(".bias"):
+            parameter.zero_()
+        elif ".ln_" in name:
+            parameter.fill_(1.0)
+        else:
+            digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+            residual = name.endswith("c_proj.weight")
+            std = INIT_STD / math.sqrt(2 * spec.num_layers) if residual else INIT_STD
+            parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))
