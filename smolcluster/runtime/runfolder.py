@@ -34,11 +34,11 @@ def write_atomic(path: Path, text: str, mode: int = 0o644) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, mode)
-        os.replace(temporary, path)
+        Path(temporary).chmod(mode)
+        Path(temporary).replace(path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+            Path(temporary).unlink()
         raise
 
 
@@ -50,28 +50,35 @@ class RunFolder:
 
     @property
     def plan(self) -> Path:
+        """plan.json."""
         return self.path / "plan.json"
 
     @property
     def summary(self) -> Path:
+        """summary.json, made by the report."""
         return self.path / "summary.json"
 
     @property
     def model(self) -> Path:
+        """The trained model, Hugging Face format."""
         return self.path / "model"
 
     @property
     def plots(self) -> Path:
+        """The report's figures."""
         return self.path / "plots"
 
     @property
     def checkpoints(self) -> Path:
+        """Manifests."""
         return self.path / "checkpoints"
 
     def node(self, node: str) -> Path:
+        """All that one machine leaves."""
         return self.path / "nodes" / node
 
     def supervisor_log(self, node: str) -> Path:
+        """What the supervisor says."""
         return self.node(node) / "supervisor.txt"
 
     def control(self, node: str) -> Path:
@@ -83,15 +90,19 @@ class RunFolder:
         return self.node(node) / "job.json"
 
     def rank(self, node: str, rank: int) -> Path:
+        """All that one rank leaves."""
         return self.node(node) / f"rank-{rank}"
 
     def metrics(self, node: str, rank: int) -> Path:
+        """StepRecords and LinkRecords, one per line."""
         return self.rank(node, rank) / "metrics.jsonl"
 
     def log(self, node: str, rank: int) -> Path:
+        """The worker's stdout and stderr."""
         return self.rank(node, rank) / "log.txt"
 
     def result(self, node: str, rank: int) -> Path:
+        """RankResult, written at the end."""
         return self.rank(node, rank) / "result.json"
 
     def endpoint(self, node: str) -> Path:

@@ -1,0 +1,119 @@
+"""What one rank of one run knows: made once by the worker, frozen, and handed to everything that needs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from smolcluster.plan.types import Plan, RankPlan
+from smolcluster.runtime.runfolder import RunFolder
+from smolcluster.spec.run import RunSpec
+
+
+class ByteCounts(Protocol):
+    """Bytes of this process so far, payload and headers, counted on its sockets."""
+
+    @property
+    def bytes_out(self) -> int:
+        """Sent."""
+        ...
+
+    @property
+    def bytes_in(self) -> int:
+        """Received."""
+        ...
+
+
+class LinkState(Protocol):
+    """One link as this rank sees it: measured speed, round trip, bytes waiting to be sent."""
+
+    @property
+    def peer(self) -> int:
+        """The rank at the other end."""
+        ...
+
+    @property
+    def mbps(self) -> float:
+        """Measured speed, megabits per second."""
+        ...
+
+    @property
+    def rtt_ms(self) -> float:
+        """Round trip, milliseconds."""
+        ...
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that wait to be sent."""
+        ...
+
+
+class Wires(Protocol):
+    """The part of comm.Fabric that runtime and train look at. Tensors travel through torch.distributed instead."""
+
+    def counters(self) -> ByteCounts:
+        """Bytes of this process so far."""
+        ...
+
+    def links(self) -> tuple[LinkState, ...]:
+        """Every link of this rank."""
+        ...
+
+
+@dataclass(frozen=True)
+class NoBytes:
+    """The counts of a process that talks to nobody."""
+
+    bytes_out: int = 0
+    bytes_in: int = 0
+
+
+class Alone:
+    """The wires of a run of one rank: none."""
+
+    def counters(self) -> NoBytes:
+        """Nothing ever."""
+        return NoBytes()
+
+    def links(self) -> tuple[LinkState, ...]:
+        """None."""
+        return ()
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """One rank's view of its run.
+
+    `device` is a real device, never "auto". `data_dir` holds train.bin, val.bin, meta.json and tokenizer.json.
+    """
+
+    run_id: str
+    generation: int
+    plan: Plan
+    me: RankPlan
+    device: torch.device
+    folder: RunFolder
+    data_dir: Path
+    wires: Wires
+
+    @property
+    def run(self) -> RunSpec:
+        """What the run does."""
+        return self.plan.run
+
+    @property
+    def rank(self) -> int:
+        """This process's number."""
+        return self.me.rank
+
+    @property
+    def world_size(self) -> int:
+        """How many ranks there are."""
+        return self.plan.world_size
+
+    def node_of(self, rank: int) -> str:
+        """The name of the machine that holds that rank."""
+        return self.plan.ranks[rank].node

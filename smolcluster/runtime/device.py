@@ -1,0 +1,126 @@
+"""Devices: which one a rank computes on, and how its tensors reach a wire that only takes CPU memory.
+
+No backend takes MPS tensors, and CUDA tensors travel over TCP through the CPU anyway. So this is the one file that
+copies between a device and CPU buffers. Everybody else calls `Collectives` with tensors that are where they are.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+
+from smolcluster.errors import ConfigError, Problem
+
+
+def pick_device(wanted: str, node: str) -> torch.device:
+    """The device for "auto" | "cpu" | "mps" | "cuda"; auto takes the best there is. ConfigError if it is missing."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "auto":
+        wanted = next(name for name, present in there.items() if present)
+    if not there[wanted]:
+        what = f"device {wanted} was asked for, but torch {torch.__version__} on this machine has none"
+        fix = f"set `device: auto` for {node} in the inventory, or install a torch with {wanted}"
+        raise ConfigError([Problem("", 0, f"machines.{node}.device", what, fix)])
+    return torch.device(wanted)
+
+
+class Pending(Protocol):
+    """A collective under way. `wait` returns when the result stands in the tensor that was given."""
+
+    def wait(self) -> None:
+        """Block until the result is there. PeerError, or torch's wrapping of one, if it never will be."""
+        ...
+
+
+@dataclass
+class _Waiting:
+    """A torch.distributed work, the CPU tensor it writes and the tensor the caller looks at (the same on a CPU)."""
+
+    owner: Collectives
+    work: dist.Work
+    staged: torch.Tensor
+    target: torch.Tensor
+
+    def wait(self) -> None:
+        began = time.perf_counter()
+        self.work.wait()
+        if self.staged is not self.target:
+            self.target.copy_(self.staged)
+        self.owner.blocked_s += time.perf_counter() - began
+
+
+class Collectives:
+    """The collectives that strategies use, over torch.distributed's default group, for tensors of one device.
+
+    `blocked_s` grows by the seconds the caller spent in here: communication that nothing hid. All ranks must call the
+    same operations in the same order. `staged` forces the way through CPU buffers (the default off the CPU).
+    """
+
+    def __init__(self, rank: int, world_size: int, device: torch.device, staged: bool | None = None) -> None:
+        self.rank = rank
+        self.world_size = world_size
+        self.blocked_s = 0.0
+        self._device = device
+        self._staged = device.type != "cpu" if staged is None else staged
+
+    def all_reduce(self, tensor: torch.Tensor) -> Pending:
+        """Sum over ranks, in place."""
+        began = time.perf_counter()
+        buffer = self._outgoing(tensor)
+        work = dist.all_reduce(buffer, async_op=True)
+        return self._pending(work, buffer, tensor, began)
+
+    def reduce_scatter(self, output: torch.Tensor, tensor: torch.Tensor) -> Pending:
+        """Sum over ranks; `output` gets this rank's 1/N and may be that part of `tensor`; its rest is then scratch."""
+        began = time.perf_counter()
+        buffer = self._outgoing(tensor)
+        mine = self._part(buffer) if buffer is not tensor else output
+        work = dist.reduce_scatter_single(mine, buffer, async_op=True)
+        return self._pending(work, mine, output, began)
+
+    def all_gather(self, output: torch.Tensor, tensor: torch.Tensor) -> Pending:
+        """Every rank's `tensor` one after the other in `output`; `tensor` may be this rank's part of `output`."""
+        began = time.perf_counter()
+        if self._staged:
+            buffer = torch.empty(output.shape, dtype=output.dtype, device="cpu")
+            self._part(buffer).copy_(tensor)
+            work = dist.all_gather_single(buffer, self._part(buffer), async_op=True)
+        else:
+            buffer = output
+            work = dist.all_gather_single(output, tensor, async_op=True)
+        return self._pending(work, buffer, output, began)
+
+    def broadcast(self, tensor: torch.Tensor, source: int = 0) -> None:
+        """The source's values on every rank, in place; returns when they are there."""
+        began = time.perf_counter()
+        buffer = self._outgoing(tensor)
+        dist.broadcast(buffer, source)
+        if buffer is not tensor:
+            tensor.copy_(buffer)
+        self.blocked_s += time.perf_counter() - began
+
+    def exchange(self, values: Sequence[float]) -> list[list[float]]:
+        """Every rank's few numbers, in rank order, the same bits everywhere (float64): what decisions are made from."""
+        began = time.perf_counter()
+        mine = torch.tensor(values, dtype=torch.float64)
+        table = torch.empty(self.world_size * len(values), dtype=torch.float64)
+        dist.all_gather_single(table, mine)
+        self.blocked_s += time.perf_counter() - began
+        rows: list[list[float]] = table.view(self.world_size, len(values)).tolist()
+        return rows
+
+    def _outgoing(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to("cpu", copy=True) if self._staged else tensor
+
+    def _part(self, buffer: torch.Tensor) -> torch.Tensor:
+        return buffer.view(self.world_size, -1)[self.rank]
+
+    def _pending(self, work: dist.Work | None, staged: torch.Tensor, target: torch.Tensor, began: float) -> Pending:
+        assert work is not None, "torch gives a work for every async_op on a group this rank belongs to"
+        self.blocked_s += time.perf_counter() - began
+        return _Waiting(self, work, staged, target)

@@ -1,0 +1,150 @@
+"""What a strategy is. It owns the whole step; loop, schedule, evaluation, metrics are elsewhere, the same for all.
+
+A strategy is one module (or package) of this folder with a function `build(context, model) -> Strategy`, found by name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import pkgutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import torch
+from torch import nn
+
+from smolcluster.errors import ConfigError, Problem, TrainingError
+from smolcluster.runtime.context import RunContext
+from smolcluster.strategies.slices import Slice
+
+# A step's work for one rank: its micro-batches (x, y). Gradients are summed over them; no micro-batch is allowed.
+Batch = Sequence[tuple[torch.Tensor, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One step of the whole cluster, the same on every rank but for the times.
+
+    loss: mean over all ranks' tokens, before the update. grad_norm: of the mean gradient, before clipping. comm_s:
+    seconds this rank waited on communication that nothing hid; compute_s: the rest. stop: some rank asked for the end.
+    """
+
+    loss: float
+    tokens: int
+    grad_norm: float
+    compute_s: float
+    comm_s: float
+    stop: bool
+    staleness: int = 0
+
+
+@dataclass(frozen=True)
+class LossSum:
+    """A sum of losses over `tokens` tokens: what can be added up over batches and ranks."""
+
+    loss: float
+    tokens: int
+
+
+class NotFiniteError(TrainingError):
+    """A loss or a gradient is infinite or not a number. `rank` is the first rank whose own numbers show it."""
+
+    def __init__(self, message: str, rank: int) -> None:
+        super().__init__(message)
+        self.rank = rank
+
+
+class Model(Protocol):
+    """What a strategy needs of a model besides being an nn.Module: the mean loss of a batch, a scalar with a graph."""
+
+    def loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """The mean over the elements of y."""
+        ...
+
+
+class Strategy(Protocol):
+    """How the ranks of a run take a step together. Every rank must make the same calls in the same order."""
+
+    def train_step(self, batch: Batch, lr: float, stop: bool = False) -> StepResult:
+        """Take this rank's share of a step. NotFiniteError before anything was updated; PeerError if a rank is gone."""
+        ...
+
+    def eval_loss(self, x: torch.Tensor, y: torch.Tensor) -> LossSum:
+        """The loss of a batch without training, of this rank alone."""
+        ...
+
+    def exchange(self, values: Sequence[float]) -> list[list[float]]:
+        """Every rank's few numbers in rank order, the same bits everywhere."""
+        ...
+
+    def named_slices(self) -> Iterator[Slice]:
+        """What this rank owns of parameters and optimizer: over all ranks every element exactly once."""
+        ...
+
+    def load_slices(self, slices: Iterable[Slice]) -> None:
+        """Take all that this rank holds from slices of any cut. ValueError if something is missing."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the model."""
+        ...
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What all ranks conclude from one small exchange: the step's loss, and the factor for the summed gradients."""
+
+    loss: float
+    tokens: int
+    grad_norm: float
+    scale: float
+    stop: bool
+
+
+@dataclass(frozen=True)
+class Tally:
+    """One rank's part of that exchange. `squares`: the sum of squares of its share of the summed gradients."""
+
+    loss_sum: float
+    tokens: int
+    stop: bool
+    squares: float
+
+    def row(self) -> list[float]:
+        """As it travels, and as `judge` reads it."""
+        return [self.loss_sum, float(self.tokens), float(self.stop), self.squares]
+
+
+def judge(rows: list[list[float]], max_norm: float | None) -> Verdict:
+    """Make the same decision from the same rows on every rank: pure, in float64, in rank order.
+
+    The gradients are sums of loss times tokens; `scale` makes them the mean over all tokens, clipped to `max_norm`.
+    """
+    for rank, (loss_sum, _, _, squares) in enumerate(rows):
+        if not (math.isfinite(loss_sum) and math.isfinite(squares)):
+            what = "loss" if not math.isfinite(loss_sum) else "gradient"
+            advice = "lower training.learning_rate, lengthen lr_schedule.warmup_iters or set training.grad_clip_norm"
+            raise NotFiniteError(f"the {what} of rank {rank} is not finite: {advice}", rank)
+    tokens = sum(int(row[1]) for row in rows)
+    if tokens == 0:
+        raise ValueError("no rank had a sample in this step")
+    norm = math.sqrt(math.fsum(row[3] for row in rows)) / tokens
+    # 1e-6 as in torch.nn.utils.clip_grad_norm_, whose numbers people know.
+    clip = 1.0 if max_norm is None else min(1.0, max_norm / (norm + 1e-6))
+    loss = math.fsum(row[0] for row in rows) / tokens
+    return Verdict(loss, tokens, norm, clip / tokens, any(row[2] for row in rows))
+
+
+def build_strategy(context: RunContext, model: nn.Module) -> Strategy:
+    """The strategy the plan names, over a model on `context.device`. ConfigError if there is none of that name."""
+    package = importlib.import_module("smolcluster.strategies")
+    name = context.run.strategy
+    builders = {info.name for info in pkgutil.iter_modules(package.__path__)}
+    module = importlib.import_module(f"smolcluster.strategies.{name}") if name in builders else None
+    build = getattr(module, "build", None)
+    if build is None:
+        what = f"strategy {name} cannot train in this version"
+        raise ConfigError([Problem("", 0, "strategy", what, "use single, classicdp or fsdp")])
+    return cast(Strategy, build(context, model))

@@ -1,0 +1,36 @@
+"""Data parallelism as everybody knows it: replicas, and gradients averaged over all ranks before each step.
+
+The mean is over **tokens**: each rank sends the gradient of its summed loss, so ranks with uneven batches weigh as they
+should. Buckets travel through a ring all-reduce, 2(N-1)/N x P bytes per rank, while backward still computes.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from smolcluster.runtime.context import RunContext
+from smolcluster.strategies.base import Batch, StepResult, Strategy, Tally, judge
+from smolcluster.strategies.replica import Replica
+
+
+class ClassicDP(Replica):
+    """Every rank updates everything, with the same gradients, so the replicas stay equal without being compared."""
+
+    def __init__(self, context: RunContext, model: nn.Module) -> None:
+        super().__init__(context, model)
+        self.start(updates=[(0, self.flat.params.numel())], send=self.sum_gradients)
+
+    def train_step(self, batch: Batch, lr: float, stop: bool = False) -> StepResult:
+        """Take this rank's share of a step."""
+        local = self.backward(batch)  # the buckets have been summed over ranks when it returns
+        # Each rank measures 1/N of the gradient, and all add up the same N numbers: the norm, and with it the decision
+        # to clip, is the same to the bit even between devices that round differently.
+        tally = Tally(local.loss, local.tokens, stop, self.squares(self.my_shards()))
+        verdict = judge(self.exchange(tally.row()), self.max_norm)
+        self.adamw.step(0, lr, verdict.scale)
+        return self.result(verdict)
+
+
+def build(context: RunContext, model: nn.Module) -> Strategy:
+    """The strategy for this rank."""
+    return ClassicDP(context, model)

@@ -1,0 +1,33 @@
+"""One process and no communication: what the others must equal."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from smolcluster.runtime.context import RunContext
+from smolcluster.strategies.base import Batch, StepResult, Strategy, Tally, judge
+from smolcluster.strategies.replica import Replica
+
+
+class Single(Replica):
+    """Gradients of the whole batch, clipped, one AdamW step."""
+
+    def __init__(self, context: RunContext, model: nn.Module) -> None:
+        super().__init__(context, model)
+        self.everything = [(0, self.flat.params.numel())]
+        self.start(updates=self.everything, send=None)
+
+    def train_step(self, batch: Batch, lr: float, stop: bool = False) -> StepResult:
+        """Take one step on the batch."""
+        local = self.backward(batch)
+        tally = Tally(local.loss, local.tokens, stop, self.squares(self.everything))
+        verdict = judge([tally.row()], self.max_norm)
+        self.adamw.step(0, lr, verdict.scale)
+        return self.result(verdict)
+
+
+def build(context: RunContext, model: nn.Module) -> Strategy:
+    """The strategy for this rank."""
+    if context.world_size != 1:
+        raise ValueError(f"single runs one rank, the plan has {context.world_size}")
+    return Single(context, model)

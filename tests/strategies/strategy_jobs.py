@@ -1,0 +1,124 @@
+"""What the pool's processes run, and the small models and batches they run it on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from smolcluster.plan.types import MemoryEstimate, Plan, RankPlan
+from smolcluster.runtime.context import Alone, RunContext
+from smolcluster.runtime.runfolder import RunFolder
+from smolcluster.spec.run import CommSpec, DataSpec, GPTSpec, Participant, RunSpec, ScheduleSpec, TrainingSpec
+from smolcluster.strategies.base import Strategy, build_strategy
+
+VOCAB, LENGTH = 61, 8
+
+
+def context_of(
+    strategy: str, rank: int, world_size: int, *, stage: int = 1, clip: float | None = 1.0, seed: int = 0
+) -> RunContext:
+    spec = GPTSpec(model_dim=16, num_layers=2, num_heads=2, ff_dim=32, dropout=0, max_seq_len=LENGTH, vocab_size=VOCAB)
+    run = RunSpec(
+        strategy=strategy,
+        participants=tuple(Participant(node=f"node{r}", port=0) for r in range(world_size)),
+        model=spec,
+        training=TrainingSpec(batch_size=2, epochs=1, learning_rate=1e-2, weight_decay=0.01, grad_clip_norm=clip),
+        schedule=ScheduleSpec(warmup_iters=0, min_lr=0),
+        data=DataSpec(dataset="pydoc", tokenizer="bpe:64"),
+        comm=CommSpec(),
+        seed=seed,
+        fsdp_stage=stage,
+        project_name="test",
+    )
+    ranks = tuple(
+        RankPlan(
+            rank=r, node=f"node{r}", local_rank=0, role="worker", device="cpu", listen=("127.0.0.1",), port=0,
+            peers={p: "127.0.0.1" for p in range(world_size) if p != r}, samples=2, buffer_mb=1, threads=1,
+        )
+        for r in range(world_size)
+    )  # fmt: skip
+    memory = tuple(MemoryEstimate(rank=r, params_bytes=0, grads_bytes=0, optimizer_bytes=0) for r in range(world_size))
+    plan = Plan(
+        cluster="test", run=run, world_size=world_size, transport="smol", shape="MESH", global_batch=2 * world_size,
+        ranks=ranks, params=1, memory=memory,
+    )  # fmt: skip
+    nowhere = Path("nowhere")
+    return RunContext("test", 0, plan, ranks[rank], torch.device("cpu"), RunFolder(nowhere), nowhere, Alone())
+
+
+class TinyLM(nn.Module):
+    """Tied embeddings, a frozen parameter, a buffer, one parameter nobody uses and one that only some batches use."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.embed = nn.Embedding(VOCAB, 24)
+        self.unused = nn.Parameter(torch.randn(7))
+        self.sometimes = nn.Parameter(torch.randn(24))
+        self.frozen = nn.Parameter(torch.randn(24), requires_grad=False)
+        self.register_buffer("offset", torch.randn(24))
+        self.up = nn.Linear(24, 50)
+        self.down = nn.Linear(50, 24)
+        self.head = nn.Linear(24, VOCAB, bias=False)
+        self.head.weight = self.embed.weight
+        nn.init.normal_(self.embed.weight, std=0.2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.embed(x) + self.frozen + self.offset
+        marked = x[:, :1] == 0
+        if bool(marked.any()):
+            hidden = torch.where(marked[:, :, None], hidden * self.sometimes, hidden)
+        return self.head(hidden + self.down(functional.gelu(self.up(hidden))))
+
+    def loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return functional.cross_entropy(self(x).flatten(0, 1), y.flatten())
+
+
+def samples_of(step: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    rows = torch.randint(1, VOCAB, (count, LENGTH + 1), generator=generator)
+    rows[0, 0] = 0  # one sample of each step takes the model's other way: only one rank sees it
+    return rows[:, :-1], rows[:, 1:]
+
+
+def shares_of(step: int, shares: tuple[int, ...], rank: int, micro: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    x, y = samples_of(step, sum(shares))
+    start = sum(shares[:rank])
+    x, y = x[start : start + shares[rank]], y[start : start + shares[rank]]
+    return list(zip(x.split(micro), y.split(micro), strict=True)) if len(x) else []
+
+
+def steps_of(strategy: Strategy, shares: tuple[int, ...], rank: int, count: int, micro: int = 64) -> list[Any]:
+    return [strategy.train_step(shares_of(s, shares, rank, micro), 1e-2) for s in range(count)]
+
+
+def train(
+    rank: int,
+    world_size: int,
+    name: str,
+    stage: int,
+    shares: tuple[int, ...],
+    count: int,
+    bucket: int = 0,
+    micro: int = 64,
+) -> dict[str, Any]:
+    """Losses, norms and final parameters of a run. Ranks start from different weights: rank 0's must win."""
+    context = context_of(name, rank, world_size, stage=stage)
+    model = TinyLM(seed=5 + rank)
+    if bucket:
+        from smolcluster.strategies import replica
+
+        replica.BUCKET_BYTES = bucket
+    strategy = build_strategy(context, model)
+    results = steps_of(strategy, shares, rank, count, micro)
+    strategy.close()
+    return {
+        "losses": [r.loss for r in results],
+        "norms": [r.grad_norm for r in results],
+        "tokens": [r.tokens for r in results],
+        "state": {name: value.clone() for name, value in model.state_dict().items()},
+    }
