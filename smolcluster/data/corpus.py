@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 # Share of the characters kept for validation where the source brings no split of its own.
@@ -91,3 +91,17 @@ def _boundary(text: str, cut: int, reach: int = 2000) -> int:
         if found >= 0:
             return found + 1
     return cut
+
+
+def pieces(documents: Iterable[str], size: int) -> Iterator[tuple[str, bool]]:
+    """The documents cut into texts of about `size` characters; True with the last piece of a document.
+
+    Cuts fall behind a line's end (a tokenizer then sees a word whole), or after 4 x size where no line ends.
+    """
+    for document in documents:
+        start = 0
+        while start < len(document):
+            cut = document.find("\n", start + size, start + 4 * size) + 1 or start + 4 * size
+            cut = len(document) if start + size >= len(document) else min(cut, len(document))
+            yield document[start:cut], cut == len(document)
+            start = cut

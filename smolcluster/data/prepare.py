@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from smolcluster.data.corpus import Corpus
+from smolcluster.data.corpus import Corpus, pieces
 from smolcluster.data.meta import DATA_SCHEMA, META_FILE, TOKENIZER_FILE, DataMeta, Split, token_file
 from smolcluster.data.sources import load_corpus
-from smolcluster.data.tokenizer import TokenizerChoice, bpe_size, load_tokenizer, pieces, train_bpe
+from smolcluster.data.tokenizer import TokenizerChoice, bpe_size, load_tokenizer, train_bpe
 from smolcluster.data.tokens import TokenFolder, too_small
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.spec.run import GPTSpec, RunSpec
@@ -98,7 +98,8 @@ def _build(folder: Path, corpus: Corpus, ready: TokenizerChoice | None, size: in
     vocabulary = chosen.tokenizer.get_vocab_size()
     dtype = np.dtype("<u2") if vocabulary <= 1 << 16 else np.dtype("<u4")
     counts: dict[Split, int] = {}
-    for split, documents in (("train", train), ("val", validation)):
+    documents_of: dict[Split, Sequence[str]] = {"train": train, "val": validation}
+    for split, documents in documents_of.items():
         counts[split] = _write_tokens(folder / token_file(split), documents, chosen, dtype)
     # A sample's last target is the token after it: one token more than the samples hold.
     samples = {split: max(count - 1, 0) // seq_len for split, count in counts.items()}

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from smolcluster.data.hubclient import Hub, HubUnavailable
 from smolcluster.data.meta import TOKENIZER_FILE
 from smolcluster.errors import ConfigError, Problem
 
@@ -24,8 +25,8 @@ OWN_BPE = "--override data.tokenizer=bpe:2048 trains one on the corpus, with no 
 # 256 bytes and the token that ends a document.
 SMALLEST_BPE = 257
 _END_CANDIDATES = (END_OF_TEXT, "</s>", "<eos>", "<|end_of_text|>", "[SEP]")
-# (hub id, file name, local only) -> the file's path; None when it cannot be had.
-Fetch = Callable[[str, str, bool], Path | None]
+_GPT2_NAMES = ("vocab.json", "merges.txt")
+_CONFIG_FILE = "tokenizer_config.json"
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,10 @@ def train_bpe(texts: Iterable[str], size: int) -> TokenizerChoice:
     return TokenizerChoice(tokenizer, f"byte-level BPE trained on the corpus, {tokenizer.get_vocab_size()} entries", 0)
 
 
-def load_tokenizer(setting: str, fetch: Fetch | None = None) -> TokenizerChoice:
+def load_tokenizer(setting: str, hub: Hub | None = None) -> TokenizerChoice:
     """A ready tokenizer from a folder, a tokenizer.json, or the hub. ConfigError says what is missing and the way out.
 
-    `fetch` gets one file of a hub id (for tests); None is the real cache and hub.
+    `hub` None is the real one with its usual cache.
     """
     path = Path(setting).expanduser()
     if path.is_dir():
@@ -80,45 +81,41 @@ def load_tokenizer(setting: str, fetch: Fetch | None = None) -> TokenizerChoice:
     if path.is_file():
         return _choice(_read(path), f"file {path}", None)
     if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", setting):
-        return _from_hub(setting, fetch or hub_file)
+        return _from_hub(setting, hub or Hub())
     raise problem(f"{setting!r} is neither bpe:N, nor a folder that exists, nor a hub id like openai-community/gpt2")
 
 
 def _from_folder(folder: Path) -> TokenizerChoice:
-    config = folder / "tokenizer_config.json"
-    hint = config if config.is_file() else None
-    if (folder / TOKENIZER_FILE).is_file():
-        return _choice(_read(folder / TOKENIZER_FILE), f"folder {folder}", hint)
-    vocab, merges = folder / "vocab.json", folder / "merges.txt"
-    if vocab.is_file() and merges.is_file():
-        return _choice(_gpt2_files(vocab, merges), f"folder {folder}", hint)
-    raise problem(f"the folder {folder} has neither tokenizer.json nor vocab.json with merges.txt")
+    choice = _from_files({file.name: file for file in folder.iterdir() if file.is_file()}, f"folder {folder}")
+    if choice is None:
+        raise problem(f"the folder {folder} has neither tokenizer.json nor vocab.json with merges.txt")
+    return choice
 
 
-def _from_hub(name: str, fetch: Fetch) -> TokenizerChoice:
-    for local in (True, False):
-        where = "the local hub cache" if local else "the hub"
-        hint = fetch(name, "tokenizer_config.json", local)
-        file = fetch(name, TOKENIZER_FILE, local)
-        if file is not None:
-            return _choice(_read(file), f"{name} from {where}", hint)
-        vocab, merges = fetch(name, "vocab.json", local), fetch(name, "merges.txt", local)
-        if vocab is not None and merges is not None:
-            return _choice(_gpt2_files(vocab, merges), f"{name} from {where}", hint)
-    what = f"the tokenizer {name!r} is no local folder, not in the local hub cache, and could not be had from the hub"
-    raise problem(what, f"connect to the network or name a local folder; {OWN_BPE}")
-
-
-def hub_file(name: str, file: str, local: bool) -> Path | None:
-    """One file of a model repository, from the hub's cache on this machine or from the hub; None if it is not there."""
-    import httpx
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-
+def _from_hub(name: str, hub: Hub) -> TokenizerChoice:
+    wanted = (TOKENIZER_FILE, *_GPT2_NAMES, _CONFIG_FILE)
+    cached = {file: path for file in wanted if (path := hub.cached(name, file)) is not None}
+    if (choice := _from_files(cached, f"{name} from the local hub cache")) is not None:
+        return choice
     try:
-        return Path(hf_hub_download(name, file, local_files_only=local, etag_timeout=5))
-    except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, httpx.HTTPError, OSError):
-        return None
+        offered = hub.files(name)
+        loaded = {file: hub.download(name, file) for file in wanted if file in offered}
+    except HubUnavailable as error:
+        what = f"the tokenizer {name!r} is no folder here, not in the local hub cache, and {error}"
+        raise problem(what, f"connect to the network, or name a local folder; {OWN_BPE}") from error
+    if (choice := _from_files(loaded, f"{name} from the hub")) is not None:
+        return choice
+    raise problem(f"the hub's {name!r} has neither tokenizer.json nor vocab.json with merges.txt")
+
+
+def _from_files(files: Mapping[str, Path], source: str) -> TokenizerChoice | None:
+    """The tokenizer of the files of one folder, by name; None when they are none."""
+    hint = files.get(_CONFIG_FILE)
+    if TOKENIZER_FILE in files:
+        return _choice(_read(files[TOKENIZER_FILE]), source, hint)
+    if all(name in files for name in _GPT2_NAMES):
+        return _choice(_gpt2_files(*(files[name] for name in _GPT2_NAMES)), source, hint)
+    return None
 
 
 def _byte_level(model: models.Model) -> Tokenizer:
@@ -132,7 +129,7 @@ def _byte_level(model: models.Model) -> Tokenizer:
 def _gpt2_files(vocab: Path, merges: Path) -> Tokenizer:
     try:
         tokenizer = _byte_level(models.BPE.from_file(str(vocab), str(merges)))
-    except Exception as error:  # noqa: BLE001  tokenizers raises bare Exception
+    except Exception as error:  # the tokenizers library raises nothing narrower
         raise problem(f"{vocab} and {merges} are not GPT-2 tokenizer files: {error}") from error
     if tokenizer.token_to_id(END_OF_TEXT) is not None:
         tokenizer.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
@@ -142,7 +139,7 @@ def _gpt2_files(vocab: Path, merges: Path) -> Tokenizer:
 def _read(file: Path) -> Tokenizer:
     try:
         return Tokenizer.from_file(str(file))
-    except Exception as error:  # noqa: BLE001  tokenizers raises bare Exception
+    except Exception as error:  # the tokenizers library raises nothing narrower
         raise problem(f"{file} is not a tokenizer.json of the tokenizers library: {error}") from error
 
 
@@ -166,17 +163,3 @@ def _declared_end(config: Path | None) -> tuple[str, ...]:
     if isinstance(declared, dict):
         declared = declared.get("content")
     return (declared,) if isinstance(declared, str) else ()
-
-
-def pieces(documents: Iterable[str], size: int) -> Iterator[tuple[str, bool]]:
-    """The documents cut into texts of about `size` characters; True with the last piece of a document.
-
-    Cuts fall behind a line's end (a tokenizer then sees a word whole), or after 4 x size where no line ends.
-    """
-    for document in documents:
-        start = 0
-        while start < len(document):
-            cut = document.find("\n", start + size, start + 4 * size) + 1 or start + 4 * size
-            cut = len(document) if start + size >= len(document) else min(cut, len(document))
-            yield document[start:cut], cut == len(document)
-            start = cut

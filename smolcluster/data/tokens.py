@@ -55,7 +55,7 @@ class TokenFolder:
         import torch  # the controller prepares data without it
 
         starts = np.asarray(indices, dtype=np.int64)
-        if starts.size and not (0 <= starts.min() and starts.max() < self.sample_count(split)):
+        if starts.size and (starts.min() < 0 or starts.max() >= self.sample_count(split)):
             raise IndexError(f"{split} has samples 0 to {self.sample_count(split) - 1}, asked for {starts.tolist()}")
         length = self.meta.seq_len
         rows = self._tokens[split][starts[:, None] * length + np.arange(length + 1)]

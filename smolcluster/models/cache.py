@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 
@@ -19,7 +18,7 @@ class LayerCache:
         """Add (B, heads, T, head_dim) keys and values; give views of all that is held now."""
         if self._keys is None or self._values is None:
             shape = (*key.shape[:2], self.capacity, key.shape[3])
-            self._keys, self._values = key.new_empty(shape), torch.empty_like(value.new_empty(shape))
+            self._keys, self._values = key.new_empty(shape), value.new_empty(shape)
         end = self.length + key.shape[2]
         if end > self.capacity:
             raise ValueError(f"{end} tokens do not fit into a cache for {self.capacity}")
@@ -37,4 +36,5 @@ class KVCache:
 
     @property
     def length(self) -> int:
+        """Tokens held, the position of the next one."""
         return self.layers[0].length

@@ -133,7 +133,7 @@ class GPT(nn.Module):
         initialise(self, spec, seed)
 
     @property
-    def head(self) -> nn.Parameter:
+    def head(self) -> Tensor:
         """The (V, D) projection onto the vocabulary."""
         return self.transformer.wte.weight if self.lm_head is None else self.lm_head.weight
 

@@ -17,10 +17,10 @@ from smolcluster.spec.run import DataSpec
 
 SOURCES: Mapping[str, Callable[[DataSpec], Corpus]] = MappingProxyType(
     {
-        "pydoc": pydoc.load,
+        "pydoc": lambda _: pydoc.load(),
         "wikitext2": hub.load_wikitext2,
         "snli": hub.load_snli,
-        "wiki-sample": wiki_sample.load,
+        "wiki-sample": lambda _: wiki_sample.load(),
         "text": own_text.load,
     }
 )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smolcluster.data.corpus import Corpus
+from smolcluster.data.hubclient import Hub, HubUnavailable
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.spec.run import DataSpec
 
@@ -155,24 +156,19 @@ def from_cache(wanted: HubDataset, cache: Path) -> dict[str, Dataset] | None:
 def from_hub(wanted: HubDataset, cache: Path) -> dict[str, Dataset]:
     """The splits over the network. ConfigError when the hub is out of reach."""
     import datasets
-    import httpx
-    from huggingface_hub.errors import HfHubHTTPError
 
     try:
+        Hub().files(wanted.repo, "dataset")  # fails at once where load_dataset would try for a minute
         loaded = datasets.load_dataset(wanted.repo, wanted.config, cache_dir=str(cache))
-    except (OSError, ValueError, httpx.HTTPError, HfHubHTTPError) as error:
-        what = f"{wanted.repo} is not in the local cache ({cache}) and the hub did not give it: {_first_line(error)}"
+    except (HubUnavailable, OSError, ValueError) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        what = f"{wanted.repo} is not in the local cache ({cache}), and {lines[0][:200]}"
         fix = (
             f"connect to the network; or name a local copy: --override data.dataset={wanted.name} "
             "--override data.path=FOLDER; or take a text that is at hand: -e dataset=pydoc"
         )
         raise _problem(what, fix) from error
     return {split: loaded[split] for split in SPLITS}
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return lines[0][:200] if lines else type(error).__name__
 
 
 def _problem(what: str, fix: str) -> ConfigError:

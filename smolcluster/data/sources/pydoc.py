@@ -11,10 +11,9 @@ from collections.abc import Mapping
 
 from smolcluster.data.corpus import Corpus
 from smolcluster.errors import ConfigError, Problem
-from smolcluster.spec.run import DataSpec
 
 
-def load(data: DataSpec) -> Corpus:
+def load() -> Corpus:
     """pydoc_data.topics of the running interpreter, a document per topic."""
     try:
         from pydoc_data.topics import topics

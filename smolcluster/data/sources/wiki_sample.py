@@ -11,12 +11,11 @@ from pathlib import Path
 
 from smolcluster.data.corpus import Corpus
 from smolcluster.errors import ConfigError, Problem
-from smolcluster.spec.run import DataSpec
 
 FILE = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
 
 
-def load(data: DataSpec) -> Corpus:
+def load() -> Corpus:
     """The sample's articles without markup, a document each."""
     spec = importlib.util.find_spec("gensim")
     if spec is None or not spec.submodule_search_locations:
@@ -24,7 +23,7 @@ def load(data: DataSpec) -> Corpus:
     file = Path(spec.submodule_search_locations[0]) / "test" / "test_data" / FILE
     if not file.is_file():
         raise _missing(f"this gensim was installed without {file}", "pip install --force-reinstall gensim")
-    from gensim.corpora.wikicorpus import extract_pages, filter_wiki
+    from gensim.corpora.wikicorpus import extract_pages, filter_wiki  # type: ignore[import-untyped]
 
     with bz2.open(file) as pages:
         articles = [(title, filter_wiki(text).strip()) for title, text, _ in extract_pages(pages, ("0",))]
