@@ -1,0 +1,30 @@
+"""Jobs: a run's part on one node, started, followed and stopped. No torch.
+
+start_job -> launch.py    claims the node (registry.py), starts a supervisor that outlives the starter
+supervise.py              the supervisor's life: ranks (processes.py), lease.py, control link (control.py, wire.py)
+poll_job  -> poll.py      state (state.py), progress (tail.py), failures (endings.py, verdict.py); renews the lease
+stop_job  -> stop.py      through the control link, by force where it does not answer (identity.py)
+"""
+
+from smolcluster.jobs.launch import Launcher, start_job
+from smolcluster.jobs.nodefile import load_node, load_plan, ranks_of
+from smolcluster.jobs.poll import list_runs, poll_job
+from smolcluster.jobs.stop import stop_job
+from smolcluster.jobs.types import JobError, JobMissing, JobRefused, PollResult, RankFailure, RunEntry
+
+__all__ = [
+    "JobError",
+    "JobMissing",
+    "JobRefused",
+    "Launcher",
+    "PollResult",
+    "RankFailure",
+    "RunEntry",
+    "list_runs",
+    "load_node",
+    "load_plan",
+    "poll_job",
+    "ranks_of",
+    "start_job",
+    "stop_job",
+]

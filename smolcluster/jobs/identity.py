@@ -1,0 +1,76 @@
+"""Which process is it, really? A pid alone is no answer: the system gives it to somebody else later.
+
+A process is named by its pid and its birth. psutil's creation time is wall-clock time, and on Linux it is worked out
+from the time of booting, which moves when NTP sets the clock: a Pi has no clock of its own and jumps by months a minute
+after it starts. So on Linux the birth is counted in ticks since this very boot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+import psutil
+
+from smolcluster.spec.base import Frozen
+
+
+class ProcessId(Frozen):
+    """A process that cannot be taken for another. `birth` compares only on the machine that gave it."""
+
+    pid: int
+    birth: str
+
+
+def _birth(process: psutil.Process) -> str:
+    if sys.platform == "linux":
+        # Field 22 of stat, counted after the name's closing bracket (a name may hold blanks and brackets).
+        stat = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8", errors="replace")
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot}:{stat.rpartition(')')[2].split()[19]}"
+    return f"{process.create_time():.2f}"
+
+
+def identify(pid: int | None = None) -> ProcessId | None:
+    """The process of that pid (None: this one) as it is now; None if there is none or it has ended (a zombie has)."""
+    number = os.getpid() if pid is None else pid
+    try:
+        process = psutil.Process(number)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return ProcessId(pid=number, birth=_birth(process))
+    except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def alive(who: ProcessId) -> bool:
+    """Whether this very process runs."""
+    return identify(who.pid) == who
+
+
+def end(who: ProcessId, grace_s: float) -> bool:
+    """Terminate this very process, kill it after the grace; True when it is gone. Never touches another of that pid."""
+    if not alive(who):
+        return True
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(who.pid)
+        if grace_s > 0:
+            process.terminate()
+            with contextlib.suppress(psutil.TimeoutExpired):
+                process.wait(grace_s)
+        if alive(who):
+            process.kill()
+            with contextlib.suppress(psutil.TimeoutExpired):
+                process.wait(2.0)
+    return not alive(who)
+
+
+def wait_gone(who: ProcessId, deadline_s: float) -> bool:
+    """Wait until this very process has ended; False if it still runs after deadline_s."""
+    if not alive(who):
+        return True
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+        psutil.Process(who.pid).wait(deadline_s)
+    return not alive(who)

@@ -1,0 +1,67 @@
+"""How a run is doing on this node: its state, its progress, its failures; and the renewal of its lease."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from smolcluster.errors import PeerError
+from smolcluster.jobs.control import ask
+from smolcluster.jobs.state import read_result, read_state
+from smolcluster.jobs.stop import settle
+from smolcluster.jobs.tail import last_lines, last_step
+from smolcluster.jobs.types import ACTIVE_STATES, TAIL_LINES, JobError, PollResult, RankFailure, RunEntry
+from smolcluster.jobs.wire import Request
+from smolcluster.runtime.runfolder import JobState, RunFolder
+
+_FINE = frozenset({"running", "0", "130"})
+
+
+def poll_job(run_dir: Path, node: str, renew: bool = True) -> PollResult:
+    """State, last step of each rank, and failures with the ends of their logs. Cheap: reads only the ends of files.
+
+    `renew` gives the run another term of its lease. A supervisor that is dead is noticed and the state says so.
+    JobMissing if there is no such run.
+    """
+    folder = RunFolder(run_dir.absolute())
+    state = read_state(folder, node)
+    if state.state in ACTIVE_STATES:
+        # A silent link is no verdict: a supervisor that just ended has closed it. `settle` finds out.
+        with contextlib.suppress(PeerError):
+            ask(folder.control(node), Request(command="poll", renew=renew))
+        state = settle(folder, node)
+    steps = {rank: last_step(folder.metrics(node, rank)) for rank in state.ranks}
+    progress = {rank: step for rank, step in steps.items() if step is not None}
+    return PollResult(job=state, progress=progress, failed=_failures(folder, state))
+
+
+def list_runs(workdir: Path) -> tuple[RunEntry, ...]:
+    """Every run whose folder is in workdir, by run and node; the active ones are marked."""
+    entries = []
+    for path in sorted(workdir.absolute().glob("*/nodes/*/job.json")):
+        run_dir, node = path.parents[2], path.parent.name
+        # `latest` is a link to a run that is listed under its own name.
+        if run_dir.is_symlink():
+            continue
+        with contextlib.suppress(JobError):
+            state = settle(RunFolder(run_dir), node)
+            entries.append(RunEntry(run_dir=str(run_dir), active=state.state in ACTIVE_STATES, job=state))
+    return tuple(entries)
+
+
+def _failures(folder: RunFolder, state: JobState) -> tuple[RankFailure, ...]:
+    """Root causes first."""
+    failures = []
+    for rank, code in state.ranks.items():
+        result = read_result(folder, state.node, rank)
+        if result.status != "failed" if result is not None else code in _FINE:
+            continue
+        failures.append(
+            RankFailure(
+                rank=rank,
+                reason=result.reason if result is not None else f"ended with exit code {code}",
+                root_cause=result.root_cause if result is not None else False,
+                tail=last_lines(folder.log(state.node, rank), TAIL_LINES),
+            )
+        )
+    return tuple(sorted(failures, key=lambda failure: (not failure.root_cause, failure.rank)))

@@ -1,0 +1,234 @@
+"""The life of one job on one node: start its ranks, watch them, end them together, say how it went.
+
+One thread owns the job: the main one. Everybody else (waiters of ranks, the control link, signal handlers) puts an
+event into its queue. Ranks are started from it too, see processes.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from smolcluster.jobs.control import ControlServer
+from smolcluster.jobs.endings import describe, exit_code_of, result_for
+from smolcluster.jobs.lease import Lease
+from smolcluster.jobs.processes import RankProcess, rank_environment
+from smolcluster.jobs.registry import Active, Registry
+from smolcluster.jobs.state import read_result, write_result, write_state
+from smolcluster.jobs.stopping import StopOrder, Stopping
+from smolcluster.jobs.tail import last_step
+from smolcluster.jobs.types import STOP_GRACE_S
+from smolcluster.jobs.verdict import INTERRUPTED, NOT_STARTED, judge
+from smolcluster.jobs.wire import Reply, Request
+from smolcluster.plan.types import NodeConfig, RankPlan
+from smolcluster.runtime.runfolder import JobState, RankResult, RunFolder
+
+_log = logging.getLogger("smolcluster.supervisor")
+# Python on Windows does not wake a waiting main thread for a signal, so it looks up this often.
+_LOOK_UP_S = 1.0
+_State = Literal["starting", "running", "completed", "failed", "stopped"]
+
+
+@dataclass(frozen=True)
+class RankEnded:
+    """Event: a rank's process ended with this return code of subprocess (negative: a signal)."""
+
+    rank: int
+    returncode: int
+
+
+class Supervisor:
+    """Runs one node's ranks. `run()` gives the exit code; `request_stop()` may be called from anywhere, once or often.
+
+    `worker` are the arguments that follow the node's python: ("-m", "smolcluster.worker").
+    """
+
+    def __init__(
+        self,
+        node_file: Path,
+        config: NodeConfig,
+        ranks: tuple[RankPlan, ...],
+        registry: Registry,
+        claim: Active,
+        environment: Mapping[str, str],
+        worker: tuple[str, ...],
+    ) -> None:
+        self._node_file = node_file
+        self._config = config
+        self._plans = ranks
+        self._registry = registry
+        self._claim = claim
+        self._environment = environment
+        self._worker = worker
+        self._folder = RunFolder(Path(config.run_dir))
+        self._events: queue.SimpleQueue[RankEnded | StopOrder] = queue.SimpleQueue()
+        self._lease = Lease(config.lease_s)
+        self._stopping = Stopping()
+        self._started: dict[int, RankProcess] = {}
+        self._running: dict[int, RankProcess] = {}
+        self._codes: dict[int, int] = {}
+        self._ended = threading.Event()
+        self._state = self._new_state("starting")
+
+    def request_stop(self, reason: str, grace_s: float = STOP_GRACE_S) -> None:
+        """Ask the job to stop. Returns at once; safe in signal handlers and other threads."""
+        self._events.put(StopOrder("stopped", reason, grace_s))
+
+    def run(self) -> int:
+        """Start the ranks and stay until all have ended. The code to leave with: 0, 130 stopped, else a failure's."""
+        for plan in self._plans:
+            self._folder.result(self._config.node, plan.rank).unlink(missing_ok=True)
+        with ControlServer(self._folder.control(self._config.node), self._answer) as control:
+            try:
+                self._publish("starting")
+                self._start_all()
+                self._watch()
+            finally:
+                self._end_all()
+            code = self._finish()
+            # In this order: a run that starts next in the same folder writes a control.json of its own, and those who
+            # asked for the stop hear that it is done when the node is free.
+            control.withdraw()
+            self._registry.release(self._claim)
+            self._ended.set()
+        return code
+
+    def _start_all(self) -> None:
+        for plan in self._plans:
+            log = self._folder.log(self._config.node, plan.rank)
+            command = (self._config.python, *self._worker, str(self._node_file), "--rank", str(plan.rank))
+            environment = rank_environment(self._environment, plan.threads)
+            try:
+                process = RankProcess(plan.rank, command, log, environment, self._rank_ended)
+            except OSError as error:
+                self._cannot_start(plan.rank, error)
+                return
+            self._started[plan.rank] = self._running[plan.rank] = process
+            _log.info("rank %d started, pid %d, %d thread(s)", plan.rank, process.pid, plan.threads)
+        identities = {rank: process.identity for rank, process in self._started.items()}
+        known = {rank: who for rank, who in identities.items() if who is not None}
+        self._claim = self._registry.record_ranks(self._claim, known)
+        self._publish("running")
+
+    def _cannot_start(self, rank: int, error: OSError) -> None:
+        reason = (
+            f"cannot start {self._config.python}: {error.strerror}. "
+            f"Set `python:` of {self._config.node} in the inventory, or run `ansible-playbook setup.yml`"
+        )
+        self._codes[rank] = NOT_STARTED
+        self._write_failure(rank, NOT_STARTED, reason)
+        self._begin_stop(StopOrder("failed", f"rank {rank}: {reason}", STOP_GRACE_S))
+
+    def _watch(self) -> None:
+        while self._running:
+            if self._lease.out and self._stopping.order is None:
+                reason = f"the controller's lease ran out: nobody has renewed it for {self._lease.term_s:g} s"
+                self._begin_stop(StopOrder("stopped", reason, STOP_GRACE_S))
+            try:
+                event = self._events.get(timeout=self._next_wait_s())
+            except queue.Empty:
+                self._stopping.enforce(tuple(self._running.values()))
+                continue
+            if isinstance(event, StopOrder):
+                self._begin_stop(event)
+            else:
+                self._note_end(event)
+
+    def _next_wait_s(self) -> float:
+        lease = self._lease.remaining_s() if self._stopping.order is None else _LOOK_UP_S
+        return max(0.001, min(_LOOK_UP_S, lease, self._stopping.next_step_s()))
+
+    def _begin_stop(self, order: StopOrder) -> None:
+        if self._stopping.begin(order, tuple(self._running.values())):
+            _log.info("stopping: %s", order.reason)
+
+    def _note_end(self, event: RankEnded) -> None:
+        rank, code = event.rank, event.returncode
+        self._running.pop(rank, None)
+        self._codes[rank] = code
+        _log.info("rank %d ended: %s", rank, describe(code) if code else "done")
+        self._complete_result(rank, code)
+        if code not in (0, INTERRUPTED):
+            order = StopOrder("failed", f"rank {rank} of this node failed", STOP_GRACE_S)
+            self._begin_stop(order)
+        self._publish("running")
+
+    def _complete_result(self, rank: int, code: int) -> None:
+        """See to it that a rank that ended badly has a result.json that says so."""
+        if code == 0:
+            return
+        node = self._config.node
+        result = read_result(self._folder, node, rank)
+        if result is None:
+            last = last_step(self._folder.metrics(node, rank))
+            write_result(self._folder, result_for(rank, node, code, self._ended_by_us(rank, code), last))
+        elif result.status == "completed":
+            reason = f"{describe(code)}, after it had finished its work"
+            failed = {"status": "failed", "exit_code": exit_code_of(code), "reason": reason, "root_cause": True}
+            write_result(self._folder, result.model_copy(update=failed))
+
+    def _ended_by_us(self, rank: int, code: int) -> str:
+        """Why the supervisor ended this rank; "" if it died of itself."""
+        if rank in self._stopping.forced:
+            return self._stopping.forced[rank]
+        order = self._stopping.order
+        if order is not None and (order.outcome == "stopped" or code >= 0):
+            return f"{order.reason}; then it {describe(code)}"
+        return ""
+
+    def _end_all(self) -> None:
+        """Whatever happened: no rank outlives this. Nothing is left to do here in an ordinary end."""
+        for process in self._running.values():
+            process.kill()
+        for process in self._started.values():
+            process.join(STOP_GRACE_S)
+
+    def _finish(self) -> int:
+        results = [read_result(self._folder, self._config.node, plan.rank) for plan in self._plans]
+        verdict = judge(self._codes, [result for result in results if result is not None], self._stopping.order)
+        self._publish(verdict.state, verdict.reason)
+        _log.info("%s%s", verdict.state, f": {verdict.reason}" if verdict.reason else "")
+        return verdict.exit_code
+
+    def _publish(self, state: _State, reason: str = "") -> None:
+        self._state = self._new_state(state, reason)
+        write_state(self._folder, self._state)
+
+    def _new_state(self, state: _State, reason: str = "") -> JobState:
+        ranks = dict.fromkeys(self._running, "running") | {
+            rank: str(exit_code_of(code)) for rank, code in self._codes.items()
+        }
+        return JobState(
+            run_id=self._config.run_id,
+            node=self._config.node,
+            state=state,
+            pid=self._claim.owner.pid,
+            generation=self._config.generation,
+            ranks=dict(sorted(ranks.items())),
+            reason=reason,
+        )
+
+    def _write_failure(self, rank: int, code: int, reason: str) -> None:
+        result = RankResult(
+            rank=rank, node=self._config.node, status="failed", exit_code=code, reason=reason, root_cause=True
+        )
+        write_result(self._folder, result)
+
+    def _rank_ended(self, rank: int, returncode: int) -> None:
+        self._events.put(RankEnded(rank, returncode))
+
+    def _answer(self, request: Request) -> Reply:
+        """One command of the control link, on the link's thread."""
+        if request.command == "renew" or (request.command == "poll" and request.renew):
+            self._lease.renew()
+        if request.command == "stop":
+            grace_s = STOP_GRACE_S if request.grace_s is None else request.grace_s
+            self.request_stop(request.reason or "asked to stop", grace_s)
+            self._ended.wait(grace_s + 2 * STOP_GRACE_S)
+        lease_s = None if self._lease.term_s is None else self._lease.remaining_s()
+        return Reply(job=self._state, lease_s=lease_s)

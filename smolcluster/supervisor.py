@@ -1,0 +1,66 @@
+"""`python -m smolcluster.supervisor NODE_YAML`: one per node and run. Thin: the job's life is in jobs/supervise.py.
+
+Started by `python -m smolcluster job start`, which claims the node first and passes the claim on. Started by hand it
+claims the node itself and runs in the foreground; Ctrl-C stops the job in order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from smolcluster.errors import SmolError
+from smolcluster.jobs.nodefile import load_node, load_plan, ranks_of
+from smolcluster.jobs.registry import Registry
+from smolcluster.jobs.supervise import Supervisor
+from smolcluster.jobs.winjob import tie_children_to_me
+
+_WORKER = ("-m", "smolcluster.worker")
+
+
+def main(arguments: Sequence[str] | None = None, worker: tuple[str, ...] = _WORKER) -> int:
+    """Run one job in this process; the exit code of errors.py. `worker`: what follows the node's python."""
+    parser = argparse.ArgumentParser(prog="python -m smolcluster.supervisor", description=__doc__)
+    parser.add_argument("node_yaml", type=Path, help="this host's node.yaml")
+    parser.add_argument("--claim", default="", help="the claim of the process that started this one")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(message)s")
+    try:
+        return supervise(given.node_yaml.absolute(), given.claim, worker)
+    except SmolError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+
+
+def supervise(node_file: Path, claim_nonce: str, worker: tuple[str, ...]) -> int:
+    """Claim the node (or take the claim over), run the job, and give its exit code. SmolError if it cannot start."""
+    config = load_node(node_file)
+    ranks = ranks_of(config, load_plan(config))
+    registry = Registry.of_run(config.run_dir, config.node)
+    nonce = claim_nonce or registry.claim(config.run_id, config.run_dir).nonce
+    claim = registry.take_over(config.run_dir, nonce)
+    tie_children_to_me()
+    supervisor = Supervisor(node_file, config, ranks, registry, claim, os.environ, worker)
+    _stop_on_signals(supervisor)
+    return supervisor.run()
+
+
+def _stop_on_signals(supervisor: Supervisor) -> None:
+    def stop(number: int, _frame: FrameType | None) -> None:
+        supervisor.request_stop(f"the supervisor was asked to stop ({signal.Signals(number).name})")
+
+    # SIGBREAK is what Windows sends to a process group.
+    for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGBREAK"):
+        number = getattr(signal, name, None)
+        if number is not None:
+            signal.signal(number, stop)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
