@@ -1,0 +1,206 @@
+"""A trained GPT as a Hugging Face folder, and back. No transformers needed: JSON and safetensors.
+
+    config.json  generation_config.json  model.safetensors  tokenizer.json  tokenizer_config.json
+
+`transformers.AutoModelForCausalLM.from_pretrained(folder)` loads what is written here, and load_pretrained loads any
+GPT-2 that transformers wrote. Weights that nobody vouches for are safe to read: safetensors holds numbers only.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from smolcluster.errors import ConfigError, Problem
+from smolcluster.models.gpt import GPT, INIT_STD, LAYER_NORM_EPS
+from smolcluster.spec.run import GPTSpec
+
+CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+INDEX = "model.safetensors.index.json"
+END_OF_TEXT = "<|endoftext|>"
+# Ours is the tanh approximation, which transformers knows by several names.
+_TANH_GELU = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
+# Causal masks that old checkpoints carry as buffers.
+_BUFFERS = (".attn.bias", ".attn.masked_bias")
+
+
+def save_pretrained(
+    model: GPT, tokenizer_file: Path, folder: Path, tensors: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write the model and its tokenizer.json to `folder`, whole or not at all; an older one there is replaced.
+
+    `tensors` gives the values by parameter name where `model` does not hold them (a sharded model); None takes its own.
+    """
+    folder = folder.absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        values = dict(model.named_parameters()) if tensors is None else tensors
+        flat = {
+            name: values[name].detach().to("cpu", torch.float32).contiguous() for name, _ in model.named_parameters()
+        }
+        save_file(flat, building / WEIGHTS, metadata={"format": "pt"})
+        tokenizer = tokenizer_file.read_text(encoding="utf-8")
+        end = _special(json.loads(tokenizer))
+        # mkstemp and safetensors make private files; a model is meant to be read.
+        (building / TOKENIZER).write_text(tokenizer, encoding="utf-8")
+        _write_json(building / CONFIG, _config(model.spec, end[1] if end else None))
+        ends = {"bos_token_id": end[1], "eos_token_id": end[1]} if end else {}
+        _write_json(building / "generation_config.json", {"_from_model_config": True, **ends})
+        _write_json(building / "tokenizer_config.json", _tokenizer_config(model.spec, end[0] if end else None))
+        building.chmod(0o755)
+        (building / WEIGHTS).chmod(0o644)
+        _swap(building, folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def load_pretrained(folder: Path) -> GPT:
+    """The GPT-2 in a Hugging Face folder, float32 on the CPU, in evaluation mode.
+
+    ConfigError when it is no such folder, another kind of model, or tensors are missing, unknown or of another shape.
+    """
+    spec = read_config(folder)
+    tensors = _rename(_read_tensors(folder), spec)
+    model = GPT(spec)
+    wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if wanted != found:
+        differing = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+        listed = ", ".join(
+            f"{name} (expected {wanted.get(name, 'none')}, found {found.get(name, 'none')})" for name in differing[:4]
+        )
+        more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
+        raise _problem(folder / WEIGHTS, f"does not fit its config.json: {listed}{more}")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(tensors[name])
+    return model.eval()
+
+
+def read_config(folder: Path) -> GPTSpec:
+    """The shape of the GPT-2 in a Hugging Face folder. ConfigError when it is none."""
+    file = folder / CONFIG
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise _problem(folder, "is not a model folder: it has no config.json") from None
+    except (OSError, ValueError) as error:
+        raise _problem(file, f"cannot be read: {error}") from error
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind != "gpt2":
+        raise _problem(file, f"is a model of type {kind!r}; only gpt2 can be loaded")
+    activation = config.get("activation_function", "gelu_new")
+    if (
+        activation not in _TANH_GELU
+        or config.get("scale_attn_by_inverse_layer_idx")
+        or config.get("add_cross_attention")
+    ):
+        raise _problem(file, "is a variant of GPT-2 (activation or attention) that is computed differently here")
+    try:
+        return GPTSpec(
+            model_dim=config["n_embd"],
+            num_layers=config["n_layer"],
+            num_heads=config["n_head"],
+            ff_dim=config.get("n_inner") or 4 * config["n_embd"],
+            dropout=config.get("resid_pdrop", 0.1),
+            max_seq_len=config["n_positions"],
+            tie_embeddings=config.get("tie_word_embeddings", True),
+            vocab_size=config["vocab_size"],
+        )
+    except (KeyError, ValueError) as error:
+        raise _problem(file, f"does not describe a GPT-2: {error}") from error
+
+
+def _config(spec: GPTSpec, end: int | None) -> dict[str, Any]:
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "activation_function": "gelu_new",
+        "n_embd": spec.model_dim,
+        "n_layer": spec.num_layers,
+        "n_head": spec.num_heads,
+        "n_inner": spec.ff_dim,
+        "n_positions": spec.max_seq_len,
+        "n_ctx": spec.max_seq_len,
+        "vocab_size": spec.vocab_size,
+        "resid_pdrop": spec.dropout,
+        "embd_pdrop": spec.dropout,
+        "attn_pdrop": spec.dropout,
+        "layer_norm_epsilon": LAYER_NORM_EPS,
+        "initializer_range": INIT_STD,
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+        "tie_word_embeddings": spec.tie_embeddings,
+        "dtype": "float32",
+        "bos_token_id": end,
+        "eos_token_id": end,
+    }
+
+
+def _tokenizer_config(spec: GPTSpec, end: str | None) -> dict[str, Any]:
+    # The class that takes tokenizer.json as it is. GPT2Tokenizer would rebuild it with GPT-2's own settings.
+    config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": spec.max_seq_len}
+    if end is not None:
+        config |= {"bos_token": end, "eos_token": end, "unk_token": end}
+    return config | {"clean_up_tokenization_spaces": False}
+
+
+def _special(tokenizer: Mapping[str, Any]) -> tuple[str, int] | None:
+    """The token between documents and its id: END_OF_TEXT, else the first special token, else None."""
+    special = [(token["content"], int(token["id"])) for token in tokenizer.get("added_tokens", ()) if token["special"]]
+    ours = [pair for pair in special if pair[0] == END_OF_TEXT]
+    return next(iter(ours + special), None)
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    """All tensors of the folder: one safetensors file, or the several that an index names."""
+    try:
+        if (folder / INDEX).is_file():
+            names = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+        else:
+            names = {WEIGHTS}
+        files = [folder / Path(name).name for name in sorted(names)]
+        return {name: tensor for file in files for name, tensor in load_file(file).items()}
+    except FileNotFoundError as error:
+        raise _problem(folder, f"has no {Path(error.filename or WEIGHTS).name}") from None
+    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
+        raise _problem(folder / WEIGHTS, f"cannot be read: {error}") from error
+
+
+def _rename(tensors: dict[str, Tensor], spec: GPTSpec) -> dict[str, Tensor]:
+    """Our names: with the prefix that GPT2Model's checkpoints lack, without masks and without a tied head's copy."""
+    named = {
+        name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}": tensor
+        for name, tensor in tensors.items()
+        if not name.endswith(_BUFFERS)
+    }
+    if spec.tie_embeddings:
+        named.pop("lm_head.weight", None)
+    return named
+
+
+def _swap(building: Path, folder: Path) -> None:
+    """Put the new folder where the old one is. Folders cannot be exchanged in one step everywhere: two renames."""
+    old = building.with_name(building.name + "-old")
+    if folder.exists():
+        folder.rename(old)
+    building.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_json(file: Path, value: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _problem(file: Path, what: str) -> ConfigError:
+    return ConfigError([Problem(str(file), 0, "", what, "give a folder with a GPT-2 in Hugging Face format")])
