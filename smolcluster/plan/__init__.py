@@ -1,0 +1,12 @@
+"""What each rank must do, decided once, before anything starts. No torch.
+
+make_plan(cluster, run) -> Plan        pure and deterministic; plan.to_json() is plan.json, plan.digest() its hash
+"""
+
+from __future__ import annotations
+
+from smolcluster.plan.arithmetic import param_count
+from smolcluster.plan.make import make_plan
+from smolcluster.plan.types import MemoryEstimate, NodeConfig, Plan, RankPlan
+
+__all__ = ["MemoryEstimate", "NodeConfig", "Plan", "RankPlan", "make_plan", "param_count"]

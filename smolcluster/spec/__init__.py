@@ -1,0 +1,25 @@
+"""YAML -> frozen, validated objects. No torch.
+
+Request -> resolve() -> Resolved(cluster, run, notes, inputs), or ConfigError with every problem of every file
+"""
+
+from __future__ import annotations
+
+from smolcluster.spec.cluster import ClusterSpec, Network, Node
+from smolcluster.spec.inventory import load_inventory
+from smolcluster.spec.request import Request, Resolved
+from smolcluster.spec.resolve import resolve, resolve_any
+from smolcluster.spec.run import Participant, RunSpec
+
+__all__ = [
+    "ClusterSpec",
+    "Network",
+    "Node",
+    "Participant",
+    "Request",
+    "Resolved",
+    "RunSpec",
+    "load_inventory",
+    "resolve",
+    "resolve_any",
+]

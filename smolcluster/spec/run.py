@@ -83,16 +83,24 @@ class CommSpec(Frozen):
 
 
 class Participant(Frozen):
-    """A node of the inventory that takes part. `port` 0 means any free port. `role` is "server" in a star's centre."""
+    """A node of the inventory that takes part. `port` 0 means any free port. `role` is "server" in a star's centre.
+
+    `batch_size` fixes the samples of each of its ranks; None leaves them to the plan (training.batch_size, balance).
+    `dials` is the address its file says it reaches the server under: a hint, which the topology confirms or replaces.
+    """
 
     node: str
     role: Literal["worker", "server"] = "worker"
     port: int = Field(ge=0, le=65535)
     batch_size: int | None = Field(default=None, gt=0)
+    dials: str | None = None
 
 
 class RunSpec(Frozen):
-    """One run of one strategy. `participants` are in rank order."""
+    """One run of one strategy. `participants` are in rank order.
+
+    `balance` weighs the ranks of a node (default 1) when the global batch is shared out; the sum does not change.
+    """
 
     strategy: Literal["single", "classicdp", "fsdp", "edp", "syncps", "mp", "diloco"]
     participants: tuple[Participant, ...]
@@ -102,6 +110,7 @@ class RunSpec(Frozen):
     data: DataSpec
     comm: CommSpec
     seed: int
+    balance: dict[str, float] = Field(default_factory=dict)
     fsdp_stage: int = Field(default=1, ge=0, le=3)
     staleness_bound: int = Field(default=0, ge=0)
     worker_update_interval: int = Field(default=1, ge=1)

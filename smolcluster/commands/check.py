@@ -1,0 +1,44 @@
+"""`check`: read every file, apply every rule, report every problem. Starts nothing."""
+
+from __future__ import annotations
+
+from smolcluster.commands._request import (
+    DEFAULT_INVENTORY,
+    DEFAULT_MODEL,
+    DEFAULT_STRATEGY,
+    ClusterConfigOption,
+    ConfigOption,
+    DatasetOption,
+    InventoryOption,
+    ModelOption,
+    NodesOption,
+    OverrideOption,
+    StrategyOption,
+    print_notes,
+    request_from,
+)
+
+
+def check(
+    inventory: InventoryOption = DEFAULT_INVENTORY,
+    strategy: StrategyOption = DEFAULT_STRATEGY,
+    model: ModelOption = DEFAULT_MODEL,
+    dataset: DatasetOption = None,
+    config: ConfigOption = None,
+    cluster_config: ClusterConfigOption = None,
+    nodes: NodesOption = None,
+    override: OverrideOption = None,
+) -> None:
+    """Check inventory and configs, and say what a run would be. Exit code 2 with every problem found."""
+    from smolcluster.plan import make_plan
+    from smolcluster.spec import resolve
+
+    resolved = resolve(request_from(inventory, strategy, model, dataset, config, cluster_config, nodes, override))
+    plan = make_plan(resolved.cluster, resolved.run, resolved.notes, resolved.inputs)
+    print_notes(plan.notes)
+    machines = ", ".join(dict.fromkeys(rank.node for rank in plan.ranks))
+    noun = "rank" if plan.world_size == 1 else "ranks"
+    print(
+        f"ok: {plan.run.strategy} on {plan.cluster}: {plan.world_size} {noun} ({machines}), transport {plan.transport}"
+    )
+    print(f"    {plan.run.model.type}, {plan.params:,} parameters, {plan.global_batch} samples a step")

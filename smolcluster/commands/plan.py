@@ -1,0 +1,52 @@
+"""`plan`: what every rank would do, as JSON; with --render also every host's files. Starts nothing."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from smolcluster.commands._request import (
+    DEFAULT_INVENTORY,
+    DEFAULT_MODEL,
+    DEFAULT_STRATEGY,
+    ClusterConfigOption,
+    ConfigOption,
+    DatasetOption,
+    InventoryOption,
+    ModelOption,
+    NodesOption,
+    OverrideOption,
+    StrategyOption,
+    print_notes,
+    request_from,
+)
+
+OutOption = Annotated[Path | None, typer.Option("--out", help="Write the plan to this file instead of stdout.")]
+
+
+def plan(
+    inventory: InventoryOption = DEFAULT_INVENTORY,
+    strategy: StrategyOption = DEFAULT_STRATEGY,
+    model: ModelOption = DEFAULT_MODEL,
+    dataset: DatasetOption = None,
+    config: ConfigOption = None,
+    cluster_config: ClusterConfigOption = None,
+    nodes: NodesOption = None,
+    override: OverrideOption = None,
+    out: OutOption = None,
+) -> None:
+    """Print the plan as JSON. The same inputs give the same bytes. Notes go to stderr."""
+    from smolcluster.plan import make_plan
+    from smolcluster.runtime.runfolder import write_atomic
+    from smolcluster.spec import resolve
+
+    resolved = resolve(request_from(inventory, strategy, model, dataset, config, cluster_config, nodes, override))
+    made = make_plan(resolved.cluster, resolved.run, resolved.notes, resolved.inputs)
+    print_notes(made.notes)
+    if out is not None:
+        write_atomic(out, made.to_json())
+    else:
+        sys.stdout.write(made.to_json())

@@ -1,0 +1,69 @@
+"""Sizes by arithmetic: parameters of a model, bytes of model state a rank holds. No torch; tests compare with torch."""
+
+from __future__ import annotations
+
+from smolcluster.plan.types import MemoryEstimate
+from smolcluster.spec.run import GPTSpec, ModelSpec, NNSpec, RunSpec
+
+FLOAT32_BYTES = 4
+_MOMENTS = 2  # Adam keeps a mean and a variance for every parameter
+
+
+def param_count(model: ModelSpec) -> int:
+    """Parameters of the model; tied embeddings count once."""
+    if isinstance(model, NNSpec):
+        return model.input_dim * model.hidden + model.hidden + model.hidden * model.out + model.out
+    untied_head = 0 if model.tie_embeddings else model.vocab_size * model.model_dim
+    embeddings = (model.vocab_size + model.max_seq_len) * model.model_dim
+    return embeddings + model.num_layers * block_params(model) + 2 * model.model_dim + untied_head
+
+
+def block_params(model: GPTSpec) -> int:
+    """Parameters of one block: two norms, attention (qkv and projection), MLP, all with biases."""
+    dim, width = model.model_dim, model.ff_dim
+    norms = 2 * 2 * dim
+    attention = dim * 3 * dim + 3 * dim + dim * dim + dim
+    mlp = dim * width + width + width * dim + dim
+    return norms + attention + mlp
+
+
+def split_layers(layers: int, parts: int) -> tuple[tuple[int, int], ...]:
+    """Half-open ranges of layers, as even as they go, the first ones longer."""
+    base, more = divmod(layers, parts)
+    starts = [part * base + min(part, more) for part in range(parts + 1)]
+    return tuple(zip(starts[:-1], starts[1:], strict=True))
+
+
+def memory_of(run: RunSpec, rank: int, world_size: int, role: str) -> MemoryEstimate:
+    """Bytes of parameters, gradients and AdamW state of one rank (float32).
+
+    ZeRO: stage 1 shards the optimizer state, 2 the gradients too, 3 the parameters too (Rajbhandari et al. 2020). Shards
+    are flat and even, padded to a whole element per rank. A syncps worker has no optimizer. An mp rank holds its layers.
+    """
+    params = param_count(run.model)
+    if run.strategy == "mp":
+        params = _stage_params(run.model, rank, world_size)
+    shard = -(-params // world_size)
+    stage = run.fsdp_stage if run.strategy == "fsdp" else 0
+    moments = 0 if run.strategy == "syncps" and role == "worker" else _MOMENTS
+    return MemoryEstimate(
+        rank=rank,
+        params_bytes=FLOAT32_BYTES * (shard if stage >= 3 else params),
+        grads_bytes=FLOAT32_BYTES * (shard if stage >= 2 else params),
+        optimizer_bytes=FLOAT32_BYTES * moments * (shard if stage >= 1 else params),
+    )
+
+
+def _stage_params(model: ModelSpec, rank: int, world_size: int) -> int:
+    """Parameters of one of `world_size` stages of even layer ranges: embeddings first, final norm and head last."""
+    if isinstance(model, NNSpec):
+        return param_count(model)
+    start, stop = split_layers(model.num_layers, world_size)[rank]
+    params = (stop - start) * block_params(model)
+    if rank == 0:
+        params += (model.vocab_size + model.max_seq_len) * model.model_dim
+    if rank == world_size - 1:
+        # The last stage needs the output matrix; tied, it is a second copy unless there is only one stage.
+        second = world_size > 1 or not model.tie_embeddings
+        params += 2 * model.model_dim + (model.vocab_size * model.model_dim if second else 0)
+    return params

@@ -1,0 +1,94 @@
+"""The wires of a plan: whom each rank dials under which address, where it listens, what is encrypted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from smolcluster.spec.built import NOT_ENCRYPTED
+from smolcluster.spec.cluster import Node
+from smolcluster.topology import NoRouteError, Route, Shape, Topology, neighbours
+
+Complaint = tuple[str, str, str]  # key, what, fix
+
+
+@dataclass
+class Wires:
+    """By rank. `private` tells whether every wire used is."""
+
+    listen: list[tuple[str, ...]] = field(default_factory=list)
+    peers: list[dict[int, str]] = field(default_factory=list)
+    encrypt: list[dict[int, bool]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    problems: list[Complaint] = field(default_factory=list)
+    private: bool = True
+
+
+def wires_between(
+    topology: Topology,
+    seats: Sequence[tuple[str, str | None]],
+    shape: Shape,
+    encrypt: Literal["auto", "always", "never"],
+) -> Wires:
+    """Routes of every pair that talks. `seats` holds, by rank, the machine and the address its file says it dials."""
+    wires = Wires()
+    routes: dict[tuple[int, int], Route] = {}
+    world_size = len(seats)
+    for rank, (node, _) in enumerate(seats):
+        for peer in neighbours(shape, rank, world_size):
+            try:
+                routes[rank, peer] = topology.route(node, seats[peer][0])
+            except NoRouteError as error:
+                # Routes are symmetric: one complaint for a pair.
+                if rank < peer:
+                    fix = "put both on a network, or give a network `gateways: {other_network: machine}`"
+                    wires.problems.append(("networks", str(error), fix))
+    for rank in range(world_size):
+        mine = {peer: route for (src, peer), route in routes.items() if src == rank}
+        wires.peers.append({peer: route.host for peer, route in sorted(mine.items())})
+        # Certificates come with a later version: until then nothing runs in TLS, and the notes say where it should.
+        wires.encrypt.append(dict.fromkeys(sorted(mine), False))
+        dialled = [route.host for (_, dst), route in sorted(routes.items()) if dst == rank]
+        wires.listen.append(tuple(dict.fromkeys(dialled)) or ("127.0.0.1",))
+    wires.notes += _dial_notes(seats, routes)
+    wires.private = all(route.private for route in routes.values())
+    if encrypt == "auto":
+        wires.notes += _open_wires(list(routes.values()))
+    return wires
+
+
+def _dial_notes(seats: Sequence[tuple[str, str | None]], routes: dict[tuple[int, int], Route]) -> list[str]:
+    """host_ip entries that the inventory's wires contradict."""
+    notes: list[str] = []
+    for rank, (node, dials) in enumerate(seats):
+        route = routes.get((rank, 0))
+        if dials is not None and route is not None and dials != route.host:
+            why = f"the inventory's way from {node} to {route.dst} is {' and '.join(route.networks)}"
+            notes.append(f"host_ip.{node}: said {dials}, taken: {route.host} ({why})")
+    return notes
+
+
+def _open_wires(routes: Sequence[Route]) -> list[str]:
+    """One note for every route of wires that others may be on."""
+    ways = sorted({route.networks for route in routes if not route.private})
+    return [f"networks {' and '.join(way)}: {NOT_ENCRYPTED}" for way in ways]
+
+
+def choose_transport(
+    wanted: Literal["smol", "gloo", "auto"], nodes: Sequence[Node], wires: Wires
+) -> tuple[Literal["smol", "gloo"], list[Complaint]]:
+    """gloo only where all machines share an OS family and nobody else is on the wires: it has no authentication."""
+    kinds = sorted({node.kind for node in nodes})
+    if wanted == "smol":
+        return "smol", []
+    if wanted == "auto":
+        return ("gloo" if len(kinds) == 1 and wires.private else "smol"), []
+    problems: list[Complaint] = []
+    if len(kinds) > 1:
+        what = f"gloo cannot join {' and '.join(kinds)}: a gloo group cannot span operating systems"
+        problems.append(("transport", what, "use transport: smol"))
+    if not wires.private:
+        what = "gloo neither authenticates nor encrypts, and not every wire of this run is private"
+        problems.append(("transport", what, "use transport: smol, or declare the network `private: true`"))
+    return "gloo", problems

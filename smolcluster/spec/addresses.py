@@ -1,0 +1,85 @@
+"""Checks of an inventory's wires: every address belongs to one machine and lies in its subnet, every name is known."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from smolcluster.errors import Problem
+from smolcluster.spec.cluster import Network
+from smolcluster.spec.document import Document
+from smolcluster.spec.problems import did_you_mean, listed
+from smolcluster.spec.values import ip_of
+
+
+def check_networks(networks: tuple[Network, ...], machines: tuple[str, ...], document: Document) -> list[Problem]:
+    """Everything wrong with the networks, as Problems of that document."""
+    problems: list[Problem] = []
+    names = tuple(network.name for network in networks)
+    owners: dict[str, tuple[str, str]] = {}
+    for network in networks:
+        for node, address in network.members.items():
+            here = ("networks", network.name, "members", node)
+            if node not in machines:
+                fix = did_you_mean(node, machines, f"machines: {listed(machines)}")
+                problems.append(document.problem(here, f'there is no machine "{node}"', fix))
+            problems += _check_subnet(network, node, address, document)
+            key = _normal(address)
+            if network.medium == "loopback":
+                continue
+            if key in owners:
+                other, where = owners[key]
+                what = f"{address} is the own address of {other} in {where} already"
+                problems.append(document.problem(here, what, "give every machine an address of its own"))
+            else:
+                owners[key] = (node, network.name)
+        problems += _check_gateways(network, networks, names, document)
+    return problems
+
+
+def check_controller(controller: str, machines: tuple[str, ...], document: Document) -> list[Problem]:
+    """The controller is a machine of the file, or localhost."""
+    if controller == "localhost" or controller in machines:
+        return []
+    fix = did_you_mean(controller, (*machines, "localhost"), f"write localhost or one of {listed(machines)}")
+    return [document.problem(("controller",), f'there is no machine "{controller}"', fix)]
+
+
+def _normal(address: str) -> str:
+    """The same text for the same address: IPv6 has many spellings, names have no case."""
+    ip = ip_of(address)
+    return str(ip) if ip is not None else address.lower().rstrip(".")
+
+
+def _check_subnet(network: Network, node: str, address: str, document: Document) -> list[Problem]:
+    ip = ip_of(address)
+    if network.subnet is None or ip is None:
+        return []
+    subnet = ipaddress.ip_network(network.subnet)
+    here = ("networks", network.name, "members", node)
+    if ip not in subnet:
+        what = f"{address} lies outside the subnet {network.subnet}"
+        return [document.problem(here, what, f"use an address between {subnet[1]} and {subnet[-2]}")]
+    if subnet.num_addresses > 2 and ip in (subnet[0], subnet[-1]) and ip.version == 4:
+        what = f"{address} is no machine's: the first and last address of {network.subnet} are reserved"
+        return [document.problem(here, what, f"use an address between {subnet[1]} and {subnet[-2]}")]
+    return []
+
+
+def _check_gateways(
+    network: Network, networks: tuple[Network, ...], names: tuple[str, ...], document: Document
+) -> list[Problem]:
+    problems: list[Problem] = []
+    by_name = {other.name: other for other in networks}
+    for target, gateway in network.gateways.items():
+        here = ("networks", network.name, "gateways", target)
+        if target not in by_name or target == network.name:
+            others = tuple(name for name in names if name != network.name)
+            fix = did_you_mean(target, others, f"other networks: {listed(others)}")
+            problems.append(document.problem(here, f'there is no other network "{target}"', fix))
+            continue
+        both = [node for node in network.members if node in by_name[target].members]
+        if gateway not in both:
+            what = f"{gateway} is not on both wires, {network.name} and {target}, so it cannot forward between them"
+            fix = did_you_mean(gateway, both, f"machines on both: {listed(both)}")
+            problems.append(document.problem(here, what, fix))
+    return problems

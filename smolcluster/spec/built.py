@@ -1,0 +1,38 @@
+"""What the documentation has and this version cannot run yet. Refused here, in one place, before anything starts."""
+
+from __future__ import annotations
+
+from smolcluster.errors import Problem
+from smolcluster.spec.layers import Merged
+from smolcluster.spec.problems import listed
+from smolcluster.spec.run import RunSpec
+
+BUILT = ("single", "classicdp", "fsdp")
+BUILT_FSDP_STAGES = (0, 1)
+NOT_ENCRYPTED = "this wire is not private: traffic is authenticated but not encrypted until certificates are set up"
+
+
+def refuse_strategy(strategy: str) -> list[Problem]:
+    """A strategy whose code comes later."""
+    if strategy in BUILT:
+        return []
+    what = f"{strategy} is not built yet; its config is read and checked, but it cannot run"
+    return [Problem(f"--strategy {strategy}", 0, "", what, f"use one of {listed(BUILT)}")]
+
+
+def refuse_settings(run: RunSpec, cluster: Merged) -> list[Problem]:
+    """Settings of a built strategy whose code comes later."""
+    problems: list[Problem] = []
+    if run.model.type == "nn":
+        problems.append(Problem("--model nn", 0, "", "training SimpleNN is not built yet", "use --model gpt"))
+    if run.strategy == "fsdp" and run.fsdp_stage not in BUILT_FSDP_STAGES:
+        what = f"stage {run.fsdp_stage} is not built yet"
+        problems.append(cluster.problem(("fsdp_stage",), what, "use fsdp_stage 0 or 1"))
+    if run.staleness_bound > 0:
+        what = f"{run.staleness_bound}: stale-synchronous training is not built yet"
+        fix = "use staleness_bound: 0 (--override staleness_bound=0)"
+        problems.append(cluster.problem(("staleness_bound",), what, fix))
+    if run.comm.encrypt == "always":
+        fix = "use encrypt: auto, on wires where you trust everybody"
+        problems.append(cluster.problem(("encrypt",), f"always cannot be had yet; {NOT_ENCRYPTED}", fix))
+    return problems

@@ -1,0 +1,147 @@
+"""cluster_config_<strategy>.yaml: who takes part and how. One model per strategy, every key of the user's guide.
+
+A key that is None was not given. The names of machines may be left out everywhere: then the inventory decides.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from smolcluster.spec.values import Address, FileModel, Name, Port, PortMap
+
+
+def _balance(value: Any) -> Any:
+    if value == "even":
+        return {}
+    if value == "auto":
+        raise ValueError("balance: auto needs measured speeds, which come later | write even, or {mini1: 2, pi5: 1}")
+    return value
+
+
+Weight = Annotated[float, Field(gt=0)]
+Balance = Annotated[dict[str, Weight], BeforeValidator(_balance)]
+
+
+class CommonFile(FileModel):
+    """Keys that every strategy has. `nodes` picks machines of the inventory; `balance` weighs their shares of a batch."""
+
+    seed: int = 42
+    nodes: list[Name] | None = Field(default=None, min_length=1)
+    port: PortMap | None = None
+    buffer_size: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    track_network_metrics: bool = True
+    metrics_log_interval: int = Field(default=50, gt=0)
+    num_workers: int | None = Field(default=None, ge=0)
+    transport: Literal["smol", "gloo", "auto"] = "smol"
+    wire: Literal["fp32"] = "fp32"
+    encrypt: Literal["auto", "always", "never"] = "auto"
+    peer_timeout: float = Field(default=60.0, gt=0)
+    balance: Balance = Field(default_factory=dict)
+
+
+class SingleFile(CommonFile):
+    """One rank, no communication. There is no shipped file: the common keys, from the inventory's defaults or flags."""
+
+
+class MeshWorker(FileModel):
+    """One rank of `allToAllTopology`."""
+
+    hostname: Name
+    rank: int = Field(ge=0)
+    port: Port | None = None
+    ip: Address | None = None
+
+
+class MeshWorkers(FileModel):
+    """The list of ranks."""
+
+    regular: list[MeshWorker] = Field(min_length=1)
+
+
+class MeshTopology(FileModel):
+    """`allToAllTopology`: every rank talks to every other."""
+
+    workers: MeshWorkers
+
+
+class ClassicdpFile(CommonFile):
+    """cluster_config_classicdp.yaml."""
+
+    staleness_bound: int = Field(default=0, ge=0)
+    allToAllTopology: MeshTopology | None = None
+    num_nodes: int | None = Field(default=None, gt=0)
+    num_layers: int | None = Field(default=None, gt=0)
+    model_name: str | None = None
+
+
+class FsdpFile(ClassicdpFile):
+    """cluster_config_fsdp.yaml."""
+
+    fsdp_stage: int = Field(default=1, ge=0, le=3)
+
+
+class HostsFile(CommonFile):
+    """What the files with a server share. `host_ip` means something else in each: READING.md."""
+
+    host_ip: dict[str, Address] = Field(default_factory=dict)
+    workers: list[Name] | None = Field(default=None, min_length=1)
+    server: Name | None = None
+
+
+class EdpFile(HostsFile):
+    """cluster_config_edp.yaml."""
+
+    worker_update_interval: int = Field(default=10, ge=1)
+    use_quantization: bool = False
+
+
+class SyncpsFile(EdpFile):
+    """cluster_config_syncps.yaml: edp's keys and the server's patience, in seconds."""
+
+    worker_update_interval: int = Field(default=4, ge=1)
+    timeout: float = Field(default=0.1, gt=0)
+
+
+class StageEntry(FileModel):
+    """One machine of `stages` and its layers, half-open: `{host: mini1, layers: "0:4"}`."""
+
+    host: Name
+    layers: str = Field(pattern=r"^[0-9]+:[0-9]+$")
+
+
+class MpFile(HostsFile):
+    """cluster_config_mp.yaml: for training and for inference. `timeout` bounds a request and a step, in seconds."""
+
+    timeout: float = Field(default=300.0, gt=0)
+    stages: list[StageEntry] | None = Field(default=None, min_length=1)
+    num_layers: int | None = Field(default=None, gt=0)
+    model_name: str | None = None
+
+
+class WebInterface(FileModel):
+    """Where page and API of the chat are served."""
+
+    api_port: Port = 8080
+    frontend_port: Port = 5050
+
+
+class InferenceFile(HostsFile):
+    """cluster_config_inference.yaml."""
+
+    web_interface: WebInterface = Field(default_factory=WebInterface)
+    stages: list[StageEntry] | None = Field(default=None, min_length=1)
+    timeout: float | None = Field(default=None, gt=0)
+    request_timeout: float = Field(default=300.0, gt=0)
+
+
+CLUSTER_FILES: dict[str, type[CommonFile]] = {
+    "single": SingleFile,
+    "classicdp": ClassicdpFile,
+    "fsdp": FsdpFile,
+    "edp": EdpFile,
+    "syncps": SyncpsFile,
+    "mp": MpFile,
+    "inference": InferenceFile,
+}

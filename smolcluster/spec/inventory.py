@@ -1,0 +1,113 @@
+"""An inventory file -> ClusterSpec. A cluster YAML alone is accepted too: then the machines are the ones it names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from smolcluster.errors import ConfigError, Problem
+from smolcluster.spec.addresses import check_controller, check_networks
+from smolcluster.spec.alone import cluster_from
+from smolcluster.spec.cluster import ClusterSpec, Medium, Network, Node
+from smolcluster.spec.clusterfile import CLUSTER_FILES
+from smolcluster.spec.document import Document, read_document
+from smolcluster.spec.inventoryfile import INVENTORY_SCHEMA, InventoryFile, MachineEntry, NetworkEntry
+from smolcluster.spec.machines import default_workdir, kind_from_name, own_kind
+from smolcluster.spec.problems import explain
+from smolcluster.spec.recognise import KINDS, recognise
+
+# Megabits a second where the file gives none: what such a wire usually reaches.
+_SPEED_MBPS: dict[Medium, float] = {"loopback": 10000.0, "thunderbolt": 20000.0, "ethernet": 1000.0, "wifi": 300.0}
+
+
+def load_inventory(path: Path) -> ClusterSpec:
+    """The machines and wires of an inventory, or those a cluster YAML names. ConfigError with all its problems."""
+    return read_inventory(path)[0]
+
+
+def read_inventory(path: Path) -> tuple[ClusterSpec, Document, tuple[str, ...]]:
+    """The cluster, the document it came from, and notes on what was resolved."""
+    document = read_document(path)
+    kind = recognise(document.data)
+    if kind in CLUSTER_FILES:
+        cluster, notes = cluster_from(document, kind)
+        return cluster, document, (*document.notes, *notes)
+    if kind not in (None, "inventory"):
+        what = f"an inventory is wanted here, but this is {KINDS[kind][0]}"
+        raise ConfigError([Problem(document.file, 0, "", what, f"pass it as {KINDS[kind][1]}")])
+    return _from_inventory(document, path), document, document.notes
+
+
+def _from_inventory(document: Document, path: Path) -> ClusterSpec:
+    schema = document.data.get("schema", INVENTORY_SCHEMA)
+    if isinstance(schema, int) and schema != INVENTORY_SCHEMA:
+        what = f"is version {schema}; this smolcluster reads version {INVENTORY_SCHEMA}"
+        fix = (
+            "upgrade smolcluster"
+            if schema > INVENTORY_SCHEMA
+            else f"write it as in home.smol.yml (schema: {INVENTORY_SCHEMA})"
+        )
+        raise ConfigError([document.problem(("schema",), what, fix)])
+    try:
+        file = InventoryFile.model_validate(document.data)
+    except ValidationError as error:
+        raise ConfigError(explain(error, document, InventoryFile)) from None
+    problems: list[Problem] = []
+    nodes = []
+    for name, entry in file.machines.items():
+        node = _node(name, entry or MachineEntry(), document, path)
+        if isinstance(node, Problem):
+            problems.append(node)
+        else:
+            nodes.append(node)
+    networks = tuple(_network(name, entry) for name, entry in file.networks.items())
+    problems += check_networks(networks, tuple(file.machines), document)
+    problems += check_controller(file.controller, tuple(file.machines), document)
+    if problems:
+        raise ConfigError(problems)
+    return ClusterSpec(name=file.name, controller=file.controller, nodes=tuple(nodes), networks=networks)
+
+
+def _node(name: str, entry: MachineEntry, document: Document, path: Path) -> Node | Problem:
+    here = ("machines", name)
+    guessed = own_kind() if entry.connection == "local" else kind_from_name(name)
+    kind = entry.kind or guessed
+    if kind is None:
+        what = "the name does not tell what kind of machine this is"
+        return document.problem(here, what, "add `kind: macos`, linux, windows or ipados")
+    connection = entry.connection or ("none" if kind == "ipados" else "ssh")
+    if kind == "ipados" and entry.train:
+        return document.problem((*here, "train"), "a tablet cannot train", "leave `train` out")
+    train = entry.train if entry.train is not None else kind != "ipados" and connection != "none"
+    if train and connection == "none":
+        what = "connection none: nothing can be started there"
+        return document.problem((*here, "train"), what, "write `connection: ssh`, or `train: false`")
+    return Node(
+        name=name,
+        kind=kind,
+        connection=connection,
+        host=entry.host or ("localhost" if connection == "local" else name),
+        user=entry.user,
+        ssh_port=entry.ssh_port,
+        python=entry.python,
+        workdir=entry.workdir or default_workdir(connection, path),
+        device=entry.device,
+        memory_mb=entry.memory_mb,
+        ranks=entry.ranks,
+        threads=entry.threads,
+        train=train,
+    )
+
+
+def _network(name: str, entry: NetworkEntry) -> Network:
+    return Network(
+        name=name,
+        subnet=entry.subnet,
+        medium=entry.medium,
+        speed_mbps=entry.speed_mbps or _SPEED_MBPS[entry.medium],
+        # Nobody else is on a loopback; for a wire only its owner can say so.
+        private=entry.private if entry.private is not None else entry.medium == "loopback",
+        members=entry.members,
+        gateways=entry.gateways,
+    )

@@ -1,0 +1,144 @@
+"""Who takes part, in rank order: the machines a cluster YAML names, or every capable one of the inventory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from smolcluster.errors import Problem
+from smolcluster.spec.cluster import ClusterSpec, Node
+from smolcluster.spec.clusterfile import ClassicdpFile, CommonFile, HostsFile, MeshWorker
+from smolcluster.spec.document import KeyPath
+from smolcluster.spec.layers import Merged
+from smolcluster.spec.problems import did_you_mean, listed
+from smolcluster.spec.run import Participant
+
+DEFAULT_PORT = 65432
+_REGULAR: KeyPath = ("allToAllTopology", "workers", "regular")
+
+
+@dataclass
+class TakingPart:
+    """The participants, and what was noted or found wrong on the way."""
+
+    participants: tuple[Participant, ...] = ()
+    notes: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def can_train(node: Node) -> bool:
+    """Whether ranks of a training run may live on that machine."""
+    return node.train and node.kind != "ipados" and node.connection != "none"
+
+
+def taking_part(file: CommonFile, origin: Merged, cluster: ClusterSpec, strategy: str) -> TakingPart:
+    """Participants of a training run. The server of a star, or the head of a chain, comes first."""
+    found = TakingPart()
+    places = _listed_places(file)
+    chosen = file.nodes
+    if chosen is not None:
+        names = _chosen(chosen, tuple(places), found, origin)
+        places = {name: places.get(name, ("nodes", chosen.index(name))) for name in names}
+    elif not places:
+        capable = [node.name for node in cluster.nodes if can_train(node)]
+        places = dict.fromkeys(capable, ())
+        if not capable:
+            what = f"no machine of {cluster.name} can train"
+            found.problems.append(
+                Problem(f"inventory {cluster.name}", 0, "machines", what, "add one that is no tablet")
+            )
+    _check_known(places, cluster, found, origin)
+    if found.problems:
+        return found
+    if strategy == "single":
+        places = dict(list(places.items())[:1])
+    is_star = isinstance(file, HostsFile)
+    server = _server(file, tuple(places), found, origin) if isinstance(file, HostsFile) else None
+    order = sorted(places, key=lambda name: name != server)  # stable: the server first, the others as they stand
+    if is_star and len(order) < 2:
+        what = f"{strategy} needs a server and at least one worker; only {listed(order)} takes part"
+        found.problems.append(origin.problem(("nodes",), what, "name at least two machines"))
+    ports = _ports(file, tuple(node.name for node in cluster.nodes), found, origin)
+    dials = isinstance(file, HostsFile) and strategy in ("edp", "syncps")
+    found.participants = tuple(
+        Participant(
+            node=name,
+            role="server" if name == server else "worker",
+            port=ports.get(name, ports["default"]),
+            dials=file.host_ip.get(name) if dials and isinstance(file, HostsFile) and name != server else None,
+        )
+        for name in order
+    )
+    return found
+
+
+def mesh_entries(file: CommonFile) -> list[MeshWorker]:
+    """The entries of allToAllTopology as they stand; none when the file names no machines."""
+    if isinstance(file, ClassicdpFile) and file.allToAllTopology is not None:
+        return file.allToAllTopology.workers.regular
+    return []
+
+
+def _listed_places(file: CommonFile) -> dict[str, KeyPath]:
+    """The machines the file's own list names, in rank order, each with its place in the file."""
+    entries = sorted(enumerate(mesh_entries(file)), key=lambda entry: entry[1].rank)
+    places: dict[str, KeyPath] = {}
+    for index, entry in entries:
+        places.setdefault(entry.hostname, (*_REGULAR, index, "hostname"))
+    if isinstance(file, HostsFile) and (file.workers is not None or file.server is not None):
+        if file.server is not None and file.workers is not None:
+            places[file.server] = ("server",)
+        for index, worker in enumerate(file.workers or ()):
+            places.setdefault(worker, ("workers", index))
+    return places
+
+
+def _chosen(chosen: list[str], named: tuple[str, ...], found: TakingPart, origin: Merged) -> list[str]:
+    """The names of `nodes`, in the order of the file's own list where it has them."""
+    twice = sorted({name for name in chosen if chosen.count(name) > 1})
+    for name in twice:
+        found.problems.append(origin.problem(("nodes",), f"{name} is named twice", "name every machine once"))
+    unique = list(dict.fromkeys(chosen))
+    if named and set(unique) != set(named):
+        said = f"[{listed(chosen)}]"
+        found.notes.append(origin.note(("nodes",), said, said, f"instead of the file's own list: {listed(named)}"))
+    return [name for name in named if name in unique] + [name for name in unique if name not in named]
+
+
+def _check_known(places: dict[str, KeyPath], cluster: ClusterSpec, found: TakingPart, origin: Merged) -> None:
+    names = tuple(node.name for node in cluster.nodes)
+    for name, place in places.items():
+        if name not in names:
+            fix = did_you_mean(name, names, f"machines of {cluster.name}: {listed(names)}")
+            found.problems.append(origin.problem(place, f'there is no machine "{name}" in the inventory', fix))
+        elif not can_train(cluster.node(name)):
+            what = f"{name} cannot train ({cluster.node(name).kind})"
+            found.problems.append(origin.problem(place, what, "leave it out; it can serve in inference"))
+
+
+def _server(file: HostsFile, names: tuple[str, ...], found: TakingPart, origin: Merged) -> str:
+    """The star's centre: the file's, unless it is not among those that take part."""
+    if file.server is not None and file.server in names:
+        return file.server
+    if file.server is not None:
+        found.notes.append(origin.note(("server",), file.server, names[0], f"{file.server} does not take part"))
+    return names[0]
+
+
+def _ports(file: CommonFile, machines: tuple[str, ...], found: TakingPart, origin: Merged) -> dict[str, int]:
+    """A port for every machine that has one of its own, and `default`."""
+    ports = {"default": DEFAULT_PORT, **(file.port or {})}
+    for name in file.port or {}:
+        if name != "default" and name not in machines:
+            found.notes.append(not_there(origin, ("port", name), machines))
+    return ports | {entry.hostname: entry.port for entry in mesh_entries(file) if entry.port is not None}
+
+
+def not_there(origin: Merged, path: KeyPath, machines: tuple[str, ...]) -> str:
+    """The note on a key that is named after no machine of the inventory."""
+    name = str(path[-1])
+    guess = did_you_mean(name, machines)
+    why = f'there is no machine "{name}" in the inventory' + (f"; {guess}" if guess else "")
+    value = origin.data
+    for part in path:
+        value = value[str(part)]
+    return origin.note(path, value, "nothing", why)

@@ -1,0 +1,140 @@
+"""Validation errors in words: pydantic's are for programmers, these are for the person who wrote the file."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from smolcluster.errors import Problem
+from smolcluster.spec.document import Document, KeyPath, Tree, dotted
+
+_COMPARISONS = {
+    "greater_than": ("more than", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than": ("less than", "lt"),
+    "less_than_equal": ("at most", "le"),
+}
+_WANTED = {
+    "int": ("a whole number", "write it without quotes and without a point"),
+    "float": ("a number", "write it without quotes"),
+    "bool": ("true or false", "write true or false without quotes"),
+    "string": ("text", "put it in quotes"),
+    "list": ("a list", "write [a, b] or lines that start with -"),
+    "tuple": ("a list", "write [a, b] or lines that start with -"),
+    "dict": ("a section", "put `key: value` lines below it"),
+    "model": ("a section", "put `key: value` lines below it"),
+}
+
+
+def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
+    """`did you mean x?` for the nearest known word, else the other advice."""
+    names = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), list(names), n=1, cutoff=0.6)
+    return f"did you mean {names[near[0]]}?" if near else otherwise
+
+
+def listed(words: Iterable[str]) -> str:
+    """The words in one line, for advice."""
+    return ", ".join(words) or "none"
+
+
+def explain(error: ValidationError, document: Document, model: type[BaseModel]) -> list[Problem]:
+    """Every error of one validation as Problems of that file, each key once."""
+    found: dict[KeyPath, Problem] = {}
+    for item in error.errors(include_url=False):
+        path = _existing(item["loc"], document.data)
+        if item["type"] == "missing":
+            path = item["loc"]
+        if path not in found:
+            what, fix = _words(item, path, model)
+            found[path] = document.problem(path, what, fix)
+    return list(found.values())
+
+
+def _existing(loc: KeyPath, tree: object) -> KeyPath:
+    """The part of pydantic's location that is a key of the file: it appends the names of union members and `[key]`."""
+    path: KeyPath = ()
+    for part in loc:
+        if (isinstance(tree, Mapping) and part in tree) or (isinstance(tree, list) and isinstance(part, int) and part < len(tree)):
+            tree = tree[part]
+        else:
+            break
+        path = (*path, part)
+    return path
+
+
+def _words(item: Mapping[str, Any], path: KeyPath, model: type[BaseModel]) -> tuple[str, str]:
+    kind: str = item["type"]
+    context: Tree = item.get("ctx", {})
+    given = _shown(item["input"])
+    if kind == "extra_forbidden":
+        known = keys_at(model, path[:-1])
+        section = dotted(path[:-1]) or "this file"
+        return "unknown key", did_you_mean(str(path[-1]), known, f"keys of {section}: {listed(known)}")
+    if kind == "missing":
+        return "is missing", f"add `{path[-1]}: ...`"
+    if kind == "literal_error":
+        allowed = str(context["expected"]).replace(" or ", ", ").replace("'", "")
+        advice = did_you_mean(str(item["input"]), allowed.split(", "), f"write one of {allowed}")
+        return f"must be one of {allowed}, not {given}", advice
+    if kind in _COMPARISONS:
+        word, key = _COMPARISONS[kind]
+        return f"must be {word} {context[key]:g}, not {given}", ""
+    if kind == "finite_number":
+        return f"must be a finite number, not {given}", ""
+    if kind == "value_error":
+        what, _, fix = str(context["error"]).partition(" | ")
+        return what, fix
+    wanted, fix = _WANTED.get(kind.split("_")[0], ("", ""))
+    if wanted:
+        return f"must be {wanted}, not {given}", fix
+    return str(item["msg"]), ""
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "empty"
+    if isinstance(value, Mapping):
+        return "a section"
+    if isinstance(value, list):
+        return "a list"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'the text "{value}"' if isinstance(value, str) else str(value)
+
+
+def keys_at(model: type[BaseModel], path: KeyPath) -> tuple[str, ...]:
+    """The keys a file model knows in the section at `path`; empty where any key is allowed."""
+    annotation: Any = model
+    for part in path:
+        annotation = _member(annotation, part)
+    found = _model_in(annotation)
+    return tuple(info.alias or name for name, info in found.model_fields.items()) if found else ()
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    origin = typing.get_origin(annotation)
+    if origin in (typing.Union, types.UnionType, typing.Annotated):
+        return next((found for inner in typing.get_args(annotation) if (found := _model_in(inner))), None)
+    return None
+
+
+def _member(annotation: Any, part: str | int) -> Any:
+    """The annotation of a key or an item below another annotation."""
+    model = _model_in(annotation)
+    if model is not None:
+        fields = {info.alias or name: info.annotation for name, info in model.model_fields.items()}
+        return fields.get(str(part))
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (dict, list):
+        return inner[-1]
+    if origin in (typing.Union, types.UnionType, typing.Annotated):
+        return next((found for one in inner if (found := _member(one, part)) is not None), None)
+    return None

@@ -1,0 +1,33 @@
+"""What a person asked for on the command line, and what it came to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from smolcluster.spec.cluster import ClusterSpec
+from smolcluster.spec.run import RunSpec
+
+
+@dataclass(frozen=True)
+class Request:
+    """The flags of `check`, `plan`, `prepare`. `nodes` empty means what the files say; `overrides` are key=value."""
+
+    inventory: Path
+    strategy: str
+    model: str = "gpt"
+    dataset: str | None = None
+    config: Path | None = None
+    cluster_config: Path | None = None
+    nodes: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A request completely resolved. `notes` tell what a rule of READING decided; `inputs` maps file to SHA-256."""
+
+    cluster: ClusterSpec
+    run: RunSpec
+    notes: tuple[str, ...]
+    inputs: dict[str, str]

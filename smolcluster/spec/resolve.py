@@ -1,0 +1,154 @@
+"""A request -> ClusterSpec and RunSpec: every file read, every rule of READING.md applied, every Problem in one report."""
+
+from __future__ import annotations
+
+from smolcluster.errors import ConfigError, Problem
+from smolcluster.spec.built import refuse_settings, refuse_strategy
+from smolcluster.spec.cluster import ClusterSpec
+from smolcluster.spec.clusterfile import CLUSTER_FILES, ClassicdpFile, CommonFile, EdpFile, FsdpFile, SyncpsFile
+from smolcluster.spec.consistency import (
+    address_notes,
+    buffer_notes,
+    check_counts,
+    check_hosts,
+    check_ranks,
+    model_notes,
+)
+from smolcluster.spec.inventory import read_inventory
+from smolcluster.spec.modelfile import MODEL_FILES
+from smolcluster.spec.participants import taking_part
+from smolcluster.spec.problems import did_you_mean, listed
+from smolcluster.spec.request import Request, Resolved
+from smolcluster.spec.run import STRATEGIES, CommSpec, Participant, RunSpec
+from smolcluster.spec.settings import Settings, gather
+from smolcluster.spec.training import Trained, trained
+
+
+def resolve(request: Request) -> Resolved:
+    """The run a person asked for. ConfigError with all Problems, also of what this version cannot run yet."""
+    return _resolve(request, runnable=True)
+
+
+def resolve_any(request: Request) -> Resolved:
+    """The same without refusing what is not built yet: for checking the files of strategies that come later."""
+    return _resolve(request, runnable=False)
+
+
+def _resolve(request: Request, runnable: bool) -> Resolved:
+    problems = _check_flags(request)
+    if problems:
+        raise ConfigError(problems)
+    problems = refuse_strategy(request.strategy) if runnable else []
+    if request.strategy not in CLUSTER_FILES:
+        raise ConfigError(problems or refuse_strategy(request.strategy))
+    cluster, document, notes = None, None, ()
+    try:
+        cluster, document, notes = read_inventory(request.inventory)
+    except ConfigError as error:
+        problems += error.problems
+    settings, wrong = gather(request, document)
+    problems += wrong
+    if settings is None:
+        raise ConfigError(problems)
+    training = trained(settings.model, settings.model_from)
+    problems += training.problems
+    if cluster is None:
+        raise ConfigError(problems)
+    run, run_notes, wrong = _run(request, cluster, settings, training)
+    problems += wrong
+    if run is None:
+        raise ConfigError(problems)
+    if runnable:
+        problems += refuse_settings(run, settings.cluster_from)
+    if problems:
+        raise ConfigError(problems)
+    # One file can be inventory and config at once: its notes are then told once.
+    told = tuple(dict.fromkeys((*notes, *settings.notes, *run_notes)))
+    return Resolved(cluster, run, told, dict(sorted(settings.inputs.items())))
+
+
+def _check_flags(request: Request) -> list[Problem]:
+    problems: list[Problem] = []
+    if request.strategy not in STRATEGIES:
+        fix = did_you_mean(request.strategy, STRATEGIES, f"use one of {listed(STRATEGIES)}")
+        problems.append(Problem(f"--strategy {request.strategy}", 0, "", "there is no such strategy", fix))
+    if request.model not in MODEL_FILES:
+        fix = did_you_mean(request.model, MODEL_FILES, f"use one of {listed(MODEL_FILES)}")
+        problems.append(Problem(f"--model {request.model}", 0, "", "there is no such model", fix))
+    return problems
+
+
+def _run(
+    request: Request, cluster: ClusterSpec, settings: Settings, training: Trained
+) -> tuple[RunSpec | None, list[str], list[Problem]]:
+    file, origin = settings.cluster, settings.cluster_from
+    found = taking_part(file, origin, cluster, request.strategy)
+    problems = found.problems + check_ranks(file, origin) + check_hosts(file, origin, request.strategy)
+    if found.problems:
+        return None, [], problems
+    ranks = sum(cluster.node(p.node).ranks for p in found.participants)
+    problems += check_counts(file, origin, found.participants, ranks)
+    problems += _check_free_ports(cluster, found.participants, settings)
+    problems += _check_balance(file, settings, found.participants)
+    notes = [
+        *found.notes,
+        *address_notes(file, origin, cluster, request.strategy),
+        *buffer_notes(file, origin, cluster),
+        *model_notes(file, origin, training.model),
+    ]
+    run = RunSpec(
+        strategy=request.strategy,  # type: ignore[arg-type] - checked against STRATEGIES
+        participants=found.participants,
+        model=training.model,
+        training=training.training,
+        schedule=training.schedule,
+        data=training.data,
+        comm=_comm(file),
+        seed=file.seed,
+        balance=file.balance,
+        fsdp_stage=file.fsdp_stage if isinstance(file, FsdpFile) else 0,
+        staleness_bound=file.staleness_bound if isinstance(file, ClassicdpFile) else 0,
+        worker_update_interval=file.worker_update_interval if isinstance(file, EdpFile) else 1,
+        use_quantization=file.use_quantization if isinstance(file, EdpFile) else False,
+        syncps_timeout_s=file.timeout if isinstance(file, SyncpsFile) else 0.1,
+        project_name=training.project_name,
+    )
+    return run, notes, problems
+
+
+def _comm(file: CommonFile) -> CommSpec:
+    return CommSpec(
+        transport=file.transport,
+        wire=file.wire,
+        encrypt=file.encrypt,
+        buffer_mb=file.buffer_size,
+        timeout_s=file.peer_timeout,
+        track_network_metrics=file.track_network_metrics,
+        metrics_log_interval=file.metrics_log_interval,
+    )
+
+
+def _check_free_ports(cluster: ClusterSpec, participants: tuple[Participant, ...], settings: Settings) -> list[Problem]:
+    """Port 0 of rank 0 is announced in a file: all ranks must see the same folder."""
+    head = cluster.node(participants[0].node)
+    if participants[0].port != 0:
+        return []
+    for other in (cluster.node(participant.node) for participant in participants[1:]):
+        shares_files = head.connection == other.connection == "local" and head.workdir == other.workdir
+        if other.name != head.name and not shares_files:
+            what = f"0 (any free port) cannot be announced to {other.name}, which does not share {head.name}'s files"
+            return [settings.cluster_from.problem(("port",), what, "write a port, 65432 for one")]
+    return []
+
+
+def _check_balance(file: CommonFile, settings: Settings, participants: tuple[Participant, ...]) -> list[Problem]:
+    taking = [participant.node for participant in participants]
+    return [
+        settings.cluster_from.problem(
+            ("balance", name),
+            f"{name} does not take part",
+            did_you_mean(name, taking, f"taking part: {listed(taking)}"),
+        )
+        for name in file.balance
+        if name not in taking
+    ]

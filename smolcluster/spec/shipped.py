@@ -1,0 +1,55 @@
+"""The YAMLs that come with smolcluster, and a person's own of the same names beside the inventory (its `configs/`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, RootModel
+
+from smolcluster.errors import ConfigError, Problem
+from smolcluster.spec.clusterfile import CLUSTER_FILES
+from smolcluster.spec.document import Document, read_document
+from smolcluster.spec.modelfile import MODEL_FILES, ServedModel, Weights
+from smolcluster.spec.problems import did_you_mean, listed
+
+FOLDER = Path(__file__).resolve().parent.parent / "configs"
+
+
+class ServedModels(RootModel[dict[str, ServedModel]]):
+    """model_config_inference.yaml: an entry per model."""
+
+
+class WeightsTable(RootModel[dict[str, Weights]]):
+    """model_weights.yaml: an entry per set of weights."""
+
+
+FILE_MODELS: dict[str, type[BaseModel]] = {
+    **{f"cluster_config_{name}.yaml": model for name, model in CLUSTER_FILES.items() if name != "single"},
+    **{f"{name}_config.yaml": model for name, model in MODEL_FILES.items()},
+    "model_config_inference.yaml": ServedModels,
+    "model_weights.yaml": WeightsTable,
+}
+
+
+def shipped(name: str) -> Document | None:
+    """The shipped file of that name; None when none is shipped."""
+    return read_document(FOLDER / name, f"smolcluster/configs/{name}") if name in FILE_MODELS else None
+
+
+def overlays(inventory: Path) -> tuple[dict[str, Document], list[Problem]]:
+    """The person's own YAMLs in `configs/` beside the inventory, by name, and what is wrong with reading them."""
+    folder = inventory.parent / "configs"
+    found: dict[str, Document] = {}
+    problems: list[Problem] = []
+    for path in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]) if folder.is_dir() else []:
+        try:
+            document = read_document(path)
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        if path.name in FILE_MODELS:
+            found[path.name] = document
+        else:
+            fix = did_you_mean(path.name, FILE_MODELS, f"files here overlay the shipped ones: {listed(FILE_MODELS)}")
+            problems.append(Problem(document.file, 0, "", "no shipped file has this name", fix))
+    return found, problems

@@ -1,0 +1,154 @@
+"""What is trained, completely resolved: automatic values worked out, two spellings of one setting made one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from smolcluster.errors import Problem
+from smolcluster.spec.document import KeyPath
+from smolcluster.spec.layers import Merged
+from smolcluster.spec.modelfile import GPTFile, NNFile, TrainedModelFile
+from smolcluster.spec.problems import did_you_mean, listed
+from smolcluster.spec.run import DataSpec, GPTSpec, ModelSpec, NNSpec, ScheduleSpec, TrainingSpec
+
+DATASETS = ("pydoc", "wikitext2", "snli", "mnist")
+TOKENS_PER_BATCH = 4096  # the guide's 32 samples of 128 tokens, 16 of 256
+NN_BATCH = 32
+_EPOCHS = {"wikitext2": 30, "snli": 20}
+_VOCABULARY = {"openai-community/gpt2": 50257, "gpt2": 50257}
+_GPT2_VOCABULARY = 50257
+_BPE_RANGE = (257, 65536)  # 256 bytes and one merge; what a two-byte token can hold
+
+
+@dataclass
+class Trained:
+    """The model's half of a RunSpec, and what was found wrong. The values are only meaningful without Problems."""
+
+    model: ModelSpec
+    training: TrainingSpec
+    schedule: ScheduleSpec
+    data: DataSpec
+    project_name: str
+    problems: list[Problem] = field(default_factory=list)
+
+
+def trained(file: TrainedModelFile, origin: Merged) -> Trained:
+    """Resolve the merged model config."""
+    problems: list[Problem] = []
+    data = _data(file, origin, problems)
+    model = _model(file, origin, data, problems)
+    section = file.training
+    clipping = file.gradient_clipping
+    clips = clipping.enabled if clipping.enabled is not None else clipping.max_norm is not None
+    automatic = max(1, TOKENS_PER_BATCH // model.max_seq_len) if isinstance(model, GPTSpec) else NN_BATCH
+    training = TrainingSpec(
+        batch_size=section.batch_size or automatic,
+        epochs=section.epochs or _EPOCHS.get(data.dataset, 1),
+        max_steps=section.max_steps,
+        learning_rate=section.learning_rate,
+        weight_decay=section.weight_decay,
+        grad_clip_norm=(clipping.max_norm or 1.0) if clips else None,
+        eval_steps=section.eval_steps,
+        grad_accumulation=section.grad_accumulation,
+        track_gradients=section.track_gradients,
+        polyak_alpha=section.polyak_alpha,
+    )
+    schedule = _schedule(file, origin, problems)
+    project = file.logging.project_name or f"smolcluster-{model.type}-{data.dataset}"
+    return Trained(model, training, schedule, data, project, problems)
+
+
+def _schedule(file: TrainedModelFile, origin: Merged, problems: list[Problem]) -> ScheduleSpec:
+    rate, section = file.training.learning_rate, file.lr_schedule
+    min_lr = section.min_lr if section.min_lr is not None else rate
+    if min_lr > rate:
+        what = f"{min_lr:g} is more than training.learning_rate, {rate:g}"
+        problems.append(
+            origin.problem(("lr_schedule", "min_lr"), what, f"use at most {rate:g}, or null for a constant rate")
+        )
+    if file.training.max_steps is not None and section.warmup_iters > file.training.max_steps:
+        what = f"{section.warmup_iters} is more than training.max_steps, {file.training.max_steps}"
+        problems.append(origin.problem(("lr_schedule", "warmup_iters"), what, "shorten the warm-up, or train longer"))
+    return ScheduleSpec(warmup_iters=section.warmup_iters, min_lr=min_lr)
+
+
+def _model(file: TrainedModelFile, origin: Merged, data: DataSpec, problems: list[Problem]) -> ModelSpec:
+    if isinstance(file, NNFile):
+        return NNSpec(input_dim=file.model.input_dim, hidden=file.model.hidden, out=file.model.out)
+    assert isinstance(file, GPTFile)
+    section = file.model
+    if section.model_dim % section.num_heads:
+        what = f"{section.num_heads} heads do not divide model_dim, {section.model_dim}"
+        fix = f"use one of {listed(str(n) for n in range(1, 33) if section.model_dim % n == 0)}"
+        problems.append(origin.problem(("model", "num_heads"), what, fix))
+    return GPTSpec(
+        model_dim=section.model_dim,
+        num_layers=section.num_layers,
+        num_heads=section.num_heads,
+        ff_dim=section.ff_dim,
+        dropout=section.dropout,
+        max_seq_len=section.max_seq_len,
+        tie_embeddings=section.tie_embeddings,
+        vocab_size=section.vocab_size or _vocabulary(data.tokenizer),
+    )
+
+
+def _vocabulary(tokenizer: str) -> int:
+    """Entries the tokenizer is expected to have; the data folder's meta.json has the last word."""
+    if tokenizer.startswith("bpe:"):
+        size = tokenizer.removeprefix("bpe:")
+        return int(size) if size.isdecimal() and int(size) else _GPT2_VOCABULARY
+    return _VOCABULARY.get(tokenizer, _GPT2_VOCABULARY)
+
+
+def _data(file: TrainedModelFile, origin: Merged, problems: list[Problem]) -> DataSpec:
+    section = file.data
+    tokenizer = _tokenizer(section.tokenizer, origin, problems)
+    if section.path is not None:
+        path = _existing(section.path, ("data", "path"), origin)
+        if path is None:
+            what = f'there is no file or folder "{section.path}"'
+            problems.append(origin.problem(("data", "path"), what, "check the path"))
+        return DataSpec(dataset="text", path=str(path), tokenizer=tokenizer)
+    name = section.dataset.lower().replace("-", "").replace("_", "")
+    if name in DATASETS:
+        return DataSpec(dataset=name, tokenizer=tokenizer)
+    key: KeyPath = ("data", "dataset")
+    path = _existing(section.dataset, key, origin)
+    if path is None:
+        what = f'"{section.dataset}" is neither a data set nor a file or folder that is there'
+        advice = f"write {listed(DATASETS)}, or the path of your own text"
+        problems.append(origin.problem(key, what, did_you_mean(section.dataset, DATASETS, advice)))
+    return DataSpec(dataset="text", path=str(path), tokenizer=tokenizer)
+
+
+def _tokenizer(name: str, origin: Merged, problems: list[Problem]) -> str:
+    key: KeyPath = ("data", "tokenizer")
+    if name.startswith("bpe:"):
+        size = name.removeprefix("bpe:")
+        low, high = _BPE_RANGE
+        if not size.isdecimal() or not low <= int(size) <= high:
+            what = f'"{name}" is no tokenizer'
+            problems.append(origin.problem(key, what, f"write bpe:2048, a size from {low} to {high}"))
+        return name
+    path = _existing(name, key, origin)
+    if path is not None:
+        return str(path)
+    if name.startswith((".", "/", "~")) or name.endswith(".json"):
+        what = f'there is no tokenizer "{name}"'
+        problems.append(origin.problem(key, what, "check the path, or write bpe:2048 to train one on the text"))
+    return name
+
+
+def _existing(text: str, key: KeyPath, origin: Merged) -> Path | None:
+    """The absolute path, from the current folder or beside the file that says it; None when there is nothing."""
+    given = Path(text).expanduser()
+    source = origin.source(key)
+    folders = [Path.cwd()]
+    if source is not None and source.lines:
+        folders.append(Path(source.file).resolve().parent)
+    for folder in folders:
+        if (folder / given).exists():
+            return (folder / given).resolve()
+    return None

@@ -1,0 +1,67 @@
+"""Values that several files hold: names, addresses, ports. Each says how to mend a bad one after ` | `."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+
+from smolcluster.spec.base import Frozen
+
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")
+_HOST = re.compile(
+    r"^(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?)*\.?$"
+)
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class FileModel(Frozen):
+    """The shape of a YAML file or one of its sections: a number in quotes is no number here."""
+
+    model_config = ConfigDict(strict=True)
+
+
+def ip_of(text: str) -> IPAddress | None:
+    """The IP address a text is, or None for a name. A zone (`fe80::1%en0`) is allowed."""
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
+def _name(text: str) -> str:
+    if not _NAME.match(text):
+        raise ValueError(f'"{text}" is no name | use letters, digits, - and _, at most 63, a letter or digit first')
+    return text
+
+
+def _address(text: str) -> str:
+    if ip_of(text) is not None:
+        return text
+    numeric = re.fullmatch(r"[0-9.]+", text)
+    if numeric or not _HOST.match(text):
+        raise ValueError(f'"{text}" is neither an IP address nor a host name | write 10.10.0.1, fd00::1 or mini1.local')
+    return text
+
+
+def _subnet(text: str) -> str:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError as error:
+        raise ValueError(f"{error} | write it as 10.10.0.0/24") from None
+    return text
+
+
+def _port_map(value: Any) -> Any:
+    """A lone number is the default of a map."""
+    return {"default": value} if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Name = Annotated[str, AfterValidator(_name)]
+Address = Annotated[str, AfterValidator(_address)]
+Subnet = Annotated[str, AfterValidator(_subnet)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+PortMap = Annotated[dict[str, Port], BeforeValidator(_port_map)]
