@@ -1,0 +1,62 @@
+"""What an exception means to the person whose run it ended: an exit code of errors.py, a reason, whose fault it was."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from smolcluster.errors import PeerError, SmolError
+
+# torch carries an exception of a process group through C++ as text: "PeerLostError: rank 2 ...".
+_CARRIED = re.compile(r"\b(?:PeerError|PeerLostError|DeadlineError|HandshakeError|ProtocolError): (.+)", re.DOTALL)
+# What gloo says when a peer is gone. It has no type of its own.
+_GLOO = re.compile(r"gloo[/\\]|Connection (closed|reset) by peer|Timed out waiting|Application timeout", re.IGNORECASE)
+_MEMORY = re.compile(r"can't allocate memory|out of memory|not enough memory", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """`ours`: the failure is this rank's own and not an echo of another's. `bug`: the log needs a traceback."""
+
+    exit_code: int
+    reason: str
+    ours: bool
+    bug: bool
+
+
+def understand(error: BaseException) -> Failure:
+    """Say what an exception that ended a run means."""
+    for link in _chain(error):
+        if isinstance(link, PeerError):
+            return Failure(PeerError.exit_code, str(link), ours=False, bug=False)
+        if isinstance(link, SmolError):
+            return Failure(link.exit_code, str(link), ours=True, bug=False)
+    text = str(error)
+    carried = _CARRIED.search(text)
+    if carried is not None:
+        return Failure(PeerError.exit_code, carried.group(1).strip(), ours=False, bug=False)
+    if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and _GLOO.search(text)):
+        return Failure(PeerError.exit_code, f"a peer or the network failed: {text}", ours=False, bug=False)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or _MEMORY.search(text):
+        advice = "lower training.batch_size or raise training.grad_accumulation"
+        return Failure(SmolError.exit_code, f"not enough memory: {advice}. ({text})", ours=True, bug=False)
+    if isinstance(error, OSError):
+        return Failure(SmolError.exit_code, f"the operating system refused: {text}", ours=True, bug=False)
+    if isinstance(error, KeyboardInterrupt):
+        return Failure(130, "interrupted", ours=True, bug=False)
+    what = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return Failure(
+        SmolError.exit_code, f"{what} (a bug of smolcluster: the log has the traceback)", ours=True, bug=True
+    )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

@@ -1,0 +1,74 @@
+"""metrics.jsonl: one object a step, and what each link looks like now and then. Flushed line by line: others follow it.
+
+A run of a hundred thousand steps must not leave a file that nobody can open. So when it has grown to MAX_LINES, every
+second line of its older half goes: the file stays bounded, the recent past stays complete. Lines with a validation loss
+are kept.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+
+from smolcluster.runtime.runfolder import LinkRecord, StepRecord, write_atomic
+
+MAX_LINES = 20_000
+
+
+class MetricsWriter:
+    """Appends records to a rank's metrics.jsonl. A context manager; the folder is made."""
+
+    def __init__(self, path: Path, max_lines: int = MAX_LINES) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._max_lines = max_lines
+        self._lines = len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, record: StepRecord | LinkRecord) -> None:
+        """Append one record; it can be read when this returns."""
+        self._file.write(record.model_dump_json(by_alias=True, exclude_none=True) + "\n")
+        self._file.flush()
+        self._lines += 1
+        if self._lines >= self._max_lines:
+            self._thin()
+
+    def _thin(self) -> None:
+        self._file.close()
+        lines = self._path.read_text(encoding="utf-8").splitlines()
+        older, newer = lines[: len(lines) // 2], lines[len(lines) // 2 :]
+        kept = [line for index, line in enumerate(older) if index % 2 or "val_loss" in json.loads(line)] + newer
+        write_atomic(self._path, "\n".join(kept) + "\n")
+        self._lines = len(kept)
+        self._file = self._path.open("a", encoding="utf-8")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> MetricsWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_metrics(path: Path) -> tuple[list[StepRecord], list[LinkRecord]]:
+    """Both kinds of records of a file, in order. A line that a crash cut short is left out; no file is no records."""
+    steps: list[StepRecord] = []
+    links: list[LinkRecord] = []
+    if not path.exists():
+        return steps, links
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if "peer" in value:
+            links.append(LinkRecord.model_validate(value))
+        else:
+            steps.append(StepRecord.model_validate(value))
+    return steps, links

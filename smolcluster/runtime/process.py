@@ -1,0 +1,41 @@
+"""This process, as the operating system sees it: its log, its memory, and that it must not outlive its parent."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import signal
+import sys
+import time
+
+import psutil
+
+_PR_SET_PDEATHSIG = 1
+
+
+def log_to_stdout() -> None:
+    """One line per record on stdout, with the time in UTC so that logs of several machines can be laid side by side."""
+    formatter = logging.Formatter("%(asctime)sZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+def peak_rss_mb() -> float:
+    """The most memory this process ever held, in MB."""
+    if sys.platform == "win32":
+        return float(psutil.Process().memory_info().peak_wset) / 1e6
+    import resource  # POSIX only
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def die_with_parent() -> None:
+    """On Linux, ask the kernel to kill this process when the thread that started it ends. Nothing elsewhere.
+
+    It is the belt beside the braces (end of file on stdin), for a parent that dies while this process hangs in C code.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

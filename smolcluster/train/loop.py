@@ -1,0 +1,165 @@
+"""The only training loop: which samples, at what rate, how often to look. How ranks step together is the strategy's."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from smolcluster.data import TokenFolder, step_indices, steps_per_epoch
+from smolcluster.runtime.context import RunContext
+from smolcluster.runtime.metrics import MetricsWriter
+from smolcluster.runtime.runfolder import LinkRecord, StepRecord
+from smolcluster.runtime.schedule import learning_rate
+from smolcluster.runtime.seeding import seed_step
+from smolcluster.strategies.base import Batch, StepResult, Strategy
+from smolcluster.train.evaluate import evaluate
+
+log = logging.getLogger(__name__)
+
+PROGRESS_EVERY_S = 2.0
+
+
+@dataclass
+class Account:
+    """What a rank did: of the cluster the losses, of itself the tokens. Filled as the loop goes, always right."""
+
+    steps: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    loss_first: float | None = None
+    loss_last: float | None = None
+    val_loss_first: float | None = None
+    val_loss: float | None = None
+    stopped: bool = False
+
+
+class Loop:
+    """One run's steps on this rank. `stop` answers whether this rank was asked to end; all end after the same step."""
+
+    def __init__(
+        self,
+        context: RunContext,
+        strategy: Strategy,
+        data: TokenFolder,
+        metrics: MetricsWriter,
+        account: Account,
+        stop: Callable[[], bool],
+    ) -> None:
+        self.account = account
+        self._context = context
+        self._strategy = strategy
+        self._data = data
+        self._metrics = metrics
+        self._stop = stop
+        self._training = context.run.training
+        self._batch = context.plan.global_batch
+        self._first = sum(rank.samples for rank in context.plan.ranks[: context.rank])
+        self.total_steps = self._training.max_steps or self._training.epochs * steps_per_epoch(
+            data.sample_count("train"), self._batch
+        )
+        self._began = time.monotonic()
+        self._said = 0.0
+
+    def run(self) -> None:
+        """Train to the end, or to the step at which somebody's wish to stop is known to all.
+
+        NotFiniteError or PeerError end it early; `account` then holds what was done until there.
+        """
+        self._began = time.monotonic()
+        try:
+            self._evaluate()
+            self.account.val_loss_first = self.account.val_loss
+            while self.account.steps < self.total_steps and not self.account.stopped:
+                self._step(self.account.steps + 1)
+        finally:
+            self.account.seconds = time.monotonic() - self._began
+
+    def _step(self, step: int) -> None:
+        began = time.perf_counter()
+        before = self._context.wires.counters()
+        lr = learning_rate(step, self.total_steps, self._training.learning_rate, self._context.run.schedule)
+        seed_step(self._context.run.seed, step, self._context.rank)
+        batch = self._batch_of(step)
+        result = self._strategy.train_step(batch, lr, self._stop())
+        seconds = time.perf_counter() - began
+        after = self._context.wires.counters()
+        tokens = sum(y.numel() for _, y in batch)
+        self._take(step, result, tokens)
+        due = step % self._training.eval_steps == 0 or step == self.total_steps
+        fresh = self._evaluate() if due and not self.account.stopped else False
+        self._metrics.write(
+            StepRecord(
+                step=step,
+                time=time.time(),
+                loss=result.loss,
+                lr=lr,
+                tokens=tokens,
+                tokens_per_s=tokens / seconds,
+                grad_norm=result.grad_norm,
+                step_s=seconds,
+                compute_s=result.compute_s,
+                comm_s=result.comm_s,
+                bytes_out=after.bytes_out - before.bytes_out,
+                bytes_in=after.bytes_in - before.bytes_in,
+                staleness=result.staleness,
+                val_loss=self.account.val_loss if fresh else None,
+                total_steps=self.total_steps,
+            )
+        )
+        self._look_at_links(step)
+        self._say(step, result.loss, tokens / seconds, fresh)
+
+    def _batch_of(self, step: int) -> Batch:
+        """This rank's contiguous share of the step's global batch, in micro-batches as even as they can be."""
+        indices = step_indices(self._data.sample_count("train"), self._batch, self._context.run.seed, step - 1)
+        mine = indices[self._first : self._first + self._context.me.samples]
+        if not len(mine):
+            return []
+        x, y = self._data.batch("train", mine)
+        parts = min(self._training.grad_accumulation, len(mine))
+        return list(zip(x.tensor_split(parts), y.tensor_split(parts), strict=True))
+
+    def _take(self, step: int, result: StepResult, tokens: int) -> None:
+        self.account.steps = step
+        self.account.tokens += tokens
+        self.account.loss_last = result.loss
+        if self.account.loss_first is None:
+            self.account.loss_first = result.loss
+        self.account.stopped = result.stop and step < self.total_steps
+
+    def _evaluate(self) -> bool:
+        """Measure the validation loss. False if a wish to stop, now known to all, came between."""
+        loss = evaluate(self._context, self._strategy, self._data, self._stop)
+        if loss is None:
+            self.account.stopped = self.account.steps < self.total_steps
+            return False
+        self.account.val_loss = loss
+        return True
+
+    def _look_at_links(self, step: int) -> None:
+        comm = self._context.run.comm
+        if not comm.track_network_metrics or step % comm.metrics_log_interval:
+            return
+        for link in self._context.wires.links():
+            record = LinkRecord(
+                step=step,
+                time=time.time(),
+                peer=link.peer,
+                mbps=link.mbps,
+                rtt_ms=link.rtt_ms,
+                buffered=link.buffered,
+            )
+            self._metrics.write(record)
+
+    def _say(self, step: int, loss: float, tokens_per_s: float, fresh: bool) -> None:
+        now = time.monotonic()
+        if not (fresh or step in (1, self.total_steps) or now - self._said >= PROGRESS_EVERY_S):
+            return
+        self._said = now
+        left_s = (now - self._began) / step * (self.total_steps - step)
+        validation = f"  val_loss {self.account.val_loss:.4f}" if fresh else ""
+        eta = f"{int(left_s // 60)}:{int(left_s % 60):02d}"
+        total = self.total_steps
+        log.info("step %d/%d  loss %.4f%s  %.0f tokens/s  ETA %s", step, total, loss, validation, tokens_per_s, eta)

@@ -1,0 +1,194 @@
+"""`python -m smolcluster.worker NODE_YAML --rank R`: one rank of a run, a child of its node's supervisor.
+
+Its stdin is a pipe that the supervisor holds: the line "stop" asks for a graceful end, end of file means that the
+supervisor is gone. What happened is in result.json and in the exit code (errors.py); the log has the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from smolcluster.errors import ConfigError, InterruptedRun, Problem, SmolError
+from smolcluster.jobs.nodefile import load_node, load_plan
+from smolcluster.jobs.state import write_result
+from smolcluster.plan.types import NodeConfig, Plan, RankPlan
+from smolcluster.runtime.context import Alone, RunContext
+from smolcluster.runtime.device import pick_device
+from smolcluster.runtime.failures import Failure, understand
+from smolcluster.runtime.process import die_with_parent, log_to_stdout, peak_rss_mb
+from smolcluster.runtime.runfolder import RankResult, RunFolder
+from smolcluster.strategies.base import NotFiniteError
+from smolcluster.train.loop import Account
+from smolcluster.train.rank import train_rank
+
+log = logging.getLogger("smolcluster.worker")
+
+# Python hands the interpreter over this often. The default of 5 ms would add to every hop of a small message.
+SWITCH_INTERVAL_S = 0.0005
+DONE = Failure(0, "", ours=False, bug=False)
+
+
+def run_rank(config: NodeConfig, plan: Plan, me: RankPlan, stop: Callable[[], bool]) -> int:
+    """Take a rank's part in a run and write its result.json. The exit code; only bugs of result writing raise."""
+    account = Account()
+    ending, sent, received = DONE, 0, 0
+    try:
+        context = _context(config, plan, me)
+        with _wires(context, config) as context:
+            try:
+                train_rank(context, account, stop)
+            finally:
+                counters = context.wires.counters()
+                sent, received = counters.bytes_out, counters.bytes_in
+    except BaseException as error:  # noqa: BLE001  whatever ended it, the result must say so
+        ending = _ending(error, me.rank)
+    if ending is DONE and account.stopped:
+        ending = Failure(InterruptedRun.exit_code, "stopped as asked", ours=False, bug=False)
+    status = {0: "completed", InterruptedRun.exit_code: "stopped"}.get(ending.exit_code, "failed")
+    result = RankResult(
+        rank=me.rank,
+        node=me.node,
+        status=status,
+        exit_code=ending.exit_code,
+        reason=ending.reason,
+        root_cause=ending.ours and status == "failed",
+        steps=account.steps,
+        tokens=account.tokens,
+        seconds=account.seconds,
+        loss_first=account.loss_first,
+        loss_last=account.loss_last,
+        val_loss_first=account.val_loss_first,
+        val_loss=account.val_loss,
+        wire_bytes_out=sent,
+        wire_bytes_in=received,
+        peak_rss_mb=peak_rss_mb(),
+        transport=plan.transport if plan.world_size > 1 else "none",
+    )
+    write_result(RunFolder(Path(config.run_dir)), result)
+    return ending.exit_code
+
+
+def _ending(error: BaseException, rank: int) -> Failure:
+    ending = understand(error)
+    if isinstance(error, NotFiniteError):
+        # All ranks raise it in the same step; the one whose numbers went wrong is the cause.
+        ending = replace(ending, ours=error.rank == rank)
+    if ending.bug:
+        log.error("%s", ending.reason, exc_info=error)
+    else:
+        log.error("%s", ending.reason)
+    return ending
+
+
+def _context(config: NodeConfig, plan: Plan, me: RankPlan) -> RunContext:
+    return RunContext(
+        run_id=config.run_id,
+        generation=config.generation,
+        plan=plan,
+        me=me,
+        device=pick_device(me.device, me.node),
+        folder=RunFolder(Path(config.run_dir)),
+        data_dir=Path(config.data_dir),
+        wires=Alone(),
+    )
+
+
+@contextlib.contextmanager
+def _wires(context: RunContext, config: NodeConfig) -> Iterator[RunContext]:
+    """The context with its wires open. They are closed in order after a good end, and cut after a bad one, so that the
+    other ranks learn of it at once instead of at their deadlines."""
+    if context.world_size == 1:
+        yield context
+        return
+    from smolcluster.comm import GroupConfig, open_fabric  # a single process needs no backend
+
+    group = GroupConfig.from_plan(
+        context.plan,
+        context.me,
+        run_id=config.run_id,
+        generation=config.generation,
+        secret=_secret(Path(config.secret_file)),
+        endpoint_file=context.folder.endpoint(context.me.node),
+    )
+    fabric = open_fabric(group)
+    try:
+        yield replace(context, wires=fabric)
+    except BaseException:
+        fabric.abort()
+        raise
+    fabric.close()
+
+
+def _secret(path: Path) -> bytes:
+    try:
+        secret = path.read_bytes().strip()
+    except OSError as error:
+        what = f"the run's secret cannot be read: {error.strerror}"
+        raise ConfigError([Problem(str(path), 0, "secret_file", what, "run the playbook again")]) from error
+    if not secret:
+        raise ConfigError([Problem(str(path), 0, "secret_file", "the run's secret is empty", "run the playbook again")])
+    return secret
+
+
+class StopRequests:
+    """Listens to the supervisor on a pipe, from a thread of its own. Calling it answers: was a stop asked for?"""
+
+    def __init__(self, pipe: int) -> None:
+        self._asked = threading.Event()
+        # os.read, not sys.stdin: a daemon thread inside a buffered reader aborts the interpreter when it shuts down.
+        threading.Thread(target=self._listen, args=(pipe,), name="supervisor-pipe", daemon=True).start()
+
+    def __call__(self) -> bool:
+        """Whether somebody asked this rank to stop."""
+        return self._asked.is_set()
+
+    def _listen(self, pipe: int) -> None:
+        pending = b""
+        while data := os.read(pipe, 256):
+            *lines, pending = (pending + data).split(b"\n")
+            if b"stop" in (line.strip() for line in lines):
+                self._asked.set()
+        # The supervisor is gone and nobody holds this rank to its lease any more: leave without another word.
+        os._exit(InterruptedRun.exit_code)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a rank as a process. The exit code."""
+    die_with_parent()
+    parser = argparse.ArgumentParser(prog="python -m smolcluster.worker", description="One rank of a run.")
+    parser.add_argument("node_yaml", type=Path)
+    parser.add_argument("--rank", type=int, required=True)
+    options = parser.parse_args(arguments)
+    log_to_stdout()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    stop = StopRequests(sys.stdin.fileno())
+    try:
+        config = load_node(options.node_yaml)
+        plan = load_plan(config)
+        me = plan.ranks[options.rank] if 0 <= options.rank < plan.world_size else None
+        if me is None or me.node != config.node:
+            what = f"rank {options.rank} is not one of {config.node}'s"
+            raise ConfigError([Problem(str(options.node_yaml), 0, "ranks", what, "let the supervisor start workers")])
+    except SmolError as error:
+        log.error("%s", error)
+        return error.exit_code
+    torch.set_num_threads(me.threads)
+    return run_rank(config, plan, me, stop)
+
+
+if __name__ == "__main__":
+    code = main()
+    logging.shutdown()
+    sys.stdout.flush()
+    # After a failure a backend may have threads that wait for a peer that is gone: nothing is left to wait for.
+    os._exit(code)

@@ -1,0 +1,69 @@
+"""A run of one rank, in this process: what it learns, what it leaves, how it ends."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from train_folders import plan_of, run_spec, write_run
+
+from smolcluster.jobs.nodefile import load_node
+from smolcluster.models.hf import load_pretrained
+from smolcluster.runtime.metrics import read_metrics
+from smolcluster.runtime.runfolder import RankResult, RunFolder
+from smolcluster.worker import run_rank
+
+
+def run(folder: Path, data: Path, stop=lambda: False, **training) -> tuple[int, RankResult, RunFolder]:
+    plan = plan_of(run_spec("single", (8,), **training), (8,))
+    [node_yaml] = write_run(folder, plan, data, sys.executable)
+    code = run_rank(load_node(node_yaml), plan, plan.ranks[0], stop)
+    place = RunFolder(folder)
+    return code, RankResult.model_validate_json(place.result("node1", 0).read_bytes()), place
+
+
+def test_learns_and_leaves_everything(tmp_path: Path, data: Path) -> None:
+    code, result, place = run(tmp_path, data, max_steps=30, eval_steps=10)
+    assert (code, result.status, result.steps) == (0, "completed", 30)
+    assert result.val_loss is not None
+    assert result.val_loss < result.val_loss_first - 1
+    steps, _ = read_metrics(place.metrics("node1", 0))
+    assert [record.step for record in steps] == list(range(1, 31))
+    assert [record.step for record in steps if record.val_loss is not None] == [10, 20, 30]
+    assert all(record.total_steps == 30 and record.tokens == 8 * 16 for record in steps)
+    assert load_pretrained(place.model).spec.model_dim == 32
+
+
+def test_same_seed_same_numbers(tmp_path: Path, data: Path) -> None:
+    first = run(tmp_path / "a", data, grad_accumulation=1)[1]
+    again = run(tmp_path / "b", data, grad_accumulation=1)[1]
+    assert (first.loss_last, first.val_loss) == (again.loss_last, again.val_loss)
+
+
+def test_accumulation_changes_nothing_but_memory(tmp_path: Path, data: Path) -> None:
+    whole = run(tmp_path / "a", data, grad_accumulation=1)[1]
+    parts = run(tmp_path / "b", data, grad_accumulation=3)[1]
+    assert parts.loss_last == pytest.approx(whole.loss_last, abs=1e-5)
+    assert parts.val_loss == pytest.approx(whole.val_loss, abs=1e-5)
+
+
+def test_stop_ends_after_the_step_with_a_model(tmp_path: Path, data: Path) -> None:
+    metrics = RunFolder(tmp_path).metrics("node1", 0)
+    code, result, place = run(tmp_path, data, stop=lambda: len(read_metrics(metrics)[0]) >= 3)
+    assert (code, result.status, result.exit_code) == (130, "stopped", 130)
+    assert result.steps == 4  # the wish was known before it began, so all ranks took it and then ended
+    assert (place.model / "model.safetensors").exists()
+
+
+def test_loss_that_is_not_finite(tmp_path: Path, data: Path) -> None:
+    code, result, place = run(tmp_path, data, learning_rate=1e30, grad_clip_norm=None)
+    assert (code, result.status, result.root_cause) == (4, "failed", True)
+    assert "of rank 0 is not finite" in result.reason
+    assert not place.model.exists()
+
+
+def test_data_that_is_not_there(tmp_path: Path, data: Path) -> None:
+    code, result, _ = run(tmp_path, tmp_path / "nothing")
+    assert (code, result.status) == (2, "failed")
+    assert "is not a data folder" in result.reason
