@@ -1,0 +1,208 @@
+"""Action plugin: follow one node of a run until its part has ended, and keep its lease alive meanwhile.
+
+One task per node, all at the same time. It prints a line of progress as it goes, never fails the play (what went wrong
+is its result, so that collecting and reporting still happen), and never waits for ever: not for a node that gives no
+answer, and not for a rank that hangs after another node's part has failed.
+
+Nodes learn of each other through small files in the controller's run folder: `.follow/<node>` holds how its part ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import shlex
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleError
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+from pydantic import ValidationError
+
+from smolcluster.errors import SmolError
+from smolcluster.jobs import PollResult, poll_job, stop_job
+from smolcluster.observe.progress import Mark, progress_line, slowest, time_left_s
+from smolcluster.runtime.runfolder import write_atomic
+
+_SPEC: dict[str, dict[str, Any]] = {
+    "node": {"type": "str", "required": True},
+    "run_dir": {"type": "str", "required": True},
+    "notes_dir": {"type": "str", "required": True},
+    "nodes": {"type": "list", "elements": "str", "required": True},
+    "python": {"type": "str", "required": True},
+    "local": {"type": "bool", "required": True},
+    "start_failure": {"type": "str", "default": ""},
+    "every_s": {"type": "float", "default": 5.0},
+    "answer_s": {"type": "float", "default": 15.0},
+    "straggle_s": {"type": "float", "default": 75.0},
+}
+_ENDED = ("completed", "failed", "stopped")
+_LOCAL_POLL_S = 1.0
+_REMOTE_POLL_S = 3.0
+
+
+class NoAnswerError(Exception):
+    """The node could not be asked this time."""
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Follow `node` until its job ended, it gave no answer for `answer_s`, or it hangs after another's failure."""
+
+    TRANSFERS_FILES = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        _, self._options = self.validate_argument_spec(argument_spec=_SPEC)
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        self._notes = Path(self._options["notes_dir"])
+        self._controller = os.getppid()
+        self._width = max(len(name) for name in self._options["nodes"])
+        outcome = self._outcome()
+        self._note(outcome)
+        return {**result, "changed": False, "failed": False, **outcome}
+
+    def _outcome(self) -> dict[str, Any]:
+        if self._options["start_failure"]:
+            return self._said("failed", self._options["start_failure"], at_once=True)
+        pause = _LOCAL_POLL_S if self._options["local"] else _REMOTE_POLL_S
+        lines = _Lines(self._options["node"], self._width, self._options["every_s"])
+        wait, answered, told = threading.Event(), time.monotonic(), False
+        # A controller that was killed leaves this process behind: without this check it would renew the lease for ever.
+        while os.getppid() == self._controller:
+            try:
+                answer = self._poll()
+            except NoAnswerError as error:
+                silent_s = time.monotonic() - answered
+                if silent_s > self._options["answer_s"]:
+                    return self._said("lost", f"no answer for {silent_s:.0f} s; the run ends there by itself: {error}")
+                if not told:
+                    self._print(f"no answer, trying again: {error}")
+                    told = True
+            else:
+                answered, told = time.monotonic(), False
+                lines.show(answer)
+                if answer.job.state in _ENDED:
+                    lines.last(answer)
+                    return self._ended(answer)
+                if (reason := self._straggles()) is not None:
+                    return self._stop(reason)
+            wait.wait(pause)
+        return self._said("lost", "the controller was ended")
+
+    # Asking the node
+
+    def _poll(self) -> PollResult:
+        if self._options["local"]:
+            try:
+                return poll_job(Path(self._options["run_dir"]), self._options["node"])
+            except (SmolError, OSError) as error:
+                raise NoAnswerError(str(error)) from error
+        text = self._ask("poll")
+        try:
+            return PollResult.model_validate_json(text)
+        except ValidationError as error:
+            raise NoAnswerError(f"what came back is no answer of this smolcluster: {text[:200]!r}") from error
+
+    def _stop(self, reason: str) -> dict[str, Any]:
+        """End this node's part, which hangs although the run has failed elsewhere."""
+        self._print(f"ending it: {reason}")
+        try:
+            if self._options["local"]:
+                stop_job(Path(self._options["run_dir"]), self._options["node"])
+            else:
+                self._ask("stop")
+        except (NoAnswerError, SmolError, OSError) as error:
+            return self._said("lost", f"{reason}; it could not be ended ({error}), its lease will")
+        return self._said("stopped", reason)
+
+    def _ask(self, what: str) -> str:
+        """Stdout of `python -m smolcluster job WHAT` on the node. NoAnswerError if it fails or takes too long."""
+        run_dir, node = self._options["run_dir"], self._options["node"]
+        arguments = ["-m", "smolcluster", "job", what, "--run-dir", run_dir, "--node", node]
+        # The interpreter is not quoted: it may start with ~.
+        command = f"{self._options['python']} {shlex.join(arguments)}"
+        answers: queue.SimpleQueue[dict[str, Any] | AnsibleError] = queue.SimpleQueue()
+
+        def execute() -> None:
+            try:
+                answers.put(self._low_level_execute_command(command, sudoable=False))
+            except AnsibleError as error:
+                answers.put(error)
+
+        # In a thread, because a connection has no deadline of its own; a stuck one dies with this process.
+        threading.Thread(target=execute, daemon=True).start()
+        try:
+            answer = answers.get(timeout=self._options["answer_s"])
+        except queue.Empty:
+            raise NoAnswerError(f"the connection hangs for {self._options['answer_s']:.0f} s") from None
+        if isinstance(answer, AnsibleError):
+            raise NoAnswerError(str(answer.message).strip()) from answer
+        if answer["rc"] != 0:
+            raise NoAnswerError(answer["stderr"].strip()[-500:] or f"exit code {answer['rc']}")
+        return str(answer["stdout"])
+
+    # Other nodes
+
+    def _note(self, outcome: dict[str, Any]) -> None:
+        note = {key: outcome[key] for key in ("state", "reason", "at_once")} | {"time": time.time()}
+        write_atomic(self._notes / self._options["node"], json.dumps(note))
+
+    def _straggles(self) -> str | None:
+        """Why this node must be ended now: another's part has failed and this one had its time to notice."""
+        for name in self._options["nodes"]:
+            try:
+                note = json.loads((self._notes / name).read_text())
+            except FileNotFoundError:
+                continue
+            if note["state"] == "completed":
+                continue
+            if note["at_once"] or time.time() - note["time"] > self._options["straggle_s"]:
+                return f"the run has {note['state']} on {name}"
+        return None
+
+    # What is said
+
+    def _ended(self, answer: PollResult) -> dict[str, Any]:
+        failed = [failure.model_dump(mode="json") for failure in answer.failed]
+        return self._said(answer.job.state, answer.job.reason, failed=failed)
+
+    def _said(
+        self, state: str, reason: str, *, at_once: bool = False, failed: list[dict[str, Any]] | None = None
+    ) -> dict[str, Any]:
+        if state != "completed":
+            self._print(f"{state}: {reason}")
+        return {"state": state, "reason": reason, "at_once": at_once, "ranks_failed": failed or []}
+
+    def _print(self, text: str) -> None:
+        Display().display(f"{self._options['node']:<{self._width}}  {text}")
+
+
+class _Lines:
+    """When a line of progress is due: at the first step, every `every_s` if there is a new one, and at the end."""
+
+    def __init__(self, node: str, width: int, every_s: float) -> None:
+        self._node, self._width, self._every_s = node, width, every_s
+        self._start: Mark | None = None
+        self._shown: Mark | None = None
+
+    def show(self, answer: PollResult) -> None:
+        now_s = time.monotonic()
+        if not answer.progress:
+            return
+        now = Mark(slowest(answer.progress).step, now_s)
+        self._start = self._start or now
+        if self._shown is None or (now.step > self._shown.step and now_s - self._shown.seen_s >= self._every_s):
+            self._line(answer, now)
+
+    def last(self, answer: PollResult) -> None:
+        if answer.progress and (self._shown is None or slowest(answer.progress).step > self._shown.step):
+            self._line(answer, Mark(slowest(answer.progress).step, time.monotonic()))
+
+    def _line(self, answer: PollResult, now: Mark) -> None:
+        self._shown = now
+        total = slowest(answer.progress).total_steps
+        left = time_left_s(self._start, now, total) if self._start else None
+        Display().display(progress_line(self._node, answer.progress, left, self._width))

@@ -1,0 +1,94 @@
+"""Ansible's default output, calmer: what went well is left out, and a failure is one readable message.
+
+With -v or more it is the default output again, details and origins included. On Ctrl-C it says what became of the run.
+"""
+
+from __future__ import annotations
+
+import atexit
+from typing import Any
+
+from ansible import constants as C
+from ansible.plugins.callback.default import CallbackModule as DefaultCallback
+
+DOCUMENTATION = """
+name: smol
+type: stdout
+short_description: Ansible's default output with failures as plain messages
+description:
+  - The default screen output; tasks that were fine or skipped are left out, a failure is shown once, as text.
+extends_documentation_fragment:
+  - default_callback
+  - result_format_callback
+options:
+  display_ok_hosts:
+    default: false
+  display_skipped_hosts:
+    default: false
+  result_format:
+    default: yaml
+requirements:
+  - set as stdout in configuration
+"""
+
+
+class CallbackModule(DefaultCallback):  # type: ignore[misc]
+    """Plain failures, and a last word when the person presses Ctrl-C while a run is followed."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "stdout"
+    CALLBACK_NAME = "smol"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._run_id: str | None = None
+        self._under_way = False
+        atexit.register(self._last_word)
+
+    def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
+        """Note when a run is started."""
+        if self._run_id and task.action.rsplit(".", 1)[-1] == "smolcluster_job" and task.args.get("state") == "started":
+            self._under_way = True
+        super().v2_playbook_on_task_start(task, is_conditional)
+
+    def v2_runner_on_ok(self, result: Any) -> None:
+        """Note which run this is about."""
+        run = result.result.get("ansible_facts", {}).get("plan_run")
+        if isinstance(run, dict) and not run["detach"]:
+            self._run_id = run["id"]
+        super().v2_runner_on_ok(result)
+
+    def v2_playbook_on_stats(self, stats: Any) -> None:
+        """The playbook came to its end, well or not: nothing is left behind."""
+        self._under_way = False
+        super().v2_playbook_on_stats(stats)
+
+    def _last_word(self) -> None:
+        """At the end of the process: on_stats is only skipped when the person interrupted us."""
+        if self._under_way:
+            self._display.display(
+                f"\nNobody follows the run any more, so it ends by itself within 15 s on every node.\n"
+                f"What it leaves can be fetched then: ansible-playbook collect.yml -e run_id={self._run_id}",
+                color=C.COLOR_WARN,
+            )
+
+    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
+        """A failure with a message is shown as that message."""
+        message = result.result.get("msg")
+        if self._display.verbosity or not isinstance(message, str) or result.task.loop:
+            super().v2_runner_on_failed(result, ignore_errors)
+        elif not ignore_errors:
+            self._failure(result, "FAILED", message)
+
+    def v2_runner_on_unreachable(self, result: Any) -> None:
+        """As with a failure."""
+        message = result.result.get("msg")
+        if self._display.verbosity or not isinstance(message, str):
+            super().v2_runner_on_unreachable(result)
+        elif not result.task.ignore_unreachable:
+            self._failure(result, "UNREACHABLE", message)
+
+    def _failure(self, result: Any, word: str, message: str) -> None:
+        self._handle_warnings(result.result)
+        text = f"\n{word} [{self.host_label(result)}] {result.task.get_name().strip()}\n{message.rstrip()}"
+        self._display.display(text, color=C.COLOR_ERROR, stderr=self.get_option("display_failed_stderr"))
