@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from smolcluster.plan.types import MemoryEstimate
 from smolcluster.spec.run import GPTSpec, ModelSpec, NNSpec, RunSpec
 
@@ -31,14 +33,15 @@ def split_layers(layers: int, parts: int) -> tuple[tuple[int, int], ...]:
     """Half-open ranges of layers, as even as they go, the first ones longer."""
     base, more = divmod(layers, parts)
     starts = [part * base + min(part, more) for part in range(parts + 1)]
-    return tuple(zip(starts[:-1], starts[1:], strict=True))
+    return tuple(itertools.pairwise(starts))
 
 
 def memory_of(run: RunSpec, rank: int, world_size: int, role: str) -> MemoryEstimate:
     """Bytes of parameters, gradients and AdamW state of one rank (float32).
 
-    ZeRO: stage 1 shards the optimizer state, 2 the gradients too, 3 the parameters too (Rajbhandari et al. 2020). Shards
-    are flat and even, padded to a whole element per rank. A syncps worker has no optimizer. An mp rank holds its layers.
+    ZeRO (Rajbhandari et al. 2020): stage 1 shards the optimizer state, 2 the gradients too, 3 the parameters too.
+    Shards are flat and even, padded to a whole element per rank. A syncps worker has no optimizer; an mp rank holds
+    its own layers.
     """
     params = param_count(run.model)
     if run.strategy == "mp":

@@ -88,7 +88,7 @@ def buffer_mb(node: Node, run: RunSpec) -> float:
 
 def _samples(run: RunSpec, seats: Sequence[Seat]) -> tuple[int, ...]:
     """Samples of one step. A star's server computes no gradients; in a chain the first rank feeds everybody."""
-    per_rank = run.training.batch_size * run.training.grad_accumulation
+    per_rank = run.training.batch_size
     if run.strategy == "mp":
         return (per_rank, *(0 for _ in seats[1:]))
     fixed = {s.rank: s.participant.batch_size for s in seats if s.participant.batch_size is not None}

@@ -34,7 +34,7 @@ def cluster_from(document: Document, strategy: str) -> tuple[ClusterSpec, tuple[
         kind = kind_from_name(name)
         if kind is None:
             what = f'the name "{name}" does not tell what kind of machine this is'
-            fix = "names start with mini, macbook (macOS), pi (Linux), win or ipad; or write an inventory file with `kind:`"
+            fix = "name it mini*, macbook*, pi*, win* or ipad*; or write an inventory file with `kind:`"
             problems.append(document.problem(path, what, fix))
             continue
         tablet = kind == "ipados"

@@ -25,7 +25,7 @@ Balance = Annotated[dict[str, Weight], BeforeValidator(_balance)]
 
 
 class CommonFile(FileModel):
-    """Keys that every strategy has. `nodes` picks machines of the inventory; `balance` weighs their shares of a batch."""
+    """Keys that every strategy has. `nodes` picks machines; `balance` weighs their shares of a batch."""
 
     seed: int = 42
     nodes: list[Name] | None = Field(default=None, min_length=1)

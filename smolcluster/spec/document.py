@@ -1,7 +1,8 @@
 """YAML text -> a tree of plain values that still knows which line every key stands on.
 
-PyYAML follows YAML 1.1, where `6e-4` is text, `4:8` is 248 and `no` is false. Here scalars are what people mean: numbers
-with an exponent are numbers, only true and false are booleans, and nothing else is special. A key given twice is an error.
+PyYAML follows YAML 1.1, where `6e-4` is text, `4:8` is 248 and `no` is false. Here scalars are what people mean:
+numbers with an exponent are numbers, only true and false are booleans, and nothing else is special. A key given twice
+is an error.
 """
 
 from __future__ import annotations
@@ -229,7 +230,7 @@ class _Builder:
             )
             return None
         escaped = _ESCAPED.match(text)
-        if node.style is None and escaped:
+        if isinstance(node, yaml.ScalarNode) and node.style is None and escaped:
             inner = escaped["inner"]
             line = node.start_mark.line + 1
             self.notes.append(note_at(self.file, line, dotted(path), text, inner, "quotes and backslashes come off"))

@@ -1,4 +1,4 @@
-"""gpt_config.yaml, nn_config.yaml (what is trained), model_config_inference.yaml and model_weights.yaml (what is served).
+"""What is trained (gpt_config.yaml, nn_config.yaml) and served (model_config_inference.yaml, model_weights.yaml).
 
 A key that is None in a training file was left to be worked out: READING.md says how.
 """

@@ -60,9 +60,13 @@ def _existing(loc: KeyPath, tree: object) -> KeyPath:
     """The part of pydantic's location that is a key of the file: it appends the names of union members and `[key]`."""
     path: KeyPath = ()
     for part in loc:
-        if (isinstance(tree, Mapping) and part in tree) or (isinstance(tree, list) and isinstance(part, int) and part < len(tree)):
-            tree = tree[part]
+        if isinstance(tree, list):
+            inside = isinstance(part, int) and part < len(tree)
+            tree = tree[part] if isinstance(part, int) and inside else None
         else:
+            inside = isinstance(tree, Mapping) and part in tree
+            tree = tree[part] if isinstance(tree, Mapping) and inside else None
+        if not inside:
             break
         path = (*path, part)
     return path

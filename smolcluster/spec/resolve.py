@@ -1,4 +1,4 @@
-"""A request -> ClusterSpec and RunSpec: every file read, every rule of READING.md applied, every Problem in one report."""
+"""A request -> ClusterSpec and RunSpec: every file read, every rule of READING.md applied, all Problems at once."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def _resolve(request: Request, runnable: bool) -> Resolved:
     problems = refuse_strategy(request.strategy) if runnable else []
     if request.strategy not in CLUSTER_FILES:
         raise ConfigError(problems or refuse_strategy(request.strategy))
-    cluster, document, notes = None, None, ()
+    cluster, document = None, None
+    notes: tuple[str, ...] = ()
     try:
         cluster, document, notes = read_inventory(request.inventory)
     except ConfigError as error:
@@ -97,7 +98,7 @@ def _run(
         *model_notes(file, origin, training.model),
     ]
     run = RunSpec(
-        strategy=request.strategy,  # type: ignore[arg-type] - checked against STRATEGIES
+        strategy=request.strategy,
         participants=found.participants,
         model=training.model,
         training=training.training,

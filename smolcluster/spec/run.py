@@ -12,7 +12,7 @@ STRATEGIES = ("single", "classicdp", "fsdp", "edp", "syncps", "mp", "diloco")
 
 
 class GPTSpec(Frozen):
-    """A GPT-2 style decoder. `vocab_size` is what the tokenizer is expected to give; the data folder's meta.json decides."""
+    """A GPT-2 style decoder. `vocab_size` is what the tokenizer should give; the data folder's meta.json decides."""
 
     type: Literal["gpt"] = "gpt"
     model_dim: int = Field(gt=0)
@@ -38,7 +38,10 @@ ModelSpec = Annotated[GPTSpec | NNSpec, Field(discriminator="type")]
 
 
 class TrainingSpec(Frozen):
-    """`batch_size` is per rank (samples); `max_steps` None means `epochs` passes over the data."""
+    """`batch_size` is per rank (samples); `max_steps` None means `epochs` passes over the data.
+
+    `grad_accumulation` cuts a rank's samples of one step into that many micro-batches; the global batch stays the same.
+    """
 
     batch_size: int = Field(gt=0)
     epochs: int = Field(gt=0)
