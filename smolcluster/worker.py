@@ -20,12 +20,12 @@ import torch
 
 from smolcluster.errors import ConfigError, InterruptedRun, Problem, SmolError
 from smolcluster.jobs.nodefile import load_node, load_plan
-from smolcluster.jobs.state import write_result
 from smolcluster.plan.types import NodeConfig, Plan, RankPlan
 from smolcluster.runtime.context import Alone, RunContext
 from smolcluster.runtime.device import pick_device
 from smolcluster.runtime.failures import Failure, understand
 from smolcluster.runtime.process import die_with_parent, log_to_stdout, peak_rss_mb
+from smolcluster.runtime.results import write_result
 from smolcluster.runtime.runfolder import RankResult, RunFolder
 from smolcluster.strategies.base import NotFiniteError
 from smolcluster.train.loop import Account

@@ -1,0 +1,32 @@
+"""`python -m smolcluster report RUN_DIR`: the summary and the plots of a run, from what it left in its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    run_dir: Annotated[Path, typer.Argument(help="A run's folder, runs/latest for the last one.", show_default=False)],
+) -> None:
+    """Write summary.json and plots/ of a run and print its summary. A failed run is told, and is no failure of this."""
+    from rich.console import Console
+
+    from smolcluster.observe.plots import write_plots
+    from smolcluster.observe.report import read_run, summarise
+    from smolcluster.observe.tables import show
+    from smolcluster.runtime.runfolder import RunFolder, write_atomic
+
+    story = read_run(run_dir)
+    summary = summarise(story)
+    folder = RunFolder(run_dir.resolve())
+    write_atomic(folder.summary, summary.model_dump_json(by_alias=True, indent=2) + "\n")
+    plots = write_plots(story, summary, folder.plots)
+    console = Console(soft_wrap=False)
+    show(console, story, summary)
+    if plots:
+        console.print(f"plots: {run_dir / 'plots'}", highlight=False, soft_wrap=True)
+    if summary.status == "completed" and folder.model.exists():
+        console.print(f'try it: python -m smolcluster generate {run_dir} "Once upon"', highlight=False, soft_wrap=True)

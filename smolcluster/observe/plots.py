@@ -1,0 +1,99 @@
+"""A run's figures: loss, throughput, bytes per step, time per step. SVG for documents, PNG for a quick look."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from smolcluster.observe.report import RunStory
+from smolcluster.runtime.runfolder import StepRecord, Summary
+
+SIZE_INCHES = (7.0, 4.0)
+
+Painter = Callable[[Axes, RunStory, Summary], None]
+
+
+def write_plots(story: RunStory, summary: Summary, folder: Path) -> list[Path]:
+    """Write the figures; gives the files. A run without a step has none."""
+    if not any(rank.steps for rank in story.ranks):
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    draw: dict[str, Painter] = {"loss": _loss, "throughput": _throughput, "bytes": _bytes, "time": _time}
+    return [path for name, paint in draw.items() for path in _save(folder / name, paint, story, summary)]
+
+
+def _save(base: Path, paint: Painter, story: RunStory, summary: Summary) -> list[Path]:
+    with mpl.rc_context({"svg.hashsalt": "smolcluster"}):  # the same records give the same file, byte for byte
+        figure = Figure(figsize=SIZE_INCHES, layout="constrained")
+        axes = figure.add_subplot()
+        paint(axes, story, summary)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_xlabel("step")
+        axes.legend(frameon=False)
+        figure.savefig(base.with_suffix(".svg"), metadata={"Date": None})
+        figure.savefig(base.with_suffix(".png"), dpi=144)
+    return [base.with_suffix(".svg"), base.with_suffix(".png")]
+
+
+def _loss(axes: Axes, story: RunStory, summary: Summary) -> None:
+    records = _longest(story)
+    axes.plot([r.step for r in records], [r.loss for r in records], linewidth=1, alpha=0.7, label="training")
+    points = [(r.step, r.val_loss) for r in records if r.val_loss is not None]
+    if summary.val_loss_first is not None:
+        points.insert(0, (0, summary.val_loss_first))
+    if points:
+        axes.plot(*zip(*points, strict=True), marker="o", label="validation")
+    axes.set_ylabel("loss (nats per token)")
+    axes.set_title(f"{story.run_id}: loss")
+
+
+def _throughput(axes: Axes, story: RunStory, summary: Summary) -> None:
+    steps, columns = _by_step(story, lambda record: record.tokens_per_s)
+    axes.plot(steps, columns.sum(axis=0), linewidth=1, label="all ranks")
+    axes.axhline(summary.tokens_per_s, linestyle="--", color="grey", label=f"mean {summary.tokens_per_s:,.0f}")
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("tokens per second")
+    axes.set_title(f"{story.run_id}: throughput")
+
+
+def _bytes(axes: Axes, story: RunStory, summary: Summary) -> None:
+    mean = summary.wire_bytes_per_step / 1e6
+    steps, columns = _by_step(story, lambda record: record.bytes_out / 1e6)
+    labels = [f"rank {rank.plan.rank} ({rank.plan.node})" for rank in story.ranks if rank.steps]
+    axes.stackplot(steps, columns, labels=labels, alpha=0.8)
+    axes.axhline(mean, linestyle="--", color="grey", label=f"mean {mean:,.1f}")
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("MB sent per step")
+    axes.set_title(f"{story.run_id}: bytes on the wire")
+
+
+def _time(axes: Axes, story: RunStory, _: Summary) -> None:
+    steps, compute = _by_step(story, lambda record: record.compute_s)
+    waiting = _by_step(story, lambda record: record.comm_s)[1]
+    axes.stackplot(
+        steps,
+        [compute.mean(axis=0), waiting.mean(axis=0)],
+        labels=["computing", "waiting for communication"],
+        alpha=0.8,
+    )
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("seconds per step, mean over ranks")
+    axes.set_title(f"{story.run_id}: time per step")
+
+
+def _longest(story: RunStory) -> tuple[StepRecord, ...]:
+    """The loss is the same on every rank: take whoever recorded most of it."""
+    return max((rank.steps for rank in story.ranks), key=len)
+
+
+def _by_step(story: RunStory, value: Callable[[StepRecord], float]) -> tuple[list[int], np.ndarray]:
+    """A value of every rank at the steps that all ranks recorded: steps, and an array (ranks, steps)."""
+    tables = [{record.step: value(record) for record in rank.steps} for rank in story.ranks if rank.steps]
+    steps = sorted(set.intersection(*(set(table) for table in tables)))
+    return steps, np.array([[table[step] for step in steps] for table in tables])

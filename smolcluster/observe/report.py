@@ -1,0 +1,167 @@
+"""What a run was, from what it left in its folder. Pure: reads, decides, writes nothing.
+
+It also works on a folder that is not whole: a node that could not be reached when the rest was collected has no result.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from smolcluster.errors import ConfigError, Problem
+from smolcluster.plan.types import Plan, RankPlan
+from smolcluster.runtime.metrics import read_metrics
+from smolcluster.runtime.results import read_result
+from smolcluster.runtime.runfolder import LinkRecord, RankResult, RunFolder, Status, StepRecord, Summary
+
+PEER_FAILED = 3
+# The codes of errors.py; anything else (a signal's 137) is a rank that was there no more.
+KNOWN_CODES = frozenset({0, 1, 2, 3, 4, 130})
+TAIL_LINES = 15
+# A log of a long run is read from its end only.
+TAIL_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class RankStory:
+    """All that one rank left: `result` None means it left none."""
+
+    plan: RankPlan
+    result: RankResult | None
+    steps: tuple[StepRecord, ...]
+    links: tuple[LinkRecord, ...]
+
+
+@dataclass(frozen=True)
+class Culprit:
+    """The rank that failed first, why, and the last lines it wrote."""
+
+    rank: int
+    node: str
+    reason: str
+    exit_code: int
+    tail: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RunStory:
+    """A run folder, read."""
+
+    run_id: str
+    plan: Plan
+    ranks: tuple[RankStory, ...]
+    generation: int
+    culprit: Culprit | None
+
+
+def read_run(path: Path) -> RunStory:
+    """Read a run folder. ConfigError if it is none."""
+    folder = RunFolder(path.resolve())
+    try:
+        plan = Plan.model_validate_json(folder.plan.read_bytes())
+    except (OSError, ValidationError) as error:
+        what = "is not a run folder: it has no plan.json that can be read"
+        raise ConfigError([Problem(str(path), 0, "", what, "give a folder under runs/, or runs/latest")]) from error
+    ranks = tuple(_rank_story(folder, rank) for rank in plan.ranks)
+    return RunStory(folder.path.name, plan, ranks, _generation(folder, plan), _culprit(folder, ranks))
+
+
+def summary_of(path: Path) -> Summary:
+    """The summary of the run in that folder. ConfigError if it is no run folder."""
+    return summarise(read_run(path))
+
+
+def summarise(story: RunStory) -> Summary:
+    """The summary of a run that was read."""
+    results = [rank.result for rank in story.ranks if rank.result is not None]
+    status, exit_code, reason = _ending(story, results)
+    first = results[0] if results else None
+    return Summary(
+        run_id=story.run_id,
+        kind="train",
+        strategy=story.plan.run.strategy,
+        status=status,
+        exit_code=exit_code,
+        reason=reason,
+        world_size=story.plan.world_size,
+        transport=story.plan.transport if story.plan.world_size > 1 else "none",
+        steps=min((result.steps for result in results), default=0),
+        tokens=sum(result.tokens for result in results),
+        seconds=max((result.seconds for result in results), default=0.0),
+        tokens_per_s=sum(_speed(rank.steps) for rank in story.ranks),
+        loss_first=first.loss_first if first else None,
+        loss_last=first.loss_last if first else None,
+        val_loss_first=first.val_loss_first if first else None,
+        val_loss=first.val_loss if first else None,
+        params=story.plan.params,
+        wire_bytes_per_step=sum(_mean([record.bytes_out for record in rank.steps]) for rank in story.ranks),
+        peak_rss_mb=tuple(rank.result.peak_rss_mb if rank.result else 0.0 for rank in story.ranks),
+        staleness_max=max((record.staleness for rank in story.ranks for record in rank.steps), default=0),
+        restarts=story.generation,
+        generation=story.generation,
+    )
+
+
+def tail_of(path: Path, lines: int = TAIL_LINES) -> tuple[str, ...]:
+    """The last lines of a log; none if there is no log."""
+    if not path.exists():
+        return ()
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        return tuple(file.read().decode("utf-8", errors="replace").splitlines()[-lines:])
+
+
+def _rank_story(folder: RunFolder, rank: RankPlan) -> RankStory:
+    steps, links = read_metrics(folder.metrics(rank.node, rank.rank))
+    return RankStory(rank, read_result(folder, rank.node, rank.rank), tuple(steps), tuple(links))
+
+
+def _culprit(folder: RunFolder, ranks: tuple[RankStory, ...]) -> Culprit | None:
+    """A rank that failed of itself comes before one without a word, and that before those who only lost a peer."""
+    bad = [rank for rank in ranks if rank.result is None or rank.result.status == "failed"]
+    if not bad:
+        return None
+    first = min(bad, key=lambda rank: _blame(rank.result))
+    result = first.result
+    reason = result.reason if result else "it left no result: its machine was lost, or it was not collected"
+    tail = tail_of(folder.log(first.plan.node, first.plan.rank))
+    return Culprit(first.plan.rank, first.plan.node, reason, result.exit_code if result else PEER_FAILED, tail)
+
+
+def _blame(result: RankResult | None) -> int:
+    if result is None:
+        return 1
+    return 0 if result.root_cause else 2
+
+
+def _ending(story: RunStory, results: list[RankResult]) -> tuple[Status, int, str]:
+    stopped = [result for result in results if result.status == "stopped"]
+    culprit = story.culprit
+    if stopped and not any(result.status == "failed" for result in results):
+        return "stopped", 130, stopped[0].reason
+    if culprit is not None:
+        code = culprit.exit_code if culprit.exit_code in KNOWN_CODES else PEER_FAILED
+        return "failed", code, f"rank {culprit.rank} on {culprit.node}: {culprit.reason}"
+    return "completed", 0, ""
+
+
+def _generation(folder: RunFolder, plan: Plan) -> int:
+    found = [0]
+    for node in {rank.node for rank in plan.ranks}:
+        path = folder.job_state(node)
+        if path.exists():
+            found.append(int(json.loads(path.read_text(encoding="utf-8")).get("generation", 0)))
+    return max(found)
+
+
+def _speed(steps: tuple[StepRecord, ...]) -> float:
+    """Tokens of this rank per second of training, without its evaluations."""
+    seconds = sum(record.step_s for record in steps)
+    return sum(record.tokens for record in steps) / seconds if seconds else 0.0
+
+
+def _mean(values: list[int]) -> float:
+    return sum(values) / len(values) if values else 0.0

@@ -1,0 +1,92 @@
+"""A run's summary as a person reads it in a terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from smolcluster.observe.report import Culprit, RankStory, RunStory
+from smolcluster.runtime.runfolder import Summary
+
+_COLOUR = {"completed": "green", "failed": "red", "stopped": "yellow"}
+
+
+def show(console: Console, story: RunStory, summary: Summary) -> None:
+    """Print the run's tables, and of a failed one who failed first, why, and what it last said."""
+    console.print(Group(*_parts(story, summary)))
+
+
+def _parts(story: RunStory, summary: Summary) -> list[RenderableType]:
+    parts: list[RenderableType] = [_run_table(summary), _rank_table(story)]
+    if summary.status == "failed" and story.culprit is not None:
+        parts.append(_failure(story.culprit))
+    elif summary.reason:
+        parts.append(Text(f"{summary.status}: {summary.reason}", style="yellow"))
+    return parts
+
+
+def _run_table(summary: Summary) -> Table:
+    table = Table(title=f"run {escape(summary.run_id)}", title_justify="left", show_header=False)
+    table.add_column(style="dim")
+    table.add_column()
+    colour = _COLOUR[summary.status]
+    rows = [
+        ("status", f"[{colour}]{summary.status}[/] (exit code {summary.exit_code})"),
+        ("strategy", f"{summary.strategy}, {summary.world_size} rank(s), transport {summary.transport}"),
+        ("parameters", f"{summary.params:,}"),
+        ("steps", f"{summary.steps:,} in {summary.seconds:.1f} s"),
+        ("tokens", f"{summary.tokens:,}, {summary.tokens_per_s:,.0f} per second"),
+        ("loss", _change(summary.loss_first, summary.loss_last)),
+        ("validation loss", _change(summary.val_loss_first, summary.val_loss)),
+        ("wire", f"{summary.wire_bytes_per_step / 1e6:,.2f} MB per step, all ranks"),
+    ]
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _rank_table(story: RunStory) -> Table:
+    table = Table(title="ranks", title_justify="left")
+    for name in ("rank", "node", "status", "steps", "tokens/s", "compute s", "wait s", "out MB", "in MB", "peak MB"):
+        table.add_column(name, justify="left" if name in ("node", "status") else "right")
+    for rank in story.ranks:
+        table.add_row(*_rank_row(rank))
+    return table
+
+
+def _rank_row(rank: RankStory) -> list[str]:
+    head = [str(rank.plan.rank), escape(rank.plan.node)]
+    if rank.result is None:
+        return [*head, "[red]no result[/]", "", "", "", "", "", "", ""]
+    result = rank.result
+    seconds = sum(record.step_s for record in rank.steps)
+    speed = sum(record.tokens for record in rank.steps) / seconds if seconds else 0.0
+    count = max(1, len(rank.steps))
+    return [
+        *head,
+        f"[{_COLOUR[result.status]}]{result.status}[/]",
+        f"{result.steps:,}",
+        f"{speed:,.0f}",
+        f"{sum(record.compute_s for record in rank.steps) / count:.3f}",
+        f"{sum(record.comm_s for record in rank.steps) / count:.3f}",
+        f"{result.wire_bytes_out / 1e6:,.1f}",
+        f"{result.wire_bytes_in / 1e6:,.1f}",
+        f"{result.peak_rss_mb:,.0f}",
+    ]
+
+
+def _failure(culprit: Culprit) -> Panel:
+    text = Text(f"{culprit.reason}\n", style="bold")
+    if culprit.tail:
+        text.append("\nlast lines of its log:\n", style="not bold dim")
+        text.append("\n".join(culprit.tail), style="not bold")
+    return Panel(text, title=f"rank {culprit.rank} on {escape(culprit.node)} failed first", border_style="red")
+
+
+def _change(first: float | None, last: float | None) -> str:
+    if last is None:
+        return "-"
+    return f"{last:.4f}" if first is None else f"{first:.4f} -> {last:.4f}"

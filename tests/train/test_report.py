@@ -1,0 +1,130 @@
+"""The report of run folders written by hand: good, failed, not whole."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from train_folders import plan_of, run_spec
+
+from smolcluster.commands.report import report
+from smolcluster.errors import ConfigError
+from smolcluster.observe.report import read_run, summarise, summary_of
+from smolcluster.observe.tables import show
+from smolcluster.runtime.metrics import MetricsWriter
+from smolcluster.runtime.results import write_result
+from smolcluster.runtime.runfolder import RankResult, RunFolder, StepRecord, write_atomic
+
+
+def record(step: int, rank: int, val_loss: float | None = None) -> StepRecord:
+    return StepRecord(
+        step=step, time=1000.0 + step, loss=5.0 - step, lr=1e-3, tokens=100, tokens_per_s=200.0,
+        grad_norm=1.0, step_s=0.5, compute_s=0.4, comm_s=0.1, bytes_out=1000 + rank, bytes_in=1000, val_loss=val_loss, total_steps=3,
+    )  # fmt: skip
+
+
+def ended(rank: int, **changes) -> RankResult:
+    values = {
+        "rank": rank, "node": f"node{rank + 1}", "status": "completed", "exit_code": 0, "steps": 3, "tokens": 300,
+        "seconds": 2.0, "loss_first": 4.0, "loss_last": 2.0, "val_loss_first": 5.5,
+        "val_loss": 2.5, "peak_rss_mb": 300.5,
+    }  # fmt: skip
+    return RankResult(**{**values, **changes})
+
+
+def run_folder(path: Path, *results: RankResult) -> RunFolder:
+    folder = RunFolder(path)
+    plan = plan_of(run_spec("fsdp", (2, 2, 2)), (2, 2, 2))
+    write_atomic(folder.plan, plan.to_json())
+    for rank in plan.ranks:
+        with MetricsWriter(folder.metrics(rank.node, rank.rank)) as metrics:
+            for step in range(1, 4):
+                metrics.write(record(step, rank.rank, val_loss=2.5 if step == 3 else None))
+        write_atomic(folder.log(rank.node, rank.rank), "".join(f"line {n} of {rank.node}\n" for n in range(40)))
+    for result in results:
+        write_result(folder, result)
+    return folder
+
+
+def printed(path: Path) -> str:
+    text = io.StringIO()
+    story = read_run(path)
+    show(Console(file=text, width=160), story, summarise(story))
+    return text.getvalue()
+
+
+def test_summary_of_a_good_run(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "a-run", ended(0), ended(1), ended(2))
+    summary = summary_of(folder.path)
+    assert (summary.run_id, summary.status, summary.exit_code) == ("a-run", "completed", 0)
+    assert (summary.world_size, summary.steps, summary.tokens) == (3, 3, 900)
+    assert summary.tokens_per_s == pytest.approx(600)
+    assert summary.wire_bytes_per_step == pytest.approx(3003)
+    assert summary.peak_rss_mb == (300.5, 300.5, 300.5)
+    assert (summary.val_loss_first, summary.val_loss) == (5.5, 2.5)
+
+
+def test_the_rank_that_failed_of_itself_comes_first(tmp_path: Path) -> None:
+    lost = {"status": "failed", "exit_code": 3, "reason": "rank 2 is gone"}
+    killed = {"status": "failed", "exit_code": 137, "reason": "ended by signal 9 (SIGKILL)", "root_cause": True}
+    folder = run_folder(tmp_path, ended(0, **lost), ended(1, **lost), ended(2, **killed))
+    summary = summary_of(folder.path)
+    assert (summary.status, summary.exit_code) == ("failed", 3)
+    assert summary.reason == "rank 2 on node3: ended by signal 9 (SIGKILL)"
+    text = printed(folder.path)
+    assert "rank 2 on node3 failed first" in text
+    assert "line 39 of node3" in text
+    assert "line 24 of node3" not in text
+    assert "of node1" not in text
+
+
+def test_a_node_that_left_nothing_is_named(tmp_path: Path) -> None:
+    lost = {"status": "failed", "exit_code": 3, "reason": "rank 1 is gone"}
+    summary = summary_of(run_folder(tmp_path, ended(0, **lost), ended(2, **lost)).path)
+    assert (summary.status, summary.exit_code) == ("failed", 3)
+    assert summary.reason.startswith("rank 1 on node2: it left no result")
+    assert summary.peak_rss_mb == (300.5, 0.0, 300.5)
+
+
+def test_numbers_that_went_wrong_keep_their_code(tmp_path: Path) -> None:
+    wrong = {"status": "failed", "exit_code": 4, "reason": "the loss of rank 1 is not finite"}
+    folder = run_folder(tmp_path, ended(0, **wrong), ended(1, **wrong, root_cause=True), ended(2, **wrong))
+    assert summary_of(folder.path).exit_code == 4
+
+
+def test_stopped_is_not_failed(tmp_path: Path) -> None:
+    asked = {"status": "stopped", "exit_code": 130, "reason": "stopped as asked"}
+    summary = summary_of(run_folder(tmp_path, *(ended(rank, **asked) for rank in range(3))).path)
+    assert (summary.status, summary.exit_code, summary.reason) == ("stopped", 130, "stopped as asked")
+
+
+def test_command_writes_summary_and_plots(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run_folder(tmp_path, ended(0), ended(1), ended(2))
+    report(folder.path)
+    assert json.loads(folder.summary.read_text())["schema"] == 1
+    names = {path.name for path in folder.plots.iterdir()}
+    assert names == {f"{n}.{kind}" for n in ("loss", "throughput", "bytes", "time") for kind in ("svg", "png")}
+    assert "completed" in capsys.readouterr().out
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not a run folder"):
+        summary_of(tmp_path)
+
+
+def test_metrics_stay_bounded_and_keep_validation(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with MetricsWriter(folder.metrics("node1", 0), max_lines=100) as metrics:
+        for step in range(1, 1001):
+            metrics.write(record(step, 0, val_loss=1.0 if step % 200 == 0 else None))
+    from smolcluster.runtime.metrics import read_metrics
+
+    kept, _ = read_metrics(folder.metrics("node1", 0))
+    steps = [line.step for line in kept]
+    assert len(steps) < 100
+    assert steps == sorted(steps)
+    assert steps[-20:] == list(range(981, 1001))
+    assert [line.step for line in kept if line.val_loss is not None] == [200, 400, 600, 800, 1000]
