@@ -1,0 +1,53 @@
+"""`prepare`: make the data folder of a run, once. Ansible calls it on the controller and ships what it made."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from smolcluster.commands._request import (
+    DEFAULT_INVENTORY,
+    DEFAULT_MODEL,
+    DEFAULT_STRATEGY,
+    ClusterConfigOption,
+    ConfigOption,
+    DatasetOption,
+    InventoryOption,
+    ModelOption,
+    NodesOption,
+    OverrideOption,
+    StrategyOption,
+    request_from,
+)
+
+CacheOption = Annotated[Path, typer.Option("--cache", help="Where data folders are kept, each under its own hash.")]
+
+
+def prepare(
+    inventory: InventoryOption = DEFAULT_INVENTORY,
+    strategy: StrategyOption = DEFAULT_STRATEGY,
+    model: ModelOption = DEFAULT_MODEL,
+    dataset: DatasetOption = None,
+    config: ConfigOption = None,
+    cluster_config: ClusterConfigOption = None,
+    nodes: NodesOption = None,
+    override: OverrideOption = None,
+    cache: CacheOption = Path("runs/.data"),
+) -> None:
+    """Tokenise the text of a run into a data folder; print {"data_dir": ...} as the last line of stdout.
+
+    A second call finds what the first one made. What is taken, and under which licence, goes to stderr.
+    """
+    from smolcluster.data import TokenFolder, prepare_data
+    from smolcluster.plan import make_plan
+    from smolcluster.spec import resolve
+
+    resolved = resolve(request_from(inventory, strategy, model, dataset, config, cluster_config, nodes, override))
+    plan = make_plan(resolved.cluster, resolved.run, resolved.notes, resolved.inputs)
+    folder = prepare_data(resolved.run, cache.absolute(), say=lambda line: print(line, file=sys.stderr))
+    TokenFolder.open(folder).require(plan.global_batch)
+    print(json.dumps({"data_dir": str(folder)}))
