@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-
 from smolcluster.plan.types import MemoryEstimate
 from smolcluster.spec.run import GPTSpec, ModelSpec, NNSpec, RunSpec
+from smolcluster.spec.serving import split_layers
 
 FLOAT32_BYTES = 4
 _MOMENTS = 2  # Adam keeps a mean and a variance for every parameter
@@ -27,13 +26,6 @@ def block_params(model: GPTSpec) -> int:
     attention = dim * 3 * dim + 3 * dim + dim * dim + dim
     mlp = dim * width + width + width * dim + dim
     return norms + attention + mlp
-
-
-def split_layers(layers: int, parts: int) -> tuple[tuple[int, int], ...]:
-    """Half-open ranges of layers, as even as they go, the first ones longer."""
-    base, more = divmod(layers, parts)
-    starts = [part * base + min(part, more) for part in range(parts + 1)]
-    return tuple(itertools.pairwise(starts))
 
 
 def memory_of(run: RunSpec, rank: int, world_size: int, role: str) -> MemoryEstimate:
