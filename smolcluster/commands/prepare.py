@@ -42,12 +42,15 @@ def prepare(
 
     A second call finds what the first one made. What is taken, and under which licence, goes to stderr.
     """
-    from smolcluster.data import TokenFolder, prepare_data
+    from smolcluster.data import prepare_data
     from smolcluster.plan import make_plan
     from smolcluster.spec import resolve
 
     resolved = resolve(request_from(inventory, strategy, model, dataset, config, cluster_config, nodes, override))
     plan = make_plan(resolved.cluster, resolved.run, resolved.notes, resolved.inputs)
-    folder = prepare_data(resolved.run, cache.absolute(), say=lambda line: print(line, file=sys.stderr))
-    TokenFolder.open(folder).require(plan.global_batch)
+    folder = prepare_data(resolved.run, cache.absolute(), _say, plan.global_batch)
     print(json.dumps({"data_dir": str(folder)}))
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)

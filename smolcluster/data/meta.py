@@ -51,6 +51,18 @@ class DataMeta(Frozen):
         """The text of meta.json."""
         return self.model_dump_json(by_alias=True, indent=2) + "\n"
 
+    def require(self, global_batch: int) -> None:
+        """ConfigError unless the training split fills one global batch (samples) and there is a validation sample."""
+        if self.train_samples >= global_batch and self.val_samples:
+            return
+        what = (
+            f"the text is too small: {self.train_tokens:,} training and {self.val_tokens:,} validation tokens make "
+            f"{self.train_samples} and {self.val_samples} samples of {self.seq_len}; one step of all ranks takes "
+            f"{global_batch}, and validation at least 1"
+        )
+        fix = "use a longer text, or less per step: --override training.batch_size=1, --override model.max_seq_len=32"
+        raise ConfigError([Problem(self.source, 0, "data.dataset", what, fix)])
+
 
 def broken(folder: Path, what: str) -> ConfigError:
     """The error for a data folder that is not one, or not whole."""

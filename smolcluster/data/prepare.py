@@ -7,32 +7,40 @@ and of two callers at once one wins and the other takes the winner's, which hold
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from smolcluster.data.corpus import Corpus, pieces
-from smolcluster.data.meta import DATA_SCHEMA, META_FILE, TOKENIZER_FILE, DataMeta, Split, token_file
+from smolcluster.data.meta import DATA_SCHEMA, META_FILE, TOKENIZER_FILE, DataMeta, Split, read_meta, token_file
 from smolcluster.data.sources import load_corpus
 from smolcluster.data.tokenizer import TokenizerChoice, bpe_size, load_tokenizer, train_bpe
-from smolcluster.data.tokens import TokenFolder, too_small
+from smolcluster.data.tokens import TokenFolder
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.spec.run import GPTSpec, RunSpec
 
 # Characters per text given to the tokenizer, and texts per call: bounds what its results hold in memory.
 PIECE_CHARACTERS = 1 << 16
 PIECES_PER_CALL = 64
+BUILDING = ".building-"
+# No preparation takes a day.
+ABANDONED_S = 86_400
 
 
-def prepare_data(run: RunSpec, cache: Path, say: Callable[[str], None] = lambda _: None) -> Path:
+def prepare_data(
+    run: RunSpec, cache: Path, say: Callable[[str], None] = lambda _: None, global_batch: int | None = None
+) -> Path:
     """The data folder for `run` under `cache`, made if it is not there. `say` gets lines for the person.
 
+    `global_batch` is the samples of one step as the plan has them; None counts one rank for every participant.
     ConfigError when the dataset or tokenizer cannot be had, or the text is too small for one step of all ranks.
     """
     if not isinstance(run.model, GPTSpec):
@@ -41,20 +49,26 @@ def prepare_data(run: RunSpec, cache: Path, say: Callable[[str], None] = lambda 
     seq_len = run.model.max_seq_len
     corpus = load_corpus(run.data)
     say(f"data: {corpus.source} (licence: {corpus.licence})")
-    folder = prepare_corpus(corpus, run.data.tokenizer, seq_len, cache, say)
-    TokenFolder.open(folder).require(smallest_step(run))
+    samples = smallest_step(run) if global_batch is None else global_batch
+    folder = prepare_corpus(corpus, run.data.tokenizer, seq_len, cache, samples, say)
+    read_meta(folder).require(samples)
     return folder
 
 
 def smallest_step(run: RunSpec) -> int:
-    """Samples one step takes if every participant holds one rank. (The plan knows the true number.)"""
+    """Samples of one step if every participant holds one rank."""
     return sum(p.batch_size or run.training.batch_size for p in run.participants if p.role == "worker") or 1
 
 
 def prepare_corpus(
-    corpus: Corpus, tokenizer: str, seq_len: int, cache: Path, say: Callable[[str], None] = lambda _: None
+    corpus: Corpus,
+    tokenizer: str,
+    seq_len: int,
+    cache: Path,
+    global_batch: int = 1,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Path:
-    """As prepare_data, for a corpus at hand. `tokenizer` as in DataSpec."""
+    """As prepare_data, for a corpus at hand. `tokenizer` as in DataSpec. A text too small leaves nothing behind."""
     size = bpe_size(tokenizer)
     # A ready tokenizer is loaded before the key is known: its content, not its name, is part of the key.
     ready = None if size is not None else load_tokenizer(tokenizer)
@@ -64,9 +78,11 @@ def prepare_corpus(
         say(f"data: already prepared in {final}")
         return final
     cache.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=".building-", dir=cache))
+    _sweep(cache)
+    building = Path(tempfile.mkdtemp(prefix=BUILDING, dir=cache))
     try:
         meta = _build(building, corpus, ready, size, seq_len)
+        meta.require(global_batch)
         _move_into_place(building, final)
     finally:
         shutil.rmtree(building, ignore_errors=True)
@@ -85,10 +101,11 @@ def _is_whole(folder: Path) -> bool:
         return False
     try:
         TokenFolder.open(folder)
+        return True
     except ConfigError:
-        shutil.rmtree(folder)
-        return False
-    return True
+        pass
+    shutil.rmtree(folder)  # out here nothing holds its files open, which Windows would mind
+    return False
 
 
 def _build(folder: Path, corpus: Corpus, ready: TokenizerChoice | None, size: int | None, seq_len: int) -> DataMeta:
@@ -103,8 +120,6 @@ def _build(folder: Path, corpus: Corpus, ready: TokenizerChoice | None, size: in
         counts[split] = _write_tokens(folder / token_file(split), documents, chosen, dtype)
     # A sample's last target is the token after it: one token more than the samples hold.
     samples = {split: max(count - 1, 0) // seq_len for split, count in counts.items()}
-    if not samples["train"] or not samples["val"]:
-        raise too_small(corpus.source, samples["train"], samples["val"], seq_len, 1)
     _write(folder / TOKENIZER_FILE, chosen.tokenizer.to_str(pretty=True).encode())
     names = [token_file("train"), token_file("val"), TOKENIZER_FILE]
     meta = DataMeta(
@@ -180,4 +195,12 @@ def _move_into_place(building: Path, final: Path) -> None:
         building.rename(final)
     except OSError:
         if not _is_whole(final):
-            raise
+            building.rename(final)
+
+
+def _sweep(cache: Path) -> None:
+    """Remove what callers that were killed left behind."""
+    for left in cache.glob(f"{BUILDING}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > ABANDONED_S:
+                shutil.rmtree(left)

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from smolcluster.data.meta import DataMeta, Split, broken, read_meta, token_file
-from smolcluster.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,20 +68,3 @@ class TokenFolder:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != wanted:
                 raise broken(self.path, f"{name} is not what was prepared: its SHA-256 is {found}, not {wanted}")
-
-    def require(self, global_batch: int) -> None:
-        """ConfigError unless the training split fills at least one global batch (samples) and val has one sample."""
-        have = self.sample_count("train")
-        if have >= global_batch and self.sample_count("val"):
-            return
-        raise too_small(self.meta.source, have, self.sample_count("val"), self.meta.seq_len, global_batch)
-
-
-def too_small(source: str, train_samples: int, val_samples: int, seq_len: int, global_batch: int) -> ConfigError:
-    """The error for a corpus that cannot fill one step."""
-    what = (
-        f"the corpus is too small: {train_samples} training and {val_samples} validation samples of {seq_len} tokens, "
-        f"but one step of all ranks takes {global_batch} (and validation at least 1)"
-    )
-    fix = "use a longer text, or less per step: --override training.batch_size=1, --override model.max_seq_len=32"
-    return ConfigError([Problem(source, 0, "data.dataset", what, fix)])

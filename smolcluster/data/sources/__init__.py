@@ -28,10 +28,18 @@ SOURCES: Mapping[str, Callable[[DataSpec], Corpus]] = MappingProxyType(
 
 def load_corpus(data: DataSpec) -> Corpus:
     """The corpus `data` asks for. ConfigError when there is no such dataset, or it cannot be had."""
-    source = SOURCES.get(data.dataset)
+    source = _BY_NAME.get(_plain(data.dataset))
     if source is None:
         raise ConfigError([_unknown(data.dataset)])
     return source(data)
+
+
+def _plain(name: str) -> str:
+    """wiki-sample, wiki_sample, WikiSample: one name."""
+    return name.lower().replace("-", "").replace("_", "")
+
+
+_BY_NAME = {_plain(name): load for name, load in SOURCES.items()}
 
 
 def _unknown(name: str) -> Problem:
