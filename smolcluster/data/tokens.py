@@ -68,3 +68,7 @@ class TokenFolder:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != wanted:
                 raise broken(self.path, f"{name} is not what was prepared: its SHA-256 is {found}, not {wanted}")
+
+    def require(self, global_batch: int) -> None:
+        """ConfigError unless the folder can fill a step of `global_batch` samples (DataMeta.require)."""
+        self.meta.require(global_batch)
