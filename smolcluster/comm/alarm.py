@@ -1,0 +1,70 @@
+"""The first failure of a run, as this process knows it. Every operation that fails ends with the same error."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+
+from smolcluster.errors import DeadlineError, HandshakeError, PeerError, PeerLostError, ProtocolError
+
+_CLASSES: dict[str, type[PeerError]] = {
+    kind.__name__: kind for kind in (PeerError, PeerLostError, DeadlineError, ProtocolError, HandshakeError)
+}
+
+
+class Alarm:
+    """Rings once. `on_ring` callbacks run in the ringing thread, before any waiter is released."""
+
+    def __init__(self) -> None:
+        self.error: PeerError | None = None
+        self._lock = threading.Lock()
+        self._rung = threading.Event()
+        self._callbacks: list[Callable[[PeerError], None]] = []
+
+    def on_ring(self, callback: Callable[[PeerError], None]) -> None:
+        with self._lock:
+            if self.error is None:
+                self._callbacks.append(callback)
+                return
+            error = self.error
+        callback(error)
+
+    def ring(self, error: PeerError) -> PeerError:
+        """Declare the run failed with this error, unless another came first; the one that counts is returned."""
+        with self._lock:
+            if self.error is not None:
+                return self.error
+            self.error = error
+            callbacks = tuple(self._callbacks)
+        for callback in callbacks:
+            callback(error)
+        self._rung.set()
+        return error
+
+    def wait(self, seconds: float) -> PeerError | None:
+        """The failure, once there is one; None if there is none within `seconds`."""
+        self._rung.wait(seconds)
+        return self.error
+
+
+def encode_error(error: PeerError) -> bytes:
+    """An error for the wire: its class and its text."""
+    kind = next((name for name, known in reversed(_CLASSES.items()) if isinstance(error, known)), "PeerError")
+    return json.dumps({"kind": kind, "text": str(error)[:2000]}).encode()
+
+
+def decode_error(payload: bytes | bytearray, seen_by: int | None = None) -> PeerError:
+    """The error a peer told of. A text that cannot be read still gives an error."""
+    try:
+        fields = json.loads(payload)
+        kind, text = _CLASSES.get(str(fields["kind"]), PeerError), str(fields["text"])
+    except (ValueError, KeyError, TypeError):
+        kind, text = ProtocolError, "a peer reported a failure in words that cannot be read"
+    suffix = f" (seen by rank {seen_by})"
+    return kind(text if seen_by is None or text.endswith(suffix) else text + suffix)
+
+
+def copy_of(error: PeerError) -> PeerError:
+    """A new exception of the same class and text: one exception must not be raised in several threads."""
+    return type(error)(str(error))

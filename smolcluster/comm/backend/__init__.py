@@ -1,0 +1,1 @@
+"""The backend `smol`: c10d's operations over links."""

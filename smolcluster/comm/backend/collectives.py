@@ -1,0 +1,89 @@
+"""The ring collectives of one group: a ring of links, a count of operations, some scratch memory. Blocking.
+
+They are called in the same order on every rank, one at a time (lane.py sees to that).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from smolcluster.comm.backend import schedule
+from smolcluster.comm.backend.arithmetic import CODES, fold_of
+from smolcluster.comm.backend.flow import BLOCK_BYTES, Stamp, flow
+from smolcluster.comm.backend.schedule import Reduction, Ring
+from smolcluster.comm.link import Link
+
+_OPS = {"all_reduce": 1, "reduce_scatter": 2, "all_gather": 3, "broadcast": 4}
+# The largest frame whatever buffer_bytes says: beyond it a group of columns no longer fits the caches.
+_LARGEST_FRAME = 1 << 20
+_SMALLEST_FRAME = 1 << 16
+
+
+class Collectives:
+    """`onward` leads to the next rank of the ring, `backward` to the previous one; with two ranks they are one link."""
+
+    def __init__(self, rank: int, size: int, onward: Link, backward: Link, buffer_bytes: int, timeout_s: float) -> None:
+        self.ring = Ring(rank, size)
+        self.timeout_s = timeout_s
+        self._onward = onward
+        self._backward = backward
+        # Multiples of 64: no number, of whatever type, is cut in two.
+        self._frame_bytes = max(_SMALLEST_FRAME, min(buffer_bytes // schedule.GROUP, _LARGEST_FRAME)) // 64 * 64
+        self._seq = 0
+        self._scratch = torch.empty(BLOCK_BYTES, dtype=torch.uint8)
+        self._scratch_view = schedule.bytes_of(self._scratch)
+        self._spare: Tensor | None = None
+
+    def all_reduce(self, flat: Tensor, op: str) -> None:
+        """In place, over a flat contiguous tensor of any length."""
+        plan = schedule.all_reduce(self.ring, flat, self._frame(flat.dtype), self._reduction(op, flat.dtype))
+        self._run("all_reduce", flat.dtype, plan)
+
+    def reduce_scatter(self, shards: Sequence[Tensor], output: Tensor, op: str) -> None:
+        """`shards[r]` of every rank, folded, lands in rank r's `output`. All flat and contiguous."""
+        frame = self._frame(output.dtype)
+        reduction = self._reduction(op, output.dtype)
+        longest = max(shard.numel() for shard in shards)
+        spare = self._spare_for(schedule.spare_numbers(self.ring.size, longest, frame), output.dtype)
+        plan = schedule.reduce_scatter(self.ring, shards, output, frame, reduction, spare)
+        self._run("reduce_scatter", output.dtype, plan)
+
+    def all_gather(self, parts: Sequence[Tensor], mine: Tensor) -> None:
+        """Every rank's `mine` lands in parts[its rank]. All flat and contiguous."""
+        own = parts[self.ring.rank]
+        if own.data_ptr() != mine.data_ptr():
+            own.copy_(mine)
+        self._run("all_gather", mine.dtype, schedule.all_gather(self.ring, parts, self._frame_bytes))
+
+    def broadcast(self, flat: Tensor, root: int) -> None:
+        """`flat` of group rank `root` lands in everybody's."""
+        self._run("broadcast", flat.dtype, schedule.broadcast(self.ring, flat, root, self._frame_bytes))
+
+    def _run(self, name: str, dtype: torch.dtype, plan: schedule.Plan) -> None:
+        stamp = Stamp(_OPS[name], name, CODES.get(dtype, 0), self._seq)
+        self._seq = (self._seq + 1) & 0xFFFFFFFF
+        flow(self._onward.out, self._backward.inward, *plan, stamp, self.timeout_s)
+
+    def _frame(self, dtype: torch.dtype) -> int:
+        return self._frame_bytes // dtype.itemsize
+
+    def _reduction(self, op: str, dtype: torch.dtype) -> Reduction:
+        fold = fold_of(op, dtype)
+        size = self.ring.size
+
+        def divide(block: Tensor) -> None:
+            block.div_(size)
+
+        return Reduction(fold, divide if op == "AVG" else None, self._scratch.view(dtype), self._scratch_view)
+
+    def _spare_for(self, numbers: int, dtype: torch.dtype) -> Tensor | None:
+        """Memory for partial sums, kept between operations."""
+        if numbers == 0:
+            return None
+        needed = numbers * dtype.itemsize
+        if self._spare is None or self._spare.numel() < needed:
+            self._spare = torch.empty(needed, dtype=torch.uint8)
+        return self._spare[:needed].view(dtype)

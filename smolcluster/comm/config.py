@@ -1,0 +1,71 @@
+"""What a rank needs to know to join its group: everything, so that nothing in comm reads a config or the environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from smolcluster.comm.tls import TlsContexts
+from smolcluster.plan.types import Plan, RankPlan
+
+
+@dataclass(frozen=True)
+class GroupConfig:
+    """One rank's view. `listen` are its own addresses, `peers[r]` the host to dial for rank r.
+
+    `port` 0 takes a free one. `peer_ports[r]` 0 or missing: rank r publishes it in the store; rank 0, which keeps the
+    store, writes it to `endpoint_file`, which ranks on its machine read. `encrypt[r]`: the link to r runs in TLS.
+    `timeout_s` bounds every wait: nothing heard, nothing moved for that long is an error. `join_s` (0: `timeout_s`)
+    is how long ranks may take to start.
+    """
+
+    rank: int
+    world_size: int
+    listen: tuple[str, ...]
+    port: int
+    peers: Mapping[int, str]
+    peer_ports: Mapping[int, int] = field(default_factory=dict)
+    encrypt: Mapping[int, bool] = field(default_factory=dict)
+    buffer_bytes: int = 8 << 20
+    timeout_s: float = 60.0
+    run_id: str = "run"
+    generation: int = 0
+    digest: str = ""
+    secret: bytes = field(default=b"", repr=False)
+    endpoint_file: Path | None = None
+    transport: Literal["smol", "gloo"] = "smol"
+    tls: TlsContexts | None = None
+    join_s: float = 0.0
+
+    @classmethod
+    def from_plan(
+        cls,
+        plan: Plan,
+        me: RankPlan,
+        run_id: str,
+        generation: int,
+        secret: bytes,
+        endpoint_file: Path | None,
+        tls: TlsContexts | None = None,
+    ) -> GroupConfig:
+        """The view of rank `me` of a plan. `secret` is the run's, from its file."""
+        return cls(
+            rank=me.rank,
+            world_size=plan.world_size,
+            listen=me.listen,
+            port=me.port,
+            peers=me.peers,
+            peer_ports={other.rank: other.port for other in plan.ranks},
+            encrypt=me.encrypt,
+            buffer_bytes=int(me.buffer_mb * (1 << 20)),
+            timeout_s=plan.run.comm.timeout_s,
+            run_id=run_id,
+            generation=generation,
+            digest=plan.digest(),
+            secret=secret,
+            endpoint_file=endpoint_file,
+            transport=plan.transport,
+            tls=tls,
+        )

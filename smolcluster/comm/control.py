@@ -1,0 +1,190 @@
+"""The control star: every rank has a link to rank 0, which keeps the store and decides what a failure was.
+
+Why a star beside the ring: when a rank dies, its neighbours see a broken connection, but the others see only neighbours
+that hang up in turn. All report here; rank 0 hears each rank itself (heartbeats), so one culprit is named everywhere.
+`Hub` is rank 0's side, `Spoke` (spoke.py) everybody else's; both are a `Control`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from smolcluster.comm.alarm import Alarm, copy_of, decode_error, encode_error
+from smolcluster.comm.clock import Deadline
+from smolcluster.comm.frame import Kind
+from smolcluster.comm.link import Link, expect
+from smolcluster.comm.table import Op, Table, decode_parts, encode_parts
+from smolcluster.errors import DeadlineError, PeerError, PeerLostError
+
+CHANNEL = "control"
+# How long a report waits for better evidence: the dead rank's own connection to rank 0 breaks within milliseconds.
+GRACE_S = 0.3
+
+
+def heartbeat_s(timeout_s: float) -> float:
+    """How often an idle link says that this rank lives."""
+    return min(1.0, timeout_s / 4)
+
+
+class Control(Protocol):
+    """What the rest of comm needs of the star."""
+
+    alarm: Alarm
+
+    def call(self, op: Op, args: Sequence[bytes], seconds: float) -> list[bytes]:
+        """One request to the store. DeadlineError after `seconds`; the run's failure if it failed."""
+
+    def verdict(self, error: PeerError) -> PeerError:
+        """What really happened, given what this rank saw. Rings the alarm everywhere; takes a second or two."""
+
+    def close(self, patience_s: float) -> None:
+        """Leave politely within `patience_s`, or at once after a failure. Threads are joined."""
+
+
+class Hub:
+    """Rank 0's side: the store's table, a thread per spoke, and the last word on failures."""
+
+    def __init__(self, alarm: Alarm, timeout_s: float) -> None:
+        self.alarm = alarm
+        self.table = Table()
+        self._timeout_s = timeout_s
+        self._links: dict[int, Link] = {}
+        self._threads: list[threading.Thread] = []
+        self._state = threading.Condition()
+        self._present: set[int] = set()
+        self._callers: set[threading.Event] = set()
+        alarm.on_ring(self._tell_all)
+
+    def attach(self, link: Link) -> None:
+        """Serve a spoke from now on."""
+        thread = threading.Thread(target=self._serve, args=(link,), name=f"smol-hub-{link.peer}", daemon=True)
+        with self._state:
+            self._links[link.peer] = link
+            self._present.add(link.peer)
+            self._threads.append(thread)
+        thread.start()
+
+    def call(self, op: Op, args: Sequence[bytes], seconds: float) -> list[bytes]:
+        """One request of rank 0 itself."""
+        answers: list[list[bytes]] = []
+        done = threading.Event()
+
+        def reply(answer: list[bytes]) -> None:
+            answers.append(answer)
+            done.set()
+
+        self.table.submit(op, args, reply)
+        if not answers:
+            with self._state:
+                self._callers.add(done)
+            if self.alarm.error is None:
+                done.wait(seconds)
+            with self._state:
+                self._callers.discard(done)
+        if answers:
+            return answers[0]
+        if self.alarm.error:
+            raise copy_of(self.alarm.error)
+        raise DeadlineError(f"nobody set {b', '.join(args).decode(errors='replace')} in the store within {seconds:g} s")
+
+    def verdict(self, error: PeerError) -> PeerError:
+        """Rank 0's own operation failed with `error`."""
+        return copy_of(self._judge(error))
+
+    def pulse(self) -> None:
+        """Heartbeats to all spokes."""
+        for link in self._here():
+            try:
+                link.pulse(heartbeat_s(self._timeout_s))
+            except PeerError as error:
+                self._judge(error)
+
+    def close(self, patience_s: float) -> None:
+        """Wait until every spoke has left, then hang up. After a failure: hang up."""
+        if self.alarm.error is None:
+            with self._state:
+                self._state.wait_for(lambda: not self._present or self.alarm.error is not None, patience_s)
+        for link in self._here():
+            link.say_fin()
+            link.abort()
+        for thread in self._threads:
+            thread.join()
+
+    def _here(self) -> list[Link]:
+        with self._state:
+            return [self._links[rank] for rank in sorted(self._present)]
+
+    def _judge(self, error: PeerError) -> PeerError:
+        """Decide what `error` means for the whole run and tell everybody."""
+        if isinstance(error, PeerLostError):
+            known = self.alarm.wait(GRACE_S)
+        else:
+            known = self.alarm.error
+        return known or self.alarm.ring(self._silent(error) or error)
+
+    def _silent(self, error: PeerError) -> PeerError | None:
+        """For a wait that ran out: the rank that has not been heard from, if there is one."""
+        if not isinstance(error, DeadlineError):
+            return None
+        quiet = {link.peer: time.monotonic() - link.last_heard for link in self._here()}
+        worst = max(quiet, key=lambda rank: quiet[rank], default=None)
+        if worst is None or quiet[worst] < 3 * heartbeat_s(self._timeout_s):
+            return None
+        return DeadlineError(f"rank {worst} has not been heard from for {quiet[worst]:.1f} s: it is frozen or cut off")
+
+    def _tell_all(self, error: PeerError) -> None:
+        with self._state:
+            callers = tuple(self._callers)
+            self._state.notify_all()
+        for caller in callers:
+            caller.set()
+        for link in self._here():
+            try:
+                link.send(Kind.ABORT, encode_error(error))
+            except PeerError:
+                continue  # it has gone too; it needs no telling
+
+    def _serve(self, link: Link) -> None:
+        """One spoke's requests, until it leaves or is lost."""
+        try:
+            while True:
+                message = expect(link.receive(self._timeout_s), Kind.REQUEST, Kind.ABORT, Kind.FIN)
+                if message.header.kind is Kind.FIN:
+                    self._gone(link)
+                    link.answer_fin()
+                    return
+                if message.header.kind is Kind.ABORT:
+                    self._judge(decode_error(message.payload, seen_by=link.peer))
+                    continue
+                self._request(link, message.header.op, message.header.tag, message.payload)
+        except PeerError as error:
+            self._gone(link)
+            # What the control link itself shows is better evidence than any report: no grace.
+            self.alarm.ring(error)
+            link.abort()
+        finally:
+            self._gone(link)
+            if not link.closed:
+                link.discard()
+
+    def _request(self, link: Link, op: int, tag: int, payload: bytearray) -> None:
+        def reply(answer: list[bytes]) -> None:
+            try:
+                link.send(Kind.REPLY, encode_parts(answer), tag=tag)
+            except PeerError:
+                link.abort()  # its own thread reports the loss
+
+        try:
+            known = Op(op)
+        except ValueError:
+            link.abort()
+            return
+        self.table.submit(known, decode_parts(payload), reply)
+
+    def _gone(self, link: Link) -> None:
+        with self._state:
+            self._present.discard(link.peer)
+            self._state.notify_all()

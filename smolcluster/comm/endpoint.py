@@ -1,0 +1,189 @@
+"""Addresses, and the sockets made from them. Nothing here listens on all interfaces.
+
+Differences of operating systems live here: Windows needs SO_EXCLUSIVEADDRUSE (its REUSEADDR lets a stranger steal the
+port), macOS refuses buffers above kern.ipc.maxsockbuf, Linux caps them silently and stops growing by itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+import sys
+from dataclasses import dataclass
+
+from smolcluster.comm.clock import Deadline
+from smolcluster.errors import DeadlineError, PeerError, PeerLostError
+
+SMALLEST_BUFFER_BYTES = 64 * 1024
+# A free port must be free on every address of a host; another process may take it between two binds.
+PORT_TRIES = 20
+# How often a refused dial is tried again: the peer's process may still be starting.
+REDIAL_S = 0.1
+
+
+@dataclass(frozen=True, order=True)
+class Endpoint:
+    """A host (IPv4, IPv6 or a name) and a TCP port. `str` gives what a person would type: [::1]:65432."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def listen(hosts: tuple[str, ...], port: int) -> list[socket.socket]:
+    """Listening sockets on exactly these own addresses, all with one port (0: any that is free on all of them).
+
+    PeerError names address, port and remedy when an address is not ours, or taken, or would mean all interfaces.
+    """
+    for host in hosts:
+        refuse_wildcard(host)
+    for attempt in range(PORT_TRIES):
+        sockets: list[socket.socket] = []
+        try:
+            chosen = port
+            for host in hosts:
+                opened = _listen_on(host, chosen)
+                sockets.append(opened)
+                chosen = opened.getsockname()[1]
+        except PeerError:
+            for opened in sockets:
+                opened.close()
+            if port != 0 or not sockets or attempt == PORT_TRIES - 1:
+                raise
+        else:
+            return sockets
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def refuse_wildcard(host: str) -> None:
+    """PeerError if this host would mean every interface of the machine."""
+    try:
+        everywhere = not host or ipaddress.ip_address(host.partition("%")[0]).is_unspecified
+    except ValueError:
+        everywhere = False  # a name
+    if everywhere:
+        raise PeerError(
+            f"refusing to listen on {host or 'an empty address'!s}: that is every interface of this machine. "
+            "Fix: give this machine's own address on the cluster's wire."
+        )
+
+
+def _listen_on(host: str, port: int) -> socket.socket:
+    where = Endpoint(host, port)
+    family, address = _resolve(host, port)
+    opened = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if sys.platform == "win32":
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        else:
+            # Only skips TIME_WAIT of an earlier run on POSIX: two listeners on one port stay impossible.
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.bind(address)
+        opened.listen(64)
+        opened.setblocking(False)
+    except OSError as error:
+        opened.close()
+        raise PeerError(_bind_message(where, error)) from error
+    return opened
+
+
+def _bind_message(where: Endpoint, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"cannot listen on {where}: port {where.port} is in use on {where.host}. "
+            "Fix: stop the run that holds it (ansible-playbook stop.yml), or set another `port` (0 takes any free one)."
+        )
+    if error.errno == errno.EADDRNOTAVAIL:
+        return (
+            f"cannot listen on {where}: {where.host} is not an address of this machine now. "
+            "Fix: check the cable and this machine's address in the inventory's networks."
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"cannot listen on {where}: not allowed ({error.strerror}). Fix: use a port above 1023."
+    return f"cannot listen on {where}: {error.strerror or error}. Fix: check the address in the inventory."
+
+
+def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str | int, ...]]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise PeerError(
+            f"the name {host} cannot be resolved ({error.strerror or error}). Fix: write its address in the inventory, "
+            "or check that the machine is on and in the same network."
+        ) from error
+    # IPv4 first: names of home networks resolve to link-local IPv6 addresses that need a scope to be dialled.
+    found.sort(key=lambda entry: entry[0] != socket.AF_INET)
+    family, _, _, _, address = found[0]
+    return family, address
+
+
+def dial(where: Endpoint, deadline: Deadline, who: str) -> socket.socket:
+    """A connected, blocking socket. Tries until the deadline while nobody listens there yet.
+
+    DeadlineError names `who`; PeerLostError tells of a network that cannot reach it.
+    """
+    family, address = _resolve(where.host, where.port)
+    while True:
+        opened = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            opened.settimeout(max(0.001, deadline.left()))
+            opened.connect(address)
+        except TimeoutError as error:
+            opened.close()
+            raise DeadlineError(
+                f"{who} at {where} did not answer within {deadline.seconds:g} s. "
+                "Fix: check that the machine is on, its address, and its firewall."
+            ) from error
+        except (ConnectionRefusedError, ConnectionResetError, ConnectionAbortedError) as error:
+            opened.close()
+            if deadline.left() <= REDIAL_S:
+                raise DeadlineError(
+                    f"nobody listens for {who} at {where} after {deadline.seconds:g} s. "
+                    "Fix: look at that rank's log: it may not have started."
+                ) from error
+            _pause(REDIAL_S)
+        except OSError as error:
+            opened.close()
+            raise PeerLostError(
+                f"{who} at {where} cannot be reached: {error.strerror or error}. Fix: check cable, address and route."
+            ) from error
+        except BaseException:
+            opened.close()
+            raise
+        else:
+            return opened
+
+
+def _pause(seconds: float) -> None:
+    # Nothing can announce that a process on another machine began to listen: this is the one bounded poll of comm.
+    import threading
+
+    threading.Event().wait(seconds)
+
+
+def tune(opened: socket.socket, buffer_bytes: int) -> None:
+    """No Nagle; kernel buffers of `buffer_bytes` where the system grants them, else the largest half that it does."""
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+        if sys.platform.startswith("linux"):
+            # Linux grows the buffers itself up to tcp_wmem and tcp_rmem, and stops doing so once they are set.
+            # Set ones are capped by wmem_max, usually much lower.
+            continue
+        size = buffer_bytes
+        while size >= SMALLEST_BUFFER_BYTES:
+            try:
+                opened.setsockopt(socket.SOL_SOCKET, option, size)
+                break
+            except OSError:
+                size //= 2
+
+
+def granted_buffers(opened: socket.socket) -> tuple[int, int]:
+    """(send, receive) buffer bytes the kernel really gives."""
+    return (
+        opened.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF),
+        opened.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF),
+    )

@@ -1,0 +1,153 @@
+"""A link: this rank and one peer, one socket per direction, frames in both.
+
+Any thread may send (a lock keeps frames whole); one thread at a time may receive. The ring of backend/ drives the two
+wires itself, many frames at once; everything else uses `send` and `receive`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from typing import NamedTuple
+
+from smolcluster.comm.clock import Deadline
+from smolcluster.comm.frame import HEADER_BYTES, MAX_STORE, Header, Kind, pack, unpack
+from smolcluster.comm.wire import Wire
+from smolcluster.errors import PeerError, ProtocolError
+
+
+class Message(NamedTuple):
+    """A received frame."""
+
+    header: Header
+    payload: bytearray
+
+
+class Link:
+    """Two wires to one peer. `timeout_s` bounds every send. Closed by `close` (politely) or `abort` (at once)."""
+
+    def __init__(self, peer: int, channel: str, out: Wire, inward: Wire, timeout_s: float) -> None:
+        self.peer = peer
+        self.channel = channel
+        self.out = out
+        self.inward = inward
+        self.timeout_s = timeout_s
+        self.closed = False
+        self._send_lock = threading.Lock()
+        self._sent_fin = False
+        self._last_sent = time.monotonic()
+        self.last_heard = self._last_sent
+        self._head = bytearray(HEADER_BYTES)
+
+    @property
+    def who(self) -> str:
+        return self.out.who
+
+    @property
+    def bytes_out(self) -> int:
+        """Payload and headers sent to the peer, handshakes included."""
+        return self.out.bytes
+
+    @property
+    def bytes_in(self) -> int:
+        """Payload and headers received from the peer, handshakes included."""
+        return self.inward.bytes
+
+    def send(self, kind: Kind, payload: bytes | memoryview = b"", *, op: int = 0, tag: int = 0) -> None:
+        """Send one frame. DeadlineError if the peer does not take it within `timeout_s`, PeerLostError if it is gone."""
+        with self._send_lock:
+            self._send(kind, payload, op, tag, Deadline(self.timeout_s))
+
+    def _send(self, kind: Kind, payload: bytes | memoryview, op: int, tag: int, deadline: Deadline) -> None:
+        head = pack(kind, len(payload), op=op, tag=tag)
+        self.out.send_all(head, memoryview(payload) if payload else None, deadline)
+        self._last_sent = time.monotonic()
+
+    def pulse(self, every_s: float) -> None:
+        """Send a heartbeat if nothing went out for `every_s`. Never waits for a sender that is at work."""
+        if time.monotonic() - self._last_sent < every_s or not self._send_lock.acquire(blocking=False):
+            return
+        try:
+            if not self._sent_fin:
+                self._send(Kind.HEARTBEAT, b"", 0, 0, Deadline(every_s))
+        finally:
+            self._send_lock.release()
+
+    def receive(self, silence_s: float, limit: int = MAX_STORE, deadline: Deadline | None = None) -> Message:
+        """The next frame that is no heartbeat. Each heartbeat restarts `silence_s`; `deadline` bounds the whole wait.
+
+        DeadlineError names a peer that has been silent; ProtocolError an impossible frame; PeerLostError the end.
+        """
+        view = memoryview(self._head)
+        while True:
+            wait = Deadline(silence_s) if deadline is None else Deadline(min(silence_s, deadline.left()))
+            self.inward.recv_all(view, wait)
+            self.last_heard = time.monotonic()
+            header = unpack(self._head, limit, self.who)
+            payload = bytearray(header.length)
+            if header.length:
+                self.inward.recv_all(memoryview(payload), wait)
+            if header.kind is not Kind.HEARTBEAT:
+                return Message(header, payload)
+
+    def answer_fin(self) -> None:
+        """The peer said FIN: acknowledge it, say our own, and let the sockets go. For the thread that receives."""
+        with contextlib.suppress(PeerError), self._send_lock:
+            deadline = Deadline(min(self.timeout_s, 1.0))
+            self._send(Kind.FIN_ACK, b"", 0, 0, deadline)
+            if not self._sent_fin:
+                self._sent_fin = True
+                self._send(Kind.FIN, b"", 0, 0, deadline)
+        self._release()
+
+    def close(self, patience_s: float) -> bool:
+        """Say FIN, wait up to `patience_s` until the peer acknowledged it or said its own, close. True if it did.
+
+        For the thread that receives, or when none does any more. Frames that arrive meanwhile are dropped.
+        """
+        if self.closed:
+            return True
+        deadline = Deadline(patience_s)
+        acknowledged = False
+        self.say_fin()
+        with contextlib.suppress(PeerError):
+            while not acknowledged:
+                kind = self.receive(patience_s, deadline=deadline).header.kind
+                if kind is Kind.FIN:
+                    with self._send_lock:
+                        self._send(Kind.FIN_ACK, b"", 0, 0, deadline)
+                # Both have said FIN: nothing is under way in either direction. Waiting for the acknowledgement as well
+                # would let the ranks of a ring, each closing another link first, wait for each other.
+                acknowledged = kind in (Kind.FIN, Kind.FIN_ACK)
+        self._release()
+        return acknowledged
+
+    def say_fin(self) -> None:
+        """Announce the end without waiting; the thread that receives sees the acknowledgement."""
+        with contextlib.suppress(PeerError), self._send_lock:
+            if not self._sent_fin:
+                self._sent_fin = True
+                self._send(Kind.FIN, b"", 0, 0, Deadline(min(self.timeout_s, 1.0)))
+
+    def abort(self) -> None:
+        """End the connection at once, from any thread. Whoever waits on it gets PeerLostError."""
+        self.out.shutdown()
+        self.inward.shutdown()
+
+    def _release(self) -> None:
+        self.closed = True
+        self.out.close()
+        self.inward.close()
+
+    def discard(self) -> None:
+        """Close the sockets without a word: after `abort`, once nobody uses them any more."""
+        self._release()
+
+
+def expect(message: Message, *kinds: Kind) -> Message:
+    """ProtocolError if the frame is of none of these kinds."""
+    if message.header.kind not in kinds:
+        wanted = " or ".join(kind.name for kind in kinds)
+        raise ProtocolError(f"a frame of kind {message.header.kind.name} came where {wanted} was due")
+    return message

@@ -1,0 +1,182 @@
+"""Accepts connections, lets them introduce themselves, and hands out complete links.
+
+Each newcomer gets a thread of its own for the length of its handshake, so that a silent one delays nobody. Whoever is
+refused is remembered for the error of the one who waits in vain, and the listener goes on listening for the right one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+import threading
+from collections import deque
+
+from smolcluster.comm.clock import Deadline
+from smolcluster.comm.endpoint import Endpoint, tune
+from smolcluster.comm.handshake import Hello, Identity, accept_handshake
+from smolcluster.comm.link import Link
+from smolcluster.comm.tls import TlsContexts
+from smolcluster.comm.wire import Wire, await_ready
+from smolcluster.errors import DeadlineError, HandshakeError, PeerError
+
+# A stranger may hold a thread for this long, and this many may do so at once.
+HANDSHAKE_S = 5.0
+MOST_NEWCOMERS = 64
+_TLS_CLIENT_HELLO = b"\x16"
+
+
+class Listener:
+    """Owns listening sockets and the connections that nobody has taken yet. `close` ends its threads."""
+
+    def __init__(
+        self,
+        sockets: list[socket.socket],
+        me: Identity,
+        buffer_bytes: int,
+        timeout_s: float,
+        tls: TlsContexts | None = None,
+        must_encrypt: frozenset[int] = frozenset(),
+    ) -> None:
+        self._sockets = sockets
+        self._me = me
+        self._buffer_bytes = buffer_bytes
+        self._timeout_s = timeout_s
+        self._tls = tls
+        self._must_encrypt = must_encrypt
+        self._arrived = threading.Condition()
+        self._halves: dict[tuple[str, int, str], dict[str, Wire]] = {}
+        self._links: dict[tuple[str, int], Link] = {}
+        self._taken: dict[tuple[str, int], Link] = {}
+        self._newcomers: dict[threading.Thread, socket.socket] = {}
+        self.refusals: deque[PeerError] = deque(maxlen=20)
+        self._failure: PeerError | None = None
+        self._closing = False
+        self._wake_in, self._wake_out = socket.socketpair()
+        self._thread = threading.Thread(target=self._serve, name="smol-listener", daemon=True)
+        self._thread.start()
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The first address we listen on, with the port the system chose."""
+        host, port = self._sockets[0].getsockname()[:2]
+        return Endpoint(host, port)
+
+    def take(self, channel: str, rank: int, deadline: Deadline) -> Link:
+        """Wait until rank `rank` has come for `channel`. DeadlineError names it and who was refused meanwhile."""
+        key = (channel, rank)
+        with self._arrived:
+            self._arrived.wait_for(lambda: key in self._links or self._failure or self._closing, deadline.left())
+            if key in self._links:
+                link = self._taken[key] = self._links.pop(key)
+                return link
+            if self._failure:
+                raise self._failure
+            refused = "".join(f"\n    refused meanwhile: {error}" for error in self.refusals)
+        raise DeadlineError(
+            f"rank {rank} did not connect within {deadline.seconds:g} s. "
+            f"Fix: look at that rank's log; check that its machine is on and reaches {self.endpoint}.{refused}"
+        )
+
+    def fail(self, error: PeerError) -> None:
+        """Whoever waits in `take`, now or later, gets this error."""
+        with self._arrived:
+            self._failure = error
+            self._arrived.notify_all()
+
+    def close(self) -> None:
+        """Stop listening, hang up on newcomers and on links nobody took, join the threads."""
+        with self._arrived:
+            if self._closing:
+                return
+            self._closing = True
+            self._arrived.notify_all()
+            newcomers = dict(self._newcomers)
+        self._wake_out.send(b"x")
+        self._thread.join()
+        for thread, opened in newcomers.items():
+            with contextlib.suppress(OSError):
+                opened.shutdown(socket.SHUT_RDWR)
+            thread.join()
+        for opened in (*self._sockets, self._wake_in, self._wake_out):
+            opened.close()
+        for halves in self._halves.values():
+            for wire in halves.values():
+                wire.close()
+        for link in self._links.values():
+            link.discard()
+
+    def _serve(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            for opened in (*self._sockets, self._wake_in):
+                selector.register(opened, selectors.EVENT_READ)
+            while True:
+                ready = {key.fileobj for key, _ in selector.select()}
+                if self._wake_in in ready:
+                    return
+                for opened in self._sockets:
+                    if opened in ready:
+                        with contextlib.suppress(OSError):  # it hung up before we came to it
+                            self._welcome(*opened.accept())
+
+    def _welcome(self, opened: socket.socket, address: tuple[str, int]) -> None:
+        thread = threading.Thread(target=self._greet, args=(opened, address), name="smol-handshake", daemon=True)
+        with self._arrived:
+            if self._closing or len(self._newcomers) >= MOST_NEWCOMERS:
+                opened.close()
+                return
+            self._newcomers[thread] = opened
+        thread.start()
+
+    def _greet(self, opened: socket.socket, address: tuple[str, int]) -> None:
+        who = f"the caller from {Endpoint(*address[:2])}"
+        accepted = False
+        try:
+            tune(opened, self._buffer_bytes)
+            deadline = Deadline(min(HANDSHAKE_S, self._timeout_s))
+            opened = self._maybe_tls(opened, deadline, who)
+            wire, hello = accept_handshake(opened, self._me, deadline, who, self._must_encrypt)
+            wire.who = f"rank {hello.rank}"
+            self._admit(wire, hello)
+            accepted = True
+        except PeerError as error:
+            self._refused(error)
+        except OSError as error:
+            self._refused(HandshakeError(f"{who} hung up during the handshake: {error.strerror or error}"))
+        finally:
+            if not accepted:
+                opened.close()
+            with self._arrived:
+                self._newcomers.pop(threading.current_thread(), None)
+
+    def _maybe_tls(self, opened: socket.socket, deadline: Deadline, who: str) -> socket.socket:
+        opened.setblocking(False)
+        await_ready(Wire(opened, who), None, deadline)
+        if opened.recv(1, socket.MSG_PEEK) != _TLS_CLIENT_HELLO:
+            return opened
+        if self._tls is None:
+            raise HandshakeError(f"{who} speaks TLS, this side has no certificate. Fix: run setup.yml on this machine.")
+        return self._tls.wrap(opened, serving=True, deadline=deadline, who=who)
+
+    def _admit(self, wire: Wire, hello: Hello) -> None:
+        """Keep one half of a link; with the other half it is complete."""
+        with self._arrived:
+            key = (hello.channel, hello.rank)
+            known = self._links.get(key) or self._taken.get(key)
+            if self._closing or (known is not None and not known.closed):
+                raise HandshakeError(
+                    f"{wire.who} is connected already on {hello.channel!r}: two processes claim that rank"
+                )
+            halves = self._halves.setdefault((hello.channel, hello.rank, hello.link), {})
+            halves[hello.direction] = wire
+            if len(halves) < 2:
+                return
+            del self._halves[hello.channel, hello.rank, hello.link]
+            # Its "out" is what we receive on.
+            self._links[key] = Link(hello.rank, hello.channel, halves["in"], halves["out"], self._timeout_s)
+            self._arrived.notify_all()
+
+    def _refused(self, error: PeerError) -> None:
+        with self._arrived:
+            self.refusals.append(error)
+            self._arrived.notify_all()

@@ -1,0 +1,166 @@
+"""How this rank gets a link to any other: the higher rank dials, the lower one waits at its listener.
+
+Keeps the links of this process for its counters and so that a failure can end them all at once. Where peers listen it
+learns from the plan, or from what they published in the store.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from smolcluster.comm.clock import Deadline
+from smolcluster.comm.endpoint import Endpoint, dial, tune
+from smolcluster.comm.handshake import Hello, Identity, dial_handshake
+from smolcluster.comm.link import Link
+from smolcluster.comm.listener import Listener
+from smolcluster.comm.tls import TlsContexts
+from smolcluster.comm.wire import Wire
+from smolcluster.errors import PeerError
+
+
+@dataclass(frozen=True)
+class WireCounters:
+    """Bytes counted on this process's sockets: payload, headers, handshakes."""
+
+    bytes_out: int
+    bytes_in: int
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a rank publishes of itself: where it listens, and the chunk by which its links pipeline."""
+
+    host: str
+    port: int
+    buffer_bytes: int
+
+    def encode(self) -> bytes:
+        return json.dumps({"host": self.host, "port": self.port, "buffer_bytes": self.buffer_bytes}).encode()
+
+    @classmethod
+    def decode(cls, text: bytes) -> Card:
+        fields = json.loads(text)
+        return cls(str(fields["host"]), int(fields["port"]), int(fields["buffer_bytes"]))
+
+
+class Mesh:
+    """Links of one process. `card_of(rank)` gives what a peer published; `hosts` where to dial it (else its card)."""
+
+    def __init__(
+        self,
+        me: Identity,
+        listener: Listener | None,
+        hosts: Mapping[int, str],
+        ports: Mapping[int, int],
+        encrypt: Mapping[int, bool],
+        tls: TlsContexts | None,
+        buffer_bytes: int,
+        timeout_s: float,
+    ) -> None:
+        self.me = me
+        self.listener = listener
+        self.buffer_bytes = buffer_bytes
+        self.timeout_s = timeout_s
+        self.card_of: Callable[[int], Card] | None = None
+        self._hosts = hosts
+        self._ports = ports
+        self._encrypt = encrypt
+        self._tls = tls
+        self._lock = threading.Lock()
+        self._links: list[Link] = []
+        self._past_out = 0
+        self._past_in = 0
+        self._failure: PeerError | None = None
+
+    def link(self, peer: int, channel: str, where: Endpoint | None = None, deadline: Deadline | None = None) -> Link:
+        """A new link to `peer` for `channel`, within the timeout. Both ends have to ask for it.
+
+        `where` overrides the address. HandshakeError, DeadlineError, PeerLostError name the peer.
+        """
+        deadline = deadline or Deadline(self.timeout_s)
+        if peer > self.me.rank:
+            if self.listener is None:
+                raise PeerError(
+                    f"rank {self.me.rank} listens nowhere, and rank {peer} has to dial it. "
+                    "Fix: give this machine an address on a network it shares with that rank's."
+                )
+            made = self.listener.take(channel, peer, deadline)
+        else:
+            made = self._dial(peer, channel, where or self._where(peer), deadline)
+        with self._lock:
+            self._links.append(made)
+            failure = self._failure
+        if failure:
+            made.abort()
+            raise failure
+        return made
+
+    def _where(self, peer: int) -> Endpoint:
+        port = self._ports.get(peer, 0)
+        host = self._hosts.get(peer)
+        if port and host:
+            return Endpoint(host, port)
+        assert self.card_of is not None, "the store opens first"
+        card = self.card_of(peer)
+        return Endpoint(host or card.host, port or card.port)
+
+    def _dial(self, peer: int, channel: str, where: Endpoint, deadline: Deadline) -> Link:
+        name = secrets.token_hex(8)
+        out = self._dial_one(peer, where, Hello(self.me.rank, channel, name, "out"), deadline)
+        try:
+            inward = self._dial_one(peer, where, Hello(self.me.rank, channel, name, "in"), deadline)
+        except BaseException:
+            out.close()
+            raise
+        return Link(peer, channel, out, inward, self.timeout_s)
+
+    def _dial_one(self, peer: int, where: Endpoint, hello: Hello, deadline: Deadline) -> Wire:
+        who = f"rank {peer}"
+        opened = dial(where, deadline, who)
+        try:
+            tune(opened, self.buffer_bytes)
+            if self._encrypt.get(peer, False):
+                if self._tls is None:
+                    raise PeerError(
+                        f"the link to {who} must be encrypted and this rank has no certificate. Fix: run setup.yml."
+                    )
+                opened = self._tls.wrap(opened, serving=False, deadline=deadline, who=f"{who} at {where}")
+            wire = dial_handshake(opened, self.me, peer, hello, deadline, f"{who} at {where}")
+        except BaseException:
+            opened.close()
+            raise
+        wire.who = who
+        return wire
+
+    def forget(self, link: Link) -> None:
+        """A link was closed: keep what it counted."""
+        with self._lock:
+            if link in self._links:
+                self._links.remove(link)
+                self._past_out += link.bytes_out
+                self._past_in += link.bytes_in
+
+    def links(self) -> list[Link]:
+        with self._lock:
+            return list(self._links)
+
+    def counters(self) -> WireCounters:
+        """All bytes this process has moved over links so far."""
+        with self._lock:
+            out = self._past_out + sum(link.bytes_out for link in self._links)
+            inward = self._past_in + sum(link.bytes_in for link in self._links)
+        return WireCounters(out, inward)
+
+    def fail(self, error: PeerError, spare: str) -> None:
+        """End all links but those of the channel `spare`: whoever waits on one wakes. Later ones are refused."""
+        with self._lock:
+            self._failure = error
+            links = [link for link in self._links if link.channel != spare]
+        for link in links:
+            link.abort()
+        if self.listener is not None:
+            self.listener.fail(error)

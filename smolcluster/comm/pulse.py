@@ -1,0 +1,25 @@
+"""One thread per process that keeps idle links alive: a heartbeat at every interval."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+
+class Pulse:
+    """Calls `beat` every `every_s` seconds until `close`."""
+
+    def __init__(self, beat: Callable[[], None], every_s: float) -> None:
+        self._beat = beat
+        self._every_s = every_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="smol-pulse", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._every_s):
+            self._beat()

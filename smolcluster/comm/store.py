@@ -1,0 +1,104 @@
+"""c10d's Store over the control star: rendezvous for process groups. Every method has a deadline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from smolcluster.comm.control import Control
+from smolcluster.comm.mesh import Mesh
+from smolcluster.comm.table import Op
+from smolcluster.errors import DeadlineError
+
+Text = str | bytes
+
+
+class StoreTimeoutError(DeadlineError, dist.DistStoreError):
+    """A key did not come. Also a DistStoreError (a RuntimeError), which torch's own barriers expect."""
+
+
+class SmolStore(dist.Store):
+    """Thread-safe; the table lies at rank 0. Carries the `mesh` so that a backend finds its links from its store.
+
+    c10d calls some methods by their C++ names (deleteKey, getNumKeys), Python by the others: both are here.
+    """
+
+    def __init__(self, control: Control, mesh: Mesh, timeout_s: float) -> None:
+        super().__init__()
+        self.control = control
+        self.mesh = mesh
+        dist.Store.set_timeout(self, timedelta(seconds=timeout_s))
+
+    def _call(self, op: Op, args: Sequence[Text], wait: timedelta | None = None) -> list[bytes]:
+        seconds = (self.timeout if wait is None else wait).total_seconds()
+        try:
+            return self.control.call(op, [_bytes(arg) for arg in args], seconds)
+        except DeadlineError as error:
+            if self.control.alarm.error is not None:
+                raise
+            raise StoreTimeoutError(str(error)) from error
+
+    def set(self, key: str, value: Text) -> None:
+        self._call(Op.SET, (key, value))
+
+    def get(self, key: str) -> bytes:
+        """Wait for the key, then its value."""
+        return self._call(Op.GET, (key,))[0]
+
+    def add(self, key: str, value: int) -> int:
+        return int(self._call(Op.ADD, (key, str(value)))[0])
+
+    def wait(self, keys: list[str], timeout: timedelta | None = None) -> None:
+        self._call(Op.WAIT, keys, timeout)
+
+    def check(self, keys: list[str]) -> bool:
+        return self._call(Op.CHECK, keys)[0] == b"1"
+
+    def compare_set(self, key: str, expected_value: Text, desired_value: Text) -> bytes:
+        return self._call(Op.COMPARE_SET, (key, expected_value, desired_value))[0]
+
+    def delete_key(self, key: str) -> bool:
+        return self._call(Op.DELETE, (key,))[0] == b"1"
+
+    def deleteKey(self, key: str) -> bool:
+        """delete_key, as C++ calls it."""
+        return self.delete_key(key)
+
+    def num_keys(self) -> int:
+        return int(self._call(Op.NUM_KEYS, ())[0])
+
+    def getNumKeys(self) -> int:
+        """num_keys, as C++ calls it."""
+        return self.num_keys()
+
+    def append(self, key: str, value: Text) -> None:
+        self._call(Op.APPEND, (key, value))
+
+    def multi_get(self, keys: list[str]) -> list[bytes]:
+        return self._call(Op.GET, keys)
+
+    def multi_set(self, keys: list[str], values: Sequence[Text]) -> None:
+        self._call(Op.MULTI_SET, [item for pair in zip(keys, values, strict=True) for item in pair])
+
+    def list_keys(self) -> list[str]:
+        return [key.decode() for key in self._call(Op.LIST_KEYS, ())]
+
+    def has_extended_api(self) -> bool:
+        return True
+
+    def clone(self) -> SmolStore:
+        """Itself: replies find their caller, so threads do not serialise."""
+        return self
+
+
+def smol_store_of(store: dist.Store) -> SmolStore | None:
+    """The SmolStore under any number of prefixes, if there is one."""
+    while isinstance(store, dist.PrefixStore):
+        store = store.underlying_store
+    return store if isinstance(store, SmolStore) else None
+
+
+def _bytes(value: Text) -> bytes:
+    return value.encode() if isinstance(value, str) else bytes(value)

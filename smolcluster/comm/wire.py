@@ -1,0 +1,146 @@
+"""A wire: one connected socket, never blocking, with deadlines and byte counters of its own.
+
+The same class drives plain TCP and TLS. Payloads are never copied here: `recv` fills the caller's memory, `send` reads
+from it. The kernel calls release the GIL; assignments to memoryviews would not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import ssl
+
+from smolcluster.comm.clock import Deadline
+from smolcluster.errors import DeadlineError, PeerLostError
+
+# Below this a header and its payload are copied into one buffer where the system has no gathering send.
+_JOIN_BYTES = 16 * 1024
+_BLOCKED = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+class Wire:
+    """One socket. `who` names the other end in errors; `bytes` counts what was moved, headers included."""
+
+    __slots__ = ("_gathers", "_wants_write", "bytes", "fd", "sock", "who")
+
+    def __init__(self, sock: socket.socket, who: str) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.who = who
+        self.bytes = 0
+        self.fd = sock.fileno()
+        self._gathers = hasattr(sock, "sendmsg") and not isinstance(sock, ssl.SSLSocket)
+        self._wants_write = False
+
+    def send(self, head: memoryview | bytes, body: memoryview | None = None) -> int:
+        """Hand the kernel what it takes of head and then body; how many bytes it took, 0 when it takes none now.
+
+        PeerLostError when the connection is gone.
+        """
+        try:
+            if body is None:
+                sent = self.sock.send(head)
+            elif self._gathers:
+                sent = self.sock.sendmsg((head, body))
+            elif len(body) <= _JOIN_BYTES:
+                sent = self.sock.send(b"".join((head, body)))
+            else:
+                sent = self.sock.send(head)
+        except _BLOCKED as error:
+            self._wants_write = not isinstance(error, ssl.SSLWantReadError)
+            return 0
+        except (OSError, ValueError) as error:
+            raise PeerLostError(f"the connection to {self.who} broke while sending: {_reason(error)}") from error
+        self.bytes += sent
+        return sent
+
+    def recv(self, into: memoryview) -> int:
+        """Fill as much of `into` as has arrived; 0 when nothing has. PeerLostError at the end of the connection."""
+        try:
+            got = self.sock.recv_into(into)
+        except _BLOCKED as error:
+            self._wants_write = isinstance(error, ssl.SSLWantWriteError)
+            return 0
+        except (OSError, ValueError) as error:
+            raise PeerLostError(f"the connection to {self.who} broke while receiving: {_reason(error)}") from error
+        if got == 0:
+            raise PeerLostError(f"{self.who} was lost: it closed the connection")
+        self.bytes += got
+        return got
+
+    def send_all(self, head: memoryview | bytes, body: memoryview | None, deadline: Deadline) -> None:
+        """Send everything. DeadlineError when the other end does not take it in time."""
+        total = len(head) + (len(body) if body is not None else 0)
+        sent = 0
+        while sent < total:
+            if sent < len(head):
+                moved = self.send(memoryview(head)[sent:], body)
+            else:
+                assert body is not None
+                moved = self.send(body[sent - len(head) :])
+            sent += moved
+            if not moved:
+                await_ready(None, self, deadline)
+
+    def recv_all(self, into: memoryview, deadline: Deadline) -> None:
+        """Fill `into` completely. DeadlineError when that much does not come in time."""
+        got = 0
+        while got < len(into):
+            moved = self.recv(into[got:])
+            got += moved
+            if not moved:
+                await_ready(self, None, deadline)
+
+    def awaits_room(self, reading: bool) -> bool:
+        """Whether to wait until it can be written: TLS may have to write before it can read, and the other way round."""
+        return self._wants_write if isinstance(self.sock, ssl.SSLSocket) else not reading
+
+    def shutdown(self) -> None:
+        """End the connection now, from any thread: whoever waits on this wire wakes and finds it gone."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
+
+
+def await_ready(reader: Wire | None, writer: Wire | None, deadline: Deadline, slice_s: float | None = None) -> bool:
+    """Wait until `reader` can be read or `writer` written. False when `slice_s` ran out before the deadline.
+
+    DeadlineError at the deadline, naming whom it waited for.
+    """
+    left = deadline.left()
+    wait_s = left if slice_s is None else min(left, slice_s)
+    if _poll(reader, writer, wait_s):
+        return True
+    if not deadline.expired:
+        return False
+    for wire, verb in ((reader, "sent nothing"), (writer, "took nothing")):
+        if wire is not None:
+            raise DeadlineError(f"{wire.who} {verb} for {deadline.seconds:g} s")
+    raise AssertionError("a wait for nobody")
+
+
+if hasattr(select, "poll"):
+
+    def _poll(reader: Wire | None, writer: Wire | None, wait_s: float) -> bool:
+        poller = select.poll()
+        if reader is not None:
+            poller.register(reader.fd, select.POLLOUT if reader.awaits_room(reading=True) else select.POLLIN)
+        if writer is not None:
+            poller.register(writer.fd, select.POLLOUT if writer.awaits_room(reading=False) else select.POLLIN)
+        # Rounded up: a wait of 0.4 ms must not become a busy loop.
+        return bool(poller.poll(int(wait_s * 1000) + 1))
+
+else:  # Windows
+
+    def _poll(reader: Wire | None, writer: Wire | None, wait_s: float) -> bool:
+        sides = [(wire, wire is reader) for wire in (reader, writer) if wire is not None]
+        write = [wire.fd for wire, reading in sides if wire.awaits_room(reading)]
+        read = [wire.fd for wire, reading in sides if not wire.awaits_room(reading)]
+        return any(select.select(read, write, read + write, wait_s))
