@@ -13,16 +13,27 @@ from typing import Annotated
 
 import typer
 
+from smolcluster.errors import ConfigError
+from smolcluster.spec.clusterfile import CLUSTER_FILES
+from smolcluster.spec.document import read_document
+from smolcluster.spec.recognise import recognise
 from smolcluster.spec.request import Request
 
 DEFAULT_INVENTORY = Path("inventory/local.smol.yml")
-DEFAULT_STRATEGY = "fsdp"
+DEFAULT_STRATEGY = ""  # the one a cluster YAML of the flags is for, else fsdp
 DEFAULT_MODEL = "gpt"
 
 InventoryOption = Annotated[
     Path, typer.Option("-i", "--inventory", help="The inventory file, or a cluster YAML that names machines.")
 ]
-StrategyOption = Annotated[str, typer.Option("--strategy", help="single, classicdp, fsdp, edp, syncps, mp or diloco.")]
+StrategyOption = Annotated[
+    str,
+    typer.Option(
+        "--strategy",
+        help="single, classicdp, fsdp, ... [default: what the cluster YAML is for, else fsdp]",
+        show_default=False,
+    ),
+]
 ModelOption = Annotated[str, typer.Option("--model", help="gpt or nn.")]
 DatasetOption = Annotated[
     str | None, typer.Option("--dataset", help="pydoc, wikitext2, snli, mnist, or your own text file or folder.")
@@ -50,7 +61,7 @@ def request_from(
     """The Request of those flags."""
     return Request(
         inventory=inventory,
-        strategy=strategy,
+        strategy=strategy or _strategy_of(cluster_config) or _strategy_of(inventory) or "fsdp",
         model=model,
         dataset=dataset or None,
         config=config,
@@ -58,6 +69,17 @@ def request_from(
         nodes=tuple(name for name in (part.strip() for part in (nodes or "").split(",")) if name),
         overrides=tuple(override or ()),
     )
+
+
+def _strategy_of(path: Path | None) -> str | None:
+    """The strategy a cluster YAML is for; None for anything else. What is wrong with the file is told later."""
+    if path is None:
+        return None
+    try:
+        kind = recognise(read_document(path).data)
+    except ConfigError:
+        return None
+    return kind if kind in CLUSTER_FILES else None
 
 
 def print_notes(notes: Iterable[str]) -> None:

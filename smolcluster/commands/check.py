@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from smolcluster.commands._request import (
     DEFAULT_INVENTORY,
     DEFAULT_MODEL,
@@ -17,6 +19,7 @@ from smolcluster.commands._request import (
     print_notes,
     request_from,
 )
+from smolcluster.spec.request import Request
 
 
 def check(
@@ -30,10 +33,18 @@ def check(
     override: OverrideOption = None,
 ) -> None:
     """Check inventory and configs, and say what a run would be. Exit code 2 with every problem found."""
+    request = request_from(inventory, strategy, model, dataset, config, cluster_config, nodes, override)
+    if request.strategy == "inference":
+        _check_serving(request)
+    else:
+        _check_training(request)
+
+
+def _check_training(request: Request) -> None:
     from smolcluster.plan import make_plan
     from smolcluster.spec import resolve
 
-    resolved = resolve(request_from(inventory, strategy, model, dataset, config, cluster_config, nodes, override))
+    resolved = resolve(request)
     plan = make_plan(resolved.cluster, resolved.run, resolved.notes, resolved.inputs)
     print_notes(plan.notes)
     machines = ", ".join(dict.fromkeys(rank.node for rank in plan.ranks))
@@ -42,3 +53,14 @@ def check(
         f"ok: {plan.run.strategy} on {plan.cluster}: {plan.world_size} {noun} ({machines}), transport {plan.transport}"
     )
     print(f"    {plan.run.model.type}, {plan.params:,} parameters, {plan.global_batch} samples a step")
+
+
+def _check_serving(request: Request) -> None:
+    from smolcluster.spec import resolve_serving
+    from smolcluster.spec.serving import DEFAULT_MODEL as DEFAULT_SERVED
+
+    named = request if request.model != DEFAULT_MODEL else replace(request, model=DEFAULT_SERVED)
+    served = resolve_serving(named)
+    print_notes(served.notes)
+    stages = ", ".join(f"{stage.node} {stage.start}:{stage.stop}" for stage in served.serve.stages)
+    print(f"ok: {served.serve.model_name} on {served.cluster.name}: {stages}")

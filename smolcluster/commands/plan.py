@@ -24,6 +24,9 @@ from smolcluster.commands._request import (
     request_from,
 )
 
+RenderOption = Annotated[
+    Path | None, typer.Option("--render", help="Also write every host's node.yaml and unit file below this folder.")
+]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Write the plan to this file instead of stdout.")]
 
 
@@ -37,15 +40,20 @@ def plan(
     nodes: NodesOption = None,
     override: OverrideOption = None,
     out: OutOption = None,
+    render: RenderOption = None,
 ) -> None:
     """Print the plan as JSON. The same inputs give the same bytes. Notes go to stderr."""
     from smolcluster.plan import make_plan
+    from smolcluster.plan.render import render as rendered
     from smolcluster.runtime.runfolder import write_atomic
     from smolcluster.spec import resolve
 
     resolved = resolve(request_from(inventory, strategy, model, dataset, config, cluster_config, nodes, override))
     made = make_plan(resolved.cluster, resolved.run, resolved.notes, resolved.inputs)
     print_notes(made.notes)
+    if render is not None:
+        for file in rendered(made, resolved.cluster):
+            write_atomic(render / file.path, file.text)
     if out is not None:
         write_atomic(out, made.to_json())
     else:

@@ -1,7 +1,8 @@
 """Every host's node.yaml and unit file, from the project's templates/: a preview of what a playbook puts on the hosts.
 
 Pure text in, text out; the caller writes the files. Folders are those of the inventory, under a run id of its own, so
-that the same plan renders to the same bytes; a playbook uses the real run's id and the folders found on the host.
+that the same plan renders to the same bytes; a playbook uses the real run's id and the folders found on the host. A ~
+stays where the inventory does not name the machine's user, and so nothing tells their home.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def render(plan: Plan, cluster: ClusterSpec, templates: Path = TEMPLATES) -> tup
         node = cluster.node(name)
         config = node_config(plan, node)
         folder = _path(node, config.run_dir) / "nodes" / name
-        values = {
+        values: dict[str, object] = {
             "smol": config.model_dump(by_alias=True),
             "smol_unit": f"smolcluster-{config.run_id}-{name}",
             "smol_user": node.user,
@@ -56,8 +57,10 @@ def render(plan: Plan, cluster: ClusterSpec, templates: Path = TEMPLATES) -> tup
             "smol_supervisor_log": str(folder / "supervisor.txt"),
         }
         unit = UNIT_TEMPLATES[node.kind]
-        for template in (NODE_TEMPLATE, unit):
-            files.append(Rendered(f"{name}/{template.removesuffix('.j2')}", _text(environment, template, values)))
+        files += [
+            Rendered(f"{name}/{template.removesuffix('.j2')}", _text(environment, template, values))
+            for template in (NODE_TEMPLATE, unit)
+        ]
     return tuple(files)
 
 
@@ -65,7 +68,7 @@ def node_config(plan: Plan, node: Node) -> NodeConfig:
     """The node's node.yaml for a run named after the plan, in the folders the inventory gives."""
     digest = plan.digest()
     run_id = f"preview-{plan.run.strategy}-{digest[:4]}"
-    run_dir = _path(node, node.workdir) / run_id
+    run_dir = _path(node, _at_home(node)) / run_id
     return NodeConfig(
         schema=NODE_SCHEMA,
         run_id=run_id,
@@ -92,6 +95,15 @@ def systemd_word(text: str) -> str:
     """A path as one word of a command line."""
     escaped = systemd_path(text).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"' if any(mark in text for mark in " \t\"'") else escaped
+
+
+def _at_home(node: Node) -> str:
+    """The workdir, its ~ as the user's home where that is known."""
+    if not node.workdir.startswith("~") or node.user is None:
+        return node.workdir
+    homes = {"macos": "/Users/", "windows": "C:/Users/", "linux": "/home/"}
+    home = "/root" if node.user == "root" else homes[node.kind] + node.user
+    return home + node.workdir.removeprefix("~")
 
 
 def _path(node: Node, text: str) -> PurePath:

@@ -70,9 +70,9 @@ def _dial_notes(seats: Sequence[tuple[str, str | None]], routes: dict[tuple[int,
 
 
 def _open_wires(routes: Sequence[Route]) -> list[str]:
-    """One note for every route of wires that others may be on."""
-    ways = sorted({route.networks for route in routes if not route.private})
-    return [f"networks {' and '.join(way)}: {NOT_ENCRYPTED}" for way in ways]
+    """One note for every wire in use that others may be on."""
+    names = sorted({name for route in routes for name in route.exposed})
+    return [f"network {name}: {NOT_ENCRYPTED}" for name in names]
 
 
 def choose_transport(

@@ -10,7 +10,9 @@ from __future__ import annotations
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.spec.cluster import ClusterSpec, Network, Node
 from smolcluster.spec.clusterfile import CLUSTER_FILES, ClassicdpFile, CommonFile, HostsFile
+from smolcluster.spec.consistency import check_hosts, check_ranks
 from smolcluster.spec.document import Document, KeyPath
+from smolcluster.spec.layers import merge
 from smolcluster.spec.machines import REMOTE_WORKDIR, kind_from_name
 from smolcluster.spec.problems import listed
 from smolcluster.spec.validate import validated
@@ -49,11 +51,11 @@ def cluster_from(document: Document, strategy: str) -> tuple[ClusterSpec, tuple[
             )
         )
     networks, notes, wrong = _networks(file, strategy, tuple(hosts), document)
-    problems += wrong
+    origin = merge([document])
+    problems += [*wrong, *check_ranks(file, origin), *check_hosts(file, origin, strategy)]
     if problems:
         raise ConfigError(problems)
-    controller = "localhost"
-    return ClusterSpec(name=strategy, controller=controller, nodes=tuple(nodes), networks=networks), tuple(notes)
+    return ClusterSpec(name=strategy, controller="localhost", nodes=tuple(nodes), networks=networks), tuple(notes)
 
 
 def _hosts(file: CommonFile, strategy: str) -> _Hosts:
@@ -85,7 +87,7 @@ def _networks(
         return (_one_network(given),), [], []
     assert isinstance(file, HostsFile)
     if strategy == "mp":
-        return _own_addresses(file, hosts, document)
+        return (_one_network({host: file.host_ip.get(host, host) for host in hosts}),), [], []
     if strategy == "inference":
         return _mixed_addresses(file, hosts, document)
     return _dialled_addresses(file, hosts, document)
@@ -93,21 +95,6 @@ def _networks(
 
 def _one_network(members: dict[str, str]) -> Network:
     return Network(name="cluster", medium="ethernet", speed_mbps=_SPEED_MBPS, members=members)
-
-
-def _own_addresses(
-    file: HostsFile, hosts: tuple[str, ...], document: Document
-) -> tuple[tuple[Network, ...], list[str], list[Problem]]:
-    problems: list[Problem] = []
-    owner: dict[str, str] = {}
-    for host in hosts:
-        address = file.host_ip.get(host)
-        if address is not None and address in owner:
-            what = f"{address} is the own address of {owner[address]} already"
-            problems.append(document.problem(("host_ip", host), what, "give every machine an address of its own"))
-        elif address is not None:
-            owner[address] = host
-    return (_one_network({host: file.host_ip.get(host, host) for host in hosts}),), [], problems
 
 
 def _mixed_addresses(

@@ -30,13 +30,18 @@ def read_inventory(path: Path) -> tuple[ClusterSpec, Document, tuple[str, ...]]:
     """The cluster, the document it came from, and notes on what was resolved."""
     document = read_document(path)
     kind = recognise(document.data)
-    if kind in CLUSTER_FILES:
+    if kind is not None and made_from(document):
         cluster, notes = cluster_from(document, kind)
         return cluster, document, (*document.notes, *notes)
     if kind not in (None, "inventory"):
         what = f"an inventory is wanted here, but this is {KINDS[kind][0]}"
         raise ConfigError([Problem(document.file, 0, "", what, f"pass it as {KINDS[kind][1]}")])
     return _from_inventory(document, path), document, document.notes
+
+
+def made_from(document: Document) -> bool:
+    """Whether an inventory's document is a cluster YAML, whose own addresses the inventory then has."""
+    return recognise(document.data) in CLUSTER_FILES
 
 
 def _from_inventory(document: Document, path: Path) -> ClusterSpec:

@@ -29,10 +29,11 @@ _ABSENT = object()
 
 @dataclass(frozen=True)
 class Merged:
-    """The settings after all layers, and for every key the document that had the last word."""
+    """The settings after all layers (lowest first), and for every key the document that had the last word."""
 
     data: Tree
     origin: dict[KeyPath, Document]
+    layers: tuple[Document, ...] = ()
 
     def source(self, path: KeyPath) -> Document | None:
         """The document the key (or the nearest one above it) came from; None for a default nobody wrote."""
@@ -40,6 +41,11 @@ class Merged:
             if path[:end] in self.origin:
                 return self.origin[path[:end]]
         return None
+
+    def height(self, path: KeyPath) -> int:
+        """How high the layer lies that a key came from; -1 for a default nobody wrote."""
+        source = self.source(path)
+        return next((index for index, layer in enumerate(self.layers) if layer is source), -1)
 
     def problem(self, path: KeyPath, what: str, fix: str = "") -> Problem:
         """A Problem at the place the key came from."""
@@ -58,7 +64,7 @@ def merge(layers: Sequence[Document]) -> Merged:
     origin: dict[KeyPath, Document] = {}
     for layer in layers:
         _lay(data, layer.data, layer, (), origin)
-    return Merged(data, origin)
+    return Merged(data, origin, tuple(layers))
 
 
 def _lay(under: Tree, over: Tree, layer: Document, path: KeyPath, origin: dict[KeyPath, Document]) -> None:

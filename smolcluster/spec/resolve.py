@@ -14,7 +14,7 @@ from smolcluster.spec.consistency import (
     check_ranks,
     model_notes,
 )
-from smolcluster.spec.inventory import read_inventory
+from smolcluster.spec.inventory import made_from, read_inventory
 from smolcluster.spec.modelfile import MODEL_FILES
 from smolcluster.spec.participants import taking_part
 from smolcluster.spec.problems import did_you_mean, listed
@@ -53,9 +53,11 @@ def _resolve(request: Request, runnable: bool) -> Resolved:
         raise ConfigError(problems)
     training = trained(settings.model, settings.model_from)
     problems += training.problems
-    if cluster is None:
+    if cluster is None or document is None:
         raise ConfigError(problems)
-    run, run_notes, wrong = _run(request, cluster, settings, training)
+    # An inventory made from this very file cannot contradict it.
+    own = not made_from(document)
+    run, run_notes, wrong = _run(request, cluster, settings, training, own)
     problems += wrong
     if run is None:
         raise ConfigError(problems)
@@ -80,7 +82,7 @@ def _check_flags(request: Request) -> list[Problem]:
 
 
 def _run(
-    request: Request, cluster: ClusterSpec, settings: Settings, training: Trained
+    request: Request, cluster: ClusterSpec, settings: Settings, training: Trained, own_inventory: bool
 ) -> tuple[RunSpec | None, list[str], list[Problem]]:
     file, origin = settings.cluster, settings.cluster_from
     found = taking_part(file, origin, cluster, request.strategy)
@@ -93,7 +95,7 @@ def _run(
     problems += _check_balance(file, settings, found.participants)
     notes = [
         *found.notes,
-        *address_notes(file, origin, cluster, request.strategy),
+        *(address_notes(file, origin, cluster, request.strategy) if own_inventory else []),
         *buffer_notes(file, origin, cluster),
         *model_notes(file, origin, training.model),
     ]

@@ -15,7 +15,7 @@ from smolcluster.spec.cluster import ClusterSpec, Node
 from smolcluster.spec.clusterfile import InferenceFile, StageEntry
 from smolcluster.spec.consistency import address_notes, buffer_notes
 from smolcluster.spec.document import Document, KeyPath
-from smolcluster.spec.inventory import read_inventory
+from smolcluster.spec.inventory import made_from, read_inventory
 from smolcluster.spec.layers import merge
 from smolcluster.spec.modelfile import ServedModel
 from smolcluster.spec.participants import DEFAULT_PORT
@@ -91,7 +91,7 @@ def resolve_serving(request: Request) -> Served:
         *notes,
         *settings.notes,
         *split.notes,
-        *address_notes(file, origin, cluster, "inference"),
+        *([] if made_from(document) else address_notes(file, origin, cluster, "inference")),
         *buffer_notes(file, origin, cluster),
         *timeout_notes,
     ]
@@ -118,9 +118,9 @@ def stages_of(settings: Settings, cluster: ClusterSpec, model: ServedModel | Non
     file, origin = settings.cluster, settings.cluster_from
     assert isinstance(file, InferenceFile)
     split = Split()
-    if file.stages is not None:
+    if file.stages is not None and not _replaced(file, settings, split):
         ranges = _given_ranges(file.stages, settings, model, split)
-        places = {entry.host: ("stages", index, "host") for index, entry in enumerate(file.stages)}
+        places: dict[str, KeyPath] = {entry.host: ("stages", index, "host") for index, entry in enumerate(file.stages)}
         if len(places) < len(file.stages):
             split.problems.append(origin.problem(("stages",), "a machine is named twice", "one stage per machine"))
         _note_server(file, settings, next(iter(places)), split)
@@ -191,6 +191,17 @@ def _unsplit(
         what = f"says {count}, but there are {len(workers)} machines besides {server}: {listed(workers)}"
         split.problems.append(settings.cluster_from.problem(("num_workers",), what, f"write at most {len(workers)}"))
     return {server: ("server",)} | {name: known[name] for name in workers[:count]}
+
+
+def _replaced(file: InferenceFile, settings: Settings, split: Split) -> bool:
+    """Whether a higher layer than the one with `stages` names the machines: an mp file, --nodes."""
+    origin = settings.cluster_from
+    for key, named in (("nodes", file.nodes), ("workers", file.workers)):
+        if named is not None and origin.height((key,)) > origin.height(("stages",)):
+            why = f"{key} was said later"
+            split.notes.append(origin.note(("stages",), "other machines", f"{key}: {listed(named)}", why))
+            return True
+    return False
 
 
 def _note_server(file: InferenceFile, settings: Settings, first: str, split: Split) -> None:

@@ -23,7 +23,7 @@ class NoRouteError(LookupError):
 class Route:
     """How `src` reaches `dst`: the host it dials, the wires passed in order, the gateways between them.
 
-    `speed_mbps` is the slowest wire's; `private` means every wire passed is; `medium` is that of the last wire.
+    `speed_mbps` is the slowest wire's; `exposed` are the wires passed that others may be on; `medium` is the last wire's.
     """
 
     src: str
@@ -32,8 +32,13 @@ class Route:
     networks: tuple[str, ...]
     gateways: tuple[str, ...]
     speed_mbps: float
-    private: bool
+    exposed: tuple[str, ...]
     medium: Medium
+
+    @property
+    def private(self) -> bool:
+        """Whether nobody else is on any wire of the way."""
+        return not self.exposed
 
 
 class Topology:
@@ -67,7 +72,7 @@ class Topology:
             networks=wires,
             gateways=gateways,
             speed_mbps=min(wire.speed_mbps for wire in passed),
-            private=all(wire.private for wire in passed),
+            exposed=tuple(wire.name for wire in passed if not wire.private),
             medium=passed[-1].medium,
         )
 
@@ -76,7 +81,7 @@ class Topology:
         loopbacks = [n for n in self._networks.values() if n.medium == "loopback" and node in n.members]
         host = loopbacks[0].members[node] if loopbacks else _LOCAL_HOST
         names = tuple(network.name for network in loopbacks[:1])
-        return Route(node, node, host, names, (), _LOCAL_MBPS, True, "loopback")
+        return Route(node, node, host, names, (), _LOCAL_MBPS, (), "loopback")
 
     def _search(self, src: str, dst: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
         """Dijkstra over wires by (number of wires, -slowest speed, names): deterministic, and short ways first."""
