@@ -36,7 +36,7 @@ def prepare(
     cluster_config: ClusterConfigOption = None,
     nodes: NodesOption = None,
     override: OverrideOption = None,
-    cache: CacheOption = Path("runs/.data"),
+    cache: CacheOption = Path(".cache/data"),
 ) -> None:
     """Tokenise the text of a run into a data folder; print {"data_dir": ...} as the last line of stdout.
 

@@ -50,7 +50,7 @@ def prepare_data(
     corpus = load_corpus(run.data)
     say(f"data: {corpus.source} (licence: {corpus.licence})")
     samples = smallest_step(run) if global_batch is None else global_batch
-    folder = prepare_corpus(corpus, run.data.tokenizer, seq_len, cache, samples, say)
+    folder = prepare_corpus(corpus, run.data.tokenizer, seq_len, cache, say, samples)
     read_meta(folder).require(samples)
     return folder
 
@@ -65,8 +65,8 @@ def prepare_corpus(
     tokenizer: str,
     seq_len: int,
     cache: Path,
-    global_batch: int = 1,
     say: Callable[[str], None] = lambda _: None,
+    global_batch: int = 1,
 ) -> Path:
     """As prepare_data, for a corpus at hand. `tokenizer` as in DataSpec. A text too small leaves nothing behind."""
     size = bpe_size(tokenizer)

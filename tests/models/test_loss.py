@@ -1,0 +1,97 @@
+import time
+
+import pytest
+import torch
+from live_bytes import LiveBytes
+
+from smolcluster.models.loss import chunk_rows, chunked_cross_entropy, plain_cross_entropy
+
+
+def inputs(rows, width, vocabulary, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(rows)
+    hidden = torch.randn(rows, width, generator=generator, dtype=dtype, requires_grad=True)
+    weight = torch.randn(vocabulary, width, generator=generator, dtype=dtype, requires_grad=True)
+    return hidden, weight, torch.randint(vocabulary, (rows,), generator=generator)
+
+
+@pytest.mark.parametrize("rows", [1, 127, 128, 129, 500])
+@pytest.mark.parametrize("elements", [1, 200 * 61, 1 << 21])
+def test_value_and_gradients_are_the_plain_ones(rows, elements):
+    hidden, weight, targets = inputs(rows, 7, 61, torch.float64)
+    plain = plain_cross_entropy(hidden, weight, targets)
+    expected = torch.autograd.grad(3.5 * plain, (hidden, weight))
+    loss = chunked_cross_entropy(hidden, weight, targets, elements)
+    got = torch.autograd.grad(3.5 * loss, (hidden, weight))
+    torch.testing.assert_close(loss, plain, atol=1e-13, rtol=1e-13)
+    for ours, theirs in zip(got, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-14, rtol=1e-12)
+
+
+def test_improbable_targets_stay_finite():
+    """A softmax first and a logarithm after would give infinity here."""
+    hidden, weight, targets = inputs(130, 7, 61)
+    scaled = (hidden.detach() * 500).requires_grad_()
+    loss = chunked_cross_entropy(scaled, weight, targets)
+    torch.testing.assert_close(loss, plain_cross_entropy(scaled, weight, targets))
+    loss.backward()
+    assert torch.isfinite(scaled.grad).all()
+
+
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_only_what_needs_a_gradient_gets_one(frozen):
+    parts = list(inputs(40, 7, 61))
+    parts[frozen] = parts[frozen].detach()
+    chunked_cross_entropy(*parts).backward()
+    assert parts[frozen].grad is None
+    assert parts[1 - frozen].grad is not None
+    with torch.no_grad():
+        assert not chunked_cross_entropy(*parts).requires_grad
+
+
+def test_a_second_differentiation_says_why_not():
+    hidden, weight, targets = inputs(40, 7, 61)
+    loss = chunked_cross_entropy(hidden, weight, targets)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="differentiated already"):
+        loss.backward()
+
+
+def test_shapes_that_do_not_fit_are_named():
+    hidden, weight, targets = inputs(40, 7, 61)
+    with pytest.raises(ValueError, match=r"expected \(N, D\), \(V, D\), \(N,\)"):
+        chunked_cross_entropy(hidden, weight[:, :5], targets)
+
+
+def test_chunks_are_even_and_not_too_thin():
+    assert chunk_rows(1024, 2048) == 1024
+    assert chunk_rows(1025, 2048) == 513
+    assert chunk_rows(4096, 50257) == 128
+    assert chunk_rows(5, 50257) == 5
+
+
+def peak_bytes(function):
+    parts = inputs(1024, 16, 8192)
+    with LiveBytes() as live:
+        function(*parts).backward()
+    return live.peak
+
+
+def test_memory_is_a_chunk_and_not_all_logits():
+    logits = 1024 * 8192 * 4
+    gradients = (1024 + 8192) * 16 * 4
+    chunks = 2 * 256 * 8192 * 4
+    plain = peak_bytes(plain_cross_entropy)
+    chunked = peak_bytes(lambda *parts: chunked_cross_entropy(*parts, elements=256 * 8192))
+    assert plain > 2 * logits, "the counter must see the plain one's copies"
+    assert chunks < chunked < chunks + 2 * gradients + 100_000
+
+
+def test_it_costs_no_more_cpu_than_the_plain_one():
+    parts = inputs(512, 64, 8192)
+    plain, chunked = [], []
+    for _ in range(7):
+        for function, times in ((plain_cross_entropy, plain), (chunked_cross_entropy, chunked)):
+            start = time.process_time()
+            function(*parts).backward()
+            times.append(time.process_time() - start)
+    assert min(chunked) < 1.15 * min(plain)
