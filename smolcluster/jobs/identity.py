@@ -10,11 +10,17 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
+import time
 from pathlib import Path
 
 import psutil
 
 from smolcluster.spec.base import Frozen
+
+_LOOK_UP_S = 0.02
+# After SIGKILL: what the system needs to take a process apart, many gigabytes of it at worst.
+_DYING_S = 5.0
 
 
 class ProcessId(Frozen):
@@ -52,25 +58,24 @@ def alive(who: ProcessId) -> bool:
 
 def end(who: ProcessId, grace_s: float) -> bool:
     """Terminate this very process, kill it after the grace; True when it is gone. Never touches another of that pid."""
-    if not alive(who):
-        return True
     with contextlib.suppress(psutil.NoSuchProcess):
-        process = psutil.Process(who.pid)
-        if grace_s > 0:
-            process.terminate()
-            with contextlib.suppress(psutil.TimeoutExpired):
-                process.wait(grace_s)
+        if grace_s > 0 and alive(who):
+            psutil.Process(who.pid).terminate()
+            wait_gone(who, grace_s)
         if alive(who):
-            process.kill()
-            with contextlib.suppress(psutil.TimeoutExpired):
-                process.wait(2.0)
-    return not alive(who)
+            psutil.Process(who.pid).kill()
+    return wait_gone(who, _DYING_S)
 
 
 def wait_gone(who: ProcessId, deadline_s: float) -> bool:
-    """Wait until this very process has ended; False if it still runs after deadline_s."""
-    if not alive(who):
-        return True
-    with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
-        psutil.Process(who.pid).wait(deadline_s)
-    return not alive(who)
+    """Wait until this very process has ended; False if it still runs after deadline_s.
+
+    Looks again and again: nobody can wait for a process that is not his child. (psutil's own wait goes on until an
+    orphan has been reaped, which in a container may be never.)
+    """
+    end_at, pause = time.monotonic() + deadline_s, threading.Event()
+    while alive(who):
+        if time.monotonic() > end_at:
+            return False
+        pause.wait(_LOOK_UP_S)
+    return True

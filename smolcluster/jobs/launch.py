@@ -13,12 +13,21 @@ from pathlib import Path
 from typing import Literal
 
 from smolcluster.jobs import systemd
+from smolcluster.jobs.identity import wait_gone
 from smolcluster.jobs.nodefile import load_node, load_plan, ranks_of
 from smolcluster.jobs.registry import Active, Registry
 from smolcluster.jobs.state import read_state
 from smolcluster.jobs.stop import stop_job
 from smolcluster.jobs.tail import last_lines
-from smolcluster.jobs.types import START_DEADLINE_S, TAIL_LINES, JobError, JobMissing, JobRefused
+from smolcluster.jobs.types import (
+    ACTIVE_STATES,
+    CONTROL_DEADLINE_S,
+    START_DEADLINE_S,
+    TAIL_LINES,
+    JobError,
+    JobMissing,
+    JobRefused,
+)
 from smolcluster.plan.types import NodeConfig, RankPlan
 from smolcluster.runtime.runfolder import JobState, RunFolder
 
@@ -80,12 +89,21 @@ def _claim(registry: Registry, config: NodeConfig, replace: bool) -> Active:
         return registry.claim(config.run_id, config.run_dir)
     except JobRefused:
         other = registry.active()
-        if not replace:
-            raise
-    if other is not None:
-        stop_job(Path(other.run_dir), config.node, f"replaced by the run {config.run_id}")
+        if other is not None and not _is_ending(other, config.node):
+            if not replace:
+                raise
+            stop_job(Path(other.run_dir), config.node, f"replaced by the run {config.run_id}")
     # If somebody else was quicker the refusal stands.
     return registry.claim(config.run_id, config.run_dir)
+
+
+def _is_ending(other: Active, node: str) -> bool:
+    """Whether a run has said its last word and its supervisor is just leaving; waits until it has."""
+    try:
+        ended = read_state(RunFolder(Path(other.run_dir)), node).state not in ACTIVE_STATES
+    except JobMissing:
+        return False
+    return ended and wait_gone(other.owner, CONTROL_DEADLINE_S)
 
 
 def _choose(launcher: Launcher, ranks: Sequence[RankPlan]) -> Literal["child", "systemd"]:

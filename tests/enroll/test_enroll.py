@@ -278,3 +278,23 @@ def test_openssh_accepts_our_key_and_known_hosts(person: Person, host: PasswordH
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert done.stdout == "in\n", done.stderr
+
+
+def test_at_a_terminal_the_person_confirms_and_types_the_password_once(
+    person: Person, host: PasswordHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    asked: list[str] = []
+    monkeypatch.setattr("getpass.getpass", lambda prompt: asked.append(prompt) or PASSWORD)
+    monkeypatch.setattr("sys.stdin", Terminal("y\ny\n"))
+    files = ("--key", str(person.key), "--known-hosts", str(person.known_hosts), "--user", USER)
+    # Two names of one host: two host keys to confirm, one password.
+    code = main(["enroll", "127.0.0.1", "localhost", "--port", str(host.port), *files])
+    out, err = person.capsys.readouterr()
+    assert code == 0, out + err
+    assert asked == [f"Password of {USER} on these hosts: "]
+    assert err.count("is not known here yet") == 2
+    assert len(person.known_hosts.read_text().splitlines()) == 2

@@ -1,7 +1,7 @@
 """A worker that trains nothing: `fake_worker.py NODE_YAML --rank R`, doing what behaviour.json beside node.yaml says.
 
-Behaviours: run (until told to stop), done, code:N, kill (itself), deaf (to stop and SIGTERM), wedged (deaf to everything
-but SIGKILL, its parent's death too), child (run, with a child of its own), env (print the thread variables).
+Behaviours: run (until told to stop), done, code:N, kill (itself), deaf (to stop and SIGTERM), wedged (deaf to all but
+SIGKILL, its parent's death too), child (run, with a child of its own), env (print the thread variables).
 Starts without smolcluster and without torch, so that tests are fast.
 """
 

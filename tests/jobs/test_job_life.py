@@ -80,7 +80,7 @@ def test_deaf_rank_is_killed_within_the_grace(new_node: NodeMaker) -> None:
     node.rank_pids(0), node.rank_pids(1)
     before = time.monotonic()
     state = stop_job(node.run_dir, "node1", grace_s=1.0)
-    assert time.monotonic() - before < 2.0
+    assert time.monotonic() - before < 4.0
     assert state.ranks == {0: "137", 1: "130"}
     result = read_result(node.folder, "node1", 0)
     assert result is not None
@@ -90,17 +90,17 @@ def test_deaf_rank_is_killed_within_the_grace(new_node: NodeMaker) -> None:
 
 
 def test_lease_that_nobody_renews_ends_the_run(new_node: NodeMaker) -> None:
-    node = new_node("run", lease_s=0.6)
+    node = new_node("run", lease_s=1.2)
     node.start()
     node.rank_pids()
-    followed_until = time.monotonic() + 2.5
+    followed_until = time.monotonic() + 3.5
     pause = threading.Event()
     while time.monotonic() < followed_until:
         assert poll_job(node.run_dir, "node1").job.state == "running"
         pause.wait(0.2)
     until(lambda: poll_job(node.run_dir, "node1", renew=False).job.state == "stopped", "the lease runs out", 5.0)
     reason = poll_job(node.run_dir, "node1").job.reason
-    assert reason == "the controller's lease ran out: nobody has renewed it for 0.6 s"
+    assert reason == "the controller's lease ran out: nobody has renewed it for 1.2 s"
     node.gone()
 
 

@@ -1,0 +1,65 @@
+"""`python -m smolcluster job ...`: JSON on stdout, words on stderr, exit codes."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from smolcluster.cli import main
+from smolcluster.jobs import start_job
+
+from .conftest import NodeMaker
+from .node import FAKE_SUPERVISOR
+
+
+@pytest.fixture(autouse=True)
+def fake_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smolcluster.commands.job.start_job", partial(start_job, supervisor=FAKE_SUPERVISOR))
+
+
+def test_start_poll_status_stop(new_node: NodeMaker, capsys: pytest.CaptureFixture[str]) -> None:
+    node = new_node("run", lease_s=30.0)
+    where = ["--run-dir", str(node.run_dir), "--node", "node1"]
+    assert main(["job", "start", str(node.file)]) == 0
+    started = json.loads(capsys.readouterr().out)
+    assert (started["state"], started["run_id"], started["schema"]) == ("running", "run-a", 1)
+    node.remember()
+    assert main(["job", "poll", *where, "--no-renew"]) == 0
+    polled = json.loads(capsys.readouterr().out)
+    assert set(polled) == {"job", "progress", "failed"}
+    assert polled["job"]["ranks"] == {"0": "running"}
+    assert main(["job", "status", "--workdir", str(node.workdir)]) == 0
+    listed = json.loads(capsys.readouterr().out)["runs"]
+    assert [(entry["job"]["run_id"], entry["active"]) for entry in listed] == [("run-a", True)]
+    assert main(["job", "start", str(node.file)]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "ansible-playbook stop.yml" in said.err
+    assert main(["job", "stop", *where, "--reason", "lunch"]) == 0
+    stopped = json.loads(capsys.readouterr().out)
+    assert (stopped["state"], stopped["reason"]) == ("stopped", "lunch")
+    main(["job", "status", "--workdir", str(node.workdir)])
+    assert json.loads(capsys.readouterr().out)["runs"][0]["active"] is False
+    node.gone()
+
+
+def test_start_that_fails(new_node: NodeMaker, capsys: pytest.CaptureFixture[str]) -> None:
+    node = new_node("run", python="/nowhere/python")
+    assert main(["job", "start", str(node.file)]) == 3
+    said = capsys.readouterr()
+    assert json.loads(said.out)["state"] == "failed"
+    assert "cannot start /nowhere/python" in said.err
+
+
+@pytest.mark.parametrize("command", ["poll", "stop"])
+def test_run_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert main(["job", command, "--run-dir", str(tmp_path / "none"), "--node", "pi"]) == 2
+    assert "pi: there is no run in" in capsys.readouterr().err
+
+
+def test_no_runs_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["job", "status", "--workdir", str(tmp_path)]) == 0
+    assert json.loads(capsys.readouterr().out)["runs"] == []
