@@ -52,7 +52,8 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
     """Hosts, groups (per kind, per strategy) and variables from one file."""
 
     NAME = "smolcluster"
-    trusted_by_default = False
+    # The file is the person's own, as any inventory; without trust --list would wrap every text as unsafe.
+    trusted_by_default = True
 
     def verify_file(self, path: str) -> bool:
         """Whether the name is one of ours. A file that is not there is accepted, so that its report can say so."""

@@ -174,7 +174,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     ) -> dict[str, Any]:
         if state != "completed":
             self._print(f"{state}: {reason}")
-        return {"state": state, "reason": reason, "at_once": at_once, "ranks_failed": failed or []}
+        return {
+            "node": self._options["node"],
+            "state": state,
+            "reason": reason,
+            "at_once": at_once,
+            "ranks_failed": failed or [],
+        }
 
     def _print(self, text: str) -> None:
         Display().display(f"{self._options['node']:<{self._width}}  {text}")

@@ -1,4 +1,4 @@
-"""Ansible's default output, calmer: what went well is left out, and a failure is one readable message.
+"""Ansible's default output, calmer: a line for what was changed, none for what was fine, and a failure is one message.
 
 With -v or more it is the default output again, details and origins included. On Ctrl-C it says what became of the run.
 """
@@ -16,7 +16,7 @@ name: smol
 type: stdout
 short_description: Ansible's default output with failures as plain messages
 description:
-  - The default screen output; tasks that were fine or skipped are left out, a failure is shown once, as text.
+  - The default output; what was fine or skipped is left out, what was changed is a line, a failure is one text.
 extends_documentation_fragment:
   - default_callback
   - result_format_callback
@@ -43,7 +43,8 @@ class CallbackModule(DefaultCallback):  # type: ignore[misc]
         super().__init__()
         self._run_id: str | None = None
         self._under_way = False
-        atexit.register(self._last_word)
+        self._last_words: list[str] = []
+        atexit.register(self._interrupted)
 
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
         """Note when a run is started."""
@@ -56,14 +57,35 @@ class CallbackModule(DefaultCallback):  # type: ignore[misc]
         run = result.result.get("ansible_facts", {}).get("plan_run")
         if isinstance(run, dict) and not run["detach"]:
             self._run_id = run["id"]
-        super().v2_runner_on_ok(result)
+        if text := result.result.get("smolcluster_last_word"):
+            self._last_words.append(text)
+        if self._display.verbosity:
+            super().v2_runner_on_ok(result)
+        elif result.result.get("changed", False):
+            self._handle_warnings_and_exception(result)
+            line = f"changed: [{self.host_label(result)}] {result.task.get_name().strip()}"
+            self._display.display(line, color=C.COLOR_CHANGED)
+        else:
+            self._handle_warnings_and_exception(result)
+
+    def v2_runner_item_on_ok(self, result: Any) -> None:
+        """The task's own line says enough."""
+        if self._display.verbosity:
+            super().v2_runner_item_on_ok(result)
+
+    def v2_playbook_on_include(self, included_file: Any) -> None:
+        """Which file a task comes from is a detail."""
+        if self._display.verbosity:
+            super().v2_playbook_on_include(included_file)
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
-        """The playbook came to its end, well or not: nothing is left behind."""
+        """The playbook came to its end, well or not: nothing is left behind. What was kept for the end is said."""
         self._under_way = False
         super().v2_playbook_on_stats(stats)
+        for text in self._last_words:
+            self._display.display(text)
 
-    def _last_word(self) -> None:
+    def _interrupted(self) -> None:
         """At the end of the process: on_stats is only skipped when the person interrupted us."""
         if self._under_way:
             self._display.display(

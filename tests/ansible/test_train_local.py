@@ -1,0 +1,199 @@
+"""train.yml and its companions on three nodes of this machine, called as a person calls them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+from ansible_lab import LONG, SHORT, TINY, Cluster, Outcome, Playing, gone_within
+
+pytestmark = pytest.mark.slow
+
+
+def summary(cluster: Cluster, run_id: str) -> dict[str, object]:
+    value: dict[str, object] = json.loads((cluster.runs / run_id / "summary.json").read_text())
+    return value
+
+
+def assert_complete(cluster: Cluster, outcome: Outcome, nodes: tuple[str, ...]) -> Path:
+    """The run's contract: what DESIGN section 7 says a completed run leaves behind."""
+    assert outcome.code == 0, outcome.text
+    run = cluster.runs / outcome.run_id
+    told = summary(cluster, outcome.run_id)
+    assert told["status"] == "completed"
+    assert told["exit_code"] == 0
+    assert told["world_size"] == len(nodes)
+    assert told["steps"] == 8
+    assert (run / "plan.json").is_file()
+    assert (run / "model" / "config.json").is_file()
+    assert (run / "model" / "model.safetensors").is_file()
+    assert {path.suffix for path in (run / "plots").iterdir()} == {".svg", ".png"}
+    for rank, node in enumerate(nodes):
+        assert (run / "nodes" / node / "supervisor.txt").is_file()
+        assert (run / "nodes" / node / f"rank-{rank}" / "log.txt").is_file()
+        lines = (run / "nodes" / node / f"rank-{rank}" / "metrics.jsonl").read_text().splitlines()
+        assert sum('"loss"' in line for line in lines) == 8
+    assert (cluster.runs / "latest").resolve() == run.resolve()
+    return run
+
+
+def test_fsdp_from_the_plan_to_the_model(local: Cluster) -> None:
+    outcome = local.play("train", "strategy=fsdp", override=SHORT)
+    run = assert_complete(local, outcome, ("node1", "node2", "node3"))
+    for node in ("node1", "node2", "node3"):
+        assert f"{node}  step 8/8" in outcome.text
+    assert "rank 2    node3" in outcome.text, "the plan is shown"
+    assert 'try it: python -m smolcluster generate runs/latest "Once upon"' in outcome.text
+    secret = (run / "secret").read_text()
+    assert stat.S_IMODE((run / "secret").stat().st_mode) == 0o600
+    assert len(secret) == 64
+    assert secret not in outcome.text
+    assert not local.processes()
+
+
+def test_classicdp_on_a_subset_of_the_nodes(local: Cluster) -> None:
+    outcome = local.play("train", "strategy=classicdp", "nodes=node1,node3", override=SHORT)
+    run = assert_complete(local, outcome, ("node1", "node3"))
+    assert not (run / "nodes" / "node2").exists()
+
+
+def test_a_name_of_its_own_and_a_list_of_overrides(local: Cluster) -> None:
+    variables = json.dumps({"override": list(SHORT), "run_id": "mine", "strategy": "single"})
+    outcome = local.play("train", variables)
+    assert_complete(local, outcome, ("node1",))
+    assert outcome.run_id == "mine"
+    again = local.play("train", variables)
+    assert again.code == 2
+    assert "There is a run mine already" in again.text
+
+
+BAD = {
+    "strategy": (("strategy=fsdpp",), ("fsdpp", "did you mean fsdp", "classicdp", "single")),
+    "a strategy that comes later": (("strategy=edp",), ("edp",)),
+    "an override's key": (("override=training.batch_sise=4",), ("training.batch_sise", "training.batch_size")),
+    "an override's value": (("override=training.batch_size=many",), ("training.batch_size", "many")),
+    "a node": (("nodes=node1,node9",), ("node9",)),
+    "a config that is not there": (("config=nowhere.yaml",), ("nowhere.yaml",)),
+    "a data set": (("dataset=nowhere.txt",), ("nowhere.txt",)),
+    "a name of the run": (("run_id=../../etc",), ("run_id may hold letters",)),
+}
+
+
+@pytest.mark.parametrize(("variables", "told"), BAD.values(), ids=BAD.keys())
+def test_a_bad_wish_is_refused_before_anything_was_written(
+    local: Cluster, variables: tuple[str, ...], told: tuple[str, ...]
+) -> None:
+    outcome = local.play("train", *variables)
+    assert outcome.code == 2, outcome.text
+    for part in told:
+        assert part in outcome.text
+    assert outcome.text.count("FAILED [localhost]") == 1
+    assert "Traceback" not in outcome.text
+    assert not local.runs.exists()
+    assert not local.processes()
+
+
+def test_a_run_without_a_controller(local: Cluster) -> None:
+    """detach, status, a second run refused and changing nothing, stop, collect."""
+    begun = local.play("train", "strategy=fsdp", "detach=true", override=LONG)
+    assert begun.code == 0, begun.text
+    run_id = begun.run_id
+    for playbook in ("status", "stop", "collect"):
+        assert f"ansible-playbook {playbook}.yml" in begun.text
+    assert local.processes()
+
+    status = local.play("status")
+    assert status.code == 0, status.text
+    for node in ("node1", "node2", "node3"):
+        assert any(line.startswith(node) and run_id in line and "running" in line for line in status.text.splitlines())
+
+    before = sorted(path.name for path in local.runs.iterdir())
+    refused = local.play("train", "strategy=fsdp", override=SHORT)
+    assert refused.code == 2
+    assert f"node1: the run {run_id} is active there" in refused.text
+    assert "-e replace=true" in refused.text
+    assert "ansible-playbook stop.yml" in refused.text
+    assert sorted(path.name for path in local.runs.iterdir()) == before
+
+    stopped = local.play("stop")
+    assert stopped.code == 0, stopped.text
+    assert f"node1: stopped {run_id}" in stopped.text
+    assert not local.processes()
+
+    collected = local.play("collect")
+    assert collected.code == 0, collected.text
+    assert summary(local, run_id)["status"] == "stopped"
+    assert "No run is active." in local.play("stop").text
+
+
+def test_replacing_an_active_run(local: Cluster) -> None:
+    first = local.play("train", "strategy=fsdp", "detach=true", override=LONG)
+    second = local.play("train", "strategy=fsdp", "replace=true", override=SHORT)
+    assert_complete(local, second, ("node1", "node2", "node3"))
+    job = json.loads((local.runs / first.run_id / "nodes" / "node1" / "job.json").read_text())
+    assert job["state"] == "stopped"
+
+
+def begin(local: Cluster, playing: list[Playing], *variables: str) -> tuple[Playing, str]:
+    """A long run that has made its first steps on every node; and its name."""
+    run = local.begin("train", *variables, override=LONG)
+    playing.append(run)
+    run_id = run.until(r"^Run (\S+)$")[1]
+    for node in ("node1", "node2", "node3"):
+        run.until(rf"^{node}  step ", timeout=120)
+    return run, run_id
+
+
+def test_a_killed_rank_ends_the_run_everywhere_and_is_named(local: Cluster, playing: list[Playing]) -> None:
+    run, run_id = begin(local, playing)
+    (victim,) = [each for each in local.processes() if "--rank" in each.cmdline() and each.cmdline()[-1] == "1"]
+    victim.kill()
+    outcome = run.end()
+    assert outcome.code == 2
+    assert "node2: failed: rank 1: killed by SIGKILL" in outcome.text
+    assert "rank 1 on node2 failed first" in outcome.text
+    told = summary(local, run_id)
+    assert told["status"] == "failed"
+    assert told["exit_code"] != 0
+    assert not local.processes()
+
+
+def test_a_killed_controller_ends_the_run_on_every_node(local: Cluster, playing: list[Playing]) -> None:
+    run, run_id = begin(local, playing)
+    run.process.kill()
+    gone_within(local, 15)
+    run.end()
+    for node in ("node1", "node2", "node3"):
+        job = json.loads((local.runs / run_id / "nodes" / node / "job.json").read_text())
+        assert job["state"] == "stopped"
+        assert "lease" in job["reason"]
+
+
+def test_ctrl_c_ends_the_run_and_says_how_to_collect(local: Cluster, playing: list[Playing]) -> None:
+    run, run_id = begin(local, playing)
+    run.interrupt()
+    outcome = run.end(timeout=10)
+    assert outcome.code != 0
+    assert f"ansible-playbook collect.yml -e run_id={run_id}" in outcome.text
+    gone_within(local, 15)
+    collected = local.play("collect", f"run_id={run_id}")
+    assert collected.code == 0, collected.text
+    assert summary(local, run_id)["status"] == "stopped"
+
+
+def test_runs_latest_where_there_are_no_links(local: Cluster) -> None:
+    local.runs.mkdir()
+    (local.runs / "latest").mkdir()
+    (local.runs / "latest" / "in the way").touch()
+    outcome = local.play("collect")
+    assert outcome.code == 2
+    assert "There is no run" in outcome.text
+    shutil.rmtree(local.runs / "latest")
+    finished = local.play("train", "strategy=single", "run_id=mine", override=(*TINY, "training.max_steps=2"))
+    assert finished.code == 0, finished.text
+    (local.runs / "latest").unlink()
+    (local.runs / "latest").write_text("mine\n")
+    assert local.play("collect").code == 0

@@ -1,0 +1,121 @@
+"""The same over SSH: two machines behind sshds of their own, the controller as the third node."""
+
+from __future__ import annotations
+
+import json
+import stat
+import sys
+
+import pytest
+from ansible_lab import LONG, SHORT, Cluster, Playing, gone_within
+from ansible_sshd import Machines
+
+pytestmark = pytest.mark.slow
+NODES = ("node1", "node2", "node3")
+
+
+def test_a_run_over_ssh_from_the_plan_to_the_model(remote: Cluster, machines: Machines) -> None:
+    outcome = remote.play("train", "strategy=fsdp", override=SHORT)
+    assert outcome.code == 0, outcome.text
+    run = remote.runs / outcome.run_id
+    told = json.loads((run / "summary.json").read_text())
+    assert (told["status"], told["world_size"], told["steps"]) == ("completed", 3, 8)
+    assert (run / "model" / "model.safetensors").is_file()
+    for rank, node in enumerate(NODES):
+        assert f"{node}  step 8/8" in outcome.text
+        assert (run / "nodes" / node / f"rank-{rank}" / "metrics.jsonl").is_file()
+        assert (run / "nodes" / node / f"rank-{rank}" / "log.txt").is_file()
+    # What was shipped, and what never leaves a node.
+    for node in ("node2", "node3"):
+        there = machines.work(remote.folder, node) / outcome.run_id
+        assert stat.S_IMODE((there / "secret").stat().st_mode) == 0o600
+        assert (there / "secret").read_text() == (run / "secret").read_text()
+        assert not (run / "nodes" / node / "control.json").exists()
+        assert not (run / "nodes" / node / "node.yaml").exists()
+        assert not (there / "nodes" / "node1").exists(), "a node has its own part only"
+    assert (run / "secret").read_text() not in outcome.text
+    assert not list(run.glob(".collect*"))
+    assert not remote.processes()
+
+    # The data is there already: the second run ships none, and rank 0 may be a machine that is not the controller.
+    again = remote.play("train", "strategy=classicdp", "nodes=node2,node3", override=SHORT)
+    assert again.code == 0, again.text
+    assert "ship : Copy its files" in outcome.text
+    assert "ship : Copy its files" not in again.text
+    assert (remote.runs / again.run_id / "model" / "model.safetensors").is_file(), "the model came home"
+    assert not (remote.runs / again.run_id / "nodes" / "node1").exists()
+
+
+def test_a_node_that_is_off_is_one_clear_error_and_nothing_starts(remote: Cluster, machines: Machines) -> None:
+    remote.inventory.write_text(machines.inventory(remote.folder, sys.executable, off="node3"))
+    outcome = remote.play("train", "strategy=fsdp", override=SHORT, timeout=60)
+    assert outcome.code == 2
+    assert "1 problem; nothing was started." in outcome.text
+    assert "node3: it cannot be reached at 127.0.0.3" in outcome.text
+    assert "-e nodes=" in outcome.text
+    assert outcome.text.count("cannot be reached") == 1
+    assert not remote.runs.exists()
+    assert not machines.work(remote.folder, "node2").exists()
+    assert not remote.processes()
+
+    status = remote.play("status")
+    assert status.code == 0, status.text
+    assert any(line.startswith("node3") and " off " in line for line in status.text.splitlines())
+    assert any(line.startswith("node2") and " idle " in f"{line} " for line in status.text.splitlines())
+
+
+def test_a_node_without_smolcluster_is_named(remote: Cluster) -> None:
+    text = remote.inventory.read_text()
+    remote.inventory.write_text(text.replace(f"python: {sys.executable}", "python: /nowhere/python", 1))
+    outcome = remote.play("train", override=SHORT, timeout=60)
+    assert outcome.code == 2
+    assert "node2: " in outcome.text
+    assert "/nowhere/python there must have smolcluster" in outcome.text
+    assert not remote.runs.exists()
+
+
+def begin(remote: Cluster, playing: list[Playing]) -> tuple[Playing, str]:
+    run = remote.begin("train", override=LONG)
+    playing.append(run)
+    run_id = run.until(r"^Run (\S+)$")[1]
+    for node in NODES:
+        run.until(rf"^{node}  step ", timeout=120)
+    return run, run_id
+
+
+def test_a_rank_killed_on_another_machine(remote: Cluster, playing: list[Playing]) -> None:
+    run, run_id = begin(remote, playing)
+    (victim,) = [each for each in remote.processes() if "--rank" in each.cmdline() and each.cmdline()[-1] == "2"]
+    victim.kill()
+    outcome = run.end()
+    assert outcome.code == 2
+    assert "node3: failed: rank 2: killed by SIGKILL" in outcome.text
+    assert "rank 2 on node3 failed first" in outcome.text
+    assert json.loads((remote.runs / run_id / "summary.json").read_text())["status"] == "failed"
+    assert not remote.processes()
+
+
+def test_a_killed_controller_ends_the_run_on_every_machine(remote: Cluster, playing: list[Playing]) -> None:
+    run, run_id = begin(remote, playing)
+    run.process.kill()
+    gone_within(remote, 15)
+    run.end()
+    collected = remote.play("collect", f"run_id={run_id}")
+    assert collected.code == 0, collected.text
+    assert json.loads((remote.runs / run_id / "summary.json").read_text())["status"] == "stopped"
+
+
+def test_a_run_without_a_controller_over_ssh(remote: Cluster) -> None:
+    begun = remote.play("train", "detach=true", override=LONG)
+    assert begun.code == 0, begun.text
+    assert remote.processes()
+    refused = remote.play("train", override=SHORT)
+    assert refused.code == 2
+    for node in NODES:
+        assert f"{node}: the run {begun.run_id} is active there" in refused.text
+    stopped = remote.play("stop", f"run_id={begun.run_id}")
+    assert stopped.code == 0, stopped.text
+    assert not remote.processes()
+    collected = remote.play("collect")
+    assert collected.code == 0, collected.text
+    assert json.loads((remote.runs / begun.run_id / "summary.json").read_text())["status"] == "stopped"
