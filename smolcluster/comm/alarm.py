@@ -23,6 +23,7 @@ class Alarm:
         self._callbacks: list[Callable[[PeerError], None]] = []
 
     def on_ring(self, callback: Callable[[PeerError], None]) -> None:
+        """Call this when the alarm rings; at once if it has."""
         with self._lock:
             if self.error is None:
                 self._callbacks.append(callback)

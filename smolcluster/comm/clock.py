@@ -18,6 +18,20 @@ class Deadline:
         """Seconds that are left, never below zero."""
         return max(0.0, self.at - time.monotonic())
 
+    def moved(self) -> None:
+        """Some bytes moved. Changes nothing here; see Patience."""
+
     @property
     def expired(self) -> bool:
+        """Whether nothing is left."""
         return time.monotonic() >= self.at
+
+
+class Patience(Deadline):
+    """A deadline for silence: every byte that moves renews it, so a long message on a slow wire is no failure."""
+
+    __slots__ = ()
+
+    def moved(self) -> None:
+        """Some bytes moved: the full time is there again."""
+        self.at = time.monotonic() + self.seconds

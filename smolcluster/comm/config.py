@@ -1,4 +1,4 @@
-"""What a rank needs to know to join its group: everything, so that nothing in comm reads a config or the environment."""
+"""Everything a rank needs to know to join its group: comm reads no config and no environment."""
 
 from __future__ import annotations
 

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from smolcluster.comm.alarm import Alarm, copy_of, decode_error, encode_error
-from smolcluster.comm.clock import Deadline
 from smolcluster.comm.frame import Kind
 from smolcluster.comm.link import Link, expect
 from smolcluster.comm.table import Op, Table, decode_parts, encode_parts
@@ -119,10 +118,7 @@ class Hub:
 
     def _judge(self, error: PeerError) -> PeerError:
         """Decide what `error` means for the whole run and tell everybody."""
-        if isinstance(error, PeerLostError):
-            known = self.alarm.wait(GRACE_S)
-        else:
-            known = self.alarm.error
+        known = self.alarm.wait(GRACE_S if isinstance(error, PeerLostError) else 0.0)
         return known or self.alarm.ring(self._silent(error) or error)
 
     def _silent(self, error: PeerError) -> PeerError | None:

@@ -106,7 +106,7 @@ def _bind_message(where: Endpoint, error: OSError) -> str:
     return f"cannot listen on {where}: {error.strerror or error}. Fix: check the address in the inventory."
 
 
-def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str | int, ...]]:
+def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str | int | bytes, ...]]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:

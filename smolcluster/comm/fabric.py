@@ -36,7 +36,7 @@ class Fabric:
     """An open group: torch.distributed is initialised while it lives. A context manager; an exception aborts it."""
 
     def __init__(self, config: GroupConfig) -> None:
-        """Join. HandshakeError, DeadlineError, PeerLostError or PeerError (a port in use); nothing is left behind then."""
+        """Join. Any PeerError (a port in use is one too) tells why not; nothing is left behind then."""
         self.config = config
         self.alarm = Alarm()
         self._closed = False
@@ -127,7 +127,7 @@ class Fabric:
         return Card.decode(self.store.get(f"smol/card/{rank}"))
 
     def counters(self) -> WireCounters:
-        """Bytes of this process's links so far: payload, headers, handshakes. (gloo's sockets are not ours: not in it.)"""
+        """Bytes of this process's links so far: payload, headers, handshakes. gloo's own sockets are not in it."""
         return self._mesh.counters()
 
     def links(self) -> tuple[LinkStats, ...]:

@@ -36,9 +36,9 @@ def _interface_of(host: str) -> str | None:
     address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0]
     for name, addresses in psutil.net_if_addrs().items():
         if any(entry.address == address for entry in addresses):
-            return name
+            return str(name)
     if str(address).startswith("127."):  # all of 127/8 is the loopback interface, which lists one address
-        return next((name for name, entries in psutil.net_if_addrs().items() if _is_loopback(entries)), None)
+        return next((str(name) for name, entries in psutil.net_if_addrs().items() if _is_loopback(entries)), None)
     return None
 
 

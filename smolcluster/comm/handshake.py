@@ -37,7 +37,7 @@ Direction = Literal["out", "in"]
 
 @dataclass(frozen=True)
 class Identity:
-    """What a rank claims, and the secret by which it proves it. `digest` is the plan's; `generation` counts restarts."""
+    """What a rank claims, and the secret that proves it. `digest` is the plan's; `generation` counts restarts."""
 
     run_id: str
     generation: int

@@ -11,7 +11,7 @@ import threading
 import time
 from typing import NamedTuple
 
-from smolcluster.comm.clock import Deadline
+from smolcluster.comm.clock import Deadline, Patience
 from smolcluster.comm.frame import HEADER_BYTES, MAX_STORE, Header, Kind, pack, unpack
 from smolcluster.comm.wire import Wire
 from smolcluster.errors import PeerError, ProtocolError
@@ -42,6 +42,7 @@ class Link:
 
     @property
     def who(self) -> str:
+        """The peer, for messages."""
         return self.out.who
 
     @property
@@ -55,9 +56,9 @@ class Link:
         return self.inward.bytes
 
     def send(self, kind: Kind, payload: bytes | memoryview = b"", *, op: int = 0, tag: int = 0) -> None:
-        """Send one frame. DeadlineError if the peer does not take it within `timeout_s`, PeerLostError if it is gone."""
+        """Send one frame. DeadlineError if the peer takes nothing for `timeout_s`, PeerLostError if it is gone."""
         with self._send_lock:
-            self._send(kind, payload, op, tag, Deadline(self.timeout_s))
+            self._send(kind, payload, op, tag, Patience(self.timeout_s))
 
     def _send(self, kind: Kind, payload: bytes | memoryview, op: int, tag: int, deadline: Deadline) -> None:
         head = pack(kind, len(payload), op=op, tag=tag)

@@ -39,10 +39,12 @@ class Card:
     buffer_bytes: int
 
     def encode(self) -> bytes:
+        """For the store."""
         return json.dumps({"host": self.host, "port": self.port, "buffer_bytes": self.buffer_bytes}).encode()
 
     @classmethod
     def decode(cls, text: bytes) -> Card:
+        """From the store."""
         fields = json.loads(text)
         return cls(str(fields["host"]), int(fields["port"]), int(fields["buffer_bytes"]))
 
@@ -145,6 +147,7 @@ class Mesh:
                 self._past_in += link.bytes_in
 
     def links(self) -> list[Link]:
+        """The links that are open."""
         with self._lock:
             return list(self._links)
 

@@ -17,6 +17,7 @@ class Pulse:
         self._thread.start()
 
     def close(self) -> None:
+        """Stop and join."""
         self._stop.set()
         self._thread.join()
 

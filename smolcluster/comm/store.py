@@ -32,7 +32,7 @@ class SmolStore(dist.Store):
         dist.Store.set_timeout(self, timedelta(seconds=timeout_s))
 
     def _call(self, op: Op, args: Sequence[Text], wait: timedelta | None = None) -> list[bytes]:
-        seconds = (self.timeout if wait is None else wait).total_seconds()
+        seconds = (_timeout_of(self) if wait is None else wait).total_seconds()
         try:
             return self.control.call(op, [_bytes(arg) for arg in args], seconds)
         except DeadlineError as error:
@@ -41,6 +41,7 @@ class SmolStore(dist.Store):
             raise StoreTimeoutError(str(error)) from error
 
     def set(self, key: str, value: Text) -> None:
+        """Set a key."""
         self._call(Op.SET, (key, value))
 
     def get(self, key: str) -> bytes:
@@ -48,18 +49,23 @@ class SmolStore(dist.Store):
         return self._call(Op.GET, (key,))[0]
 
     def add(self, key: str, value: int) -> int:
+        """Add to a number (0 if absent); the sum."""
         return int(self._call(Op.ADD, (key, str(value)))[0])
 
     def wait(self, keys: list[str], timeout: timedelta | None = None) -> None:
+        """Wait until all keys are there."""
         self._call(Op.WAIT, keys, timeout)
 
     def check(self, keys: list[str]) -> bool:
+        """Whether all keys are there."""
         return self._call(Op.CHECK, keys)[0] == b"1"
 
     def compare_set(self, key: str, expected_value: Text, desired_value: Text) -> bytes:
+        """Set a key if it holds (or, absent, is expected to be) what is expected; what it holds now."""
         return self._call(Op.COMPARE_SET, (key, expected_value, desired_value))[0]
 
     def delete_key(self, key: str) -> bool:
+        """Delete a key; whether it was there."""
         return self._call(Op.DELETE, (key,))[0] == b"1"
 
     def deleteKey(self, key: str) -> bool:
@@ -67,6 +73,7 @@ class SmolStore(dist.Store):
         return self.delete_key(key)
 
     def num_keys(self) -> int:
+        """How many keys there are."""
         return int(self._call(Op.NUM_KEYS, ())[0])
 
     def getNumKeys(self) -> int:
@@ -74,18 +81,23 @@ class SmolStore(dist.Store):
         return self.num_keys()
 
     def append(self, key: str, value: Text) -> None:
+        """Append to a value."""
         self._call(Op.APPEND, (key, value))
 
     def multi_get(self, keys: list[str]) -> list[bytes]:
+        """Wait for all keys, then their values."""
         return self._call(Op.GET, keys)
 
     def multi_set(self, keys: list[str], values: Sequence[Text]) -> None:
+        """Set several keys at once."""
         self._call(Op.MULTI_SET, [item for pair in zip(keys, values, strict=True) for item in pair])
 
     def list_keys(self) -> list[str]:
+        """All keys, sorted."""
         return [key.decode() for key in self._call(Op.LIST_KEYS, ())]
 
     def has_extended_api(self) -> bool:
+        """append, multi_get and multi_set are here."""
         return True
 
     def clone(self) -> SmolStore:
@@ -98,6 +110,12 @@ def smol_store_of(store: dist.Store) -> SmolStore | None:
     while isinstance(store, dist.PrefixStore):
         store = store.underlying_store
     return store if isinstance(store, SmolStore) else None
+
+
+def _timeout_of(store: dist.Store) -> timedelta:
+    # c10d's C++ changes it (set_timeout on a prefix reaches the base class only); its stubs do not know the property.
+    timeout: timedelta = store.timeout  # type: ignore[attr-defined]
+    return timeout
 
 
 def _bytes(value: Text) -> bytes:

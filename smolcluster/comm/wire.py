@@ -80,7 +80,9 @@ class Wire:
                 assert body is not None
                 moved = self.send(body[sent - len(head) :])
             sent += moved
-            if not moved:
+            if moved:
+                deadline.moved()
+            else:
                 await_ready(None, self, deadline)
 
     def recv_all(self, into: memoryview, deadline: Deadline) -> None:
@@ -89,11 +91,13 @@ class Wire:
         while got < len(into):
             moved = self.recv(into[got:])
             got += moved
-            if not moved:
+            if moved:
+                deadline.moved()
+            else:
                 await_ready(self, None, deadline)
 
     def awaits_room(self, reading: bool) -> bool:
-        """Whether to wait until it can be written: TLS may have to write before it can read, and the other way round."""
+        """Whether to wait until it can be written: TLS may have to write to read, and the other way round."""
         return self._wants_write if isinstance(self.sock, ssl.SSLSocket) else not reading
 
     def shutdown(self) -> None:
@@ -102,6 +106,7 @@ class Wire:
             self.sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
+        """Let the socket go; nobody may use the wire any more."""
         self.sock.close()
 
 

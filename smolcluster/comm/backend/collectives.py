@@ -1,4 +1,4 @@
-"""The ring collectives of one group: a ring of links, a count of operations, some scratch memory. Blocking.
+"""The collectives of one group: a ring of links, a count of operations, some scratch memory. Blocking.
 
 They are called in the same order on every rank, one at a time (lane.py sees to that).
 """
@@ -6,13 +6,16 @@ They are called in the same order on every rank, one at a time (lane.py sees to 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from smolcluster.comm.backend import schedule
 from smolcluster.comm.backend.arithmetic import CODES, fold_of
+from smolcluster.comm.backend.direct import NARROW, Direct
 from smolcluster.comm.backend.flow import BLOCK_BYTES, Stamp, flow
+from smolcluster.comm.backend.pairs import Pairs
 from smolcluster.comm.backend.schedule import Reduction, Ring
 from smolcluster.comm.link import Link
 
@@ -25,27 +28,45 @@ _SMALLEST_FRAME = 1 << 16
 class Collectives:
     """`onward` leads to the next rank of the ring, `backward` to the previous one; with two ranks they are one link."""
 
-    def __init__(self, rank: int, size: int, onward: Link, backward: Link, buffer_bytes: int, timeout_s: float) -> None:
+    def __init__(
+        self, rank: int, size: int, onward: Link, backward: Link, pairs: Pairs, buffer_bytes: int, timeout_s: float
+    ) -> None:
         self.ring = Ring(rank, size)
-        self.timeout_s = timeout_s
+        self._timeout_s = timeout_s
         self._onward = onward
         self._backward = backward
         # Multiples of 64: no number, of whatever type, is cut in two.
         self._frame_bytes = max(_SMALLEST_FRAME, min(buffer_bytes // schedule.GROUP, _LARGEST_FRAME)) // 64 * 64
+        self.direct = Direct(rank, size, pairs, self._frame_bytes, timeout_s)
         self._seq = 0
         self._scratch = torch.empty(BLOCK_BYTES, dtype=torch.uint8)
         self._scratch_view = schedule.bytes_of(self._scratch)
         self._spare: Tensor | None = None
 
+    def set_timeout(self, timeout_s: float) -> None:
+        """For operations that begin from now on."""
+        self._timeout_s = self.direct.timeout_s = timeout_s
+
     def all_reduce(self, flat: Tensor, op: str) -> None:
         """In place, over a flat contiguous tensor of any length."""
-        plan = schedule.all_reduce(self.ring, flat, self._frame(flat.dtype), self._reduction(op, flat.dtype))
+        reduction = self._reduction(op, flat.dtype)
+        if self._widens(op, flat.dtype):
+            bounds = schedule.shard_bounds(flat.numel(), self.ring.size)
+            shards = [flat[low:high] for low, high in pairwise(bounds)]
+            own = shards[self.ring.rank]
+            self.direct.widened_sum(shards, own, op == "AVG", reduction)
+            self.all_gather(shards, own)
+            return
+        plan = schedule.all_reduce(self.ring, flat, self._frame(flat.dtype), reduction)
         self._run("all_reduce", flat.dtype, plan)
 
     def reduce_scatter(self, shards: Sequence[Tensor], output: Tensor, op: str) -> None:
         """`shards[r]` of every rank, folded, lands in rank r's `output`. All flat and contiguous."""
         frame = self._frame(output.dtype)
         reduction = self._reduction(op, output.dtype)
+        if self._widens(op, output.dtype):
+            self.direct.widened_sum(shards, output, op == "AVG", reduction)
+            return
         longest = max(shard.numel() for shard in shards)
         spare = self._spare_for(schedule.spare_numbers(self.ring.size, longest, frame), output.dtype)
         plan = schedule.reduce_scatter(self.ring, shards, output, frame, reduction, spare)
@@ -65,10 +86,13 @@ class Collectives:
     def _run(self, name: str, dtype: torch.dtype, plan: schedule.Plan) -> None:
         stamp = Stamp(_OPS[name], name, CODES.get(dtype, 0), self._seq)
         self._seq = (self._seq + 1) & 0xFFFFFFFF
-        flow(self._onward.out, self._backward.inward, *plan, stamp, self.timeout_s)
+        flow(self._onward.out, self._backward.inward, *plan, stamp, self._timeout_s)
 
     def _frame(self, dtype: torch.dtype) -> int:
         return self._frame_bytes // dtype.itemsize
+
+    def _widens(self, op: str, dtype: torch.dtype) -> bool:
+        return self.ring.size > 2 and dtype in NARROW and op in ("SUM", "AVG")
 
     def _reduction(self, op: str, dtype: torch.dtype) -> Reduction:
         fold = fold_of(op, dtype)

@@ -1,8 +1,8 @@
 """The engine: one thread moves an operation's frames both ways at once, over two wires that never block.
 
 A frame goes out when the frames it depends on have come in (`need`), one comes in when the memory it lands in is free
-(`hold`). So every collective is two lists of frames (schedule.py makes them) and this loop. One thread, because a second
-one only adds hand-offs: the kernel copies while we fold, and no order of sends and receives can deadlock.
+(`hold`). So every collective is two lists of frames (schedule.py makes them) and this loop. One thread, because a
+second one only adds hand-offs, and because no order of sends and receives can deadlock it.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class Landing:
         self.hold = hold
 
     def window(self, got: int) -> memoryview:
+        """The rest of its place."""
         return self.view[got:]
 
     def filled(self, got: int) -> None:
@@ -89,15 +90,17 @@ class Folding:
         self._scratch_view = scratch_view
         self._fold = fold
         self._finish = finish
-        self._itemsize = target.element_size()
+        self._itemsize = scratch.element_size()  # on the wire; the target may be wider
         self.size = target.numel() * self._itemsize
         self.hold = hold
 
     def window(self, got: int) -> memoryview:
+        """The rest of the scratch block."""
         at = got % BLOCK_BYTES
         return self._scratch_view[at : at + min(BLOCK_BYTES - at, self.size - got)]
 
     def filled(self, got: int) -> None:
+        """Fold the block if it is complete."""
         if got % BLOCK_BYTES and got < self.size:
             return
         start = (got - 1) // BLOCK_BYTES * BLOCK_BYTES // self._itemsize
@@ -174,7 +177,7 @@ def _refuse(header: Header, stamp: Stamp, size: int, part: int, who: str) -> Non
         raise ProtocolError(f"{who} has left the group, this rank still waits for it in {stamp.name}")
     raise ProtocolError(
         f"the ranks do not do the same: {who} is at operation {header.seq} (code {header.op}, piece {header.part}, "
-        f"{header.length} bytes of {dtype_name(header.dtype)}), this rank at {stamp.seq} ({stamp.name}, code {stamp.op}, "
-        f"piece {part}, {size} bytes of {dtype_name(stamp.dtype)}). "
+        f"{header.length} bytes of {dtype_name(header.dtype)}), this rank at {stamp.seq} ({stamp.name}, code "
+        f"{stamp.op}, piece {part}, {size} bytes of {dtype_name(stamp.dtype)}). "
         "Fix: every rank must call the same collectives in the same order with tensors of the same size."
     )

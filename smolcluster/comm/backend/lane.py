@@ -1,7 +1,7 @@
 """A lane runs jobs one at a time, in the order they were given: on the caller's thread when it may, else on its own.
 
-Handing a small job to another thread and back costs more than the job. So: a synchronous job on an idle lane runs where
-it is; and who waits for a job nobody has begun does it himself. The lane's thread starts with the first asynchronous job.
+Handing a small job to another thread and back costs more than the job. So: a synchronous job on an idle lane runs
+where it is; who waits for a job nobody has begun does it himself; the thread starts with the first asynchronous job.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class Work(dist._Work):
         if self._error is not None:
             raise self._error
 
-    def wait(self, timeout: timedelta | None = None) -> bool:
+    def wait(self, timeout: timedelta | None = None) -> bool:  # noqa: ARG002
         """Wait for the end; True, or the job's error. The job's own deadline bounds it, `timeout` is not needed."""
         if not self._done:
             self.join()
@@ -163,18 +163,23 @@ class Work(dist._Work):
         return True
 
     def synchronize(self) -> None:
+        """c10d: the same as wait."""
         self.wait()
 
     def is_completed(self) -> bool:
+        """Whether it ended, well or not."""
         return self._done
 
     def is_success(self) -> bool:
+        """Whether it ended well."""
         return self._done and self._error is None
 
     def exception(self) -> BaseException | None:
+        """What it raised, if it did."""
         return self._error
 
     def result(self) -> list[Tensor]:
+        """The tensors it fills."""
         return self._result
 
     def get_future(self) -> torch.futures.Future[Any]:

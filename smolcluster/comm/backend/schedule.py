@@ -52,7 +52,7 @@ def bytes_of(flat: Tensor) -> memoryview:
     """The memory of a flat, contiguous CPU tensor, without a copy."""
     if flat.numel() == 0:
         return memoryview(bytearray())
-    return memoryview(flat.detach().view(torch.uint8).numpy())
+    return flat.detach().view(torch.uint8).numpy().data
 
 
 def _columns(longest: int, frame: int) -> Iterator[range]:

@@ -1,0 +1,156 @@
+"""What a group is made of, how its jobs run and how it ends; group.py adds c10d's operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from smolcluster.comm.alarm import copy_of
+from smolcluster.comm.backend.collectives import Collectives
+from smolcluster.comm.backend.lane import Lane, Work
+from smolcluster.comm.backend.p2p import PointToPoint
+from smolcluster.comm.backend.pairs import Pairs
+from smolcluster.comm.control import Control
+from smolcluster.comm.link import Link
+from smolcluster.comm.mesh import Mesh
+from smolcluster.errors import PeerError, PeerLostError
+
+# How long a group that is destroyed waits for its neighbours to say the same.
+GOODBYE_S = 2.0
+
+
+class GroupLifetime(dist.ProcessGroup):
+    """`members` are the global ranks in group order. Links are the group's own, so groups never mix their traffic.
+
+    Collectives share one lane; point-to-point traffic has a lane and a link per peer and direction.
+    """
+
+    def __init__(
+        self,
+        mesh: Mesh,
+        control: Control,
+        name: str,
+        rank: int,
+        members: Sequence[int],
+        buffer_bytes: int,
+        timeout_s: float,
+    ) -> None:
+        super().__init__(rank, len(members))  # type: ignore[call-arg]
+        self._mesh = mesh
+        self._control = control
+        self._closing = False
+        self._lane = Lane(f"collectives-{name}")
+        self._ring_links: list[Link] = []
+        self._pairs = Pairs(mesh, f"pairs/{name}", members)
+        self._messages = Pairs(mesh, f"p2p/{name}", members)
+        self._point_to_point = PointToPoint(self._messages, f"p2p-{name}", timeout_s, self._guard)
+        self._ring: Collectives | None = None
+        size = len(members)
+        if size > 1:
+            following, previous = members[(rank + 1) % size], members[(rank - 1) % size]
+            onward = self._open(following, f"ring/{name}")
+            backward = onward if following == previous else self._open(previous, f"ring/{name}")
+            self._ring = Collectives(rank, size, onward, backward, self._pairs, buffer_bytes, timeout_s)
+
+    def _open(self, peer: int, channel: str) -> Link:
+        try:
+            link = self._mesh.link(peer, channel)
+        except PeerError as error:
+            raise self._control.verdict(error) from error
+        self._ring_links.append(link)
+        return link
+
+    def _do(
+        self,
+        job: Callable[[Collectives], None],
+        result: list[Tensor],
+        opts: Any,
+        alone: Callable[[], None] | None = None,
+    ) -> Work:
+        """Run a collective: here when it is synchronous, else on the group's thread. `alone`: in a group of one."""
+        ring = self._ring
+
+        def run() -> None:
+            if ring is not None:
+                self._guard(lambda: job(ring))
+            elif alone is not None:
+                alone()
+
+        if opts is not None and not opts.asyncOp:
+            return self._lane.run(run, result)
+        return self._lane.submit(run, result)
+
+    def _guard(self, job: Callable[[], None]) -> None:
+        """Run a job; its failure becomes the run's, the same on every rank."""
+        known = self._control.alarm.error
+        if known is not None:
+            raise copy_of(known)
+        try:
+            job()
+        except PeerError as error:
+            if self._closing:
+                raise PeerLostError("the group was destroyed while this operation waited") from error
+            raise self._control.verdict(error) from error
+
+    def _check_size(self, whole: Tensor, part: Tensor, name: str) -> None:
+        if whole.numel() != part.numel() * self.size():
+            raise ValueError(
+                f"{name}: the whole has {whole.numel()} numbers, {self.size()} times {part.numel()} are needed"
+            )
+
+    def shutdown(self) -> None:
+        """Finish what is queued, say goodbye to the neighbours, close the links, join the threads. Idempotent."""
+        if self._control.alarm.error is None and not self._closing:
+            self._lane.drain()
+            self._point_to_point.drain()
+        self._closing = True
+        self._lane.close()
+        messages = self._messages.take_all()
+        for link in messages:  # a receive that nobody answered must not hold us up
+            link.say_fin()
+            link.inward.shutdown()
+        self._point_to_point.close()
+        ring_links, self._ring_links = self._ring_links, []
+        polite = ring_links + self._pairs.take_all()
+        for link in polite:
+            if self._control.alarm.error is None:
+                link.say_fin()
+            else:
+                link.abort()
+        for link in polite:
+            link.close(GOODBYE_S if self._control.alarm.error is None else 0.0)
+        for link in messages:
+            link.discard()
+        for link in polite + messages:
+            self._mesh.forget(link)
+
+    def abort(self) -> None:
+        """End all operations now; they fail with PeerLostError."""
+        for link in self._ring_links:
+            link.abort()
+        self._pairs.abort()
+        self._messages.abort()
+
+    def set_timeout(self, timeout: timedelta) -> None:
+        """How long nothing may move, for operations that begin from now on."""
+        self._point_to_point.timeout_s = timeout.total_seconds()
+        if self._ring is not None:
+            self._ring.set_timeout(timeout.total_seconds())
+
+    def getBackendName(self) -> str:
+        """For c10d's C++."""
+        return "smol"
+
+    def name(self) -> str:
+        """For c10d's Python."""
+        return "smol"
+
+    @property
+    def _device_types(self) -> list[torch.device]:
+        # DCP's async_save looks here for a CPU backend.
+        return [torch.device("cpu")]
