@@ -31,8 +31,13 @@ app.add_typer(job.app, name="job")
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; give the exit code that the process should leave with."""
+    return run_app(app, arguments)
+
+
+def run_app(application: typer.Typer, arguments: list[str] | None = None) -> int:
+    """Run a typer application with our way of telling errors; give the exit code."""
     try:
-        outcome = app(args=arguments, standalone_mode=False)
+        outcome = application(args=arguments, standalone_mode=False)
     except SmolError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from smolcluster.comm import GroupConfig, open_fabric
 from smolcluster.errors import ConfigError, InterruptedRun, Problem, SmolError
 from smolcluster.jobs.nodefile import load_node, load_plan
 from smolcluster.plan.types import NodeConfig, Plan, RankPlan
@@ -82,7 +83,7 @@ def _ending(error: BaseException, rank: int) -> Failure:
     ending = understand(error)
     if isinstance(error, NotFiniteError):
         # All ranks raise it in the same step; the one whose numbers went wrong is the cause.
-        ending = replace(ending, ours=error.rank == rank)
+        ending = replace(ending, ours=error.rank in (rank, None))
     if ending.bug:
         log.error("%s", ending.reason, exc_info=error)
     else:
@@ -110,21 +111,19 @@ def _wires(context: RunContext, config: NodeConfig) -> Iterator[RunContext]:
     if context.world_size == 1:
         yield context
         return
-    from smolcluster.comm import GroupConfig, open_fabric  # a single process needs no backend
-
     group = GroupConfig.from_plan(
         context.plan,
         context.me,
         run_id=config.run_id,
         generation=config.generation,
         secret=_secret(Path(config.secret_file)),
-        endpoint_file=context.folder.endpoint(context.me.node),
+        endpoint_file=context.folder.endpoint(context.node_of(0)),
     )
     fabric = open_fabric(group)
     try:
         yield replace(context, wires=fabric)
-    except BaseException:
-        fabric.abort()
+    except BaseException as error:
+        fabric.abort(understand(error).reason)
         raise
     fabric.close()
 

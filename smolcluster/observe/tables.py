@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.panel import Panel
@@ -29,7 +30,8 @@ def _parts(story: RunStory, summary: Summary) -> list[RenderableType]:
 
 
 def _run_table(summary: Summary) -> Table:
-    table = Table(title=f"run {escape(summary.run_id)}", title_justify="left", show_header=False)
+    title = f"run {escape(summary.run_id)}"
+    table = Table(title=title, title_justify="left", show_header=False, box=SIMPLE_HEAD, pad_edge=False)
     table.add_column(style="dim")
     table.add_column()
     colour = _COLOUR[summary.status]
@@ -49,9 +51,9 @@ def _run_table(summary: Summary) -> Table:
 
 
 def _rank_table(story: RunStory) -> Table:
-    table = Table(title="ranks", title_justify="left")
-    for name in ("rank", "node", "status", "steps", "tokens/s", "compute s", "wait s", "out MB", "in MB", "peak MB"):
-        table.add_column(name, justify="left" if name in ("node", "status") else "right")
+    table = Table(title="ranks", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for name in ("rank", "node", "status", "steps", "tokens/s", "compute", "wait", "sent", "peak"):
+        table.add_column(name, justify="left" if name in ("node", "status") else "right", no_wrap=True)
     for rank in story.ranks:
         table.add_row(*_rank_row(rank))
     return table
@@ -60,7 +62,7 @@ def _rank_table(story: RunStory) -> Table:
 def _rank_row(rank: RankStory) -> list[str]:
     head = [str(rank.plan.rank), escape(rank.plan.node)]
     if rank.result is None:
-        return [*head, "[red]no result[/]", "", "", "", "", "", "", ""]
+        return [*head, "[red]no result[/]", "", "", "", "", "", ""]
     result = rank.result
     seconds = sum(record.step_s for record in rank.steps)
     speed = sum(record.tokens for record in rank.steps) / seconds if seconds else 0.0
@@ -70,11 +72,10 @@ def _rank_row(rank: RankStory) -> list[str]:
         f"[{_COLOUR[result.status]}]{result.status}[/]",
         f"{result.steps:,}",
         f"{speed:,.0f}",
-        f"{sum(record.compute_s for record in rank.steps) / count:.3f}",
-        f"{sum(record.comm_s for record in rank.steps) / count:.3f}",
-        f"{result.wire_bytes_out / 1e6:,.1f}",
-        f"{result.wire_bytes_in / 1e6:,.1f}",
-        f"{result.peak_rss_mb:,.0f}",
+        f"{sum(record.compute_s for record in rank.steps) / count:.3f} s",
+        f"{sum(record.comm_s for record in rank.steps) / count:.3f} s",
+        f"{result.wire_bytes_out / 1e6:,.0f} MB",
+        f"{result.peak_rss_mb:,.0f} MB",
     ]
 
 

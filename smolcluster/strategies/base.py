@@ -49,9 +49,9 @@ class LossSum:
 
 
 class NotFiniteError(TrainingError):
-    """A loss or a gradient is infinite or not a number. `rank` is the first rank whose own numbers show it."""
+    """A loss or gradient is infinite or not a number. `rank` is the first whose loss shows it, None if none does."""
 
-    def __init__(self, message: str, rank: int) -> None:
+    def __init__(self, message: str, rank: int | None) -> None:
         super().__init__(message)
         self.rank = rank
 
@@ -122,11 +122,12 @@ def judge(rows: list[list[float]], max_norm: float | None) -> Verdict:
 
     The gradients are sums of loss times tokens; `scale` makes them the mean over all tokens, clipped to `max_norm`.
     """
-    for rank, (loss_sum, _, _, squares) in enumerate(rows):
-        if not (math.isfinite(loss_sum) and math.isfinite(squares)):
-            what = "loss" if not math.isfinite(loss_sum) else "gradient"
-            advice = "lower training.learning_rate, lengthen lr_schedule.warmup_iters or set training.grad_clip_norm"
-            raise NotFiniteError(f"the {what} of rank {rank} is not finite: {advice}", rank)
+    advice = "lower training.learning_rate, lengthen lr_schedule.warmup_iters or set training.grad_clip_norm"
+    for rank, row in enumerate(rows):
+        if not math.isfinite(row[0]):
+            raise NotFiniteError(f"the loss of rank {rank} is not finite: {advice}", rank)
+    if not all(math.isfinite(row[3]) for row in rows):  # summed over ranks already: nobody knows whose it was
+        raise NotFiniteError(f"the gradient is not finite, though every rank's loss is: {advice}", None)
     tokens = sum(int(row[1]) for row in rows)
     if tokens == 0:
         raise ValueError("no rank had a sample in this step")

@@ -62,11 +62,15 @@ class Replica:
     def _take_rank_0_weights(self) -> None:
         if self.collectives.world_size == 1:
             return
-        trained = {span.name for span in self.flat.spans}
         self.collectives.broadcast(self.flat.params)
-        frozen = [p.data for name, p in self.model.named_parameters() if name not in trained]
-        for tensor in (*frozen, *self.model.buffers()):
+        for tensor in self._untrained().values():
             self.collectives.broadcast(tensor)
+
+    def _untrained(self) -> dict[str, torch.Tensor]:
+        """What belongs to the model and gets no gradient: frozen parameters and buffers, by name."""
+        trained = {span.name for span in self.flat.spans}
+        state = {name: value.detach() for name, value in self.model.named_parameters() if name not in trained}
+        return state | dict(self.model.named_buffers())
 
     def my_shards(self) -> list[Range]:
         """The range of every bucket that is this rank's even share."""
@@ -152,15 +156,17 @@ class Replica:
         return self.collectives.exchange(values) if self.collectives.world_size > 1 else [list(values)]
 
     def named_slices(self) -> Iterator[Slice]:
-        """Parameters and optimizer state that this rank owns: its even share of every bucket."""
+        """What this rank owns: its even share of every bucket, parameters and optimizer state; rank 0 also the rest."""
         yield from self._parameter_slices(self.my_shards())
         yield from self._optimizer_slices(self.my_shards())
-        yield from self._count_slices() if self.rank == 0 else ()
+        if self.rank == 0:
+            yield from self._whole_slices(pieces=1)
 
     def load_slices(self, slices: Iterable[Slice]) -> None:
         """Take all parameters, and the optimizer state of the ranges this rank updates, from slices of any cut."""
         parameters = self._parameter_slices([(0, self.flat.params.numel())])
-        fill([*parameters, *self._optimizer_slices(self.updates), *self._count_slices(all_pieces=True)], slices)
+        whole = self._whole_slices(pieces=len(self.updates))
+        fill([*parameters, *self._optimizer_slices(self.updates), *whole], slices)
 
     def state_bytes(self) -> dict[str, int]:
         """Bytes of model state this rank holds: parameters, gradients, optimizer (moments)."""
@@ -191,9 +197,12 @@ class Replica:
                     yield from self._slices("optim.{}.exp_avg", self.adamw.exp_avg[piece], start, part)
                     yield from self._slices("optim.{}.exp_avg_sq", self.adamw.exp_avg_sq[piece], start, part)
 
-    def _count_slices(self, all_pieces: bool = False) -> Iterator[Slice]:
-        for steps in self.adamw.steps if all_pieces else self.adamw.steps[:1]:
-            yield Slice("optim.step", (), Box((), ()), steps)
+    def _whole_slices(self, pieces: int) -> Iterator[Slice]:
+        """What is not cut: tensors that are not trained, and the optimizer's count of steps, once for every piece."""
+        steps = [("optim.step", count) for count in self.adamw.steps[:pieces]]
+        for name, value in [*self._untrained().items(), *steps]:
+            shape = tuple(value.shape)
+            yield Slice(name, shape, Box((0,) * len(shape), shape), value)
 
     def _slices(self, label: str, buffer: torch.Tensor, first: int, part: Range) -> Iterator[Slice]:
         """The part (in flat positions) of a buffer that starts at flat position `first`, by parameter and box."""

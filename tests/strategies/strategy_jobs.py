@@ -122,3 +122,121 @@ def train(
         "tokens": [r.tokens for r in results],
         "state": {name: value.clone() for name, value in model.state_dict().items()},
     }
+
+
+class WideLM(nn.Module):
+    """A model of a quarter of a million parameters: big enough that headers do not count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Embedding(VOCAB, 256)
+        self.hidden = nn.Sequential(nn.Linear(256, 500), nn.GELU(), nn.Linear(500, 256))
+
+    def loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        out = functional.linear(self.hidden(self.embed(x)), self.embed.weight)
+        return functional.cross_entropy(out.flatten(0, 1), y.flatten())
+
+
+def account(rank: int, world_size: int, name: str, stage: int) -> dict[str, Any]:
+    """Bytes sent per step and bytes of state held, of a rank."""
+    from strategy_pool import FABRICS
+
+    model = WideLM()
+    strategy = build_strategy(context_of(name, rank, world_size, stage=stage), model)
+    strategy.train_step(shares_of(0, (2,) * world_size, rank, 64), 1e-3)
+    before = FABRICS[rank].counters()
+    steps = 3
+    for step in range(steps):
+        strategy.train_step(shares_of(step, (2,) * world_size, rank, 64), 1e-3)
+    after = FABRICS[rank].counters()
+    strategy.close()
+    return {
+        "out": (after.bytes_out - before.bytes_out) / steps,
+        "in": (after.bytes_in - before.bytes_in) / steps,
+        "state": strategy.state_bytes(),
+        "params_bytes": sum(p.nbytes for p in model.parameters()),
+    }
+
+
+def slices_after(
+    rank: int, world_size: int, name: str, stage: int, count: int
+) -> list[tuple[str, Any, Any, torch.Tensor]]:
+    """What a rank owns after some steps."""
+    strategy = build_strategy(context_of(name, rank, world_size, stage=stage), TinyLM(seed=5 + rank))
+    steps_of(strategy, (2,) * world_size, rank, count)
+    return [(s.name, s.shape, s.box, s.tensor.clone()) for s in strategy.named_slices()]
+
+
+def resume(
+    rank: int, world_size: int, name: str, stage: int, shares: tuple[int, ...], given: list[Any], first: int, count: int
+) -> list[float]:
+    """Losses of the steps first.. of a run that starts from somebody else's slices."""
+    from smolcluster.strategies.slices import Slice
+
+    strategy = build_strategy(context_of(name, rank, world_size, stage=stage), TinyLM(seed=99))
+    strategy.load_slices(Slice(*fields) for fields in given)
+    results = [strategy.train_step(shares_of(s, shares, rank, 64), 1e-2) for s in range(first, first + count)]
+    return [result.loss for result in results]
+
+
+def drift(rank: int, world_size: int, name: str, stage: int) -> tuple[bool, list[str]]:
+    """Make rank 1's replica wrong, compare; whether all are equal again, and what was logged."""
+    import logging
+
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("smolcluster.strategies.replica").addHandler(handler)
+    strategy = build_strategy(context_of(name, rank, world_size, stage=stage), TinyLM(seed=1))
+    if rank == 1:
+        strategy.flat.params[3] += 1e-6
+    strategy.mend_drift()
+    total = float(strategy.flat.params.double().sum())
+    same = all(row == [total] for row in strategy.exchange([total]))
+    strategy.mend_drift()
+    return same, messages
+
+
+def poisoned(rank: int, world_size: int, name: str, stage: int) -> str:
+    """Rank 1's loss is not a number: what each rank says, and that nothing was updated."""
+    from smolcluster.strategies.base import NotFiniteError
+
+    model = TinyLM(seed=1)
+    strategy = build_strategy(context_of(name, rank, world_size, stage=stage), model)
+    before = strategy.flat.params.clone()
+    plain = model.loss
+    if rank == 1:
+        model.loss = lambda x, y: plain(x, y) * float("nan")  # type: ignore[method-assign]
+    try:
+        strategy.train_step(shares_of(0, (2,) * world_size, rank, 64), 1e-2)
+    except NotFiniteError as error:
+        assert torch.equal(before, strategy.flat.params)
+        return f"{error.rank}: {error}"
+    return "no error"
+
+
+def asked_to_stop(rank: int, world_size: int, name: str, stage: int) -> list[bool]:
+    strategy = build_strategy(context_of(name, rank, world_size, stage=stage), TinyLM(seed=1))
+    shares = (2,) * world_size
+    return [
+        strategy.train_step(shares_of(step, shares, rank, 64), 1e-2, stop=rank == 1 and step == 1).stop
+        for step in range(3)
+    ]
+
+
+def staged_sums(rank: int, world_size: int) -> tuple[list[float], list[float], list[float], list[float]]:
+    """Every collective through CPU buffers, as on a device whose tensors cannot travel."""
+    from smolcluster.runtime.device import Collectives
+
+    ours = Collectives(rank, world_size, torch.device("cpu"), staged=True)
+    reduced = torch.arange(4.0) + rank
+    ours.all_reduce(reduced).wait()
+    whole = torch.arange(2.0 * world_size) * (rank + 1)
+    part = torch.zeros(2)
+    ours.reduce_scatter(part, whole).wait()
+    gathered = torch.zeros(2 * world_size)
+    ours.all_gather(gathered, torch.full((2,), float(rank))).wait()
+    sent = torch.full((3,), float(rank + 5))
+    ours.broadcast(sent)
+    return reduced.tolist(), part.tolist(), gathered.tolist(), sent.tolist()

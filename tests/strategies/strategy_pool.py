@@ -33,9 +33,25 @@ def open_gloo(rank: int, world_size: int, folder: Path) -> Callable[[], None]:
 def open_smol(rank: int, world_size: int, folder: Path) -> Callable[[], None]:
     from smolcluster.comm import GroupConfig, open_fabric
 
-    return open_fabric(GroupConfig.local(rank, world_size, folder)).close
+    fabric = open_fabric(
+        GroupConfig(
+            rank=rank,
+            world_size=world_size,
+            listen=("127.0.0.1",),
+            port=0,
+            peers={peer: "127.0.0.1" for peer in range(world_size) if peer != rank},
+            buffer_bytes=1 << 20,
+            timeout_s=DEADLINE_S,
+            secret=b"a secret of the tests",
+            endpoint_file=folder / "endpoint.json",
+        )
+    )
+    FABRICS[rank] = fabric
+    return fabric.close
 
 
+# The fabric of the running job, for those that count its bytes.
+FABRICS: dict[int, Any] = {}
 OPENERS = {"gloo": open_gloo, "smol": open_smol}
 
 

@@ -21,7 +21,7 @@ def oracle(shares: tuple[int, ...]) -> dict:
 @pytest.mark.parametrize("shares", [EVEN, UNEVEN], ids=["even", "uneven"])
 def test_equals_single_on_the_union(pool: Pool, name: str, stage: int, world_size: int, shares: dict) -> None:
     expected = oracle(shares[world_size])
-    ranks = pool.run("gloo", world_size, train, name, stage, shares[world_size], STEPS)
+    ranks = pool.run("smol", world_size, train, name, stage, shares[world_size], STEPS)
     for got in ranks:
         torch.testing.assert_close(got["losses"], expected["losses"], rtol=0, atol=1e-5)
         torch.testing.assert_close(got["norms"], expected["norms"], rtol=1e-4, atol=1e-5)

@@ -22,7 +22,8 @@ from smolcluster.runtime.runfolder import RankResult, RunFolder, StepRecord, wri
 def record(step: int, rank: int, val_loss: float | None = None) -> StepRecord:
     return StepRecord(
         step=step, time=1000.0 + step, loss=5.0 - step, lr=1e-3, tokens=100, tokens_per_s=200.0,
-        grad_norm=1.0, step_s=0.5, compute_s=0.4, comm_s=0.1, bytes_out=1000 + rank, bytes_in=1000, val_loss=val_loss, total_steps=3,
+        grad_norm=1.0, step_s=0.5, compute_s=0.4, comm_s=0.1, bytes_out=1000 + rank, bytes_in=1000,
+        val_loss=val_loss, total_steps=3,
     )  # fmt: skip
 
 

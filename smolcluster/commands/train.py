@@ -1,0 +1,58 @@
+"""`python -m smolcluster.train`: train on this machine, without a playbook; with no arguments, alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from smolcluster.commands._request import (
+    DEFAULT_INVENTORY,
+    DEFAULT_MODEL,
+    ClusterConfigOption,
+    ConfigOption,
+    DatasetOption,
+    InventoryOption,
+    ModelOption,
+    NodesOption,
+    OverrideOption,
+    StrategyOption,
+    print_notes,
+    request_from,
+)
+
+DEFAULT_STRATEGY = "single"
+
+
+def train(
+    inventory: InventoryOption = DEFAULT_INVENTORY,
+    strategy: StrategyOption = DEFAULT_STRATEGY,
+    model: ModelOption = DEFAULT_MODEL,
+    dataset: DatasetOption = None,
+    config: ConfigOption = None,
+    cluster_config: ClusterConfigOption = None,
+    nodes: NodesOption = None,
+    override: OverrideOption = None,
+) -> None:
+    """Train on this machine. Machines elsewhere are the playbook's: ansible-playbook train.yml -e strategy=NAME."""
+    from smolcluster.commands._here import lay_out, require_local, run_in_processes, run_in_this_process
+    from smolcluster.commands.report import report
+    from smolcluster.plan import make_plan
+    from smolcluster.spec import resolve
+
+    request = request_from(_at_hand(inventory), strategy, model, dataset, config, cluster_config, nodes, override)
+    resolved = resolve(request)
+    plan = make_plan(resolved.cluster, resolved.run, resolved.notes, resolved.inputs)
+    print_notes(plan.notes)
+    require_local(resolved, plan)
+    run = lay_out(resolved, plan)
+    code = run_in_this_process(run) if plan.world_size == 1 else run_in_processes(run)
+    report(run.folder.path)
+    if code:
+        raise typer.Exit(code)
+
+
+def _at_hand(inventory: Path) -> Path:
+    """The inventory, from the current folder; the shipped one also from the project this package lies in."""
+    shipped = Path(__file__).resolve().parents[2] / DEFAULT_INVENTORY
+    return shipped if inventory == DEFAULT_INVENTORY and not inventory.exists() and shipped.exists() else inventory
