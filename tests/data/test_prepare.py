@@ -145,10 +145,10 @@ def test_a_damaged_folder_is_refused_and_made_again(tmp_path):
     assert (folder / "train.bin").read_bytes() == whole
 
     (folder / "train.bin").write_bytes(bytes(len(whole)))
-    with pytest.raises(ConfigError, match="train.bin is not what was prepared"):
+    with pytest.raises(ConfigError, match=r"train\.bin is not what was prepared"):
         TokenFolder.open(folder).verify()
     (folder / "val.bin").unlink()
-    with pytest.raises(ConfigError, match="val.bin is missing"):
+    with pytest.raises(ConfigError, match=r"val\.bin is missing"):
         TokenFolder.open(folder)
 
 
@@ -159,7 +159,7 @@ def test_other_folders_and_schemas_are_refused_with_the_way_out(tmp_path):
     with pytest.raises(ConfigError, match="has schema 99, this smolcluster reads 1"):
         TokenFolder.open(tmp_path)
     (tmp_path / "meta.json").write_text('{"schema": 1}')
-    with pytest.raises(ConfigError, match="meta.json is not valid"):
+    with pytest.raises(ConfigError, match=r"meta\.json is not valid"):
         TokenFolder.open(tmp_path)
 
 
