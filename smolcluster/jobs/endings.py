@@ -45,7 +45,7 @@ def describe(returncode: int) -> str:
         return f"ended by signal {number} ({name}): {_SIGNALS.get(name, 'ended from outside')}"
     if sys.platform == "win32" and returncode & 0xFFFFFFFF in _NTSTATUS:
         return _NTSTATUS[returncode & 0xFFFFFFFF]
-    return f"ended with exit code {returncode} and left no result; its log says more"
+    return f"ended with exit code {returncode}"
 
 
 def result_for(rank: int, node: str, returncode: int, ended_by_us: str, last: StepRecord | None) -> RankResult:
@@ -57,7 +57,8 @@ def result_for(rank: int, node: str, returncode: int, ended_by_us: str, last: St
     if ended_by_us:
         status, code, reason, root = "stopped", 130, ended_by_us, False
     else:
-        status, code, reason, root = "failed", exit_code_of(returncode), describe(returncode), returncode != 3
+        status, code, root = "failed", exit_code_of(returncode), returncode != 3
+        reason = describe(returncode) + ("" if returncode < 0 else " and left no result; its log says more")
     return _result(rank, node, status, code, reason, root, last)
 
 

@@ -221,6 +221,8 @@ def test_starter_may_die_and_the_run_goes_on(new_node: NodeMaker) -> None:
         assert starter.stdout is not None
         pid = json.loads(starter.stdout.readline())
         starter.kill()
+        # The run holds none of its starter's pipes: an SSH session that started it can end.
+        assert starter.stdout.read() == b""
     node.remember()
     assert poll_job(node.run_dir, "node1").job.state == "running"
     assert os.getsid(pid) == pid
