@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.plan.arithmetic import memory_of, param_count
 from smolcluster.plan.shares import shares
-from smolcluster.plan.types import Plan, RankPlan
-from smolcluster.plan.wires import Wires, choose_transport, wires_between
+from smolcluster.plan.types import MemoryEstimate, Plan, RankPlan
+from smolcluster.plan.wires import Complaint, Wires, choose_transport, wires_between
 from smolcluster.spec.cluster import ClusterSpec, Node
 from smolcluster.spec.machines import is_raspberry_pi
 from smolcluster.spec.run import Participant, RunSpec
@@ -19,6 +19,7 @@ SHAPES: dict[str, Shape] = {"edp": "STAR", "syncps": "STAR", "mp": "CHAIN"}
 # The cores a rank may use where the inventory does not say: a Raspberry Pi's four, a Mac mini's performance cores.
 DEFAULT_THREADS = 4
 _MB = 1024 * 1024
+_LAST_PORT = 65535
 
 
 @dataclass(frozen=True)
@@ -41,19 +42,20 @@ def make_plan(
     wires = wires_between(
         Topology(cluster), [(s.node.name, s.participant.dials) for s in seats], shape, run.comm.encrypt
     )
-    samples = _samples(run, seats)
     ports = _ports(seats, wires)
-    ranks = tuple(_rank(run, seat, wires, ports[seat.rank], samples[seat.rank]) for seat in seats)
-    memory = tuple(memory_of(run, rank.rank, len(ranks), rank.role) for rank in ranks)
+    world_size = len(seats)
+    memory = tuple(memory_of(run, seat.rank, world_size, seat.participant.role) for seat in seats)
     transport, wrong = choose_transport(run.comm.transport, [seat.node for seat in seats], wires)
-    problems = [*wires.problems, *wrong, *_too_big(cluster, seats, memory_bytes=[_total(m) for m in memory])]
+    problems = [*wires.problems, *wrong, *_port_problems(seats, ports, wires), *_too_big(cluster, seats, memory)]
     if problems:
         raise ConfigError(Problem(f"inventory {cluster.name}", 0, key, what, fix) for key, what, fix in problems)
+    samples = _samples(run, seats)
+    ranks = tuple(_rank(run, seat, wires, ports[seat.rank], samples[seat.rank]) for seat in seats)
     return Plan(
         schema=1,
         cluster=cluster.name,
         run=run,
-        world_size=len(ranks),
+        world_size=world_size,
         transport=transport,
         shape=shape,
         global_batch=sum(samples),
@@ -114,6 +116,23 @@ def _ports(seats: Sequence[Seat], wires: Wires) -> dict[int, int]:
     return ports
 
 
+def _port_problems(seats: Sequence[Seat], ports: Mapping[int, int], wires: Wires) -> list[Complaint]:
+    """Ports beyond the last one, and two ranks on one address and port."""
+    problems: list[Complaint] = []
+    taken: dict[tuple[str, int], Seat] = {}
+    for seat in seats:
+        port = ports[seat.rank]
+        if port > _LAST_PORT:
+            what = f"{seat.participant.port} and a rank's number lead beyond {_LAST_PORT}"
+            problems.append(("port", what, "write a lower port, 65432 for one"))
+        for address in wires.listen[seat.rank] if port else ():
+            other = taken.setdefault((address, port), seat)
+            if other is not seat:
+                what = f"rank {other.rank} ({other.node.name}) and rank {seat.rank} ({seat.node.name}) share {port}"
+                problems.append(("port", f"{what} on {address}", "give their machines ports further apart"))
+    return problems
+
+
 def _rank(run: RunSpec, seat: Seat, wires: Wires, port: int, samples: int) -> RankPlan:
     return RankPlan(
         rank=seat.rank,
@@ -131,15 +150,11 @@ def _rank(run: RunSpec, seat: Seat, wires: Wires, port: int, samples: int) -> Ra
     )
 
 
-def _total(memory: object) -> int:
-    return sum(getattr(memory, key) for key in ("params_bytes", "grads_bytes", "optimizer_bytes"))
-
-
-def _too_big(cluster: ClusterSpec, seats: Sequence[Seat], memory_bytes: Sequence[int]) -> list[tuple[str, str, str]]:
+def _too_big(cluster: ClusterSpec, seats: Sequence[Seat], memory: Sequence[MemoryEstimate]) -> list[Complaint]:
     """Machines whose memory the model state alone exceeds."""
-    problems: list[tuple[str, str, str]] = []
+    problems: list[Complaint] = []
     for node in cluster.nodes:
-        need = sum(memory_bytes[seat.rank] for seat in seats if seat.node.name == node.name) / _MB
+        need = sum(memory[seat.rank].total_bytes for seat in seats if seat.node.name == node.name) / _MB
         if node.memory_mb is not None and need > node.memory_mb:
             what = f"the model's state needs {need:.0f} MB there, and it has {node.memory_mb}"
             fix = "take a smaller model, a higher fsdp_stage, or leave the machine out with --nodes"

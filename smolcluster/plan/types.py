@@ -47,6 +47,11 @@ class MemoryEstimate(Frozen):
     grads_bytes: int
     optimizer_bytes: int
 
+    @property
+    def total_bytes(self) -> int:
+        """All of it."""
+        return self.params_bytes + self.grads_bytes + self.optimizer_bytes
+
 
 class Plan(Frozen):
     """Everything decided before a run starts. The same inputs give the same plan, byte for byte."""

@@ -16,7 +16,7 @@ def _balance(value: Any) -> Any:
     if value == "even":
         return {}
     if value == "auto":
-        raise ValueError("balance: auto needs measured speeds, which come later | write even, or {mini1: 2, pi5: 1}")
+        raise ValueError("auto needs measured speeds, which come later | write even, or {mini1: 2, pi5: 1}")
     return value
 
 

@@ -98,10 +98,11 @@ def _chosen(chosen: list[str], named: tuple[str, ...], found: TakingPart, origin
     for name in twice:
         found.problems.append(origin.problem(("nodes",), f"{name} is named twice", "name every machine once"))
     unique = list(dict.fromkeys(chosen))
+    taken = [name for name in named if name in unique] + [name for name in unique if name not in named]
     if named and set(unique) != set(named):
-        said = f"[{listed(chosen)}]"
-        found.notes.append(origin.note(("nodes",), said, said, f"instead of the file's own list: {listed(named)}"))
-    return [name for name in named if name in unique] + [name for name in unique if name not in named]
+        why = f"the file's own list is {listed(named)}"
+        found.notes.append(origin.note(("nodes",), listed(chosen), listed(taken), why))
+    return taken
 
 
 def _check_known(places: dict[str, KeyPath], cluster: ClusterSpec, found: TakingPart, origin: Merged) -> None:

@@ -140,7 +140,7 @@ def _check_free_ports(cluster: ClusterSpec, participants: tuple[Participant, ...
         shares_files = head.connection == other.connection == "local" and head.workdir == other.workdir
         if other.name != head.name and not shares_files:
             what = f"0 (any free port) cannot be announced to {other.name}, which does not share {head.name}'s files"
-            return [settings.cluster_from.problem(("port",), what, "write a port, 65432 for one")]
+            return [settings.cluster_from.problem(("port", "default"), what, "write a port, 65432 for one")]
     return []
 
 

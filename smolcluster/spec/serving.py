@@ -198,8 +198,9 @@ def _replaced(file: InferenceFile, settings: Settings, split: Split) -> bool:
     origin = settings.cluster_from
     for key, named in (("nodes", file.nodes), ("workers", file.workers)):
         if named is not None and origin.height((key,)) > origin.height(("stages",)):
-            why = f"{key} was said later"
-            split.notes.append(origin.note(("stages",), "other machines", f"{key}: {listed(named)}", why))
+            why = "the later layer wins"
+            said = listed(entry.host for entry in file.stages or ())
+            split.notes.append(origin.note(("stages",), said, f"{key}: {listed(named)}", why))
             return True
     return False
 

@@ -57,7 +57,12 @@ def _subnet(text: str) -> str:
 
 def _port_map(value: Any) -> Any:
     """A lone number is the default of a map."""
-    return {"default": value} if isinstance(value, int) and not isinstance(value, bool) else value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return {"default": value}
+    if not isinstance(value, dict) and value is not None:
+        advice = "write 65432, or {default: 65432, mini1: 65440}"
+        raise ValueError(f'must be a number or a section, not "{value}" | {advice}')
+    return value
 
 
 Name = Annotated[str, AfterValidator(_name)]

@@ -23,7 +23,7 @@ class NoRouteError(LookupError):
 class Route:
     """How `src` reaches `dst`: the host it dials, the wires passed in order, the gateways between them.
 
-    `speed_mbps` is the slowest wire's; `exposed` are the wires passed that others may be on; `medium` is the last wire's.
+    `speed_mbps` is the slowest wire's; `exposed` are the wires that others may be on; `medium` is the last one's.
     """
 
     src: str

@@ -1,0 +1,159 @@
+"""Mistakes in flags, files of the wrong flag, and several mistakes at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from smolcluster.spec import Request
+
+from .conftest import LAN, LOCAL, only_problem, report
+
+Write = Callable[[str, str], Path]
+
+FLAGS = {
+    "typo in an override": (
+        {"overrides": ("training.batchsize=4",)},
+        "--override training.batchsize=4: training.batchsize: unknown key | did you mean batch_size?",
+    ),
+    "section of an override": (
+        {"overrides": ("trainin.batch_size=4",)},
+        "--override trainin.batch_size=4: trainin: unknown key | did you mean training.batch_size?",
+    ),
+    "type of an override": (
+        {"overrides": ("training.batch_size=many",)},
+        '--override training.batch_size=many: training.batch_size: must be a whole number, not the text "many"'
+        " | write it without quotes and without a point",
+    ),
+    "no value": (
+        {"overrides": ("training.batch_size",)},
+        "--override training.batch_size: is not key=value | write --override training.batch_size=16",
+    ),
+    "another strategy's key": (
+        {"overrides": ("worker_update_interval=2",)},
+        "--override worker_update_interval=2: worker_update_interval: is a key of edp, syncps;"
+        " this run's strategy is fsdp | use --strategy edp, or leave it out",
+    ),
+    "always encrypted": (
+        {"overrides": ("encrypt=always",)},
+        "--override encrypt=always: encrypt: always cannot be had yet; this wire is not private: traffic is"
+        " authenticated but not encrypted until certificates are set up | use encrypt: auto, on wires where you trust everybody",
+    ),
+    "strategy": ({"strategy": "fdsp"}, "--strategy fdsp: there is no such strategy | did you mean fsdp?"),
+    "model": ({"model": "gtp"}, "--model gtp: there is no such model | did you mean gpt?"),
+    "model not built": ({"model": "nn"}, "--model nn: training SimpleNN is not built yet | use --model gpt"),
+    "diloco": (
+        {"strategy": "diloco"},
+        "--strategy diloco: diloco is not built yet; its config is read and checked, but it cannot run"
+        " | use one of single, classicdp, fsdp",
+    ),
+    "data set": (
+        {"dataset": "wikitxt2"},
+        '--dataset wikitxt2: data.dataset: "wikitxt2" is neither a data set nor a file or folder that is there'
+        " | did you mean wikitext2?",
+    ),
+    "missing config": ({"config": Path("no.yaml")}, "no.yaml: there is no such file | check the path"),
+    "missing cluster config": ({"cluster_config": Path("no.yaml")}, "no.yaml: there is no such file | check the path"),
+    "missing inventory": ({"inventory": Path("no.smol.yml")}, "no.smol.yml: there is no such file | check the path"),
+    "node": (
+        {"nodes": ("node1", "nod2")},
+        '--nodes node1,nod2: nodes[1]: there is no machine "nod2" in the inventory | did you mean node2?',
+    ),
+    "heads": (
+        {"overrides": ("model.num_heads=5",)},
+        "--override model.num_heads=5: model.num_heads: 5 heads do not divide model_dim, 192"
+        " | use one of 1, 2, 3, 4, 6, 8, 12, 16, 24, 32",
+    ),
+    "tokenizer": (
+        {"overrides": ("data.tokenizer=bpe:10",)},
+        '--override data.tokenizer=bpe:10: data.tokenizer: "bpe:10" is no tokenizer'
+        " | write bpe:2048, a size from 257 to 65536",
+    ),
+    "floor above the rate": (
+        {"overrides": ("lr_schedule.min_lr=0.1",)},
+        "--override lr_schedule.min_lr=0.1: lr_schedule.min_lr: 0.1 is more than training.learning_rate, 0.001"
+        " | use at most 0.001, or null for a constant rate",
+    ),
+    "zero": (
+        {"overrides": ("training.batch_size=0",)},
+        "--override training.batch_size=0: training.batch_size: must be more than 0, not 0",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_flags(name: str, written: Write, tmp_path: Path) -> None:
+    settings, expected = FLAGS[name]
+    written("x", "")  # the test's own folder is the current one
+    request = Request(**{"inventory": LOCAL, "strategy": "fsdp", **settings})  # type: ignore[arg-type]
+    assert only_problem(request) == expected
+
+
+WRONG = [
+    (
+        "config",
+        "fsdp_stage: 1",
+        "--config wants a GPT training config, but this is a cluster config of fsdp"
+        " | pass it as --cluster-config (with --strategy fsdp)",
+    ),
+    (
+        "cluster_config",
+        "model: {model_dim: 8}",
+        "--cluster-config wants a cluster config of fsdp, but this is a GPT"
+        " training config | pass it as --config (with --model gpt)",
+    ),
+    (
+        "config",
+        "model: {hidden: 8}",
+        "--config wants a GPT training config, but this is a SimpleNN training config"
+        " | pass it as --config (with --model nn)",
+    ),
+    ("config", LAN, "--config wants a GPT training config, but this is an inventory | pass it as -i / --inventory"),
+    (
+        "inventory",
+        "training: {batch_size: 8}",
+        "an inventory is wanted here, but this is a training config | pass it as --config",
+    ),
+    (
+        "cluster_config",
+        "web_interface: {api_port: 1}",
+        "--cluster-config wants a cluster config of fsdp, but this is a"
+        " cluster config of inference | pass it as --cluster-config (with --strategy inference)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("flag", "text", "expected"), WRONG)
+def test_a_file_of_the_wrong_flag_is_recognised(flag: str, text: str, expected: str, written: Write) -> None:
+    settings = {"inventory": LOCAL, "strategy": "fsdp", flag: written("f.yaml", text)}
+    assert only_problem(Request(**settings)) == "f.yaml: " + expected  # type: ignore[arg-type]
+
+
+def test_clipping_said_twice(written: Write) -> None:
+    text = "training: {grad_clip_norm: 1.0}\ngradient_clipping: {enabled: false}"
+    assert only_problem(Request(LOCAL, "fsdp", config=written("m.yaml", text))) == (
+        "m.yaml:1: training.grad_clip_norm: and gradient_clipping are one setting, and here they disagree"
+        " | keep one of the two"
+    )
+
+
+def test_all_problems_of_all_files_at_once(written: Write) -> None:
+    inventory = written("inventory/lan.smol.yml", LAN.replace("pi5: {}", "pi5: {rank: 2}"))
+    written("inventory/configs/gpt_config.yaml", "model: {dim: 4}")
+    written("inventory/configs/cluster_config_edp.yaml", "srever: mini1")
+    written("inventory/configs/gtp_config.yaml", "model: {}")
+    cluster = written("c.yaml", "fsdp_stage: 9\nseed: 1.5")
+    text = report(Request(inventory, "fsdp", cluster_config=cluster, overrides=("seeed=1",)))
+    assert text.startswith("7 problems in the configuration; nothing was started.")
+    for part in (
+        "inventory/lan.smol.yml:5: machines.pi5.rank: unknown key",
+        "inventory/configs/gpt_config.yaml:1: model.dim: unknown key",
+        "inventory/configs/cluster_config_edp.yaml:1: srever: unknown key",
+        "inventory/configs/gtp_config.yaml: no shipped file has this name",
+        "c.yaml:1: fsdp_stage: must be at most 3, not 9",
+        "c.yaml:2: seed: must be a whole number, not 1.5",
+        "--override seeed=1: seeed: unknown key",
+    ):
+        assert part in text, text

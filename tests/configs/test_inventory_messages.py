@@ -1,0 +1,145 @@
+"""Mistakes in an inventory: each gives one clear complaint with file, line, key and the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from smolcluster.spec import Request
+
+from .conftest import LAN, only_problem, report
+
+Write = Callable[[str, str], Path]
+
+# what is written in the inventory in place of what -> the complaint
+INVENTORY = {
+    "unknown key": (
+        "pi5: {}",
+        "pi5: {memroy_mb: 1}",
+        "lan.yml:5: machines.pi5.memroy_mb: unknown key | did you mean memory_mb?",
+    ),
+    "wrong type": (
+        "pi5: {}",
+        "pi5: {ranks: many}",
+        'lan.yml:5: machines.pi5.ranks: must be a whole number, not the text "many"'
+        " | write it without quotes and without a point",
+    ),
+    "wrong kind": (
+        "pi5: {}",
+        "pi5: {kind: linnux}",
+        'lan.yml:5: machines.pi5.kind: must be one of macos, linux, windows, ipados, not the text "linnux"'
+        " | did you mean linux?",
+    ),
+    "unknown kind": (
+        "pi5: {}",
+        "box: {}",
+        "lan.yml:5: machines.box: the name does not tell what kind of machine this is"
+        " | add `kind: macos`, linux, windows or ipados",
+    ),
+    "one address twice": (
+        "pi5: 10.0.0.2",
+        "pi5: 10.0.0.1",
+        "lan.yml:11: networks.lan.members.pi5: 10.0.0.1 is the own address of mini1 in lan already"
+        " | give every machine an address of its own",
+    ),
+    "outside the subnet": (
+        "10.0.0.2",
+        "10.0.1.2",
+        "lan.yml:11: networks.lan.members.pi5: 10.0.1.2 lies outside the subnet 10.0.0.0/24"
+        " | use an address between 10.0.0.1 and 10.0.0.254",
+    ),
+    "the subnet's own address": (
+        "10.0.0.2",
+        "10.0.0.255",
+        "lan.yml:11: networks.lan.members.pi5: 10.0.0.255 is no machine's: the first and last address of 10.0.0.0/24"
+        " are reserved | use an address between 10.0.0.1 and 10.0.0.254",
+    ),
+    "no address": (
+        "10.0.0.2",
+        "10.0.0.333",
+        'lan.yml:11: networks.lan.members.pi5: "10.0.0.333" is neither an IP address nor a host name'
+        " | write 10.10.0.1, fd00::1 or mini1.local",
+    ),
+    "no subnet": (
+        "10.0.0.0/24",
+        "10.0.0.7/24",
+        "lan.yml:9: networks.lan.subnet: 10.0.0.7/24 has host bits set | write it as 10.10.0.0/24",
+    ),
+    "member nobody knows": (
+        "pi5: 10.0.0.2",
+        "pi6: 10.0.0.2",
+        'lan.yml:11: networks.lan.members.pi6: there is no machine "pi6" | did you mean pi5?',
+    ),
+    "gateway to nowhere": (
+        "private: true",
+        "private: true\n    gateways: {wan: mini1}",
+        'lan.yml:11: networks.lan.gateways.wan: there is no other network "wan" | other networks: none',
+    ),
+    "key twice": (
+        "  pi5: {}",
+        "  pi5: {}\n  mini1: {}",
+        "lan.yml:6: machines.mini1: is given twice, first on line 4 | keep one of the two",
+    ),
+    "controller nobody knows": (
+        "name: lan",
+        "name: lan\ncontroller: mini2",
+        'lan.yml:3: controller: there is no machine "mini2" | did you mean mini1?',
+    ),
+    "version of the future": (
+        "schema: 1",
+        "schema: 7",
+        "lan.yml:1: schema: is version 7; this smolcluster reads version 1 | upgrade smolcluster",
+    ),
+    "name that is no folder": (
+        "pi5: {}",
+        "'../pi5': {}",
+        'lan.yml:5: machines.../pi5: "../pi5" is no name | use letters, digits, - and _, at most 63, a letter or digit'
+        " first",
+    ),
+    "not YAML": (
+        "mini1: {}",
+        "mini1: {",
+        "lan.yml:6: is not valid YAML: expected ',' or '}', but got '<scalar>' | check indentation, quotes and colons",
+    ),
+    "defaults with a typo": (
+        "name: lan",
+        "name: lan\ndefaults: {training: {batchsize: 4}}",
+        "lan.yml:3: defaults.training.batchsize: unknown key | did you mean batch_size?",
+    ),
+    "defaults nobody knows": (
+        "name: lan",
+        "name: lan\ndefaults: {trainning: {}}",
+        "lan.yml:3: defaults.trainning: unknown key | did you mean training?",
+    ),
+    "a tablet that trains": (
+        "pi5: {}",
+        "pi5: {kind: ipados, train: true}",
+        "lan.yml:5: machines.pi5.train: a tablet cannot train | leave `train` out",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", INVENTORY)
+def test_inventory(name: str, written: Write) -> None:
+    old, new, expected = INVENTORY[name]
+    assert old in LAN
+    path = written("lan.yml", LAN.replace(old, new, 1))
+    text = report(Request(path, "fsdp")).partition("\n")[2]
+    assert "  1. " + expected.replace(" | ", "\n       fix: ") in text
+
+
+def test_no_way_between_two_machines(written: Write) -> None:
+    path = written("lan.yml", LAN.replace(", pi5: 10.0.0.2", ""))
+    assert only_problem(Request(path, "fsdp")) == (
+        "inventory lan: networks: no wire joins mini1 and pi5, and no gateway leads from one to the other"
+        " | put both on a network, or give a network `gateways: {other_network: machine}`"
+    )
+
+
+def test_a_model_that_does_not_fit(written: Write) -> None:
+    path = written("lan.yml", LAN.replace("pi5: {}", "pi5: {memory_mb: 100}"))
+    assert only_problem(Request(path, "classicdp")).startswith(
+        "inventory lan: machines.pi5.memory_mb: the model's state needs 269 MB there, and it has 100 | take a smaller"
+    )

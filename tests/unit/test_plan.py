@@ -1,0 +1,157 @@
+"""The plan: pure, deterministic, and everything a rank needs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from smolcluster.errors import ConfigError
+from smolcluster.plan import Plan, make_plan
+from smolcluster.plan.shares import shares
+from smolcluster.spec import Request, resolve
+
+ROOT = Path(__file__).resolve().parents[2]
+LOCAL = ROOT / "inventory" / "local.smol.yml"
+HOME = ROOT / "inventory" / "home.smol.yml"
+TWO_HERE = """\
+schema: 1
+name: here
+machines:
+  a: {connection: local, ranks: 2}
+  b: {connection: local}
+networks:
+  loopback: {medium: loopback, members: {a: 127.0.0.1, b: 127.0.0.1}}
+"""
+
+
+def plan_of(inventory: Path, strategy: str = "fsdp", *overrides: str, nodes: tuple[str, ...] = ()) -> Plan:
+    resolved = resolve(Request(inventory, strategy, nodes=nodes, overrides=overrides))
+    return make_plan(resolved.cluster, resolved.run, resolved.notes, resolved.inputs)
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "own.smol.yml"
+    path.write_text(text)
+    return path
+
+
+def test_the_same_inputs_give_the_same_bytes() -> None:
+    one, two = plan_of(HOME), plan_of(HOME)
+    assert one.to_json() == two.to_json()
+    assert one.digest() == two.digest()
+    assert plan_of(HOME, "fsdp", "seed=1").digest() != one.digest()
+
+
+def test_a_plan_comes_back_from_its_json() -> None:
+    plan = plan_of(HOME)
+    again = Plan.model_validate_json(plan.to_json())
+    assert again == plan
+    assert again.digest() == plan.digest()
+    assert json.loads(plan.to_json())["schema"] == 1
+
+
+def test_the_local_default() -> None:
+    plan = plan_of(LOCAL)
+    assert (plan.world_size, plan.shape, plan.transport, plan.global_batch) == (3, "MESH", "smol", 24)
+    for rank in plan.ranks:
+        assert (rank.node, rank.port, rank.listen) == (f"node{rank.rank + 1}", 0, ("127.0.0.1",))
+        assert (rank.samples, rank.threads, rank.local_rank) == (8, 1, 0)
+        assert rank.peers == {other: "127.0.0.1" for other in range(3) if other != rank.rank}
+        assert rank.encrypt == dict.fromkeys(rank.peers, False)
+    assert plan.notes == ()
+
+
+def test_single_is_one_rank_on_the_first_machine() -> None:
+    plan = plan_of(LOCAL, "single", nodes=("node2", "node3"))
+    assert [(r.node, r.peers, r.listen) for r in plan.ranks] == [("node2", {}, ("127.0.0.1",))]
+    assert plan.global_batch == 8
+
+
+def test_single_has_one_rank_where_a_machine_holds_more(tmp_path: Path) -> None:
+    assert plan_of(written(tmp_path, TWO_HERE), "single").world_size == 1
+
+
+def test_ports_of_ranks_that_share_a_machine_or_an_address(tmp_path: Path) -> None:
+    plan = plan_of(written(tmp_path, TWO_HERE))
+    assert [(r.node, r.local_rank, r.port) for r in plan.ranks] == [("a", 0, 65432), ("a", 1, 65433), ("b", 0, 65434)]
+    assert [r.threads for r in plan.ranks] == [2, 2, 4]
+
+
+def test_ports_of_machines_of_their_own() -> None:
+    assert {rank.port for rank in plan_of(HOME).ranks} == {65432}
+    plan = plan_of(HOME, "fsdp", "port={default: 7000, pi5: 7100}")
+    assert {rank.node: rank.port for rank in plan.ranks if rank.node.startswith("pi")} == {"pi5": 7100, "pi4": 7000}
+
+
+def test_a_port_beyond_the_last_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="port: 65535 and a rank's number lead beyond 65535"):
+        plan_of(written(tmp_path, TWO_HERE), "fsdp", "port=65535")
+
+
+def test_two_ranks_on_one_address_and_port_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"rank 1 \(a\) and rank 2 \(b\) share 7001 on 127\.0\.0\.1"):
+        plan_of(written(tmp_path, TWO_HERE), "fsdp", "port={a: 7000, b: 7001}")
+
+
+def test_a_rank_listens_where_others_dial() -> None:
+    plan = plan_of(HOME)
+    for rank in plan.ranks:
+        dialled = {other.peers[rank.rank] for other in plan.ranks if other.rank != rank.rank}
+        assert set(rank.listen) == dialled
+    pi5 = next(rank for rank in plan.ranks if rank.node == "pi5")
+    assert pi5.listen == ("192.168.50.2",)
+
+
+def test_buffers_by_kind_and_by_name() -> None:
+    plan = plan_of(HOME, "fsdp", "buffer_size.mini2=3")
+    buffers = {rank.node: rank.buffer_mb for rank in plan.ranks}
+    assert buffers == {"mini1": 8, "mini2": 3, "mini3": 8, "macbook": 8, "pi5": 2, "pi4": 2, "win": 1}
+
+
+def test_open_wires_are_told_and_private_ones_are_not() -> None:
+    assert plan_of(HOME, nodes=("mini1", "mini2", "pi5")).notes == ()
+    assert plan_of(HOME, nodes=("mini1", "win")).notes == (
+        "network wifi: this wire is not private: traffic is authenticated but not encrypted until certificates are set"
+        " up",
+    )
+    assert plan_of(HOME, "fsdp", "encrypt=never", nodes=("mini1", "win")).notes == ()
+
+
+def test_transport_auto() -> None:
+    assert plan_of(HOME, "fsdp", "transport=auto", nodes=("mini1", "mini2")).transport == "gloo"
+    assert plan_of(HOME, "fsdp", "transport=auto", nodes=("mini1", "pi5")).transport == "smol"  # two systems
+    assert plan_of(HOME, "fsdp", "transport=auto", nodes=("mini1", "macbook")).transport == "smol"  # the Wi-Fi
+    assert plan_of(LOCAL, "fsdp", "transport=auto").transport == "gloo"
+
+
+def test_gloo_over_an_open_wire_is_refused() -> None:
+    with pytest.raises(ConfigError, match="gloo neither authenticates nor encrypts"):
+        plan_of(HOME, "fsdp", "transport=gloo", nodes=("mini1", "macbook"))
+
+
+def test_balance_moves_shares_without_changing_the_sum() -> None:
+    plan = plan_of(LOCAL, "fsdp", "balance={node1: 2, node3: 0.5}")
+    assert [rank.samples for rank in plan.ranks] == [14, 7, 3]
+    assert plan.global_batch == 24
+    assert [rank.samples for rank in plan_of(LOCAL, "fsdp", "balance=even").ranks] == [8, 8, 8]
+
+
+@pytest.mark.parametrize(
+    ("total", "weights", "expected"),
+    [
+        (24, [1, 1, 1], (8, 8, 8)),
+        (10, [1, 1, 1], (4, 3, 3)),
+        (24, [2, 1, 0.5], (14, 7, 3)),
+        (3, [100, 1, 1], (1, 1, 1)),
+        (2, [1, 1, 1], (1, 1, 0)),
+        (1, [1], (1,)),
+    ],
+)
+def test_shares(total: int, weights: list[float], expected: tuple[int, ...]) -> None:
+    assert shares(total, weights) == expected
+
+
+def test_accumulation_does_not_change_the_global_batch() -> None:
+    assert plan_of(LOCAL, "fsdp", "training.grad_accumulation=4").global_batch == 24

@@ -1,0 +1,40 @@
+"""spec, topology, plan and the commands that only plan start without torch, in a fraction of a second."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+MODULES = "smolcluster.spec, smolcluster.topology, smolcluster.plan, smolcluster.plan.render"
+COMMANDS = "smolcluster.commands.check, smolcluster.commands.plan"
+
+
+@pytest.mark.parametrize("modules", [MODULES, COMMANDS])
+def test_no_torch(modules: str) -> None:
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_planning_needs_no_torch_either() -> None:
+    code = (
+        "import sys; from pathlib import Path; from smolcluster.spec import Request, resolve\n"
+        "from smolcluster.plan import make_plan\n"
+        "r = resolve(Request(Path('inventory/home.smol.yml'), 'fsdp')); make_plan(r.cluster, r.run)\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    root = __file__.rsplit("tests", 1)[0]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False, timeout=60).returncode == 0
+
+
+def test_the_import_is_quick() -> None:
+    """Under 1 s: the best of three, by the process's own clock, as the machine may be busy."""
+    code = f"import time; t = time.process_time(); import {MODULES}; print(time.process_time() - t)"
+    seconds = []
+    deadline = time.monotonic() + 60
+    while len(seconds) < 3 and time.monotonic() < deadline:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+        seconds.append(float(done.stdout))
+    assert min(seconds) < 1.0

@@ -1,0 +1,124 @@
+"""Layers: who has the last word, and where a key came from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from smolcluster.spec import Request, resolve
+from smolcluster.spec.document import parse_document
+from smolcluster.spec.layers import canonical_model, merge
+
+ROOT = Path(__file__).resolve().parents[2]
+LOCAL = ROOT / "inventory" / "local.smol.yml"
+INVENTORY = """\
+schema: 1
+name: own
+machines: {mini1: {}, mini2: {}}
+networks: {lan: {medium: ethernet, members: {mini1: 10.0.0.1, mini2: 10.0.0.2}}}
+"""
+
+
+def test_sections_are_merged_and_lists_replaced() -> None:
+    low = parse_document("a: {x: 1, y: 2}\nb: [1, 2]\nc: 1\n", "low")
+    high = parse_document("a: {y: 3}\nb: [4]\nc: {d: 1}\n", "high")
+    merged = merge([low, high])
+    assert merged.data == {"a": {"x": 1, "y": 3}, "b": [4], "c": {"d": 1}}
+    assert [merged.source(path).file for path in (("a", "x"), ("a", "y"), ("b", 0), ("c", "d"))] == [  # type: ignore[union-attr]
+        "low",
+        "high",
+        "high",
+        "high",
+    ]
+    assert str(merged.problem(("a", "x"), "wrong")) == "low:1: a.x: wrong"
+    assert merged.height(("a", "x")) == 0
+    assert merged.height(("nothing",)) == -1
+    # Merging leaves the layers as they were.
+    assert low.data == {"a": {"x": 1, "y": 2}, "b": [1, 2], "c": 1}
+
+
+def test_precedence(tmp_path: Path) -> None:
+    """Shipped < overlay < inventory defaults < file of a flag < --override, each for a key the next does not have."""
+    inventory = tmp_path / "own.smol.yml"
+    defaults = "defaults: {training: {weight_decay: 0.2, eval_steps: 30, max_steps: 300, epochs: 3}}\n"
+    inventory.write_text(INVENTORY + defaults)
+    overlay = tmp_path / "configs" / "gpt_config.yaml"
+    overlay.parent.mkdir()
+    overlay.write_text(
+        "training: {learning_rate: 2e-3, weight_decay: 0.1, eval_steps: 20, max_steps: 200, epochs: 2}\n"
+    )
+    config = tmp_path / "mine.yaml"
+    config.write_text("training: {eval_steps: 40, max_steps: 400, epochs: 4}\n")
+    run = resolve(
+        Request(inventory, "fsdp", config=config, overrides=("training.max_steps=500", "training.max_steps=600"))
+    ).run
+    training = run.training
+    assert training.grad_clip_norm == 1.0  # shipped
+    assert training.learning_rate == 2e-3  # overlay
+    assert training.weight_decay == 0.2  # defaults
+    assert (training.eval_steps, training.epochs) == (40, 4)  # --config
+    assert training.max_steps == 600  # the last override
+
+
+def test_inputs_have_every_file_that_was_read(tmp_path: Path) -> None:
+    inventory = tmp_path / "own.smol.yml"
+    inventory.write_text(INVENTORY)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "gpt_config.yaml").write_text("{}\n")
+    config = tmp_path / "mine.yaml"
+    config.write_text("{}\n")
+    inputs = resolve(Request(inventory, "fsdp", config=config)).inputs
+    assert {Path(name).name for name in inputs} == {
+        "own.smol.yml",
+        "gpt_config.yaml",
+        "mine.yaml",
+        "cluster_config_fsdp.yaml",
+    }
+    assert len(inputs) == 5  # gpt_config.yaml shipped and own
+    assert all(len(digest) == 64 for digest in inputs.values())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "norm"),
+    [
+        ((), 1.0),
+        (("training.grad_clip_norm=0.5",), 0.5),
+        (("training.grad_clip_norm=null",), None),
+        (("gradient_clipping.enabled=false",), None),
+        (("gradient_clipping.max_norm=2.0",), 2.0),
+        (("training.grad_clip_norm=0.5", "gradient_clipping.enabled=false", "gradient_clipping.enabled=true"), 0.5),
+        (("training.grad_clip_norm=null", "gradient_clipping.max_norm=3.0", "gradient_clipping.enabled=true"), 3.0),
+    ],
+)
+def test_clipping_is_one_setting(overrides: tuple[str, ...], norm: float | None) -> None:
+    assert resolve(Request(LOCAL, "fsdp", overrides=overrides)).run.training.grad_clip_norm == norm
+
+
+def test_flat_keys_of_nn_stand_in_the_sections() -> None:
+    text = "batch_size: 4\nnum_epochs: 2\ndataset: {name: MNIST}\ngradient_clipping: {enabled: true, max_norm: 2.0}\n"
+    document = canonical_model(parse_document(text, "nn"))
+    assert document.data["training"] == {"batch_size": 4, "epochs": 2}
+    assert document.data["data"] == {"dataset": "MNIST", "path": None}
+    assert document.line(("training", "epochs")) == 2
+
+
+def test_an_override_of_the_data_set_wins_over_a_path_below(tmp_path: Path) -> None:
+    book = tmp_path / "book.txt"
+    book.write_text("once")
+    config = tmp_path / "mine.yaml"
+    config.write_text("data: {path: book.txt}\n")  # beside the file that says it
+    assert resolve(Request(LOCAL, "single", config=config)).run.data.path == str(book)
+    assert resolve(Request(LOCAL, "single", config=config, overrides=("data.dataset=snli",))).run.data.dataset == "snli"
+
+
+def test_override_values_are_yaml() -> None:
+    overrides = (
+        "training.learning_rate=3e-4",
+        "nodes=[node3, node1]",
+        "port={default: 0, node1: 0}",
+        "model.dropout=0",
+    )
+    run = resolve(Request(LOCAL, "fsdp", overrides=overrides)).run
+    assert run.training.learning_rate == 3e-4
+    assert [p.node for p in run.participants] == ["node3", "node1"]

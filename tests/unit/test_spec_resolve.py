@@ -1,0 +1,144 @@
+"""Who takes part, what is worked out, what is read of an inventory."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from smolcluster.spec import Request, load_inventory, resolve, resolve_any, strategies_of
+from smolcluster.spec.machines import own_kind
+
+ROOT = Path(__file__).resolve().parents[2]
+LOCAL = ROOT / "inventory" / "local.smol.yml"
+HOME = ROOT / "inventory" / "home.smol.yml"
+CAPABLE = ("mini1", "mini2", "mini3", "macbook", "pi5", "pi4", "win")
+
+
+def nodes(strategy: str, inventory: Path = HOME, **flags: object) -> tuple[str, ...]:
+    run = resolve_any(Request(inventory, strategy, **flags)).run  # type: ignore[arg-type]
+    return tuple(participant.node for participant in run.participants)
+
+
+def test_without_names_every_capable_machine_takes_part_in_order() -> None:
+    assert nodes("fsdp") == CAPABLE
+    assert nodes("edp") == CAPABLE
+    assert nodes("single") == ("mini1",)
+
+
+def test_a_subset_as_the_person_wrote_it() -> None:
+    assert nodes("fsdp", nodes=("pi5", "mini2")) == ("pi5", "mini2")
+    assert nodes("single", nodes=("pi5", "mini2")) == ("pi5",)
+
+
+def test_a_subset_of_a_list_keeps_the_lists_ranks() -> None:
+    block = ROOT / "tests" / "configs" / "fixtures" / "cluster_config_fsdp.yaml"
+    resolved = resolve_any(Request(HOME, "fsdp", cluster_config=block, nodes=("mini3", "mini1")))
+    assert [(p.node, p.port) for p in resolved.run.participants] == [("mini1", 65432), ("mini3", 65434)]
+    assert (
+        "--nodes mini3,mini1: nodes: said mini3, mini1, taken: mini1, mini3"
+        " (the file's own list is mini1, mini2, mini3)"
+    ) in resolved.notes
+
+
+def test_a_server_that_does_not_take_part_is_replaced_with_a_note() -> None:
+    block = ROOT / "tests" / "configs" / "fixtures" / "cluster_config_edp.yaml"
+    resolved = resolve_any(Request(HOME, "edp", cluster_config=block, nodes=("pi5", "win")))
+    assert [(p.node, p.role) for p in resolved.run.participants] == [("pi5", "server"), ("win", "worker")]
+    assert any("server: said mini1, taken: pi5 (mini1 does not take part)" in note for note in resolved.notes)
+
+
+def test_groups_of_the_home_inventory() -> None:
+    groups = strategies_of(load_inventory(HOME), HOME)
+    assert groups["fsdp"] == CAPABLE
+    assert (groups["edp_server"], groups["edp_workers"]) == (("mini1",), CAPABLE[1:])
+    assert (groups["inference_server"], groups["inference_stages"]) == (("mini1",), ("mini1", "ipad", "mini2"))
+
+
+def test_one_machine_has_no_group_of_a_star(tmp_path: Path) -> None:
+    path = tmp_path / "one.smol.yml"
+    path.write_text("schema: 1\nname: one\nmachines: {here: {connection: local}}\n")
+    groups = strategies_of(load_inventory(path), path)
+    assert groups == dict.fromkeys(("single", "classicdp", "fsdp", "inference_server", "inference_stages"), ("here",))
+
+
+def test_the_local_inventory() -> None:
+    cluster = load_inventory(LOCAL)
+    assert [node.name for node in cluster.nodes] == ["node1", "node2", "node3"]
+    for node in cluster.nodes:
+        assert (node.kind, node.connection, node.host, node.threads) == (own_kind(), "local", "localhost", 1)
+        assert Path(node.workdir) == ROOT / "runs"
+    run = resolve(Request(LOCAL, "fsdp")).run
+    assert (run.data.dataset, run.data.tokenizer) == ("pydoc", "bpe:2048")
+    assert all(participant.port == 0 for participant in run.participants)
+
+
+def test_own_kind_is_this_machines() -> None:
+    assert own_kind() == {"darwin": "macos", "win32": "windows"}.get(sys.platform, "linux")
+
+
+def test_the_home_inventory_reads_names_as_kinds() -> None:
+    kinds = {node.name: node.kind for node in load_inventory(HOME).nodes}
+    assert kinds == {
+        **dict.fromkeys(("mini1", "mini2", "mini3", "macbook"), "macos"),
+        "pi5": "linux",
+        "pi4": "linux",
+        "win": "windows",
+        "ipad": "ipados",
+    }
+    ipad = load_inventory(HOME).node("ipad")
+    assert (ipad.connection, ipad.train) == ("none", False)
+    assert load_inventory(HOME).node("pi5").workdir == "~/.smolcluster/runs"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "batch", "epochs"),
+    [
+        (("data.dataset=wikitext2",), 32, 30),
+        (("data.dataset=snli",), 32, 20),
+        (("data.dataset=pydoc",), 32, 1),
+        (("model.max_seq_len=256",), 16, 30),
+        (("model.max_seq_len=8192",), 1, 30),
+        (("training.batch_size=5", "training.epochs=7"), 5, 7),
+    ],
+)
+def test_automatic_batch_and_epochs(overrides: tuple[str, ...], batch: int, epochs: int) -> None:
+    training = resolve(Request(HOME, "fsdp", overrides=overrides)).run.training
+    assert (training.batch_size, training.epochs) == (batch, epochs)
+
+
+def test_a_persons_own_text(tmp_path: Path) -> None:
+    book = tmp_path / "book.txt"
+    book.write_text("Once upon a time.")
+    run = resolve(Request(LOCAL, "single", dataset=str(book))).run
+    assert (run.data.dataset, run.data.path) == ("text", str(book))
+    assert run.project_name == "smolcluster-gpt-text"
+
+
+def test_names_of_data_sets_are_read_as_people_write_them() -> None:
+    for name in ("WikiText-2", "wikitext_2", "wikitext2"):
+        assert resolve(Request(HOME, "single", dataset=name)).run.data.dataset == "wikitext2"
+
+
+def test_vocabulary_follows_the_tokenizer() -> None:
+    assert resolve(Request(LOCAL, "single")).run.model.vocab_size == 2048  # type: ignore[union-attr]
+    assert resolve(Request(HOME, "single")).run.model.vocab_size == 50257  # type: ignore[union-attr]
+
+
+def test_metrics_can_really_be_turned_off() -> None:
+    assert not resolve(
+        Request(LOCAL, "fsdp", overrides=("track_network_metrics=false",))
+    ).run.comm.track_network_metrics
+
+
+def test_defaults_may_hold_keys_of_other_strategies(tmp_path: Path) -> None:
+    path = tmp_path / "own.smol.yml"
+    path.write_text(
+        "schema: 1\nname: own\nmachines: {a: {connection: local}, b: {connection: local}}\n"
+        "networks: {lo: {medium: loopback, members: {a: 127.0.0.1, b: 127.0.0.1}}}\n"
+        "defaults: {fsdp_stage: 0, worker_update_interval: 3, port: 0}\n"
+    )
+    assert resolve(Request(path, "fsdp")).run.fsdp_stage == 0
+    assert resolve(Request(path, "classicdp")).run.participants
+    assert resolve_any(Request(path, "edp")).run.worker_update_interval == 3
