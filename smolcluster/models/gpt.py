@@ -49,7 +49,8 @@ class Attention(nn.Module):
         """(B, T, D) -> (B, T, D). With a cache the T tokens follow those it holds, and are added to it."""
         batch, length, width = x.shape
         qkv = self.c_attn(x).view(batch, length, 3, self.num_heads, width // self.num_heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each a (B, heads, T, head_dim) view
+        # Unbound before they are transposed: the gradients then go back in one copy instead of two.
+        query, key, value = (part.transpose(1, 2) for part in qkv.unbind(2))  # (B, heads, T, head_dim) views
         mask, causal = None, length > 1
         if cache is not None:
             key, value = cache.append(key, value)

@@ -84,7 +84,7 @@ def test_the_tokenizer_is_the_same_in_transformers(saved):
 
 
 def test_transformers_generates_from_it(saved):
-    model, folder = saved
+    _, folder = saved
     theirs = AutoModelForCausalLM.from_pretrained(folder)
     assert theirs.generation_config.eos_token_id == 0
     out = theirs.generate(IDS[:1, :4], max_new_tokens=5, min_new_tokens=5, do_sample=False)
