@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 from smolcluster.errors import Problem
-from smolcluster.spec.cluster import Network
+from smolcluster.spec.cluster import Network, Node
 from smolcluster.spec.document import Document
 from smolcluster.spec.problems import did_you_mean, listed
 from smolcluster.spec.values import ip_of
@@ -33,6 +33,21 @@ def check_networks(networks: tuple[Network, ...], machines: tuple[str, ...], doc
             else:
                 owners[key] = (node, network.name)
         problems += _check_gateways(network, networks, names, document)
+    return problems
+
+
+def check_hosts(nodes: tuple[Node, ...], document: Document) -> list[Problem]:
+    """No two machines are logged into at the same place."""
+    problems: list[Problem] = []
+    seen: dict[tuple[str, int], str] = {}
+    for node in nodes:
+        if node.connection != "ssh":
+            continue
+        other = seen.setdefault((_normal(node.host), node.ssh_port), node.name)
+        if other != node.name:
+            what = f"{node.host} is how {other} is reached already"
+            fix = "a machine with several ranks is listed once, with `ranks: 2`"
+            problems.append(document.problem(("machines", node.name, "host"), what, fix))
     return problems
 
 

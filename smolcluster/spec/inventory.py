@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from smolcluster.errors import ConfigError, Problem
-from smolcluster.spec.addresses import check_controller, check_networks
+from smolcluster.spec.addresses import check_controller, check_hosts, check_networks
 from smolcluster.spec.alone import cluster_from
 from smolcluster.spec.cluster import ClusterSpec, Medium, Network, Node
 from smolcluster.spec.clusterfile import CLUSTER_FILES
@@ -36,7 +36,8 @@ def read_inventory(path: Path) -> tuple[ClusterSpec, Document, tuple[str, ...]]:
     if kind not in (None, "inventory"):
         what = f"an inventory is wanted here, but this is {KINDS[kind][0]}"
         raise ConfigError([Problem(document.file, 0, "", what, f"pass it as {KINDS[kind][1]}")])
-    return _from_inventory(document, path), document, document.notes
+    cluster, told = _from_inventory(document, path)
+    return cluster, document, (*document.notes, *told)
 
 
 def made_from(document: Document) -> bool:
@@ -44,7 +45,7 @@ def made_from(document: Document) -> bool:
     return recognise(document.data) in CLUSTER_FILES
 
 
-def _from_inventory(document: Document, path: Path) -> ClusterSpec:
+def _from_inventory(document: Document, path: Path) -> tuple[ClusterSpec, list[str]]:
     schema = document.data.get("schema", INVENTORY_SCHEMA)
     if isinstance(schema, int) and schema != INVENTORY_SCHEMA:
         what = f"is version {schema}; this smolcluster reads version {INVENTORY_SCHEMA}"
@@ -67,11 +68,18 @@ def _from_inventory(document: Document, path: Path) -> ClusterSpec:
         else:
             nodes.append(node)
     networks = tuple(_network(name, entry) for name, entry in file.networks.items())
+    notes: list[str] = []
+    if not networks and len(nodes) > 1:
+        networks = (_implied_network(tuple(nodes), document, problems),)
+        taken = f"one network, {networks[0].name}, on which every machine is reached under its host"
+        notes.append(document.note(("networks",), "nothing", taken))
+    problems += check_hosts(tuple(nodes), document)
     problems += check_networks(networks, tuple(file.machines), document)
     problems += check_controller(file.controller, tuple(file.machines), document)
     if problems:
         raise ConfigError(problems)
-    return ClusterSpec(name=file.name, controller=file.controller, nodes=tuple(nodes), networks=networks)
+    cluster = ClusterSpec(name=file.name, controller=file.controller, nodes=tuple(nodes), networks=networks)
+    return cluster, notes
 
 
 def _node(name: str, entry: MachineEntry, document: Document, path: Path) -> Node | Problem:
@@ -103,6 +111,22 @@ def _node(name: str, entry: MachineEntry, document: Document, path: Path) -> Nod
         threads=entry.threads,
         train=train,
     )
+
+
+def _implied_network(nodes: tuple[Node, ...], document: Document, problems: list[Problem]) -> Network:
+    """The one network of a file without `networks`: this machine's loopback, or the LAN all are on."""
+    if all(node.connection == "local" for node in nodes):
+        members = {node.name: "127.0.0.1" for node in nodes}
+        return Network(
+            name="loopback", medium="loopback", speed_mbps=_SPEED_MBPS["loopback"], private=True, members=members
+        )
+    for node in nodes:
+        if node.host == "localhost":
+            what = "nothing says under which address the other machines reach this one"
+            fix = f"add `host: {node.name}.local`, or a network with its address"
+            problems.append(document.problem(("machines", node.name), what, fix))
+    members = {node.name: node.host for node in nodes}
+    return Network(name="lan", medium="wifi", speed_mbps=_SPEED_MBPS["wifi"], members=members)
 
 
 def _network(name: str, entry: NetworkEntry) -> Network:

@@ -81,7 +81,7 @@ def _words(item: Mapping[str, Any], path: KeyPath, model: type[BaseModel]) -> tu
         section = dotted(path[:-1]) or "this file"
         return "unknown key", did_you_mean(str(path[-1]), known, f"keys of {section}: {listed(known)}")
     if kind == "missing":
-        return "is missing", f"add `{path[-1]}: ...`"
+        return "is missing", f"add `{path[-1]}: {'1' if path[-1] == 'schema' else '...'}`"
     if kind == "literal_error":
         allowed = str(context["expected"]).replace(" or ", ", ").replace("'", "")
         advice = did_you_mean(str(item["input"]), allowed.split(", "), f"write one of {allowed}")

@@ -113,6 +113,17 @@ INVENTORY = {
         "name: lan\ndefaults: {trainning: {}}",
         "lan.yml:3: defaults.trainning: unknown key | did you mean training?",
     ),
+    "no version": (
+        "schema: 1\n",
+        "",
+        "lan.yml: schema: is missing | add `schema: 1`",
+    ),
+    "two machines at one place": (
+        "pi5: {}",
+        "pi5: {host: mini1}",
+        "lan.yml:5: machines.pi5.host: mini1 is how mini1 is reached already"
+        " | a machine with several ranks is listed once, with `ranks: 2`",
+    ),
     "a tablet that trains": (
         "pi5: {}",
         "pi5: {kind: ipados, train: true}",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from smolcluster.errors import ConfigError
 from smolcluster.spec import Request, load_inventory, resolve, resolve_any, strategies_of
 from smolcluster.spec.machines import own_kind
 
@@ -72,6 +73,29 @@ def test_the_local_inventory() -> None:
     run = resolve(Request(LOCAL, "fsdp")).run
     assert (run.data.dataset, run.data.tokenizer) == ("pydoc", "bpe:2048")
     assert all(participant.port == 0 for participant in run.participants)
+
+
+def test_machines_without_networks_share_one_lan(tmp_path: Path) -> None:
+    path = tmp_path / "own.smol.yml"
+    path.write_text("schema: 1\nname: own\nmachines: {mini1: {host: mini1.local}, pi5: {host: pi5.local}}\n")
+    (lan,) = load_inventory(path).networks
+    assert (lan.name, lan.private, lan.members) == ("lan", False, {"mini1": "mini1.local", "pi5": "pi5.local"})
+    note = "networks: said nothing, taken: one network, lan, on which every machine is reached under its host"
+    assert resolve(Request(path, "fsdp")).notes == (f"{path.as_posix()}: {note}",)
+
+
+def test_nodes_of_this_machine_without_networks_share_its_loopback(tmp_path: Path) -> None:
+    path = tmp_path / "own.smol.yml"
+    path.write_text("schema: 1\nname: own\nmachines: {a: {connection: local}, b: {connection: local}}\n")
+    (loopback,) = load_inventory(path).networks
+    assert (loopback.medium, loopback.private) == ("loopback", True)
+
+
+def test_the_controller_on_a_lan_needs_an_address(tmp_path: Path) -> None:
+    path = tmp_path / "own.smol.yml"
+    path.write_text("schema: 1\nname: own\nmachines: {mini1: {connection: local}, pi5: {}}\n")
+    with pytest.raises(ConfigError, match=r"machines\.mini1: nothing says under which address[\s\S]*mini1\.local"):
+        load_inventory(path)
 
 
 def test_own_kind_is_this_machines() -> None:
