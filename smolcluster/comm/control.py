@@ -106,6 +106,8 @@ class Hub:
         if self.alarm.error is None:
             with self._state:
                 self._state.wait_for(lambda: not self._present or self.alarm.error is not None, patience_s)
+        if self.alarm.error is not None:
+            self.alarm.wait(GRACE_S)  # another thread may still be telling the spokes
         for link in self._here():
             link.say_fin()
             link.abort()
@@ -132,16 +134,16 @@ class Hub:
         return DeadlineError(f"rank {worst} has not been heard from for {quiet[worst]:.1f} s: it is frozen or cut off")
 
     def _tell_all(self, error: PeerError) -> None:
-        with self._state:
-            callers = tuple(self._callers)
-            self._state.notify_all()
-        for caller in callers:
-            caller.set()
         for link in self._here():
             try:
                 link.send(Kind.ABORT, encode_error(error))
             except PeerError:
                 continue  # it has gone too; it needs no telling
+        with self._state:  # after the telling: `close` may hang up now
+            callers = tuple(self._callers)
+            self._state.notify_all()
+        for caller in callers:
+            caller.set()
 
     def _serve(self, link: Link) -> None:
         """One spoke's requests, until it leaves or is lost."""

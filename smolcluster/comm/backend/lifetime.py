@@ -41,6 +41,8 @@ class GroupLifetime(dist.ProcessGroup):
         timeout_s: float,
     ) -> None:
         super().__init__(rank, len(members))  # type: ignore[call-arg]
+        self._name = name
+        self._description = "undefined"
         self._mesh = mesh
         self._control = control
         self._closing = False
@@ -145,6 +147,22 @@ class GroupLifetime(dist.ProcessGroup):
     def getBackendName(self) -> str:
         """For c10d's C++."""
         return "smol"
+
+    def getGroupName(self) -> str:
+        """For c10d's C++, which keeps a group's name in its backends, and this group has none."""
+        return self._name
+
+    def setGroupName(self, name: str) -> None:
+        """For c10d's C++."""
+        self._name = name
+
+    def getGroupDesc(self) -> str:
+        """For c10d's C++."""
+        return self._description
+
+    def setGroupDesc(self, description: str) -> None:
+        """For c10d's C++."""
+        self._description = description
 
     def name(self) -> str:
         """For c10d's Python."""

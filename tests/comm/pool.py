@@ -1,0 +1,118 @@
+"""A warm pool of worker processes: importing torch costs seconds, so every test borrows the same few.
+
+`pool.run(n, function, *args)` calls `function(fabric, *args)` in n processes that have just joined a group of n.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Outcome(NamedTuple):
+    """What one worker's call gave: a value, or the error's class name and text."""
+
+    value: Any
+    error: str
+    text: str
+
+
+class Pool:
+    def __init__(self) -> None:
+        self._context = multiprocessing.get_context("spawn")
+        self._workers: list[tuple[Any, Connection]] = []
+
+    def start(self, count: int) -> None:
+        alive = []
+        for process, pipe in self._workers:
+            if process.is_alive():
+                alive.append((process, pipe))
+            else:
+                process.join()
+                pipe.close()
+        self._workers = alive
+        while len(self._workers) < count:
+            ours, theirs = self._context.Pipe()
+            process = self._context.Process(target=_serve, args=(theirs,), daemon=True)
+            process.start()
+            theirs.close()
+            self._workers.append((process, ours))
+
+    def run(self, n: int, function: Callable[..., Any], *args: Any, **config: Any) -> list[Any]:
+        """The values of all ranks, in order. AssertionError with the workers' tracebacks if any failed."""
+        outcomes = self.outcomes(n, function, *args, **config)
+        failed = [outcome.text for outcome in outcomes if outcome.error]
+        assert not failed, "\n".join(failed)
+        return [outcome.value for outcome in outcomes]
+
+    def outcomes(self, n: int, function: Callable[..., Any], *args: Any, **config: Any) -> list[Outcome]:
+        """What happened at each rank. A process that died gives the error "died"."""
+        self.start(n)
+        with tempfile.TemporaryDirectory() as folder:
+            for rank in range(n):
+                self._workers[rank][1].send((rank, n, Path(folder) / "endpoint.json", function, args, config))
+            return [self._outcome(rank) for rank in range(n)]
+
+    def _outcome(self, rank: int) -> Outcome:
+        pipe = self._workers[rank][1]
+        try:
+            assert pipe.poll(120), f"rank {rank} did not answer"
+            return pipe.recv()
+        except (EOFError, ConnectionResetError):
+            return Outcome(None, "died", "")
+
+    def pid(self, rank: int) -> int:
+        return self._workers[rank][0].pid
+
+    def close(self) -> None:
+        for process, pipe in self._workers:
+            pipe.close()
+            process.kill()  # nothing to lose, and a tidy exit with torch in it takes its time
+        for process, _ in self._workers:
+            process.join()
+
+
+def settings(rank: int, n: int, endpoint_file: Path, **changes: Any) -> Any:
+    """A GroupConfig for loopback."""
+    from smolcluster.comm import GroupConfig
+
+    fields: dict[str, Any] = {
+        "rank": rank,
+        "world_size": n,
+        "listen": ("127.0.0.1",),
+        "port": 0,
+        "peers": dict.fromkeys(range(n), "127.0.0.1"),
+        "buffer_bytes": 256 * 1024,
+        "timeout_s": 20.0,
+        "run_id": "test",
+        "digest": "d" * 64,
+        "secret": b"s" * 32,
+        "endpoint_file": endpoint_file,
+    }
+    return GroupConfig(**{**fields, **changes})
+
+
+def _serve(pipe: Connection) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    from smolcluster.comm import open_fabric
+
+    while True:
+        try:
+            rank, n, endpoint_file, function, args, config = pipe.recv()
+        except EOFError:
+            return
+        try:
+            own = config.pop("per_rank", {}).get(rank, {})
+            with open_fabric(settings(rank, n, endpoint_file, **config, **own)) as fabric:
+                value = function(fabric, *args)
+            outcome = Outcome(value, "", "")
+        except Exception as error:
+            outcome = Outcome(str(error), type(error).__name__, f"rank {rank}:\n{traceback.format_exc()}")
+        pipe.send(outcome)
