@@ -42,7 +42,7 @@ def together(*calls: Callable[[], Any]) -> list[Any]:
     def one(index: int) -> None:
         try:
             results[index] = calls[index]()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - handed to the test
             results[index] = error
 
     threads = [threading.Thread(target=one, args=(index,)) for index in range(len(calls))]

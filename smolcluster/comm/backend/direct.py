@@ -1,7 +1,7 @@
 """Collectives in which every rank talks to every other: parts for each, and sums of narrow numbers.
 
-Why float16 and bfloat16 do not take the ring when three or more ranks add: the ring rounds the partial sum at every hop.
-Here each owner gets every rank's part itself, adds in float32 and rounds once. The bytes are the same, (N-1)/N x P.
+Why float16 and bfloat16 do not take the ring when three or more ranks add: the ring rounds the partial sum at every
+hop. Here each owner gets every rank's part itself, adds in float32, rounds once. The bytes are the same, (N-1)/N x P.
 """
 
 from __future__ import annotations

@@ -1,0 +1,148 @@
+"""Listening, dialling, and what goes wrong with addresses and ports."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from smolcluster.comm.clock import Deadline
+from smolcluster.comm.endpoint import Endpoint, dial, granted_buffers, listen, tune
+from smolcluster.comm.handshake import Identity
+from smolcluster.comm.listener import Listener
+from smolcluster.comm.mesh import Mesh
+from smolcluster.errors import DeadlineError, HandshakeError, PeerError
+from tests.comm.wires import ME, SERVER, together
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    made = Listener(listen(("127.0.0.1",), 0), SERVER, 1 << 20, timeout_s=5)
+    yield made
+    made.close()
+
+
+def mesh(me: Identity, listener: Listener | None, timeout_s: float = 5) -> Mesh:
+    return Mesh(me, listener, {}, {}, {}, None, 1 << 20, timeout_s)
+
+
+def test_a_link_has_a_socket_per_direction(listener: Listener) -> None:
+    theirs, mine = together(
+        lambda: mesh(SERVER, listener).link(1, "ring"), lambda: mesh(ME, None).link(0, "ring", listener.endpoint)
+    )
+    mine.out.sock.send(b"there")
+    theirs.out.sock.send(b"back")
+    assert theirs.inward.sock.recv(10) == b"there"
+    assert mine.inward.sock.recv(10) == b"back"
+    for link in (mine, theirs):
+        link.discard()
+
+
+def test_it_goes_on_listening_for_the_right_one(listener: Listener) -> None:
+    with socket.create_connection((listener.endpoint.host, listener.endpoint.port)) as silent:
+        with socket.create_connection((listener.endpoint.host, listener.endpoint.port)) as noisy:
+            noisy.sendall(b"GET / HTTP/1.1\r\nHost: nobody.example\r\n\r\n")
+            with pytest.raises(HandshakeError, match="the run's secret differs"):
+                mesh(replace(ME, secret=b"wrong" * 8), None).link(0, "ring", listener.endpoint)
+            theirs, mine = together(
+                lambda: mesh(SERVER, listener).link(1, "ring"),
+                lambda: mesh(ME, None).link(0, "ring", listener.endpoint),
+            )
+        assert silent.fileno() >= 0  # it still holds its connection, and nobody waited for it
+    texts = "\n".join(str(error) for error in listener.refusals)
+    assert "the run's secret differs" in texts
+    assert "sent garbage instead of a frame" in texts
+    for link in (mine, theirs):
+        link.discard()
+
+
+def test_a_rank_that_does_not_come_is_named_with_those_who_were_refused(listener: Listener) -> None:
+    with pytest.raises(HandshakeError):
+        mesh(replace(ME, generation=9), None).link(0, "ring", listener.endpoint)
+    with pytest.raises(DeadlineError) as caught:
+        mesh(SERVER, listener, timeout_s=0.3).link(1, "ring")
+    assert str(caught.value).startswith("rank 1 did not connect within 0.3 s. Fix: look at that rank's log")
+    assert "refused meanwhile:" in str(caught.value)
+    assert "generation 9 of the run, not 3" in str(caught.value)
+
+
+def test_two_processes_cannot_claim_one_rank(listener: Listener) -> None:
+    theirs, mine = together(
+        lambda: mesh(SERVER, listener).link(1, "ring"), lambda: mesh(ME, None).link(0, "ring", listener.endpoint)
+    )
+    second = mesh(ME, None).link(0, "ring", listener.endpoint)
+    with pytest.raises(PeerError):
+        second.receive(2.0)
+    assert "two processes claim that rank" in str(listener.refusals[-1])
+    for link in (mine, theirs, second):
+        link.discard()
+
+
+def test_a_port_in_use_is_named_with_the_remedy() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        with pytest.raises(PeerError) as caught:
+            listen(("127.0.0.1",), port)
+    assert str(caught.value) == (
+        f"cannot listen on 127.0.0.1:{port}: port {port} is in use on 127.0.0.1. Fix: stop the run that holds it "
+        "(ansible-playbook stop.yml), or set another `port` (0 takes any free one)."
+    )
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])
+def test_nothing_listens_on_every_interface(host: str) -> None:
+    with pytest.raises(PeerError, match="that is every interface of this machine"):
+        listen((host,), 0)
+
+
+def test_an_address_that_is_not_ours() -> None:
+    with pytest.raises(PeerError, match=r"192\.0\.2\.1 is not an address of this machine now"):
+        listen(("192.0.2.1",), 0)
+
+
+def test_several_addresses_share_one_port() -> None:
+    sockets = listen(("127.0.0.1", "127.0.0.2"), 0)
+    ports = {opened.getsockname()[1] for opened in sockets}
+    for opened in sockets:
+        opened.close()
+    assert len(ports) == 1
+
+
+def test_nobody_there_is_an_error_at_the_deadline() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        where = Endpoint(*gone.getsockname())
+    with pytest.raises(DeadlineError) as caught:
+        dial(where, Deadline(0.3), "rank 2")
+    assert str(caught.value).startswith(f"nobody listens for rank 2 at {where} after 0.3 s.")
+
+
+def test_a_name_that_cannot_be_resolved() -> None:
+    with pytest.raises(PeerError, match=r"the name nowhere\.invalid cannot be resolved"):
+        dial(Endpoint("nowhere.invalid", 1), Deadline(1), "rank 2")
+
+
+def test_endpoints_read_as_people_write_them() -> None:
+    assert str(Endpoint("::1", 80)) == "[::1]:80"
+    assert str(Endpoint("mini1.local", 80)) == "mini1.local:80"
+
+
+def test_buffers_are_granted_or_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """macOS refuses what is above its limit; play it on Linux."""
+    asked: list[int] = []
+
+    class Mac(socket.socket):
+        def setsockopt(self, level: int, option: int, value: int) -> None:  # type: ignore[override]
+            if option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                asked.append(value)
+                if value > 1 << 20:
+                    raise OSError(55, "No buffer space available")
+            super().setsockopt(level, option, value)
+
+    monkeypatch.setattr("sys.platform", "darwin")
+    with Mac(socket.AF_INET, socket.SOCK_STREAM) as opened:
+        tune(opened, 8 << 20)
+        assert asked[:4] == [8 << 20, 4 << 20, 2 << 20, 1 << 20]
+        assert min(granted_buffers(opened)) >= 64 * 1024
+        assert opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
