@@ -69,7 +69,7 @@ class Cluster:
         flags = [part for each in extra for part in ("-e", each)]
         return [str(BIN / "ansible-playbook"), str(ROOT / f"{playbook}.yml"), "-i", str(self.inventory), *flags]
 
-    def play(self, playbook: str, *variables: str, override: Sequence[str] = (), timeout: float = 120) -> Outcome:
+    def play(self, playbook: str, *variables: str, override: Sequence[str] = (), timeout: float = 300) -> Outcome:
         """Call a playbook and wait for its end."""
         done = subprocess.run(
             self.command(playbook, *variables, override=override),
@@ -84,14 +84,19 @@ class Cluster:
 
     def begin(self, playbook: str, *variables: str, override: Sequence[str] = ()) -> Playing:
         """Call a playbook and go on."""
-        process = subprocess.Popen(
-            self.command(playbook, *variables, override=override),
-            **self._surroundings(),  # type: ignore[call-overload]
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        # A test run in the background ignores Ctrl-C, and so would its children.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            process = subprocess.Popen(
+                self.command(playbook, *variables, override=override),
+                **self._surroundings(),  # type: ignore[call-overload]
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+        finally:
+            signal.signal(signal.SIGINT, before)
         return Playing(process)
 
     def _surroundings(self) -> dict[str, object]:
@@ -114,7 +119,7 @@ class Playing:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def until(self, pattern: str, timeout: float = 60) -> re.Match[str]:
+    def until(self, pattern: str, timeout: float = 120) -> re.Match[str]:
         """Wait for a line that matches."""
         deadline = time.monotonic() + timeout
         seen = 0
@@ -130,7 +135,7 @@ class Playing:
                     raise AssertionError(f"no line like {pattern!r} in:\n{''.join(self.lines)}")
                 self._more.wait(min(left, 0.5))
 
-    def end(self, timeout: float = 120) -> Outcome:
+    def end(self, timeout: float = 300) -> Outcome:
         """Wait for the end."""
         code = self.process.wait(timeout)
         self._reader.join(timeout)

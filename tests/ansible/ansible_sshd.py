@@ -5,6 +5,7 @@ They all log in as the user who runs the tests; what makes them different machin
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import shutil
@@ -15,6 +16,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+
+import psutil
+from ansible_lab import running_with
 
 _READY_S = 10.0
 _CONFIG = """\
@@ -82,16 +86,25 @@ class Machines:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # Also the connections that Ansible keeps for a minute, at both ends.
+        kept = [
+            each for machine in self.machines for each in psutil.Process(machine.server.pid).children(recursive=True)
+        ]
         for machine in self.machines:
             machine.server.terminate()
             machine.server.wait(10)
+        kept += running_with(self.folder.name)
+        for process in kept:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(kept, timeout=10)
         shutil.rmtree(self.folder)
 
-    def environment(self, folder: Path) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
         """What ssh needs to know: our key and the machines' host keys, checked as a person's would be."""
         return {
             "ANSIBLE_SSH_COMMON_ARGS": f"-F {self.folder}/ssh_config",
-            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(folder / "cp"),
+            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self.folder / "cp"),
         }
 
     def inventory(self, folder: Path, python: str, off: str = "") -> str:

@@ -82,4 +82,4 @@ def remote(machines: Machines, folder: Path, cache: Path) -> Cluster:
     """node1 is the controller itself; node2 and node3 are reached over SSH, each with a home of its own."""
     inventory = folder / "lab.smol.yml"
     inventory.write_text(machines.inventory(folder, sys.executable))
-    return Cluster(folder, inventory, cache, env=machines.environment(folder))
+    return Cluster(folder, inventory, cache, env=machines.environment())

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from ansible_lab import LONG, SHORT, TINY, Cluster, Outcome, Playing, gone_within
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def summary(cluster: Cluster, run_id: str) -> dict[str, object]:
@@ -71,9 +71,10 @@ def test_a_name_of_its_own_and_a_list_of_overrides(local: Cluster) -> None:
 
 
 BAD = {
-    "strategy": (("strategy=fsdpp",), ("fsdpp", "did you mean fsdp", "classicdp", "single")),
+    "a strategy, nearly": (("strategy=fsdpp",), ("--strategy fsdpp: there is no such strategy", "did you mean fsdp?")),
+    "a strategy, not at all": (("strategy=magic",), ("--strategy magic", "use one of single, classicdp, fsdp")),
     "a strategy that comes later": (("strategy=edp",), ("edp",)),
-    "an override's key": (("override=training.batch_sise=4",), ("training.batch_sise", "training.batch_size")),
+    "an override's key": (("override=training.batch_sise=4",), ("training.batch_sise", "did you mean batch_size?")),
     "an override's value": (("override=training.batch_size=many",), ("training.batch_size", "many")),
     "a node": (("nodes=node1,node9",), ("node9",)),
     "a config that is not there": (("config=nowhere.yaml",), ("nowhere.yaml",)),
@@ -143,7 +144,7 @@ def begin(local: Cluster, playing: list[Playing], *variables: str) -> tuple[Play
     playing.append(run)
     run_id = run.until(r"^Run (\S+)$")[1]
     for node in ("node1", "node2", "node3"):
-        run.until(rf"^{node}  step ", timeout=120)
+        run.until(rf"^{node}  step ", timeout=300)
     return run, run_id
 
 
@@ -153,7 +154,7 @@ def test_a_killed_rank_ends_the_run_everywhere_and_is_named(local: Cluster, play
     victim.kill()
     outcome = run.end()
     assert outcome.code == 2
-    assert "node2: failed: rank 1: killed by SIGKILL" in outcome.text
+    assert "node2: failed: rank 1: ended by signal 9 (SIGKILL)" in outcome.text
     assert "rank 1 on node2 failed first" in outcome.text
     told = summary(local, run_id)
     assert told["status"] == "failed"
@@ -166,16 +167,17 @@ def test_a_killed_controller_ends_the_run_on_every_node(local: Cluster, playing:
     run.process.kill()
     gone_within(local, 15)
     run.end()
-    for node in ("node1", "node2", "node3"):
-        job = json.loads((local.runs / run_id / "nodes" / node / "job.json").read_text())
-        assert job["state"] == "stopped"
-        assert "lease" in job["reason"]
+    nodes = local.runs / run_id / "nodes"
+    jobs = [json.loads((nodes / node / "job.json").read_text()) for node in ("node1", "node2", "node3")]
+    assert {job["state"] for job in jobs} == {"stopped"}
+    # Where the lease ran out first the ranks agreed on a last step; the others ended with them.
+    assert any("lease" in job["reason"] for job in jobs), jobs
 
 
 def test_ctrl_c_ends_the_run_and_says_how_to_collect(local: Cluster, playing: list[Playing]) -> None:
     run, run_id = begin(local, playing)
     run.interrupt()
-    outcome = run.end(timeout=10)
+    outcome = run.end(timeout=30)
     assert outcome.code != 0
     assert f"ansible-playbook collect.yml -e run_id={run_id}" in outcome.text
     gone_within(local, 15)
