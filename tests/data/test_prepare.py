@@ -5,10 +5,11 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from smolcluster.data import TokenFolder, prepare_data
 from smolcluster.data.corpus import Corpus
@@ -199,18 +200,41 @@ def test_the_step_is_the_plans_where_it_is_known(tmp_path, make_run):
         prepare_data(make_run(participants=server), tmp_path)
 
 
-def test_large_vocabularies_take_four_bytes(tmp_path):
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
+@pytest.fixture
+def words_tokenizer(tmp_path):
+    """w1 is token 1, up to more than two bytes hold; no end token."""
     words = {"[UNK]": 0} | {f"w{i}": i for i in range(1, 70_000)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(str(tmp_path / "words.json"))
+    return str(tmp_path / "words.json")
+
+
+def test_large_vocabularies_take_four_bytes(tmp_path, words_tokenizer):
     text = Corpus("text", "words", "none", (" ".join(f"w{i}" for i in range(69_000, 69_500)),))
-    folder = prepare_corpus(text, str(tmp_path / "words.json"), 16, tmp_path / "cache")
-    data = TokenFolder.open(folder)
+    data = TokenFolder.open(prepare_corpus(text, words_tokenizer, 16, tmp_path / "cache"))
     assert (data.meta.dtype, data.meta.eos) == ("uint32", None)
     assert data.batch("train", [0])[0][0].tolist() == list(range(69_000, 69_016))
+
+
+@pytest.mark.parametrize(("tokens", "samples"), [(17, 1), (32, 1), (33, 2)])
+def test_the_last_sample_needs_the_token_after_it(tmp_path, words_tokenizer, tokens, samples):
+    text = " ".join(f"w{i}" for i in range(1, tokens + 1))
+    folder = prepare_corpus(Corpus("text", "words", "none", (text,), (text,)), words_tokenizer, 16, tmp_path / "cache")
+    data = TokenFolder.open(folder)
+    assert data.sample_count("train") == data.sample_count("val") == samples
+    assert data.batch("train", [samples - 1])[1][0].tolist() == list(range(samples * 16 - 14, samples * 16 + 2))
+
+
+def test_the_folder_appears_by_one_rename(tmp_path, monkeypatch):
+    def fails(self, target):
+        assert (self / "meta.json").is_file()
+        raise OSError("no rename today")
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(OSError, match="no rename today"):
+        prepare_corpus(corpus(), "bpe:400", 16, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_long_document_is_cut_where_nothing_is_lost(tmp_path, monkeypatch):

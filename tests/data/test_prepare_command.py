@@ -41,7 +41,7 @@ def test_a_text_of_ones_own(prepare, tmp_path):
     code, out, _ = prepare("--dataset", str(book), "--override", "model.max_seq_len=64")
     assert code == 0
     meta = TokenFolder.open(Path(json.loads(out)["data_dir"])).meta
-    assert (meta.source, meta.seq_len) == (str(book), 64)
+    assert (meta.source, meta.seq_len) == (str(book.resolve()), 64)
 
 
 def test_a_text_too_small_for_the_plans_step_exits_2_and_prints_no_folder(prepare, tmp_path):

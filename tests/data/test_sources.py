@@ -71,7 +71,7 @@ def test_a_file_of_any_name_is_a_text(tmp_path):
     book.write_bytes("\ufeffOne line\r\nand ånother\r".encode())
     corpus = load_corpus(spec("text", book))
     assert corpus.train == ("One line\nand ånother\n",)
-    assert corpus.source == str(book)
+    assert corpus.source == str(book.resolve())
 
 
 def test_a_folder_is_all_its_texts_in_order(tmp_path):
@@ -80,7 +80,7 @@ def test_a_folder_is_all_its_texts_in_order(tmp_path):
         (tmp_path / name).write_text(text)
     corpus = load_corpus(spec("text", tmp_path))
     assert corpus.train == ("ay", "bee", "sea")
-    assert corpus.source == f"{tmp_path}, 3 files"
+    assert corpus.source == f"{tmp_path.resolve()}, 3 files"
 
 
 def test_every_text_that_cannot_be_used_is_named(tmp_path):
@@ -148,7 +148,7 @@ def test_wikitext_saved_to_disk(tmp_path, wikitext):
     corpus = load_corpus(spec("wikitext2", tmp_path / "wiki"))
     assert corpus.train == ARTICLES
     assert corpus.validation == (ARTICLES[1],)
-    assert corpus.source == f"Salesforce/wikitext (wikitext-2-raw-v1) from the folder {tmp_path / 'wiki'}"
+    assert corpus.source == f"Salesforce/wikitext (wikitext-2-raw-v1) from the folder {(tmp_path / 'wiki').resolve()}"
     assert corpus.licence == "CC-BY-SA-3.0 and GFDL"
 
 

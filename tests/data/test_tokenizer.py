@@ -1,4 +1,5 @@
 import json
+import random
 import shutil
 
 import pytest
@@ -179,6 +180,14 @@ def test_an_open_character_shows_at_the_end_only(tokenizer):
     fed = "".join(stream.feed(token) for token in tokenizer.encode("ok 🦙").ids[:-1])
     assert fed == "ok "
     assert set(stream.finish()) == {"\ufffd"}
+
+
+def test_any_tokens_stream_to_what_they_decode_to(tokenizer):
+    generator = random.Random(5)
+    for _ in range(300):
+        ids = generator.choices(range(1, tokenizer.get_vocab_size()), k=generator.randint(1, 12))
+        stream = TextStream(tokenizer)
+        assert "".join(stream.feed(token) for token in ids) + stream.finish() == tokenizer.decode(ids)
 
 
 def test_special_tokens_are_not_text(tokenizer):

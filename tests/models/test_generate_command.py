@@ -8,10 +8,11 @@ import sys
 import pytest
 
 from smolcluster.commands.generate import find_model
-from smolcluster.data.tokenizer import train_bpe
+from smolcluster.data.tokenizer import load_tokenizer, train_bpe
 from smolcluster.errors import ConfigError
 from smolcluster.models import build_model
-from smolcluster.models.hf import save_pretrained
+from smolcluster.models.hf import load_pretrained, save_pretrained
+from smolcluster.models.sampling import Sampling, continuation
 
 
 @pytest.fixture
@@ -59,6 +60,18 @@ def test_flags_and_an_empty_prompt(run, capsys):
     assert main(["generate", str(run), "--max-new-tokens", "5"]) == 0
     assert main(["generate", str(run), "x", "--top-p", "0"]) == 2
     assert "top-p must be above 0" in capsys.readouterr().err
+
+
+def test_the_text_is_all_that_the_tokens_say(run, capsys):
+    """An untrained model stops in the middle of a character as often as not."""
+    from smolcluster.cli import main
+
+    tokenizer, model = load_tokenizer(str(run / "model")).tokenizer, load_pretrained(run / "model")
+    prompt = tokenizer.encode("Once").ids
+    for count in range(1, 8):
+        assert main(["generate", str(run), "Once", "--max-new-tokens", str(count), "--temperature", "2"]) == 0
+        made = continuation(model, prompt, count, Sampling(2.0, 40), seed=42)
+        assert capsys.readouterr().out == tokenizer.decode([*prompt, *made]) + "\n"
 
 
 def fails(where):

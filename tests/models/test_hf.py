@@ -63,10 +63,11 @@ def test_what_transformers_saves_is_loaded(gpt_spec, tmp_path, tied, shard_size)
 
 
 def test_a_checkpoint_without_prefix_and_with_masks_is_loaded(tmp_path):
-    """As openai-community/gpt2 on the hub: GPT2Model's names, n_inner null, causal masks as buffers, half precision."""
+    """As old ones: GPT2Model's names, n_inner null, half precision, masks as buffers, a tied head twice."""
     bare = GPT2Model(GPT2Config(vocab_size=101, n_positions=17, n_embd=24, n_layer=2, n_head=4)).eval()
     tensors = {name: tensor.half() for name, tensor in bare.state_dict().items()}
-    save_file(tensors | {"h.0.attn.bias": torch.ones(1, 1, 17, 17)}, tmp_path / "model.safetensors")
+    extra = {"h.0.attn.bias": torch.ones(1, 1, 17, 17), "lm_head.weight": tensors["wte.weight"].clone()}
+    save_file(tensors | extra, tmp_path / "model.safetensors")
     bare.config.save_pretrained(tmp_path)
     ours = load_pretrained(tmp_path)
     assert ours.spec.ff_dim == 96
