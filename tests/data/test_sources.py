@@ -172,6 +172,8 @@ def test_wikitext_from_the_cache_of_datasets(tmp_path, wikitext):
         )
         assert len(part) == len(rows)
     wikitext["validation"].flatten_indices(cache_file_name=str(folder / "wikitext-validation.arrow"))
+    assert hub.from_cache(hub.WIKITEXT2, tmp_path) is None, "a download that broke off is not taken"
+    (folder / "dataset_info.json").write_text("{}")
     corpus = hub.load(hub.WIKITEXT2, spec("wikitext2"), cache=tmp_path)
     assert corpus.train == ARTICLES
     assert corpus.source.endswith("from the local cache")

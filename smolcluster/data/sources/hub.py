@@ -143,7 +143,8 @@ def from_cache(wanted: HubDataset, cache: Path) -> dict[str, Dataset] | None:
 
     root = cache / wanted.repo.replace("/", "___") / wanted.config
     stem = wanted.repo.rpartition("/")[2]
-    for folder in sorted(root.glob("*/*"), reverse=True):
+    # Where dataset_info.json is missing a download broke off: it is written last.
+    for folder in sorted((info.parent for info in root.glob("*/*/dataset_info.json")), reverse=True):
         files = {s: sorted({*folder.glob(f"{stem}-{s}.arrow"), *folder.glob(f"{stem}-{s}-*.arrow")}) for s in SPLITS}
         if all(files.values()):
             return {
