@@ -130,7 +130,8 @@ def _add_flags(layers: _Layers, request: Request) -> None:
         layers.model.append(flag("--dataset", request.dataset, {"data": {"dataset": request.dataset, "path": None}}))
     if request.nodes:
         layers.cluster.append(flag("--nodes", ",".join(request.nodes), {"nodes": list(request.nodes)}))
-    for text in request.overrides:
+    # A data set that is named lets go of a path from below: of two flags said together neither is below the other.
+    for text in sorted(request.overrides, key=lambda text: text.startswith("data.path=")):
         document = layers.attempt(lambda text=text: override(text))  # type: ignore[misc]
         if document is not None:
             _add_cut(layers, document, request, lenient=False)

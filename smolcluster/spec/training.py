@@ -12,7 +12,10 @@ from smolcluster.spec.modelfile import GPTFile, NNFile, TrainedModelFile
 from smolcluster.spec.problems import did_you_mean, listed
 from smolcluster.spec.run import DataSpec, GPTSpec, ModelSpec, NNSpec, ScheduleSpec, TrainingSpec
 
-DATASETS = ("pydoc", "wikitext2", "snli", "mnist")
+DATASETS = ("pydoc", "wikitext2", "snli", "mnist", "wiki-sample")
+# Those that come as tables: a local copy of one is told from a person's own text by its files.
+_TABLES = ("wikitext2", "snli")
+_TABLE_FILES = ("*.arrow", "*.parquet")
 TOKENS_PER_BATCH = 4096  # the guide's 32 samples of 128 tokens, 16 of 256
 NN_BATCH = 32
 _EPOCHS = {"wikitext2": 30, "snli": 20}
@@ -105,14 +108,16 @@ def _vocabulary(tokenizer: str) -> int:
 def _data(file: TrainedModelFile, origin: Merged, problems: list[Problem]) -> DataSpec:
     section = file.data
     tokenizer = _tokenizer(section.tokenizer, origin, problems)
+    names = {_plain(name): name for name in DATASETS}
+    name = names.get(_plain(section.dataset))
     if section.path is not None:
         path = _existing(section.path, ("data", "path"), origin)
         if path is None:
             what = f'there is no file or folder "{section.path}"'
             problems.append(origin.problem(("data", "path"), what, "check the path"))
-        return DataSpec(dataset="text", path=str(path), tokenizer=tokenizer)
-    name = section.dataset.lower().replace("-", "").replace("_", "")
-    if name in DATASETS:
+        copied = path is not None and name in _TABLES and any(next(path.rglob(kind), None) for kind in _TABLE_FILES)
+        return DataSpec(dataset=name if copied and name else "text", path=str(path), tokenizer=tokenizer)
+    if name is not None:
         return DataSpec(dataset=name, tokenizer=tokenizer)
     key: KeyPath = ("data", "dataset")
     path = _existing(section.dataset, key, origin)
@@ -121,6 +126,11 @@ def _data(file: TrainedModelFile, origin: Merged, problems: list[Problem]) -> Da
         advice = f"write {listed(DATASETS)}, or the path of your own text"
         problems.append(origin.problem(key, what, did_you_mean(section.dataset, DATASETS, advice)))
     return DataSpec(dataset="text", path=str(path), tokenizer=tokenizer)
+
+
+def _plain(name: str) -> str:
+    """WikiText-2, wikitext_2, wikitext2: one name."""
+    return name.lower().replace("-", "").replace("_", "")
 
 
 def _tokenizer(name: str, origin: Merged, problems: list[Problem]) -> str:

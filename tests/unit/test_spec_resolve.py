@@ -140,6 +140,25 @@ def test_a_persons_own_text(tmp_path: Path) -> None:
     assert run.project_name == "smolcluster-gpt-text"
 
 
+@pytest.mark.parametrize("by_flag", [True, False])
+def test_a_local_copy_of_a_data_set_keeps_its_name(tmp_path: Path, by_flag: bool) -> None:
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "train-00000.parquet").write_bytes(b"PAR1")
+    said = (
+        ("data.path=" + str(tmp_path / "copy"),) if by_flag else (f"data.path={tmp_path / 'copy'}", "data.dataset=snli")
+    )
+    request = Request(LOCAL, "single", dataset="snli" if by_flag else None, overrides=said)
+    run = resolve(request).run
+    assert (run.data.dataset, run.data.path) == ("snli", str(tmp_path / "copy"))
+    assert run.training.epochs == 20
+
+
+def test_a_folder_of_text_is_ones_own_whatever_the_data_set_was(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Once upon a time.")
+    request = Request(LOCAL, "single", overrides=("data.dataset=wikitext2", f"data.path={tmp_path}"))
+    assert resolve(request).run.data.dataset == "text"
+
+
 def test_names_of_data_sets_are_read_as_people_write_them() -> None:
     for name in ("WikiText-2", "wikitext_2", "wikitext2"):
         assert resolve(Request(HOME, "single", dataset=name)).run.data.dataset == "wikitext2"
