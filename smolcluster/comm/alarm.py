@@ -62,8 +62,25 @@ def decode_error(payload: bytes | bytearray, seen_by: int | None = None) -> Peer
         kind, text = _CLASSES.get(str(fields["kind"]), PeerError), str(fields["text"])
     except (ValueError, KeyError, TypeError):
         kind, text = ProtocolError, "a peer reported a failure in words that cannot be read"
-    suffix = f" (seen by rank {seen_by})"
-    return kind(text if seen_by is None or text.endswith(suffix) else text + suffix)
+    witness = seen_by is not None and not text.startswith(f"rank {seen_by} ")
+    return kind(f"{text} (seen by rank {seen_by})" if witness else text)
+
+
+def failure_of(error: BaseException) -> PeerError | None:
+    """The peer's failure inside whatever torch made of it: the error itself, its causes, or its text.
+
+    DDP's C++ and autograd wrap a failed operation into a RuntimeError that ends with our class and words.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, PeerError):
+            return seen
+        for name, kind in reversed(_CLASSES.items()):
+            at = str(seen).find(f"{name}: ")
+            if at >= 0:
+                return kind(str(seen)[at + len(name) + 2 :].split("\n\nAt:")[0].strip())
+        seen = seen.__cause__ or seen.__context__
+    return None
 
 
 def copy_of(error: PeerError) -> PeerError:

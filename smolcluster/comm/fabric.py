@@ -88,6 +88,8 @@ class Fabric:
         if config.transport == "gloo" and config.listen:
             self._gloo_before = gloo.bind_gloo(config.listen[0])
         register()
+        # c10d names groups by a count that a failed init leaves behind: ranks would give the same group other names.
+        dist.distributed_c10d._world.group_count = 0
         dist.init_process_group(
             NAME if config.transport == "smol" else "gloo",
             store=self.store,

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from smolcluster.comm.alarm import copy_of
 from smolcluster.comm.clock import Deadline
 from smolcluster.comm.endpoint import Endpoint, dial, tune
 from smolcluster.comm.handshake import Hello, Identity, dial_handshake
@@ -98,7 +99,7 @@ class Mesh:
             failure = self._failure
         if failure:
             made.abort()
-            raise failure
+            raise copy_of(failure)
         return made
 
     def _where(self, peer: int) -> Endpoint:

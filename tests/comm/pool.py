@@ -8,7 +8,8 @@ from __future__ import annotations
 import multiprocessing
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,18 +53,26 @@ class Pool:
 
     def outcomes(self, n: int, function: Callable[..., Any], *args: Any, **config: Any) -> list[Outcome]:
         """What happened at each rank. A process that died gives the error "died"."""
+        with self.begun(n, function, *args, **config):
+            return [self.outcome(rank) for rank in range(n)]
+
+    @contextmanager
+    def begun(self, n: int, function: Callable[..., Any], *args: Any, **config: Any) -> Iterator[None]:
+        """Start a call everywhere; the body collects every `outcome`."""
         self.start(n)
         with tempfile.TemporaryDirectory() as folder:
             for rank in range(n):
                 self._workers[rank][1].send((rank, n, Path(folder) / "endpoint.json", function, args, config))
-            return [self._outcome(rank) for rank in range(n)]
+            yield
 
-    def _outcome(self, rank: int) -> Outcome:
+    def outcome(self, rank: int) -> Outcome:
+        """Wait for the call's end at one rank."""
         pipe = self._workers[rank][1]
         try:
             assert pipe.poll(120), f"rank {rank} did not answer"
             return pipe.recv()
         except (EOFError, ConnectionResetError):
+            self._workers[rank][0].join(10)
             return Outcome(None, "died", "")
 
     def pid(self, rank: int) -> int:
@@ -77,7 +86,7 @@ class Pool:
             process.join()
 
 
-def settings(rank: int, n: int, endpoint_file: Path, **changes: Any) -> Any:
+def settings(rank: int, n: int, **changes: Any) -> Any:
     """A GroupConfig for loopback."""
     from smolcluster.comm import GroupConfig
 
@@ -89,10 +98,10 @@ def settings(rank: int, n: int, endpoint_file: Path, **changes: Any) -> Any:
         "peers": dict.fromkeys(range(n), "127.0.0.1"),
         "buffer_bytes": 256 * 1024,
         "timeout_s": 20.0,
+        "join_s": 90.0,  # a new worker imports torch first
         "run_id": "test",
         "digest": "d" * 64,
         "secret": b"s" * 32,
-        "endpoint_file": endpoint_file,
     }
     return GroupConfig(**{**fields, **changes})
 
@@ -110,7 +119,7 @@ def _serve(pipe: Connection) -> None:
             return
         try:
             own = config.pop("per_rank", {}).get(rank, {})
-            with open_fabric(settings(rank, n, endpoint_file, **config, **own)) as fabric:
+            with open_fabric(settings(rank, n, **{"endpoint_file": endpoint_file, **config, **own})) as fabric:
                 value = function(fabric, *args)
             outcome = Outcome(value, "", "")
         except Exception as error:  # noqa: BLE001 - handed to the test

@@ -1,0 +1,174 @@
+"""What happens when a rank dies, freezes, gives up or is somebody else: the same error everywhere, in time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from smolcluster.comm import failure_of
+from smolcluster.errors import PeerError
+from tests.comm.pool import Pool
+
+
+@pytest.fixture
+def fresh() -> Iterator[Pool]:
+    """Its own workers: they are killed and stopped here."""
+    made = Pool()
+    yield made
+    made.close()
+
+
+def until_it_breaks(fabric: Any, name: str, victim: int, how: str) -> tuple[str, str, float]:
+    """Operations without end; the victim goes after a few. What the others got, and how long it took."""
+    rank, n = fabric.config.rank, fabric.config.world_size
+    whole, part = torch.ones(600_000 // n * n), torch.ones(600_000 // n)
+    calls = {
+        "all_reduce": lambda: dist.all_reduce(whole),
+        "reduce_scatter": lambda: dist.reduce_scatter_single(part, whole),
+        "broadcast": lambda: dist.broadcast(whole, 0),
+        "async": lambda: dist.all_reduce(whole, async_op=True).wait(),
+        "recv": lambda: dist.recv(part, victim) if rank != victim else dist.barrier(),
+    }
+    for _ in range(3):
+        dist.all_reduce(whole)
+    if rank == victim:
+        if how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if how == "freeze":
+            os.kill(os.getpid(), signal.SIGSTOP)
+    started = time.monotonic()
+    try:
+        while True:
+            calls[name]()
+    except PeerError as error:
+        return type(error).__name__, str(error), time.monotonic() - started
+
+
+@pytest.mark.parametrize(
+    ("n", "name", "victim"),
+    [
+        (2, "all_reduce", 1),
+        (3, "reduce_scatter", 0),
+        (4, "all_reduce", 2),
+        (4, "broadcast", 3),
+        (3, "async", 1),
+        (2, "recv", 0),
+    ],
+)
+def test_a_killed_rank_is_named_on_every_other(pool: Pool, n: int, name: str, victim: int) -> None:
+    outcomes = pool.outcomes(n, until_it_breaks, name, victim, "kill")
+    assert outcomes.pop(victim).error == "died"
+    for outcome in outcomes:
+        kind, text, seconds = outcome.value
+        assert kind == "PeerLostError"
+        assert text.startswith(f"rank {victim} was lost: ") or text.startswith(f"the connection to rank {victim} broke")
+        assert seconds < 5  # the deadline is 20
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP")
+@pytest.mark.parametrize(("n", "victim"), [(2, 0), (3, 1)])
+def test_a_frozen_rank_is_named_at_the_deadline(fresh: Pool, n: int, victim: int) -> None:
+    with fresh.begun(n, until_it_breaks, "all_reduce", victim, "freeze", timeout_s=3.0, join_s=90.0):
+        outcomes = [fresh.outcome(rank) for rank in range(n) if rank != victim]
+        os.kill(fresh.pid(victim), signal.SIGCONT)
+        assert fresh.outcome(victim).error == ""  # it wakes, finds the others gone, and ends as well
+    for outcome in outcomes:
+        kind, text, seconds = outcome.value
+        assert kind == "DeadlineError", text
+        assert text.startswith(f"rank {victim} ")
+        assert 2.5 < seconds < 8
+
+
+def leave_early(fabric: Any) -> str:
+    if fabric.config.rank == 1:
+        raise ArithmeticError("the loss is not finite")
+    try:
+        while True:
+            dist.all_reduce(torch.ones(10))
+    except PeerError as error:
+        return str(error)
+
+
+def test_a_rank_that_gives_up_says_why_to_all(pool: Pool) -> None:
+    outcomes = pool.outcomes(3, leave_early)
+    assert outcomes.pop(1).error == "ArithmeticError"
+    for outcome in outcomes:
+        assert outcome.value.startswith("rank 1 gave up: ArithmeticError: the loss is not finite")
+
+
+def differ(fabric: Any) -> str:
+    with pytest.raises(PeerError) as caught:
+        dist.all_reduce(torch.ones(8 + fabric.config.rank))
+    return str(caught.value)
+
+
+def test_ranks_with_different_tensors_are_told_so_everywhere(pool: Pool) -> None:
+    texts = pool.run(3, differ)
+    assert all(text.startswith("the ranks do not do the same: rank ") for text in texts)
+
+
+def ddp_loses_a_peer(fabric: Any) -> tuple[str, str]:
+    model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(400, 400))
+    for step in range(1000):
+        if fabric.config.rank == 1 and step == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        try:
+            model(torch.ones(4, 400)).sum().backward()
+        except (RuntimeError, PeerError) as error:
+            found = failure_of(error)
+            return type(found).__name__, str(found)
+    return "", "nothing failed"
+
+
+def test_the_failure_is_found_in_what_ddp_raises(pool: Pool) -> None:
+    outcomes = pool.outcomes(2, ddp_loses_a_peer)
+    assert outcomes[1].error == "died"
+    kind, text = outcomes[0].value
+    assert kind == "PeerLostError", (outcomes[0], text)
+    assert "rank 1" in text
+
+
+def reduce_for_ever() -> None:
+    while True:
+        dist.all_reduce(torch.ones(10))
+
+
+def leftovers(fabric: Any, how: str) -> tuple[list[str], int]:
+    """Threads of ours, and open sockets, after a fabric has ended."""
+    rank = fabric.config.rank
+    before = sockets()
+    dist.all_reduce(torch.ones(100_000), async_op=True).wait()
+    dist.new_group([0, 1])
+    dist.barrier()
+    if how == "abort" and rank == 1:
+        fabric.abort("enough")
+    elif how == "abort":
+        with pytest.raises(PeerError):
+            reduce_for_ever()
+        fabric.close()
+    else:
+        fabric.close()
+    assert before > 2, "sockets are counted"
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("smol")], sockets()
+
+
+def sockets() -> int:
+    import psutil
+
+    return sum(1 for _ in psutil.Process().net_connections("tcp"))
+
+
+@pytest.mark.parametrize("how", ["close", "abort"])
+def test_nothing_is_left_behind(pool: Pool, how: str) -> None:
+    for threads, open_sockets in pool.run(3, leftovers, how):
+        assert threads == []
+        assert open_sockets == 0
