@@ -62,12 +62,18 @@ class Cluster:
         return self.folder / "runs"
 
     def command(self, playbook: str, *variables: str, override: Sequence[str] = ()) -> list[str]:
-        """The command line of a playbook; `variables` as after -e."""
+        """The command line of a playbook of the root, or a path; `variables` as after -e, or --limit and its value."""
         extra = [f"smol_runs={self.runs}", f"run_folder_cache={self.cache}", "follow_every_s=0.5", *variables]
         if override:
             extra.append(f"override={','.join(override)}")
+        if "--limit" in extra:
+            at = extra.index("--limit")
+            limit, extra = extra[at : at + 2], extra[:at] + extra[at + 2 :]
+        else:
+            limit = []
         flags = [part for each in extra for part in ("-e", each)]
-        return [str(BIN / "ansible-playbook"), str(ROOT / f"{playbook}.yml"), "-i", str(self.inventory), *flags]
+        file = ROOT / f"{playbook}.yml" if "/" not in playbook else playbook
+        return [str(BIN / "ansible-playbook"), str(file), "-i", str(self.inventory), *limit, *flags]
 
     def play(self, playbook: str, *variables: str, override: Sequence[str] = (), timeout: float = 300) -> Outcome:
         """Call a playbook and wait for its end."""

@@ -79,6 +79,10 @@ BAD = {
     "a node": (("nodes=node1,node9",), ("node9",)),
     "a config that is not there": (("config=nowhere.yaml",), ("nowhere.yaml",)),
     "a data set": (("dataset=nowhere.txt",), ("nowhere.txt",)),
+    "--limit": (
+        ("strategy=fsdp", "--limit", "node1"),
+        ("--limit cannot choose the machines of a run", "-e nodes=node1"),
+    ),
     "a name of the run": (("run_id=../../etc",), ("run_id may hold letters",)),
 }
 
@@ -91,10 +95,23 @@ def test_a_bad_wish_is_refused_before_anything_was_written(
     assert outcome.code == 2, outcome.text
     for part in told:
         assert part in outcome.text
-    assert outcome.text.count("FAILED [localhost]") == 1
+    assert outcome.text.count("FAILED [") == 1
     assert "Traceback" not in outcome.text
     assert not local.runs.exists()
     assert not local.processes()
+
+
+def test_a_machine_that_cannot_train_yet_is_named(local: Cluster) -> None:
+    local.inventory.write_text(
+        "schema: 1\nname: test\nmachines:\n"
+        f"  node1: {{connection: local, workdir: {local.folder}/runs}}\n  win: {{host: 127.0.0.9}}\n"
+        "networks:\n  wire: {medium: ethernet, private: true, members: {node1: 127.0.0.1, win: 127.0.0.9}}\n"
+        "defaults: {data: {dataset: pydoc}}\n"
+    )
+    outcome = local.play("train")
+    assert outcome.code == 2
+    assert "win: training on Windows nodes comes with setup.yml" in outcome.text
+    assert not local.runs.exists()
 
 
 def test_a_run_without_a_controller(local: Cluster) -> None:
