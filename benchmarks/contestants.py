@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
@@ -52,15 +51,13 @@ class _Loss(nn.Module):
         return self.model.loss(x, y)
 
 
-def torchs(zero: bool, fused: bool, group: dist.ProcessGroup) -> Step:
+def torchs(zero: bool, fused: bool) -> Step:
     """DistributedDataParallel, with ZeroRedundancyOptimizer where `zero`; `fused` takes AdamW's one-pass kernel."""
-    module = DistributedDataParallel(_Loss(), process_group=group)
+    module = DistributedDataParallel(_Loss())
     settings = {"lr": LEARNING_RATE, "weight_decay": WEIGHT_DECAY, "fused": fused or None}
     optimizer: torch.optim.Optimizer
     if zero:
-        optimizer = ZeroRedundancyOptimizer(
-            module.parameters(), optimizer_class=torch.optim.AdamW, process_group=group, **settings
-        )
+        optimizer = ZeroRedundancyOptimizer(module.parameters(), optimizer_class=torch.optim.AdamW, **settings)
     else:
         optimizer = torch.optim.AdamW(module.parameters(), **settings)
 

@@ -1,79 +1,148 @@
-"""Real processes for a measurement: spawned, joined into one group over smol, ended with it."""
+"""Real processes for a measurement: spawned, joined into one group, doing what they are told one thing at a time."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass
+from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Literal
 
-LIMIT_S = 1800.0
-TIMEOUT_S = 120.0
+ANSWER_S = 600.0
+TIMEOUT_S = 300.0
+
+# rank, world size, the fabric (None over gloo) -> what a rank can be told to do, by name
+Setup = Callable[[int, int, Any], dict[str, Callable[[], Any]]]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What one rank did: its answer, wall and CPU seconds (all its threads), after a barrier of all ranks."""
+
+    value: Any
+    wall_s: float
+    cpu_s: float
+
+
+def _open_smol(rank: int, world_size: int, folder: Path) -> AbstractContextManager[Any]:
+    from smolcluster.comm import GroupConfig, open_fabric
+
+    return open_fabric(
+        GroupConfig(
+            rank=rank,
+            world_size=world_size,
+            listen=("127.0.0.1",),
+            port=0,
+            peers={peer: "127.0.0.1" for peer in range(world_size) if peer != rank},
+            timeout_s=TIMEOUT_S,
+            secret=b"only of this benchmark",
+            endpoint_file=folder / "endpoint.json",
+        )
+    )
+
+
+class _Gloo:
+    def __init__(self, rank: int, world_size: int, folder: Path) -> None:
+        import torch.distributed as dist
+
+        place = (folder / "rendezvous").as_uri()
+        limit = timedelta(seconds=TIMEOUT_S)
+        dist.init_process_group("gloo", init_method=place, rank=rank, world_size=world_size, timeout=limit)
+
+    def close(self) -> None:
+        import torch.distributed as dist
+
+        dist.destroy_process_group()
 
 
 def _serve(
-    rank: int, world_size: int, folder: str, pipe: Connection, job: Callable[..., Any], arguments: tuple
+    rank: int, world_size: int, transport: str, keep_memory: bool, folder: str, pipe: Connection, setup: Setup
 ) -> None:
     import torch
+    import torch.distributed as dist
 
-    from smolcluster.comm import GroupConfig, open_fabric
+    from smolcluster.runtime.process import keep_freed_memory
 
     torch.set_num_threads(1)
-    config = GroupConfig(
-        rank=rank,
-        world_size=world_size,
-        listen=("127.0.0.1",),
-        port=0,
-        peers={peer: "127.0.0.1" for peer in range(world_size) if peer != rank},
-        timeout_s=TIMEOUT_S,
-        secret=b"only of this benchmark",
-        endpoint_file=Path(folder) / "endpoint.json",
-    )
+    if keep_memory:
+        keep_freed_memory()
     try:
-        with open_fabric(config) as fabric:
-            pipe.send((True, job(rank, world_size, fabric, *arguments)))
+        smol = transport == "smol"
+        group = _open_smol(rank, world_size, Path(folder)) if smol else closing(_Gloo(rank, world_size, Path(folder)))
+        with group as fabric:
+            tasks = setup(rank, world_size, fabric)
+            pipe.send((True, list(tasks)))
+            while (name := pipe.recv()) is not None:
+                dist.barrier()
+                wall, cpu = time.perf_counter(), time.process_time()
+                value = tasks[name]()
+                done = Done(value, time.perf_counter() - wall, time.process_time() - cpu)
+                pipe.send((True, done))
+    except EOFError:
+        return
     except Exception:  # noqa: BLE001  whatever it is, the parent reports it
         pipe.send((False, traceback.format_exc()))
 
 
-def on_ranks(world_size: int, job: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What `job(rank, world_size, fabric, *arguments)` gives, in rank order. RuntimeError if one of them fails."""
-    context = multiprocessing.get_context("spawn")
-    # One thread per rank; gloo must not go looking for an interface by this machine's name.
-    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo")
-    pairs, processes = [], []
-    with tempfile.TemporaryDirectory() as folder:
+class Team:
+    """`world_size` processes of one group. `keep_memory`: with the allocator set as our worker sets it."""
+
+    def __init__(self, world_size: int, transport: Literal["smol", "gloo"], setup: Setup, keep_memory: bool) -> None:
+        context = multiprocessing.get_context("spawn")
+        # One thread per rank; gloo must not go looking for an interface by this machine's name.
+        os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo")
+        self._folder = tempfile.TemporaryDirectory()
+        self._pipes: list[Connection] = []
+        self._processes = []
         for rank in range(world_size):
             ours, theirs = context.Pipe()
-            process = context.Process(
-                target=_serve, args=(rank, world_size, folder, theirs, job, arguments), daemon=True
-            )
+            arguments = (rank, world_size, transport, keep_memory, self._folder.name, theirs, setup)
+            process = context.Process(target=_serve, args=arguments, daemon=True)
             process.start()
             theirs.close()
-            pairs.append(ours)
-            processes.append(process)
+            self._pipes.append(ours)
+            self._processes.append(process)
+        self.tasks: list[str] = self._answers()[0]
+
+    def do(self, task: str) -> list[Done]:
+        """Have all ranks do a task at the same time; what they answered, in rank order."""
+        for pipe in self._pipes:
+            pipe.send(task)
+        return self._answers()
+
+    def _answers(self) -> list[Any]:
+        return [self._answer(pipe, rank) for rank, pipe in enumerate(self._pipes)]
+
+    def _answer(self, pipe: Connection, rank: int) -> Any:
+        if not pipe.poll(ANSWER_S):
+            raise RuntimeError(f"rank {rank} did not answer within {ANSWER_S:.0f} s")
         try:
-            answers = [_answer(pipe, rank) for rank, pipe in enumerate(pairs)]
-        finally:
-            for process in processes:
-                process.join(10)
-                if process.is_alive():
-                    process.kill()
-                    process.join()
-    return answers
+            good, value = pipe.recv()
+        except EOFError:
+            raise RuntimeError(f"rank {rank} died") from None
+        if not good:
+            raise RuntimeError(f"rank {rank}:\n{value}")
+        return value
 
+    def __enter__(self) -> Team:
+        return self
 
-def _answer(pipe: Connection, rank: int) -> Any:
-    if not pipe.poll(LIMIT_S):
-        raise RuntimeError(f"rank {rank} did not answer within {LIMIT_S:.0f} s")
-    try:
-        good, value = pipe.recv()
-    except EOFError:
-        raise RuntimeError(f"rank {rank} died") from None
-    if not good:
-        raise RuntimeError(f"rank {rank}:\n{value}")
-    return value
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        for pipe in self._pipes:
+            if kind is None:
+                pipe.send(None)
+            pipe.close()
+        for process in self._processes:
+            process.join(10)
+            if process.is_alive():
+                process.kill()
+                process.join()
+        self._folder.cleanup()

@@ -2,8 +2,10 @@
 
     python -m benchmarks.training --quick --out training.json
 
-All contestants live in the same processes and take turns step by step, so that whatever else the machine does falls on
-all of them. Time is the slowest rank's, CPU seconds are all ranks', both medians.
+Ours run in processes set up as our worker sets them up, torch's own in plain ones. They take turns step by step, the
+others standing still meanwhile, so that whatever else the machine does falls on all of them. Time is the slowest
+rank's, CPU seconds are all ranks', both medians. `--full` adds rows that say where the difference comes from: torch's
+with the fused AdamW, and with our setting of the allocator.
 """
 
 from __future__ import annotations
@@ -12,20 +14,22 @@ import argparse
 import json
 import statistics
 import sys
-import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.contestants import GPT, batch_of, ours, torchs
-from benchmarks.ranks import on_ranks
+from benchmarks.ranks import Done, Team
 
-SAMPLES, WORLD = 4, 2
+SAMPLES, WORLD, WARM_UP = 4, 2, 2
+Tasks = dict[str, Callable[[], Any]]
 OURS = {"classicdp": ("classicdp", 0), "fsdp 0": ("fsdp", 0), "fsdp 1": ("fsdp", 1)}
 
 
@@ -39,70 +43,93 @@ class Target:
     passed: bool
 
 
-def race(rank: int, world_size: int, _: Any, rounds: int) -> dict[str, list[tuple[float, float]]]:
-    """(wall seconds, CPU seconds) of this rank for every contestant and round; the first two rounds are not counted."""
-    gloo = dist.new_group(backend="gloo")
+def our_steps(rank: int, world_size: int, _: Any) -> Tasks:
+    """Our contestants, by the names in the table."""
+    x, y = batch_of(rank, SAMPLES)
     steps = {
         "classicdp (smol)": ours("classicdp", 0, rank, world_size)[1],
-        "DDP (gloo)": torchs(zero=False, fused=False, group=gloo),
-        "DDP, fused AdamW (gloo)": torchs(zero=False, fused=True, group=gloo),
         "fsdp 1 (smol)": ours("fsdp", 1, rank, world_size)[1],
-        "DDP + ZeRO (gloo)": torchs(zero=True, fused=False, group=gloo),
-        "DDP + ZeRO, fused AdamW (gloo)": torchs(zero=True, fused=True, group=gloo),
     }
+    return {name: partial(step, x, y) for name, step in steps.items()}
+
+
+def torchs_steps(rank: int, _: int, __: Any) -> Tasks:
+    """Torch's own, as they come."""
     x, y = batch_of(rank, SAMPLES)
-    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
-    names = list(steps)
-    for number in range(rounds + 2):
-        # Another one goes first each round.
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            dist.barrier()
-            wall, cpu = time.perf_counter(), time.process_time()
-            steps[name](x, y)
-            spent = time.perf_counter() - wall, time.process_time() - cpu
-            if number >= 2:
-                measured[name].append(spent)
-    return measured
+    steps = {
+        "DDP (gloo)": torchs(zero=False, fused=False),
+        "DDP + ZeRO (gloo)": torchs(zero=True, fused=False),
+    }
+    return {name: partial(step, x, y) for name, step in steps.items()}
 
 
-def weigh(rank: int, world_size: int, fabric: Any, strategy: str, stage: int) -> dict[str, float]:
-    """Bytes this rank sends in a step and bytes of state it holds. The batch is small: neither depends on it."""
-    built, step = ours(strategy, stage, rank, world_size)
-    x, y = batch_of(rank, 1, length=8)
-    step(x, y)
-    before = fabric.counters()
-    step(x, y)
-    sent = fabric.counters().bytes_out - before.bytes_out
-    params = sum(p.nbytes for p in built.model.parameters())
-    return {"sent": sent, "params": params, "state": sum(built.state_bytes().values())}
+def torchs_best_steps(rank: int, _: int, __: Any) -> Tasks:
+    """Torch's own with the fused AdamW (and, in the team that runs them, our setting of the allocator)."""
+    x, y = batch_of(rank, SAMPLES)
+    steps = {
+        "DDP (gloo), fused AdamW, our malloc": torchs(zero=False, fused=True),
+        "DDP + ZeRO (gloo), fused AdamW, our malloc": torchs(zero=True, fused=True),
+    }
+    return {name: partial(step, x, y) for name, step in steps.items()}
 
 
-def times(rounds: int) -> dict[str, dict[str, float]]:
+def our_accounts(rank: int, world_size: int, fabric: Any) -> Tasks:
+    """For each of our strategies: the bytes this rank sends in a step and the bytes of state it holds."""
+
+    def weigh(strategy: str, stage: int) -> dict[str, float]:
+        built, step = ours(strategy, stage, rank, world_size)
+        x, y = batch_of(rank, 1, length=8)  # neither figure depends on the batch
+        step(x, y)
+        before = fabric.counters()
+        step(x, y)
+        sent = fabric.counters().bytes_out - before.bytes_out
+        params = sum(p.nbytes for p in built.model.parameters())
+        return {"sent": sent, "params": params, "state": sum(built.state_bytes().values())}
+
+    return {name: partial(weigh, *which) for name, which in OURS.items()}
+
+
+def times(rounds: int, full: bool) -> dict[str, dict[str, float]]:
     """For every contestant: seconds a step, tokens a second, CPU seconds of all ranks a step."""
-    ranks = on_ranks(WORLD, race, rounds)
-    outcome = {}
-    for name in ranks[0]:
-        walls = [max(rank[name][n][0] for rank in ranks) for n in range(rounds)]
-        cpus = [sum(rank[name][n][1] for rank in ranks) for n in range(rounds)]
-        wall = statistics.median(walls)
-        outcome[name] = {
-            "step_s": wall,
-            "tokens_per_s": WORLD * SAMPLES * GPT.max_seq_len / wall,
-            "cpu_s": statistics.median(cpus),
-            "step_s_min": min(walls),
-            "step_s_max": max(walls),
-        }
-    return outcome
+    with ExitStack() as stack:
+        teams = [
+            stack.enter_context(Team(WORLD, "smol", our_steps, keep_memory=True)),
+            stack.enter_context(Team(WORLD, "gloo", torchs_steps, keep_memory=False)),
+        ]
+        if full:
+            teams.append(stack.enter_context(Team(WORLD, "gloo", torchs_best_steps, keep_memory=True)))
+        turns = [(team, task) for team in teams for task in team.tasks]
+        measured: dict[str, list[list[Done]]] = {task: [] for _, task in turns}
+        for number in range(WARM_UP + rounds):
+            shift = number % len(turns)  # another one goes first each round
+            for team, task in turns[shift:] + turns[:shift]:
+                done = team.do(task)
+                if number >= WARM_UP:
+                    measured[task].append(done)
+            print(f"round {number + 1} of {WARM_UP + rounds}", file=sys.stderr, flush=True)
+    return {task: _medians(done) for task, done in measured.items()}
+
+
+def _medians(rounds: list[list[Done]]) -> dict[str, float]:
+    walls = [max(rank.wall_s for rank in ranks) for ranks in rounds]
+    wall = statistics.median(walls)
+    return {
+        "step_s": wall,
+        "step_s_min": min(walls),
+        "step_s_max": max(walls),
+        "tokens_per_s": WORLD * SAMPLES * GPT.max_seq_len / wall,
+        "cpu_s": statistics.median(sum(rank.cpu_s for rank in ranks) for ranks in rounds),
+    }
 
 
 def bytes_and_state(worlds: tuple[int, ...]) -> list[dict[str, Any]]:
     """Per strategy and world size: bytes a rank sends in a step beside the ring's optimum, state beside theory."""
     rows = []
     for world_size in worlds:
-        for name, (strategy, stage) in OURS.items():
-            ranks = on_ranks(world_size, weigh, strategy, stage)
+        with Team(world_size, "smol", our_accounts, keep_memory=False) as team:
+            weighed = {name: [done.value for done in team.do(name)] for name in team.tasks}
+        for name, ranks in weighed.items():
             params = ranks[0]["params"]
-            theory = (2 + 2 / world_size if stage == 1 else 4) * params
             rows.append(
                 {
                     "strategy": name,
@@ -110,9 +137,10 @@ def bytes_and_state(worlds: tuple[int, ...]) -> list[dict[str, Any]]:
                     "sent_bytes": max(rank["sent"] for rank in ranks),
                     "ring_bytes": 2 * (world_size - 1) / world_size * params,
                     "state_bytes": max(rank["state"] for rank in ranks),
-                    "theory_bytes": theory,
+                    "theory_bytes": (2 + 2 / world_size if OURS[name][1] == 1 else 4) * params,
                 }
             )
+        print(f"bytes at {world_size} ranks", file=sys.stderr, flush=True)
     return rows
 
 
@@ -170,12 +198,12 @@ def show(
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_const", dest="rounds", const=7, help="7 rounds (the default)")
-    size.add_argument("--full", action="store_const", dest="rounds", const=25, help="25 rounds")
-    parser.set_defaults(rounds=7)
+    size.add_argument("--quick", action="store_true", help="5 rounds (the default)")
+    size.add_argument("--full", action="store_true", help="15 rounds, and more contestants")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     options = parser.parse_args()
-    raced = times(options.rounds)
+    rounds = 15 if options.full else 5
+    raced = times(rounds, options.full)
     weighed = bytes_and_state((2, 3, 4))
     targets = judge(raced, weighed)
     show(Console(), raced, weighed, targets)
@@ -183,7 +211,7 @@ def main() -> int:
         figures = {
             "schema": 1,
             "torch": torch.__version__,
-            "rounds": options.rounds,
+            "rounds": rounds,
             "steps": raced,
             "bytes": weighed,
             "targets": [asdict(target) for target in targets],

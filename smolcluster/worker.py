@@ -25,7 +25,7 @@ from smolcluster.plan.types import NodeConfig, Plan, RankPlan
 from smolcluster.runtime.context import Alone, RunContext
 from smolcluster.runtime.device import pick_device
 from smolcluster.runtime.failures import Failure, understand
-from smolcluster.runtime.process import die_with_parent, log_to_stdout, peak_rss_mb
+from smolcluster.runtime.process import die_with_parent, keep_freed_memory, log_to_stdout, peak_rss_mb
 from smolcluster.runtime.results import write_result
 from smolcluster.runtime.runfolder import RankResult, RunFolder
 from smolcluster.strategies.base import NotFiniteError
@@ -164,6 +164,7 @@ class StopRequests:
 def main(arguments: list[str] | None = None) -> int:
     """Run a rank as a process. The exit code."""
     die_with_parent()
+    keep_freed_memory()
     parser = argparse.ArgumentParser(prog="python -m smolcluster.worker", description="One rank of a run.")
     parser.add_argument("node_yaml", type=Path)
     parser.add_argument("--rank", type=int, required=True)

@@ -92,11 +92,12 @@ def run_in_this_process(run: Run) -> int:
     import torch
 
     from smolcluster.jobs.nodefile import load_node
-    from smolcluster.runtime.process import log_to_stdout
+    from smolcluster.runtime.process import keep_freed_memory, log_to_stdout
     from smolcluster.worker import run_rank
 
     [me] = run.plan.ranks
     log_to_stdout()
+    keep_freed_memory()
     torch.set_num_threads(me.threads)
     asked = threading.Event()
     with _interrupts(asked):
