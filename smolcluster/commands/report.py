@@ -17,11 +17,11 @@ def report(
     from smolcluster.observe.plots import write_plots
     from smolcluster.observe.report import read_run, summarise
     from smolcluster.observe.tables import show
-    from smolcluster.runtime.runfolder import RunFolder, write_atomic
+    from smolcluster.runtime.runfolder import RunFolder, run_at, write_atomic
 
     story = read_run(run_dir)
     summary = summarise(story)
-    folder = RunFolder(run_dir.resolve())
+    folder = RunFolder(run_at(run_dir))
     write_atomic(folder.summary, summary.model_dump_json(by_alias=True, indent=2) + "\n")
     plots = write_plots(story, summary, folder.plots)
     console = Console(soft_wrap=False)

@@ -15,7 +15,7 @@ from smolcluster.errors import ConfigError, Problem
 from smolcluster.plan.types import Plan, RankPlan
 from smolcluster.runtime.metrics import read_metrics
 from smolcluster.runtime.results import read_result
-from smolcluster.runtime.runfolder import LinkRecord, RankResult, RunFolder, Status, StepRecord, Summary
+from smolcluster.runtime.runfolder import LinkRecord, RankResult, RunFolder, Status, StepRecord, Summary, run_at
 
 PEER_FAILED = 3
 # The codes of errors.py; anything else (a signal's 137) is a rank that was there no more.
@@ -59,7 +59,7 @@ class RunStory:
 
 def read_run(path: Path) -> RunStory:
     """Read a run folder. ConfigError if it is none."""
-    folder = RunFolder(path.resolve())
+    folder = RunFolder(run_at(path))
     try:
         plan = Plan.model_validate_json(folder.plan.read_bytes())
     except (OSError, ValidationError) as error:

@@ -208,6 +208,13 @@ class Summary(Frozen):
     generation: int
 
 
+def run_at(path: Path) -> Path:
+    """The run folder a person means. `runs/latest` is a link, or where there are none a file that holds the name."""
+    if path.is_file():
+        return (path.parent / path.read_text(encoding="utf-8").strip()).resolve()
+    return path.resolve()
+
+
 def read_json(path: Path) -> dict[str, object]:
     """The object in a JSON file. OSError or ValueError if it is not there or not one."""
     value = json.loads(path.read_text(encoding="utf-8"))

@@ -111,6 +111,12 @@ def test_command_writes_summary_and_plots(tmp_path: Path, capsys: pytest.Capture
     assert "completed" in capsys.readouterr().out
 
 
+def test_latest_may_be_a_file_that_holds_the_name(tmp_path: Path) -> None:
+    run_folder(tmp_path / "a-run", ended(0), ended(1), ended(2))
+    (tmp_path / "latest").write_text("a-run\n")
+    assert summary_of(tmp_path / "latest").run_id == "a-run"
+
+
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not a run folder"):
         summary_of(tmp_path)

@@ -1,0 +1,60 @@
+"""`python -m smolcluster.train` as a person types it, in a project of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = [
+    "model.model_dim=32", "model.num_layers=1", "model.ff_dim=64", "model.max_seq_len=32", "training.max_steps=4",
+    "training.batch_size=2", "training.eval_steps=4", "lr_schedule.warmup_iters=1", "data.tokenizer=bpe:300",
+]  # fmt: skip
+
+
+def train(project: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    (project / "inventory").mkdir(exist_ok=True)
+    shutil.copy(ROOT / "inventory" / "local.smol.yml", project / "inventory")
+    overrides = [word for setting in SMALL for word in ("--override", setting)]
+    return subprocess.run(
+        [sys.executable, "-m", "smolcluster.train", *flags, *overrides],
+        cwd=project, capture_output=True, text=True, timeout=150, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "110"},
+    )  # fmt: skip
+
+
+def text_of(project: Path) -> Path:
+    book = project / "book.txt"
+    book.write_text("".join(f"In chapter {n} the ranks agree on the sum of {n} and {n * n}.\n" for n in range(1500)))
+    return book
+
+
+def test_one_process_by_default(tmp_path: Path) -> None:
+    outcome = train(tmp_path, "--dataset", str(text_of(tmp_path)))
+    assert outcome.returncode == 0, outcome.stderr
+    summary = json.loads((tmp_path / "runs" / "latest" / "summary.json").read_text())
+    assert (summary["status"], summary["strategy"], summary["world_size"]) == ("completed", "single", 1)
+    assert summary["steps"] == 4
+    assert (tmp_path / "runs" / "latest" / "plots" / "loss.svg").exists()
+    assert (tmp_path / "runs" / "latest" / "model" / "config.json").exists()
+    assert "python -m smolcluster generate" in outcome.stdout
+
+
+def test_every_node_of_this_machine_through_jobs(tmp_path: Path) -> None:
+    outcome = train(tmp_path, "--strategy", "fsdp", "--dataset", str(text_of(tmp_path)))
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    summary = json.loads((tmp_path / "runs" / "latest" / "summary.json").read_text())
+    assert (summary["status"], summary["world_size"], summary["transport"]) == ("completed", 3, "smol")
+    assert summary["wire_bytes_per_step"] > 0
+
+
+def test_a_bad_setting_is_one_message(tmp_path: Path) -> None:
+    outcome = train(tmp_path, "--override", "training.batchsize=2")
+    assert outcome.returncode == 2
+    assert "training.batchsize" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert not (tmp_path / "runs").exists()
