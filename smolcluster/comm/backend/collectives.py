@@ -21,8 +21,10 @@ from smolcluster.comm.link import Link
 
 _OPS = {"all_reduce": 1, "reduce_scatter": 2, "all_gather": 3, "broadcast": 4}
 # The largest frame whatever buffer_bytes says: beyond it a group of columns no longer fits the caches.
-_LARGEST_FRAME = 1 << 20
-_SMALLEST_FRAME = 1 << 16
+_LARGEST_FRAME = 4 << 20
+_SMALLEST_FRAME = 64 << 10
+# A shard of at least this is cut in two, so that one half is folded while the other is on the wire.
+_WORTH_CUTTING = 256 << 10
 
 
 class Collectives:
@@ -57,17 +59,18 @@ class Collectives:
             self.direct.widened_sum(shards, own, op == "AVG", reduction)
             self.all_gather(shards, own)
             return
-        plan = schedule.all_reduce(self.ring, flat, self._frame(flat.dtype), reduction)
+        longest = -(-flat.numel() // self.ring.size)
+        plan = schedule.all_reduce(self.ring, flat, self._frame(longest, flat.dtype.itemsize), reduction)
         self._run("all_reduce", flat.dtype, plan)
 
     def reduce_scatter(self, shards: Sequence[Tensor], output: Tensor, op: str) -> None:
         """`shards[r]` of every rank, folded, lands in rank r's `output`. All flat and contiguous."""
-        frame = self._frame(output.dtype)
         reduction = self._reduction(op, output.dtype)
         if self._widens(op, output.dtype):
             self.direct.widened_sum(shards, output, op == "AVG", reduction)
             return
         longest = max(shard.numel() for shard in shards)
+        frame = self._frame(longest, output.dtype.itemsize)
         spare = self._spare_for(schedule.spare_numbers(self.ring.size, longest, frame), output.dtype)
         plan = schedule.reduce_scatter(self.ring, shards, output, frame, reduction, spare)
         self._run("reduce_scatter", output.dtype, plan)
@@ -77,7 +80,8 @@ class Collectives:
         own = parts[self.ring.rank]
         if own.data_ptr() != mine.data_ptr():
             own.copy_(mine)
-        self._run("all_gather", mine.dtype, schedule.all_gather(self.ring, parts, self._frame_bytes))
+        longest = max(part.numel() * part.element_size() for part in parts)
+        self._run("all_gather", mine.dtype, schedule.all_gather(self.ring, parts, self._frame(longest, 1)))
 
     def broadcast(self, flat: Tensor, root: int) -> None:
         """`flat` of group rank `root` lands in everybody's."""
@@ -88,8 +92,12 @@ class Collectives:
         self._seq = (self._seq + 1) & 0xFFFFFFFF
         flow(self._onward.out, self._backward.inward, *plan, stamp, self._timeout_s)
 
-    def _frame(self, dtype: torch.dtype) -> int:
-        return self._frame_bytes // dtype.itemsize
+    def _frame(self, longest: int, item_bytes: int) -> int:
+        """How many numbers of a shard of `longest` go into a frame: even pieces, the same on every rank."""
+        columns = -(-longest * item_bytes // self._frame_bytes)
+        if longest * item_bytes >= _WORTH_CUTTING:
+            columns = max(columns, schedule.GROUP)
+        return max(1, -(-longest // max(1, columns)))
 
     def _widens(self, op: str, dtype: torch.dtype) -> bool:
         return self.ring.size > 2 and dtype in NARROW and op in ("SUM", "AVG")

@@ -18,8 +18,9 @@ from smolcluster.comm.frame import HEADER_BYTES, MAX_PAYLOAD, Header, Kind, pack
 from smolcluster.comm.wire import Wire, await_ready
 from smolcluster.errors import ProtocolError
 
-# What is folded at once: small enough to be still in the L2 cache when it is added.
-BLOCK_BYTES = 256 * 1024
+# What is folded at once: small enough to be still in a cache when it is added, large enough that Python's part of it
+# does not count. (All-reduce of 96 MB, N=2, CPU ms of both ranks: 256 KB 105, 512 KB 95, 1 MB 90; gloo 103.)
+BLOCK_BYTES = 1 << 20
 
 
 class Stamp(NamedTuple):
@@ -72,7 +73,7 @@ class Landing:
 class Folding:
     """A frame that is folded, block by block, with our own numbers: target = fold(own, incoming)."""
 
-    __slots__ = ("_finish", "_fold", "_itemsize", "_own", "_scratch", "_scratch_view", "_target", "hold", "size")
+    __slots__ = ("_finish", "_fold", "_owns", "_scratch", "_scratch_view", "_targets", "hold", "size")
 
     def __init__(
         self,
@@ -84,31 +85,33 @@ class Folding:
         finish: Callable[[Tensor], None] | None = None,
         hold: int = 0,
     ) -> None:
-        self._target = target
-        self._own = own
+        block = scratch.numel()
+        # The size is that on the wire; the target may be wider.
+        self.size = target.numel() * scratch.element_size()
+        self.hold = hold
+        # Views are made in one call: one by one they would cost as much as a small addition.
+        cuts = tuple(range(block, target.numel(), block))
+        self._targets = target.tensor_split(cuts) if cuts else (target,)
+        self._owns = self._targets if own is target else own.tensor_split(cuts) if cuts else (own,)
         self._scratch = scratch
         self._scratch_view = scratch_view
         self._fold = fold
         self._finish = finish
-        self._itemsize = scratch.element_size()  # on the wire; the target may be wider
-        self.size = target.numel() * self._itemsize
-        self.hold = hold
 
     def window(self, got: int) -> memoryview:
         """The rest of the scratch block."""
         at = got % BLOCK_BYTES
-        return self._scratch_view[at : at + min(BLOCK_BYTES - at, self.size - got)]
+        return self._scratch_view[at : min(BLOCK_BYTES, at + self.size - got)]
 
     def filled(self, got: int) -> None:
         """Fold the block if it is complete."""
         if got % BLOCK_BYTES and got < self.size:
             return
-        start = (got - 1) // BLOCK_BYTES * BLOCK_BYTES // self._itemsize
-        count = got // self._itemsize - start
-        whole = count * self._itemsize == self.size
-        target = self._target if whole else self._target.narrow(0, start, count)
-        own = self._own if whole else self._own.narrow(0, start, count)
-        self._fold(target, own, self._scratch.narrow(0, 0, count))
+        index = (got - 1) // BLOCK_BYTES
+        target = self._targets[index]
+        count = target.numel()
+        incoming = self._scratch if count == self._scratch.numel() else self._scratch.narrow(0, 0, count)
+        self._fold(target, self._owns[index], incoming)
         if self._finish is not None:
             self._finish(target)
 
