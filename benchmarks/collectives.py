@@ -14,9 +14,7 @@ import json
 import multiprocessing
 import os
 import platform
-import socket
 import statistics
-import struct
 import sys
 import tempfile
 import time
@@ -33,8 +31,6 @@ QUICK_SIZES = (4, 64 << 10, 1 << 20, 16 << 20, 96 << 20)
 FULL_SIZES = (4, 4 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20, 25 << 20, 64 << 20, 120 << 20)
 # One measurement takes about this long: long enough for the clock, short enough to interleave.
 MEASURE_S = 0.15
-# Linux, struct tcp_info: bytes the peer has acknowledged.
-_TCPI_BYTES_ACKED_AT = 120
 
 
 @dataclass(frozen=True)
@@ -55,22 +51,11 @@ class Row:
 
 
 def sent_bytes() -> int:
-    """Bytes all TCP sockets of this process have had acknowledged: also gloo's, which nobody else counts. Linux."""
-    total = 0
-    for name in Path("/proc/self/fd").iterdir():
-        try:
-            copy = os.dup(int(name.name))
-        except OSError:
-            continue
-        try:
-            with socket.socket(fileno=copy) as opened:
-                if opened.type == socket.SOCK_STREAM and opened.family == socket.AF_INET:
-                    info = opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
-                    if len(info) >= _TCPI_BYTES_ACKED_AT + 8:
-                        total += struct.unpack_from("Q", info, _TCPI_BYTES_ACKED_AT)[0]
-        except OSError:
-            os.close(copy)
-    return total
+    """Bytes this process's TCP connections have had acknowledged, gloo's too. Linux only, else 0."""
+    from smolcluster.comm.stats import tcp_counters
+
+    counted = tcp_counters(["127.0.0.1"])
+    return counted[0] if counted is not None else 0
 
 
 def operation(name: str, size: int, dtype: Any, n: int, group: Any) -> Callable[[], object]:
@@ -147,12 +132,12 @@ def measure(call: Callable[[], object], times: int) -> tuple[float, float, int]:
     import torch.distributed as dist
 
     dist.barrier()
-    sent, cpu, started = sent_bytes() if sys.platform == "linux" else 0, time.process_time(), time.perf_counter()
+    sent, cpu, started = sent_bytes(), time.process_time(), time.perf_counter()
     for _ in range(times):
         call()
     seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu
     dist.barrier()
-    moved = (sent_bytes() if sys.platform == "linux" else 0) - sent
+    moved = sent_bytes() - sent
     return seconds / times, cpu_s / times, moved // times
 
 

@@ -12,7 +12,7 @@ from types import TracebackType
 import torch.distributed as dist
 
 from smolcluster.comm import control, gloo
-from smolcluster.comm.alarm import Alarm
+from smolcluster.comm.alarm import Alarm, failure_of
 from smolcluster.comm.announce import announce, find
 from smolcluster.comm.backend.register import NAME, register
 from smolcluster.comm.clock import Deadline
@@ -24,12 +24,14 @@ from smolcluster.comm.listener import Listener
 from smolcluster.comm.mesh import Card, Mesh, WireCounters
 from smolcluster.comm.pulse import Pulse
 from smolcluster.comm.spoke import Spoke
-from smolcluster.comm.stats import LinkStats, stats_of
+from smolcluster.comm.stats import LinkStats, stats_of, tcp_counters
 from smolcluster.comm.store import SmolStore
 from smolcluster.errors import PeerError
 
 # How long a rank that is done waits for rank 0 to take its leave.
 FAREWELL_S = 5.0
+# How much later than gloo the control star may notice that a rank is gone.
+GLOO_VERDICT_S = 2.0
 
 
 class Fabric:
@@ -43,6 +45,7 @@ class Fabric:
         self._pulse: Pulse | None = None
         self._star: Hub | Spoke | None = None
         self._gloo_before: str | None = None
+        self._gloo_counted: WireCounters | None = None
         self._meter: dict[str, tuple[int, float]] = {}
         me = Identity(
             config.run_id,
@@ -70,6 +73,11 @@ class Fabric:
         )
         try:
             self._join()
+        except PeerError as error:
+            if self._star is not None:  # the ranks that did join learn who did not
+                self._star.verdict(error)
+            self._teardown(0.0)
+            raise
         except BaseException:
             self._teardown(0.0)
             raise
@@ -77,7 +85,8 @@ class Fabric:
     def _join(self) -> None:
         config = self.config
         self.alarm.on_ring(lambda error: self._mesh.fail(error, spare=control.CHANNEL))
-        self._star = star = self._open_star()
+        deadline = Deadline(config.join_s or config.timeout_s)
+        self._star = star = self._open_star(deadline)
         if config.world_size > 1:
             self._pulse = Pulse(star.pulse, heartbeat_s(config.timeout_s))
         self.store = SmolStore(star, self._mesh, config.timeout_s)
@@ -85,6 +94,10 @@ class Fabric:
         host = config.listen[0] if config.listen else ""
         port = self._listener.endpoint.port if self._listener is not None else 0
         self.store.set(f"smol/card/{config.rank}", Card(host, port, config.buffer_bytes).encode())
+        # From here on every wait is for ranks that have started: `timeout_s` is enough for them.
+        self.store.wait(
+            [f"smol/card/{rank}" for rank in range(config.world_size)], timedelta(seconds=deadline.left() + 1)
+        )
         if config.transport == "gloo" and config.listen:
             self._gloo_before = gloo.bind_gloo(config.listen[0])
         register()
@@ -98,9 +111,8 @@ class Fabric:
             timeout=timedelta(seconds=config.timeout_s),
         )
 
-    def _open_star(self) -> Hub | Spoke:
+    def _open_star(self, deadline: Deadline) -> Hub | Spoke:
         config = self.config
-        deadline = Deadline(config.join_s or config.timeout_s)
         if config.rank == 0:
             hub = self._star = Hub(self.alarm, config.timeout_s)
             if self._listener is None:
@@ -129,12 +141,29 @@ class Fabric:
         return Card.decode(self.store.get(f"smol/card/{rank}"))
 
     def counters(self) -> WireCounters:
-        """Bytes of this process's links so far: payload, headers, handshakes. gloo's own sockets are not in it."""
-        return self._mesh.counters()
+        """Bytes of this process so far: payload, headers, handshakes. With transport gloo its sockets are asked; only
+        Linux tells, elsewhere that is the control star's traffic alone.
+        """
+        if self.config.transport == "gloo" and not self._closed:
+            counted = tcp_counters(self.config.peers.values())
+            if counted is not None:
+                self._gloo_counted = WireCounters(*counted)
+        return self._gloo_counted or self._mesh.counters()
 
     def links(self) -> tuple[LinkStats, ...]:
         """One entry per peer this rank has links to. Rates are since the last call."""
         return stats_of(self._mesh.links(), self._meter)
+
+    def failure(self, error: BaseException) -> PeerError | None:
+        """The peer's failure behind an error that an operation raised, if that is what it was.
+
+        Looks into what torch made of it. gloo's errors name nobody: there the control star, which notices a rank that
+        goes too, is asked for a moment.
+        """
+        found = failure_of(error)
+        if found is None and isinstance(error, RuntimeError) and self.config.transport == "gloo":
+            found = self.alarm.wait(GLOO_VERDICT_S)
+        return found
 
     def close(self) -> None:
         """Leave politely: finish what is queued, FIN and acknowledgement on every link, threads joined. Idempotent."""

@@ -184,7 +184,10 @@ def _decode(payload: bytes, who: str) -> dict[str, str | int]:
 
 
 def _send(wire: Wire, kind: Kind, payload: bytes, deadline: Deadline) -> None:
-    wire.send_all(pack(kind, len(payload)) + payload, None, deadline)
+    try:
+        wire.send_all(pack(kind, len(payload)) + payload, None, deadline)
+    except PeerLostError as error:  # with TLS 1.3 this is where a client learns that its certificate was refused
+        raise HandshakeError(f"{wire.who} hung up during the handshake: {error.__cause__ or error}") from error
 
 
 def _receive(wire: Wire, expected: Kind, deadline: Deadline) -> bytes:

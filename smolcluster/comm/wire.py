@@ -22,14 +22,13 @@ _BLOCKED = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWant
 class Wire:
     """One socket. `who` names the other end in errors; `bytes` counts what was moved, headers included."""
 
-    __slots__ = ("_gathers", "_wants_write", "bytes", "fd", "sock", "who")
+    __slots__ = ("_gathers", "_wants_write", "bytes", "sock", "who")
 
     def __init__(self, sock: socket.socket, who: str) -> None:
         sock.setblocking(False)
         self.sock = sock
         self.who = who
         self.bytes = 0
-        self.fd = sock.fileno()
         self._gathers = hasattr(sock, "sendmsg") and not isinstance(sock, ssl.SSLSocket)
         self._wants_write = False
 
@@ -100,6 +99,13 @@ class Wire:
         """Whether to wait until it can be written: TLS may have to write to read, and the other way round."""
         return self._wants_write if isinstance(self.sock, ssl.SSLSocket) else not reading
 
+    def fd(self) -> int:
+        """The socket's number. PeerLostError once it is closed: the number may be somebody else's by then."""
+        number = self.sock.fileno()
+        if number < 0:
+            raise PeerLostError(f"the connection to {self.who} was closed")
+        return number
+
     def shutdown(self) -> None:
         """End the connection now, from any thread: whoever waits on this wire wakes and finds it gone."""
         with contextlib.suppress(OSError):
@@ -136,9 +142,9 @@ if hasattr(select, "poll"):
     def _poll(reader: Wire | None, writer: Wire | None, wait_s: float) -> bool:
         poller = select.poll()
         if reader is not None:
-            poller.register(reader.fd, select.POLLOUT if reader.awaits_room(reading=True) else select.POLLIN)
+            poller.register(reader.fd(), select.POLLOUT if reader.awaits_room(reading=True) else select.POLLIN)
         if writer is not None:
-            poller.register(writer.fd, select.POLLOUT if writer.awaits_room(reading=False) else select.POLLIN)
+            poller.register(writer.fd(), select.POLLOUT if writer.awaits_room(reading=False) else select.POLLIN)
         # Rounded up: a wait of 0.4 ms must not become a busy loop.
         return bool(poller.poll(int(wait_s * 1000) + 1))
 
@@ -146,6 +152,6 @@ else:  # Windows
 
     def _poll(reader: Wire | None, writer: Wire | None, wait_s: float) -> bool:
         sides = [(wire, wire is reader) for wire in (reader, writer) if wire is not None]
-        write = [wire.fd for wire, reading in sides if wire.awaits_room(reading)]
-        read = [wire.fd for wire, reading in sides if not wire.awaits_room(reading)]
+        write = [wire.fd() for wire, reading in sides if wire.awaits_room(reading)]
+        read = [wire.fd() for wire, reading in sides if not wire.awaits_room(reading)]
         return any(select.select(read, write, read + write, wait_s))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,20 @@ def test_the_default_group_is_there(pool: Pool) -> None:
 
 def test_transport_gloo_uses_the_same_store(pool: Pool) -> None:
     assert pool.run(2, describe, transport="gloo") == [("gloo", rank, 2, 2.0) for rank in range(2)]
+
+
+def gloo_bytes(fabric: Any) -> int:
+    dist.all_reduce(torch.ones(4))
+    before = fabric.counters().bytes_out
+    dist.all_reduce(torch.ones(1_000_000))
+    dist.barrier()
+    return fabric.counters().bytes_out - before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what other people's sockets moved")
+def test_gloos_bytes_are_counted_on_its_sockets(pool: Pool) -> None:
+    for moved in pool.run(2, gloo_bytes, transport="gloo"):
+        assert 4_000_000 <= moved < 4_100_000
 
 
 def listening(fabric: Any) -> list[str]:
@@ -89,6 +104,18 @@ def test_a_rank_that_does_not_belong_learns_why_and_so_does_rank_0(
     assert outcomes[0].error == "DeadlineError"
     assert outcomes[0].value.startswith("rank 1 did not connect within 1.5 s")
     assert reason in outcomes[0].value
+
+
+def test_a_rank_that_is_late_is_named_to_those_who_joined(pool: Pool) -> None:
+    """Of three ranks the last has another secret: the other two are told whom they waited for."""
+    port = free_port()
+    outcomes = pool.outcomes(
+        3, describe, peer_ports={0: port}, per_rank={0: {"port": port}, 2: {"secret": b"x"}}, join_s=1.5, timeout_s=5.0
+    )
+    assert outcomes[2].error == "HandshakeError"
+    for outcome in outcomes[:2]:
+        assert outcome.error == "DeadlineError"
+        assert outcome.value.startswith("rank 2 did not connect within 1.5 s")
 
 
 def test_a_peer_that_never_answers(pool: Pool) -> None:

@@ -142,6 +142,22 @@ def reduce_for_ever() -> None:
         dist.all_reduce(torch.ones(10))
 
 
+def gloo_loses_a_peer(fabric: Any) -> str:
+    for step in range(100_000):
+        if fabric.config.rank == 1 and step == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        try:
+            dist.all_reduce(torch.ones(1000))
+        except RuntimeError as error:
+            return str(fabric.failure(error))
+    return "nothing failed"
+
+
+def test_a_killed_rank_is_named_with_gloo_too(pool: Pool) -> None:
+    outcomes = pool.outcomes(2, gloo_loses_a_peer, transport="gloo")
+    assert outcomes[0].value.startswith("rank 1 was lost: ")
+
+
 def leftovers(fabric: Any, how: str) -> tuple[list[str], int]:
     """Threads of ours, and open sockets, after a fabric has ended."""
     rank = fabric.config.rank
