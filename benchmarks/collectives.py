@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import os
 import platform
+import queue
 import statistics
 import sys
 import tempfile
@@ -176,11 +177,24 @@ def run(n: int, cases: list[tuple[str, str, int]], rounds: int) -> list[Row]:
             process.start()
         rows = []
         for case in cases:
-            rows.append(results.get(timeout=600))
+            rows.append(next_row(results, ranks))
             print(f"  N={n} {case[0]} {case[1]} {case[2]}", file=sys.stderr)
         for process in ranks:
             process.join(60)
     return rows
+
+
+def next_row(results: Any, ranks: list[Any]) -> Row:
+    """The next row; RuntimeError at once if a rank died, which the others report on stderr."""
+    for _ in range(600):
+        try:
+            row: Row = results.get(timeout=1)
+        except queue.Empty:
+            if any(process.exitcode for process in ranks):
+                raise RuntimeError("a rank of the benchmark failed; its traceback is above") from None
+        else:
+            return row
+    raise TimeoutError("a case of the benchmark took more than ten minutes")
 
 
 def show(rows: list[Row]) -> None:

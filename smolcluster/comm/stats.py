@@ -86,16 +86,30 @@ def tcp_counters(hosts: Iterable[str]) -> tuple[int, int] | None:
         return None
     wanted = {entry[4][0] for host in set(hosts) for entry in socket.getaddrinfo(host, None)}
     sent = received = 0
-    for entry in Path("/proc/self/fd").iterdir():
-        try:
-            # A copy of the descriptor, so that closing this object leaves the connection alone.
-            with socket.socket(fileno=os.dup(int(entry.name))) as opened:
-                if opened.family not in _INTERNET or opened.getpeername()[0] not in wanted:
-                    continue
-                info = opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
-        except OSError:
-            continue  # no socket, or not connected, or closed meanwhile
+    for entry in tuple(Path("/proc/self/fd").iterdir()):
+        info = _info_of(int(entry.name), wanted)
         if len(info) >= _TCPI_BYTES_RECEIVED_AT + 8:
             sent += struct.unpack_from("Q", info, _TCPI_BYTES_ACKED_AT)[0]
             received += struct.unpack_from("Q", info, _TCPI_BYTES_RECEIVED_AT)[0]
     return sent, received
+
+
+def _info_of(descriptor: int, hosts: set[str | int]) -> bytes:
+    """The kernel's tcp_info of a descriptor that is a connection to one of `hosts`; empty if it is not."""
+    if sys.platform == "win32":
+        return b""
+    try:
+        copy = os.dup(descriptor)  # closing the object below must leave the connection alone
+    except OSError:
+        return b""  # closed meanwhile
+    try:
+        opened = socket.socket(fileno=copy)
+    except OSError:  # no socket
+        os.close(copy)
+        return b""
+    with opened:
+        try:
+            ours = opened.family in _INTERNET and opened.getpeername()[0] in hosts
+            return opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192) if ours else b""
+        except OSError:  # not connected
+            return b""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
 import threading
@@ -40,6 +41,9 @@ def gloo_bytes(fabric: Any) -> int:
     before = fabric.counters().bytes_out
     dist.all_reduce(torch.ones(1_000_000))
     dist.barrier()
+    descriptors = len(os.listdir("/proc/self/fd"))
+    fabric.counters()
+    assert len(os.listdir("/proc/self/fd")) == descriptors, "looking must not leave anything open"
     return fabric.counters().bytes_out - before
 
 
