@@ -3,10 +3,12 @@
 PYTHON   ?= python3
 STRATEGY ?= fsdp
 ARGS     ?=
+# An environment that is there already may be used: make VENV=/path/to/venv -o /path/to/venv/.local train
 VENV     := .venv
 BIN      := $(VENV)/bin
-# Ansible finds ansible.cfg, the inventory and Python through these; nothing outside this folder is changed.
-RUN      := PATH="$(CURDIR)/$(BIN):$$PATH"
+# Ansible finds Python and its settings through these; nothing outside this folder is changed. The settings are named
+# because Ansible passes over an ansible.cfg in a folder that everybody may write to (WSL, shared disks).
+RUN      := PATH="$(abspath $(BIN)):$$PATH" ANSIBLE_CONFIG="$(CURDIR)/ansible.cfg"
 PIP      := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
