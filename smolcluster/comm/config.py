@@ -10,6 +10,11 @@ from typing import Literal
 from smolcluster.comm.tls import TlsContexts
 from smolcluster.plan.types import Plan, RankPlan
 
+# A Pi that evaluates its share of a text takes minutes; c10d's own default is as long.
+OPERATION_S = 1800.0
+# All ranks import torch first: most of a minute from a slow SD card.
+JOIN_S = 150.0
+
 
 @dataclass(frozen=True)
 class GroupConfig:
@@ -17,8 +22,9 @@ class GroupConfig:
 
     `port` 0 takes a free one. `peer_ports[r]` 0 or missing: rank r publishes it in the store; rank 0, which keeps the
     store, writes it to `endpoint_file`, which ranks on its machine read. `encrypt[r]`: the link to r runs in TLS.
-    `timeout_s` bounds every wait: nothing heard, nothing moved for that long is an error. `join_s` (0: `timeout_s`)
-    is how long ranks may take to start.
+    `timeout_s`: a rank not heard from for that long is an error; heartbeats say that one lives, however long it
+    computes. `operation_s` (0: `timeout_s`) is how long an operation waits for ranks that live, `join_s` (0:
+    `timeout_s`) how long ranks may take to start.
     """
 
     rank: int
@@ -38,6 +44,7 @@ class GroupConfig:
     transport: Literal["smol", "gloo"] = "smol"
     tls: TlsContexts | None = None
     join_s: float = 0.0
+    operation_s: float = 0.0
 
     @classmethod
     def from_plan(
@@ -61,6 +68,8 @@ class GroupConfig:
             encrypt=me.encrypt,
             buffer_bytes=int(me.buffer_mb * (1 << 20)),
             timeout_s=plan.run.comm.timeout_s,
+            operation_s=max(OPERATION_S, plan.run.comm.timeout_s),
+            join_s=max(JOIN_S, plan.run.comm.timeout_s),
             run_id=run_id,
             generation=generation,
             digest=plan.digest(),

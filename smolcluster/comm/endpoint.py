@@ -6,6 +6,7 @@ port), macOS refuses buffers above kern.ipc.maxsockbuf, Linux caps them silently
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import socket
@@ -20,6 +21,11 @@ SMALLEST_BUFFER_BYTES = 64 * 1024
 PORT_TRIES = 20
 # How often a refused dial is tried again: the peer's process may still be starting.
 REDIAL_S = 0.1
+# How long a name that nobody knows or a host that no route reaches is tried: a sleeping machine, a late mDNS answer.
+UNREACHABLE_S = 15.0
+_NO_ROUTE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN}
+# A cable that was pulled between two ranks makes no sound: the kernel asks the other end's kernel on an idle wire.
+KEEPALIVE_IDLE_S, KEEPALIVE_EVERY_S, KEEPALIVE_PROBES = 10, 5, 6
 
 
 @dataclass(frozen=True, order=True)
@@ -73,7 +79,7 @@ def refuse_wildcard(host: str) -> None:
 
 def _listen_on(host: str, port: int) -> socket.socket:
     where = Endpoint(host, port)
-    family, address = _resolve(host, port)
+    family, address = _own_address(host, port)
     opened = socket.socket(family, socket.SOCK_STREAM)
     try:
         if sys.platform == "win32":
@@ -106,7 +112,39 @@ def _bind_message(where: Endpoint, error: OSError) -> str:
     return f"cannot listen on {where}: {error.strerror or error}. Fix: check the address in the inventory."
 
 
-def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str | int | bytes, ...]]:
+_Address = tuple[socket.AddressFamily, tuple[str | int | bytes, ...]]
+
+
+def _own_address(host: str, port: int) -> _Address:
+    """Where to listen for those who dial `host`, this machine's own address or name.
+
+    Debian and Raspberry Pi OS map a machine's own name to 127.0.1.1, where nobody else could reach us: PeerError.
+    """
+    found = _resolved(host, port)
+    if _is_literal(host) or host.partition(".")[0] == "localhost":
+        return found[0]
+    beyond = [entry for entry in found if not ipaddress.ip_address(str(entry[1][0]).partition("%")[0]).is_loopback]
+    if not beyond:
+        raise PeerError(
+            f"cannot listen on {host}: here that name means {found[0][1][0]!s}, which no other machine reaches. "
+            "Fix: write this machine's address in the inventory's networks, or take the name out of its hosts file."
+        )
+    return beyond[0]
+
+
+def _is_literal(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+def _resolve(host: str, port: int) -> _Address:
+    return _resolved(host, port)[0]
+
+
+def _resolved(host: str, port: int) -> list[_Address]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
@@ -116,17 +154,24 @@ def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str | in
         ) from error
     # IPv4 first: names of home networks resolve to link-local IPv6 addresses that need a scope to be dialled.
     found.sort(key=lambda entry: entry[0] != socket.AF_INET)
-    family, _, _, _, address = found[0]
-    return family, address
+    return [(family, address) for family, _, _, _, address in found]
 
 
 def dial(where: Endpoint, deadline: Deadline, who: str) -> socket.socket:
     """A connected, blocking socket. Tries until the deadline while nobody listens there yet.
 
-    DeadlineError names `who`; PeerLostError tells of a network that cannot reach it.
+    DeadlineError names `who`; PeerLostError or PeerError tells of a network that cannot reach it, or of a name that
+    nobody knows, after UNREACHABLE_S: it may be waking up.
     """
-    family, address = _resolve(where.host, where.port)
+    patience = Deadline(min(UNREACHABLE_S, deadline.left()))
     while True:
+        try:
+            family, address = _resolve(where.host, where.port)
+        except PeerError:
+            if patience.left() <= REDIAL_S:
+                raise
+            _pause(REDIAL_S)
+            continue
         opened = socket.socket(family, socket.SOCK_STREAM)
         try:
             opened.settimeout(max(0.001, deadline.left()))
@@ -147,6 +192,9 @@ def dial(where: Endpoint, deadline: Deadline, who: str) -> socket.socket:
             _pause(REDIAL_S)
         except OSError as error:
             opened.close()
+            if error.errno in _NO_ROUTE and patience.left() > REDIAL_S:
+                _pause(REDIAL_S)
+                continue
             raise PeerLostError(
                 f"{who} at {where} cannot be reached: {error.strerror or error}. Fix: check cable, address and route."
             ) from error
@@ -165,8 +213,9 @@ def _pause(seconds: float) -> None:
 
 
 def tune(opened: socket.socket, buffer_bytes: int) -> None:
-    """No Nagle; kernel buffers of `buffer_bytes` where the system grants them, else the largest half that it does."""
+    """No Nagle, keepalive; kernel buffers of `buffer_bytes` where the system grants them, else the largest half."""
     opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    _keep_alive(opened)
     for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
         if sys.platform.startswith("linux"):
             # Linux grows the buffers itself up to tcp_wmem and tcp_rmem, and stops doing so once they are set.
@@ -179,6 +228,28 @@ def tune(opened: socket.socket, buffer_bytes: int) -> None:
                 break
             except OSError:
                 size //= 2
+
+
+def _keep_alive(opened: socket.socket) -> None:
+    """Have the kernel break a connection whose other end is out of reach, idle or not: in 40 s with these numbers.
+
+    A rank that computes for long is alive all the same: its kernel answers for it.
+    """
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    silence_ms = (KEEPALIVE_IDLE_S + KEEPALIVE_EVERY_S * KEEPALIVE_PROBES) * 1000
+    wanted = {
+        "TCP_KEEPIDLE": KEEPALIVE_IDLE_S,
+        "TCP_KEEPALIVE": KEEPALIVE_IDLE_S,  # macOS's name for it
+        "TCP_KEEPINTVL": KEEPALIVE_EVERY_S,
+        "TCP_KEEPCNT": KEEPALIVE_PROBES,
+        "TCP_USER_TIMEOUT": silence_ms,  # Linux: also for bytes that were sent and never acknowledged
+    }
+    for name, value in wanted.items():
+        option = getattr(socket, name, None)
+        if option is not None:
+            # An old Windows has the name and not the option; its own keepalive of two hours is then all there is.
+            with contextlib.suppress(OSError):
+                opened.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def granted_buffers(opened: socket.socket) -> tuple[int, int]:

@@ -103,12 +103,14 @@ class Fabric:
         register()
         # c10d names groups by a count that a failed init leaves behind: ranks would give the same group other names.
         dist.distributed_c10d._world.group_count = 0
+        # gloo hears no alarm: its operations have to give up by themselves.
+        patience_s = (config.operation_s if config.transport == "smol" else 0.0) or config.timeout_s
         dist.init_process_group(
             NAME if config.transport == "smol" else "gloo",
             store=self.store,
             rank=config.rank,
             world_size=config.world_size,
-            timeout=timedelta(seconds=config.timeout_s),
+            timeout=timedelta(seconds=patience_s),
         )
 
     def _open_star(self, deadline: Deadline) -> Hub | Spoke:

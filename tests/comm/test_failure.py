@@ -77,7 +77,7 @@ def test_a_killed_rank_is_named_on_every_other(pool: Pool, n: int, name: str, vi
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP")
 @pytest.mark.parametrize(("n", "victim"), [(2, 0), (3, 1)])
 def test_a_frozen_rank_is_named_at_the_deadline(fresh: Pool, n: int, victim: int) -> None:
-    with fresh.begun(n, until_it_breaks, "all_reduce", victim, "freeze", timeout_s=3.0, join_s=90.0):
+    with fresh.begun(n, until_it_breaks, "all_reduce", victim, "freeze", timeout_s=3.0, join_s=90.0, operation_s=60.0):
         outcomes = [fresh.outcome(rank) for rank in range(n) if rank != victim]
         os.kill(fresh.pid(victim), signal.SIGCONT)
         assert fresh.outcome(victim).error == ""  # it wakes, finds the others gone, and ends as well
@@ -86,6 +86,20 @@ def test_a_frozen_rank_is_named_at_the_deadline(fresh: Pool, n: int, victim: int
         assert kind == "DeadlineError", text
         assert text.startswith(f"rank {victim} ")
         assert 2.5 < seconds < 8
+
+
+def think_long(fabric: Any) -> float:
+    """Rank 1 computes for longer than `timeout_s` while its heartbeats go on."""
+    if fabric.config.rank == 1:
+        threading.Event().wait(4.0)
+    numbers = torch.ones(10)
+    dist.all_reduce(numbers)
+    return float(numbers[0])
+
+
+def test_a_slow_rank_that_lives_is_waited_for(fresh: Pool) -> None:
+    outcomes = fresh.outcomes(3, think_long, timeout_s=1.0, join_s=90.0, operation_s=60.0)
+    assert [(outcome.value, outcome.error) for outcome in outcomes] == [(3.0, "")] * 3
 
 
 def leave_early(fabric: Any) -> str:

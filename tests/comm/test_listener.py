@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -116,6 +117,29 @@ def test_nobody_there_is_an_error_at_the_deadline() -> None:
     with pytest.raises(DeadlineError) as caught:
         dial(where, Deadline(0.3), "rank 2")
     assert str(caught.value).startswith(f"nobody listens for rank 2 at {where} after 0.3 s.")
+
+
+def test_own_name_that_means_loopback_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian maps a machine's own name to 127.0.1.1: the others would dial a port that nobody has out there."""
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.1.1", 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    with pytest.raises(PeerError, match=r"cannot listen on pi5: here that name means 127\.0\.1\.1.*Fix: write"):
+        listen(("pi5",), 0)
+
+
+def test_own_name_takes_the_address_that_others_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    tcp = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(*tcp, ("127.0.1.1", 0)), (*tcp, ("192.0.2.7", 0))])
+    with pytest.raises(PeerError, match="pi5 is not an address of this machine now"):  # 192.0.2.7 was tried
+        listen(("pi5",), 0)
+
+
+def test_connections_ask_for_keepalive() -> None:
+    with socket.socket() as opened:
+        tune(opened, 1 << 20)
+        assert opened.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        if sys.platform == "linux":
+            assert opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 40_000
 
 
 def test_a_name_that_cannot_be_resolved() -> None:
