@@ -7,11 +7,12 @@ from pathlib import Path
 
 from smolcluster.errors import PeerError
 from smolcluster.jobs.control import ask
-from smolcluster.jobs.state import read_result, read_state
+from smolcluster.jobs.state import read_state
 from smolcluster.jobs.stop import settle
 from smolcluster.jobs.tail import last_lines, last_step
 from smolcluster.jobs.types import ACTIVE_STATES, TAIL_LINES, JobError, PollResult, RankFailure, RunEntry
 from smolcluster.jobs.wire import Request
+from smolcluster.runtime.results import read_result
 from smolcluster.runtime.runfolder import JobState, RunFolder
 
 _FINE = frozenset({"running", "0", "130"})

@@ -10,11 +10,12 @@ from smolcluster.jobs.control import ask
 from smolcluster.jobs.endings import lost_result
 from smolcluster.jobs.identity import end, wait_gone
 from smolcluster.jobs.registry import Active, Registry
-from smolcluster.jobs.state import read_result, read_state, write_result, write_state
+from smolcluster.jobs.state import read_state, write_state
 from smolcluster.jobs.tail import last_step
 from smolcluster.jobs.types import ACTIVE_STATES, CONTROL_DEADLINE_S, STOP_GRACE_S, JobError, JobMissing
 from smolcluster.jobs.verdict import INTERRUPTED
 from smolcluster.jobs.wire import Request
+from smolcluster.runtime.results import read_result, write_result
 from smolcluster.runtime.runfolder import JobState, RunFolder
 
 _log = logging.getLogger("smolcluster.jobs")

@@ -19,13 +19,14 @@ from smolcluster.jobs.endings import describe, exit_code_of, result_for
 from smolcluster.jobs.lease import Lease
 from smolcluster.jobs.processes import RankProcess, rank_environment
 from smolcluster.jobs.registry import Active, Registry
-from smolcluster.jobs.state import read_result, write_result, write_state
+from smolcluster.jobs.state import write_state
 from smolcluster.jobs.stopping import StopOrder, Stopping
 from smolcluster.jobs.tail import last_step
 from smolcluster.jobs.types import STOP_GRACE_S
 from smolcluster.jobs.verdict import INTERRUPTED, NOT_STARTED, judge
 from smolcluster.jobs.wire import Reply, Request
 from smolcluster.plan.types import NodeConfig, RankPlan
+from smolcluster.runtime.results import read_result, write_result
 from smolcluster.runtime.runfolder import JobState, RankResult, RunFolder
 
 _log = logging.getLogger("smolcluster.supervisor")

@@ -8,7 +8,7 @@ import threading
 import time
 
 from smolcluster.jobs import poll_job, stop_job
-from smolcluster.jobs.state import read_result
+from smolcluster.runtime.results import read_result
 
 from .conftest import NodeMaker
 from .node import FakeNode, until
