@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from smolcluster.errors import Problem
+from smolcluster.spec.cluster import ClusterSpec, Node
+from smolcluster.spec.document import KeyPath
 from smolcluster.spec.layers import Merged
 from smolcluster.spec.problems import listed
 from smolcluster.spec.run import RunSpec
@@ -10,6 +14,7 @@ from smolcluster.spec.run import RunSpec
 BUILT = ("single", "classicdp", "fsdp")
 BUILT_FSDP_STAGES = (0, 1)
 NOT_ENCRYPTED = "this wire is not private: traffic is authenticated but not encrypted until certificates are set up"
+NO_WINDOWS = "training on Windows nodes comes with setup.yml, in a later release"
 
 
 def refuse_strategy(strategy: str) -> list[Problem]:
@@ -18,6 +23,21 @@ def refuse_strategy(strategy: str) -> list[Problem]:
         return []
     what = f"{strategy} is not built yet; its config is read and checked, but it cannot run"
     return [Problem(f"--strategy {strategy}", 0, "", what, f"use one of {listed(BUILT)}")]
+
+
+def can_be_started(node: Node) -> bool:
+    """Whether ranks can be started on that machine: not yet on a Windows machine that is reached over the network."""
+    return node.kind != "windows" or node.connection == "local"
+
+
+def refuse_machines(named: Mapping[str, KeyPath], cluster: ClusterSpec, origin: Merged) -> list[Problem]:
+    """Machines that a file or --nodes names, and on which no rank can be started yet."""
+    fix = "leave it out, or train with --nodes that name the others"
+    return [
+        origin.problem(place, f"{name}: {NO_WINDOWS}", fix)
+        for name, place in named.items()
+        if not can_be_started(cluster.node(name))
+    ]
 
 
 def refuse_settings(run: RunSpec, cluster: Merged) -> list[Problem]:
@@ -29,7 +49,7 @@ def refuse_settings(run: RunSpec, cluster: Merged) -> list[Problem]:
         what = f"stage {run.fsdp_stage} is not built yet"
         problems.append(cluster.problem(("fsdp_stage",), what, "use fsdp_stage 0 or 1"))
     if run.staleness_bound > 0:
-        what = f"{run.staleness_bound}: stale-synchronous training is not built yet"
+        what = f"stale-synchronous training (bound {run.staleness_bound}) is not built yet"
         fix = "use staleness_bound: 0 (--override staleness_bound=0)"
         problems.append(cluster.problem(("staleness_bound",), what, fix))
     if run.comm.encrypt == "always":

@@ -8,7 +8,7 @@ from smolcluster.errors import ConfigError, Problem
 from smolcluster.spec.cluster import ClusterSpec
 from smolcluster.spec.clusterfile import CLUSTER_FILES
 from smolcluster.spec.document import read_document
-from smolcluster.spec.participants import can_train, taking_part
+from smolcluster.spec.participants import can_train, starts_by_itself, taking_part
 from smolcluster.spec.recognise import recognise
 from smolcluster.spec.request import Request
 from smolcluster.spec.serving import can_serve, stages_of
@@ -29,7 +29,8 @@ def strategies_of(cluster: ClusterSpec, inventory: Path) -> dict[str, tuple[str,
     groups: dict[str, tuple[str, ...]] = {}
     problems: list[Problem] = []
     for strategy in [kind] if kind in CLUSTER_FILES else CLUSTER_FILES:
-        capable = [n for n in cluster.nodes if (can_serve(n) if strategy == "inference" else can_train(n))]
+        able = can_serve if strategy == "inference" else can_train if kind in CLUSTER_FILES else starts_by_itself
+        capable = [node for node in cluster.nodes if able(node)]
         if len(capable) < (1 if strategy in (*_LONE, "inference") else 2):
             continue
         settings, wrong = gather(Request(inventory, strategy), document)

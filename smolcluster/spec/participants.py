@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from smolcluster.errors import Problem
+from smolcluster.spec.built import NO_WINDOWS, can_be_started
 from smolcluster.spec.cluster import ClusterSpec, Node
 from smolcluster.spec.clusterfile import ClassicdpFile, CommonFile, HostsFile, MeshWorker
 from smolcluster.spec.document import KeyPath
@@ -21,6 +22,8 @@ class TakingPart:
     """The participants, and what was noted or found wrong on the way."""
 
     participants: tuple[Participant, ...] = ()
+    # Machines that somebody named, and where; empty when every capable machine takes part.
+    named: dict[str, KeyPath] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
@@ -39,18 +42,13 @@ def taking_part(file: CommonFile, origin: Merged, cluster: ClusterSpec, strategy
         names = _chosen(chosen, tuple(places), found, origin)
         places = {name: places.get(name, ("nodes", chosen.index(name))) for name in names}
     elif not places:
-        capable = [node.name for node in cluster.nodes if can_train(node)]
-        places = dict.fromkeys(capable, ())
-        if not capable:
-            what = f"no machine of {cluster.name} can train"
-            found.problems.append(
-                Problem(f"inventory {cluster.name}", 0, "machines", what, "add one that is no tablet")
-            )
+        places = _everybody(cluster, strategy, found)
     _check_known(places, cluster, found, origin)
     if found.problems:
         return found
     if strategy == "single":
-        places = dict(list(places.items())[:1])
+        places = _first(places, chosen, found, origin)
+    found.named = {name: place for name, place in places.items() if place}
     is_star = isinstance(file, HostsFile)
     server = _server(file, tuple(places), found, origin) if isinstance(file, HostsFile) else None
     order = sorted(places, key=lambda name: name != server)  # stable: the server first, the others as they stand
@@ -69,6 +67,35 @@ def taking_part(file: CommonFile, origin: Merged, cluster: ClusterSpec, strategy
         for name in order
     )
     return found
+
+
+def starts_by_itself(node: Node) -> bool:
+    """Whether a machine that nobody names takes part: it can train, and ranks can be started there."""
+    return can_train(node) and can_be_started(node)
+
+
+def _everybody(cluster: ClusterSpec, strategy: str, found: TakingPart) -> dict[str, KeyPath]:
+    """Every machine that takes part where nobody is named; those that are left out for now are noted."""
+    where = f"inventory {cluster.name}"
+    taken = [node.name for node in cluster.nodes if starts_by_itself(node)]
+    left = [node.name for node in cluster.nodes if can_train(node) and not can_be_started(node)]
+    if not taken:
+        why = f"; {listed(left)}: {NO_WINDOWS}" if left else ""
+        what = f"no machine of {cluster.name} can train{why}"
+        found.problems.append(Problem(where, 0, "machines", what, "add one that runs macOS or Linux"))
+    elif strategy != "single":
+        found.notes += [f"{where}: {name} is left out: {NO_WINDOWS}" for name in left]
+    return dict.fromkeys(taken, ())
+
+
+def _first(
+    places: dict[str, KeyPath], chosen: list[str] | None, found: TakingPart, origin: Merged
+) -> dict[str, KeyPath]:
+    """The one machine that `single` trains on; a note when more were chosen."""
+    first = next(iter(places))
+    if chosen is not None and len(places) > 1:
+        found.notes.append(origin.note(("nodes",), listed(places), first, "single trains on one machine"))
+    return {first: places[first]}
 
 
 def mesh_entries(file: CommonFile) -> list[MeshWorker]:

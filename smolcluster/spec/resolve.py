@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from smolcluster.errors import ConfigError, Problem
-from smolcluster.spec.built import refuse_settings, refuse_strategy
+from smolcluster.spec.built import BUILT, refuse_machines, refuse_settings, refuse_strategy
 from smolcluster.spec.cluster import ClusterSpec
 from smolcluster.spec.clusterfile import CLUSTER_FILES, ClassicdpFile, CommonFile, EdpFile, FsdpFile, SyncpsFile
 from smolcluster.spec.consistency import (
@@ -16,7 +16,7 @@ from smolcluster.spec.consistency import (
 )
 from smolcluster.spec.inventory import made_from, read_inventory
 from smolcluster.spec.modelfile import MODEL_FILES
-from smolcluster.spec.participants import taking_part
+from smolcluster.spec.participants import TakingPart, taking_part
 from smolcluster.spec.problems import did_you_mean, listed
 from smolcluster.spec.request import Request, Resolved
 from smolcluster.spec.run import STRATEGIES, CommSpec, Participant, RunSpec
@@ -57,7 +57,10 @@ def _resolve(request: Request, runnable: bool) -> Resolved:
         raise ConfigError(problems)
     # An inventory made from this very file cannot contradict it.
     own = not made_from(document)
-    run, run_notes, wrong = _run(request, cluster, settings, training, own)
+    found = taking_part(settings.cluster, settings.cluster_from, cluster, request.strategy)
+    if runnable and request.strategy in BUILT:
+        problems += refuse_machines(found.named, cluster, settings.cluster_from)
+    run, run_notes, wrong = _run(request, cluster, settings, training, found, own)
     problems += wrong
     if run is None:
         raise ConfigError(problems)
@@ -82,10 +85,14 @@ def _check_flags(request: Request) -> list[Problem]:
 
 
 def _run(
-    request: Request, cluster: ClusterSpec, settings: Settings, training: Trained, own_inventory: bool
+    request: Request,
+    cluster: ClusterSpec,
+    settings: Settings,
+    training: Trained,
+    found: TakingPart,
+    own_inventory: bool,
 ) -> tuple[RunSpec | None, list[str], list[Problem]]:
     file, origin = settings.cluster, settings.cluster_from
-    found = taking_part(file, origin, cluster, request.strategy)
     problems = found.problems + check_ranks(file, origin) + check_hosts(file, origin, request.strategy)
     if found.problems:
         return None, [], problems

@@ -84,6 +84,8 @@ BAD = {
         ("--limit cannot choose the machines of a run", "-e nodes=node1"),
     ),
     "a name of the run": (("run_id=../../etc",), ("run_id may hold letters",)),
+    "a hidden name of the run": (("run_id=.active",), ("run_id may hold letters",)),
+    "the name of the link": (("run_id=latest",), ("run_id latest", "the link to the newest run")),
 }
 
 
@@ -108,7 +110,7 @@ def test_a_machine_that_cannot_train_yet_is_named(local: Cluster) -> None:
         "networks:\n  wire: {medium: ethernet, private: true, members: {node1: 127.0.0.1, win: 127.0.0.9}}\n"
         "defaults: {data: {dataset: pydoc}}\n"
     )
-    outcome = local.play("train")
+    outcome = local.play("train", "nodes=node1,win")
     assert outcome.code == 2
     assert "win: training on Windows nodes comes with setup.yml" in outcome.text
     assert not local.runs.exists()

@@ -220,7 +220,7 @@ def test_what_is_not_built_is_refused_by_name(strategy: str) -> None:
 def test_the_blocks_staleness_is_refused_and_its_fix_works() -> None:
     request = Request(HOME, "fsdp", cluster_config=block("fsdp"))
     text = report(request)
-    assert "cluster_config_fsdp.yaml:5: staleness_bound: 5: stale-synchronous training is not built yet" in text
+    assert "cluster_config_fsdp.yaml:5: staleness_bound: stale-synchronous training (bound 5) is not built yet" in text
     assert resolve(Request(HOME, "fsdp", cluster_config=block("fsdp"), overrides=("staleness_bound=0",)))
 
 

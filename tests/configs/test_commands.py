@@ -83,7 +83,8 @@ def test_nodes_dataset_and_overrides_reach_the_plan(tmp_path: Path) -> None:
 def test_plan_renders_the_hosts_files(tmp_path: Path) -> None:
     call("plan", "-i", HOME, "--render", tmp_path / "hosts")
     assert (tmp_path / "hosts" / "pi5" / "node.yaml").exists()
-    assert (tmp_path / "hosts" / "win" / "smolcluster-task.xml").exists()
+    assert (tmp_path / "hosts" / "mini1" / "smolcluster.plist").exists()
+    assert not (tmp_path / "hosts" / "win").exists()
 
 
 @pytest.mark.parametrize("strategy", ["edp", "syncps", "mp"])

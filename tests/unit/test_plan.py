@@ -10,7 +10,7 @@ import pytest
 from smolcluster.errors import ConfigError
 from smolcluster.plan import Plan, make_plan
 from smolcluster.plan.shares import shares
-from smolcluster.spec import Request, resolve
+from smolcluster.spec import Request, resolve, resolve_any
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCAL = ROOT / "inventory" / "local.smol.yml"
@@ -107,16 +107,18 @@ def test_a_rank_listens_where_others_dial() -> None:
 def test_buffers_by_kind_and_by_name() -> None:
     plan = plan_of(HOME, "fsdp", "buffer_size.mini2=3")
     buffers = {rank.node: rank.buffer_mb for rank in plan.ranks}
-    assert buffers == {"mini1": 8, "mini2": 3, "mini3": 8, "macbook": 8, "pi5": 2, "pi4": 2, "win": 1}
+    windows = resolve_any(Request(HOME, "fsdp", nodes=("win",)))
+    assert make_plan(windows.cluster, windows.run).ranks[0].buffer_mb == 1
+    assert buffers == {"mini1": 8, "mini2": 3, "mini3": 8, "macbook": 8, "pi5": 2, "pi4": 2}
 
 
 def test_open_wires_are_told_and_private_ones_are_not() -> None:
     assert plan_of(HOME, nodes=("mini1", "mini2", "pi5")).notes == ()
-    assert plan_of(HOME, nodes=("mini1", "win")).notes == (
+    assert plan_of(HOME, nodes=("mini1", "macbook")).notes == (
         "network wifi: this wire is not private: traffic is authenticated but not encrypted until certificates are set"
         " up",
     )
-    assert plan_of(HOME, "fsdp", "encrypt=never", nodes=("mini1", "win")).notes == ()
+    assert plan_of(HOME, "fsdp", "encrypt=never", nodes=("mini1", "macbook")).notes == ()
 
 
 def test_transport_auto() -> None:

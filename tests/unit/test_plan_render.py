@@ -13,14 +13,16 @@ import yaml
 from smolcluster.errors import ConfigError
 from smolcluster.plan import NodeConfig, Plan, make_plan
 from smolcluster.plan.render import render, systemd_word
-from smolcluster.spec import ClusterSpec, Request, resolve
+from smolcluster.spec import ClusterSpec, Request, load_inventory, resolve_any
 
 HOME = Path(__file__).resolve().parents[2] / "inventory" / "home.smol.yml"
 TASK = "{http://schemas.microsoft.com/windows/2004/02/mit/task}"
 
 
 def planned(inventory: Path = HOME) -> tuple[Plan, ClusterSpec]:
-    resolved = resolve(Request(inventory, "fsdp"))
+    # Named, so that Windows machines are among them: their files are made before they can be started.
+    everybody = tuple(node.name for node in load_inventory(inventory).nodes if node.train)
+    resolved = resolve_any(Request(inventory, "fsdp", nodes=everybody))
     return make_plan(resolved.cluster, resolved.run), resolved.cluster
 
 
