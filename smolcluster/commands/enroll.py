@@ -15,7 +15,7 @@ import typer
 from smolcluster.commands.enrolling.flow import Enrolling
 from smolcluster.commands.enrolling.hostkey import KnownHosts
 from smolcluster.commands.enrolling.types import MissingExtraError, Outcome, Target
-from smolcluster.commands.enrolling.userkey import load_or_make
+from smolcluster.commands.enrolling.userkey import UserKey, load_or_make
 from smolcluster.errors import ConfigError, PeerError, Problem
 
 
@@ -41,15 +41,23 @@ def enroll(
     # Its threads report every failed login as a traceback; the table says it in words.
     logging.getLogger("paramiko").setLevel(logging.CRITICAL)
     targets = _targets(hosts, user or getpass.getuser(), port)
-    mine = load_or_make((key or Path.home() / ".ssh" / "id_ed25519").expanduser())
-    if mine.made:
-        typer.echo(f"made a new key: {mine.key.fingerprint}", err=True)
+    path = (key or Path.home() / ".ssh" / "id_ed25519").expanduser()
     known = KnownHosts((known_hosts or Path.home() / ".ssh" / "known_hosts").expanduser())
+
+    @cache
+    def mine() -> UserKey:
+        found = load_or_make(path)
+        if found.made:
+            typer.echo(f"made a new key: {found.key.fingerprint}", err=True)
+        return found
 
     @cache
     def password() -> str:
         return _ask_password(targets)
 
+    if path.exists():
+        # One that cannot be used is said before any host is asked; a new one is made for a host that is there.
+        mine()
     job = Enrolling(mine, known, confirm=lambda question: _confirm(question, yes), password=lambda _: password())
     outcomes = [job.enroll(target) for target in targets]
     _table(outcomes)

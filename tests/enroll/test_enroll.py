@@ -116,7 +116,14 @@ def test_unconfirmed_host_gets_no_password(person: Person, host: PasswordHost) -
     assert "was not confirmed" in out
     assert "--yes" in err
     assert host.passwords == []
-    assert not person.known_hosts.exists()
+    assert not person.key.parent.exists(), "nothing was made for a host that is not trusted"
+
+
+def test_no_key_is_made_when_no_host_answers(person: Person, host: PasswordHost) -> None:
+    code, _, err = person.enroll(f"{USER}@127.0.0.9", "--port", str(host.port), "--yes")
+    assert code == 3
+    assert "made a new key" not in err
+    assert not person.key.parent.exists()
 
 
 def test_changed_host_key_is_refused(person: Person, host: PasswordHost, tmp_path: Path) -> None:
@@ -196,6 +203,7 @@ def test_own_key_with_a_passphrase_and_no_agent(
     code, _, err = person.enroll(*where(host), "--yes")
     assert code == 2
     assert "needs its passphrase" in err
+    assert not host.transports, "said before any host is asked"
 
 
 @dataclass

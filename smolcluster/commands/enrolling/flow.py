@@ -18,25 +18,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Enrolling:
-    """What all hosts of one call share. `password(target)` asks the person, at most once for all hosts."""
+    """What all hosts of one call share. `password(target)` asks the person, at most once for all hosts.
 
-    key: UserKey
+    `key()` gives the person's key, and makes it if there is none: not called before a host has shown that it is the
+    right one.
+    """
+
+    key: Callable[[], UserKey]
     known: KnownHosts
     confirm: Confirm
     password: Callable[[Target], str]
 
     def enroll(self, target: Target) -> Outcome:
-        """Enroll one host. Never raises for what goes wrong on that host: the outcome says it."""
+        """Enroll one host. What goes wrong on that host is told by the outcome; KeyFileError: no key could be made."""
         fingerprint = ""
         try:
             with connect(target, self.known.types_of(target)) as transport:
                 host_key = transport.get_remote_server_key()
                 fingerprint = host_key.fingerprint
                 self.known.check(target, host_key, self.confirm)
-                if _key_logs_in(transport, target, self.key):
+                if _key_logs_in(transport, target, self.key()):
                     return Outcome(target, True, fingerprint, "was enrolled already")
                 _log_in(transport, target, self.password(target))
-                added = install(transport, self.key.line)
+                added = install(transport, self.key().line)
             self._verify(target)
         except EnrollError as error:
             return Outcome(target, False, fingerprint, str(error))
@@ -46,7 +50,7 @@ class Enrolling:
         with connect(target, self.known.types_of(target)) as transport:
             # Again, not trusted from before: this is another connection.
             self.known.check(target, transport.get_remote_server_key(), lambda _: False)
-            if not _key_logs_in(transport, target, self.key):
+            if not _key_logs_in(transport, target, self.key()):
                 raise EnrollError(
                     "the key was added, but sshd does not take it. Its log there says why; most often the home folder "
                     "is writable by others (`chmod go-w ~`), or PubkeyAuthentication is off"
