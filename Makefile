@@ -3,21 +3,24 @@
 PYTHON   ?= python3
 STRATEGY ?= fsdp
 ARGS     ?=
+# More for pip, say PyTorch's index of CPU builds: PIP_ARGS="--extra-index-url ..."
+PIP_ARGS ?=
 # An environment that is there already may be used: make VENV=/path/to/venv -o /path/to/venv/.local train
 VENV     := .venv
 BIN      := $(VENV)/bin
 # Ansible finds Python and its settings through these; nothing outside this folder is changed. The settings are named
 # because Ansible passes over an ansible.cfg in a folder that everybody may write to (WSL, shared disks).
 RUN      := PATH="$(abspath $(BIN)):$$PATH" ANSIBLE_CONFIG="$(CURDIR)/ansible.cfg"
-PIP      := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+PIP      := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev train test check bench bench-full format lock clean
+.PHONY: help setup setup-cluster setup-dev train test check bench bench-full format lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(VENV)/.local  ## an environment in .venv with exactly the versions of constraints.txt
+setup-cluster: $(VENV)/.cluster  ## besides, what a controller of real machines needs: enroll, datasets
 setup-dev: $(VENV)/.dev  ## the same with what tests and checks need
 
 train: $(VENV)/.local  ## train the default GPT on three nodes of this machine (STRATEGY=fsdp, ARGS="-e ...")
@@ -62,6 +65,10 @@ $(VENV)/.python:
 $(VENV)/.local: $(VENV)/.python pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (PyTorch is the big one) ..."
 	@$(PIP) --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.cluster: $(VENV)/.local
+	@$(PIP) --constraint constraints.txt --editable '.[hf,ssh]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.local
