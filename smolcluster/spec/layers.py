@@ -47,6 +47,12 @@ class Merged:
         source = self.source(path)
         return next((index for index, layer in enumerate(self.layers) if layer is source), -1)
 
+    def below(self, path: KeyPath, other: KeyPath) -> bool:
+        """Whether a key comes from a lower layer than another. All that was typed as flags is one layer."""
+        mine, others = self.source(path), self.source(other)
+        typed = mine is not None and others is not None and is_flag(mine) and is_flag(others)
+        return self.height(path) < self.height(other) and not typed
+
     def problem(self, path: KeyPath, what: str, fix: str = "") -> Problem:
         """A Problem at the place the key came from."""
         source = self.source(path)
@@ -56,6 +62,11 @@ class Merged:
         """A note at the place the key came from."""
         source = self.source(path)
         return (source or Document("defaults", {}, {})).note(path, said, taken, why)
+
+
+def is_flag(document: Document) -> bool:
+    """Whether a document is a flag that was typed, and no file."""
+    return document.file.startswith("--") and not document.lines
 
 
 def merge(layers: Sequence[Document]) -> Merged:

@@ -69,7 +69,7 @@ def _resolve(request: Request, runnable: bool) -> Resolved:
     if problems:
         raise ConfigError(problems)
     # One file can be inventory and config at once: its notes are then told once.
-    told = tuple(dict.fromkeys((*notes, *settings.notes, *run_notes)))
+    told = tuple(dict.fromkeys((*notes, *settings.notes, *training.notes, *run_notes)))
     return Resolved(cluster, run, told, dict(sorted(settings.inputs.items())))
 
 

@@ -9,10 +9,13 @@ from smolcluster.errors import Problem
 from smolcluster.spec.document import KeyPath
 from smolcluster.spec.layers import Merged
 from smolcluster.spec.modelfile import GPTFile, NNFile, TrainedModelFile
+from smolcluster.spec.owntext import TEXT_SUFFIXES, text_files
 from smolcluster.spec.problems import did_you_mean, listed
 from smolcluster.spec.run import DataSpec, GPTSpec, ModelSpec, NNSpec, ScheduleSpec, TrainingSpec
 
-DATASETS = ("pydoc", "wikitext2", "snli", "mnist", "wiki-sample")
+_TEXTS = ("pydoc", "wikitext2", "snli", "wiki-sample")
+_IMAGES = ("mnist",)
+DATASETS = (*_TEXTS, *_IMAGES)
 # Those that come as tables: a local copy of one is told from a person's own text by its files.
 _TABLES = ("wikitext2", "snli")
 _TABLE_FILES = ("*.arrow", "*.parquet")
@@ -21,12 +24,14 @@ NN_BATCH = 32
 _EPOCHS = {"wikitext2": 30, "snli": 20}
 _VOCABULARY = {"openai-community/gpt2": 50257, "gpt2": 50257}
 _GPT2_VOCABULARY = 50257
+# A warm-up that nobody wrote for this run takes this part of a run that is shorter than it.
+_WARM_UP_PART = 10
 _BPE_RANGE = (257, 65536)  # 256 bytes and one merge; what a two-byte token can hold
 
 
 @dataclass
 class Trained:
-    """The model's half of a RunSpec, and what was found wrong. The values are only meaningful without Problems."""
+    """The model's half of a RunSpec, with notes and Problems. The values are only meaningful without Problems."""
 
     model: ModelSpec
     training: TrainingSpec
@@ -34,11 +39,13 @@ class Trained:
     data: DataSpec
     project_name: str
     problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def trained(file: TrainedModelFile, origin: Merged) -> Trained:
     """Resolve the merged model config."""
     problems: list[Problem] = []
+    notes: list[str] = []
     data = _data(file, origin, problems)
     model = _model(file, origin, data, problems)
     section = file.training
@@ -57,12 +64,15 @@ def trained(file: TrainedModelFile, origin: Merged) -> Trained:
         track_gradients=section.track_gradients,
         polyak_alpha=section.polyak_alpha,
     )
-    schedule = _schedule(file, origin, problems)
+    schedule = _schedule(file, origin, problems, notes)
+    if section.track_gradients and isinstance(model, GPTSpec):
+        why = "norms per layer come later; grad_norm, of all parameters, is always in metrics.jsonl"
+        notes.append(origin.note(("training", "track_gradients"), "true", "nothing", why))
     project = file.logging.project_name or f"smolcluster-{model.type}-{data.dataset}"
-    return Trained(model, training, schedule, data, project, problems)
+    return Trained(model, training, schedule, data, project, problems, notes)
 
 
-def _schedule(file: TrainedModelFile, origin: Merged, problems: list[Problem]) -> ScheduleSpec:
+def _schedule(file: TrainedModelFile, origin: Merged, problems: list[Problem], notes: list[str]) -> ScheduleSpec:
     rate, section = file.training.learning_rate, file.lr_schedule
     min_lr = section.min_lr if section.min_lr is not None else rate
     if min_lr > rate:
@@ -70,10 +80,23 @@ def _schedule(file: TrainedModelFile, origin: Merged, problems: list[Problem]) -
         problems.append(
             origin.problem(("lr_schedule", "min_lr"), what, f"use at most {rate:g}, or null for a constant rate")
         )
-    if file.training.max_steps is not None and section.warmup_iters > file.training.max_steps:
-        what = f"{section.warmup_iters} is more than training.max_steps, {file.training.max_steps}"
-        problems.append(origin.problem(("lr_schedule", "warmup_iters"), what, "shorten the warm-up, or train longer"))
-    return ScheduleSpec(warmup_iters=section.warmup_iters, min_lr=min_lr)
+    return ScheduleSpec(warmup_iters=_warm_up(file, origin, problems, notes), min_lr=min_lr)
+
+
+def _warm_up(file: TrainedModelFile, origin: Merged, problems: list[Problem], notes: list[str]) -> int:
+    """The warm-up. One of a lower layer than the steps was written for a longer run: it is shortened, with a note."""
+    steps, warm_up = file.training.max_steps, file.lr_schedule.warmup_iters
+    if steps is None or warm_up <= steps:
+        return warm_up
+    here: KeyPath = ("lr_schedule", "warmup_iters")
+    if not origin.below(here, ("training", "max_steps")):
+        what = f"{warm_up} is more than training.max_steps, {steps}"
+        problems.append(origin.problem(here, what, f"write at most {steps}, or train longer"))
+        return warm_up
+    shortened = steps // _WARM_UP_PART
+    why = f"training.max_steps is {steps}, and was given later"
+    notes.append(origin.note(here, warm_up, str(shortened), why))
+    return shortened
 
 
 def _model(file: TrainedModelFile, origin: Merged, data: DataSpec, problems: list[Problem]) -> ModelSpec:
@@ -108,6 +131,7 @@ def _vocabulary(tokenizer: str) -> int:
 def _data(file: TrainedModelFile, origin: Merged, problems: list[Problem]) -> DataSpec:
     section = file.data
     tokenizer = _tokenizer(section.tokenizer, origin, problems)
+    known = _TEXTS if isinstance(file, GPTFile) else DATASETS
     names = {_plain(name): name for name in DATASETS}
     name = names.get(_plain(section.dataset))
     if section.path is not None:
@@ -116,16 +140,34 @@ def _data(file: TrainedModelFile, origin: Merged, problems: list[Problem]) -> Da
             what = f'there is no file or folder "{section.path}"'
             problems.append(origin.problem(("data", "path"), what, "check the path"))
         copied = path is not None and name in _TABLES and any(next(path.rglob(kind), None) for kind in _TABLE_FILES)
+        if path is not None and not copied:
+            problems += _no_text(path, ("data", "path"), origin)
         return DataSpec(dataset=name if copied and name else "text", path=str(path), tokenizer=tokenizer)
-    if name is not None:
-        return DataSpec(dataset=name, tokenizer=tokenizer)
     key: KeyPath = ("data", "dataset")
+    if name is not None:
+        if name not in known:
+            what = f"{name} is images, and a gpt model is trained on text"
+            problems.append(origin.problem(key, what, f"write {listed(known)}, or the path of your own text"))
+        return DataSpec(dataset=name, tokenizer=tokenizer)
     path = _existing(section.dataset, key, origin)
     if path is None:
         what = f'"{section.dataset}" is neither a data set nor a file or folder that is there'
-        advice = f"write {listed(DATASETS)}, or the path of your own text"
-        problems.append(origin.problem(key, what, did_you_mean(section.dataset, DATASETS, advice)))
+        advice = f"write {listed(known)}, or the path of your own text"
+        problems.append(origin.problem(key, what, did_you_mean(section.dataset, known, advice)))
+    else:
+        problems += _no_text(path, key, origin)
     return DataSpec(dataset="text", path=str(path), tokenizer=tokenizer)
+
+
+def _no_text(path: Path, key: KeyPath, origin: Merged) -> list[Problem]:
+    """What is wrong with a person's own text that can be told without reading it."""
+    if path.is_file():
+        empty = path.stat().st_size == 0
+        return [origin.problem(key, f"{path} is empty", "give a file with text in it")] if empty else []
+    if text_files(path):
+        return []
+    what = f"there is no text file in {path} (looked for {listed(TEXT_SUFFIXES)}, also in its sub-folders)"
+    return [origin.problem(key, what, "give a folder of .txt files, or one file of any name")]
 
 
 def _plain(name: str) -> str:

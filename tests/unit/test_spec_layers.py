@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from smolcluster.errors import ConfigError
 from smolcluster.spec import Request, resolve
 from smolcluster.spec.document import parse_document
 from smolcluster.spec.layers import canonical_model, merge
@@ -59,6 +60,40 @@ def test_precedence(tmp_path: Path) -> None:
     assert training.weight_decay == 0.2  # defaults
     assert (training.eval_steps, training.epochs) == (40, 4)  # --config
     assert training.max_steps == 600  # the last override
+
+
+def test_a_warm_up_of_a_lower_layer_is_shortened_for_a_shorter_run(tmp_path: Path) -> None:
+    resolved = resolve(Request(LOCAL, "fsdp", overrides=("training.max_steps=12",)))
+    assert resolved.run.schedule.warmup_iters == 1
+    assert len(resolved.notes) == 1
+    assert resolved.notes[0].endswith(
+        "inventory/local.smol.yml:35: defaults.lr_schedule.warmup_iters: said 20, taken: 1"
+        " (training.max_steps is 12, and was given later)"
+    )
+    inventory = tmp_path / "own.smol.yml"
+    inventory.write_text(INVENTORY + "defaults: {training: {max_steps: 5}}\n")  # shipped: 100
+    assert resolve(Request(inventory, "fsdp")).run.schedule.warmup_iters == 0
+    # Whoever writes a warm-up that fits gets it.
+    fits = resolve(Request(LOCAL, "fsdp", overrides=("training.max_steps=12", "lr_schedule.warmup_iters=12")))
+    assert (fits.run.schedule.warmup_iters, fits.notes) == (12, ())
+
+
+@pytest.mark.parametrize(
+    ("defaults", "overrides"),
+    [
+        ("training: {max_steps: 5}, lr_schedule: {warmup_iters: 6}", ()),
+        ("training: {max_steps: 5}", ("lr_schedule.warmup_iters=6",)),
+        ("", ("lr_schedule.warmup_iters=6", "training.max_steps=5")),
+        ("", ("training.max_steps=5", "lr_schedule.warmup_iters=6")),
+    ],
+)
+def test_a_warm_up_of_the_same_or_a_higher_layer_is_refused(
+    tmp_path: Path, defaults: str, overrides: tuple[str, ...]
+) -> None:
+    inventory = tmp_path / "own.smol.yml"
+    inventory.write_text(INVENTORY + f"defaults: {{{defaults}}}\n")
+    with pytest.raises(ConfigError, match=r"warmup_iters: 6 is more than training.max_steps, 5\n.*write at most 5"):
+        resolve(Request(inventory, "fsdp", overrides=overrides))
 
 
 def test_inputs_have_every_file_that_was_read(tmp_path: Path) -> None:

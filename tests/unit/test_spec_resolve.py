@@ -206,6 +206,47 @@ def test_a_folder_of_text_is_ones_own_whatever_the_data_set_was(tmp_path: Path) 
     assert resolve(request).run.data.dataset == "text"
 
 
+@pytest.mark.parametrize("name", ["mnist", "MNIST"])
+def test_images_are_refused_for_a_gpt_model(name: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        resolve(Request(LOCAL, "single", dataset=name))
+    text = str(refused.value)
+    assert f"--dataset {name}: data.dataset: mnist is images, and a gpt model is trained on text" in text
+    assert "fix: write pydoc, wikitext2, snli, wiki-sample, or the path of your own text" in text
+
+
+@pytest.mark.parametrize("name", ["mnst", "zebra"])
+def test_images_are_not_advised_to_a_gpt_model(name: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        resolve(Request(LOCAL, "single", dataset=name))
+    assert "mnist" not in str(refused.value)
+    assert "fix: write pydoc," in str(refused.value)
+
+
+@pytest.mark.parametrize("by_path", [True, False])
+def test_a_text_without_text_is_refused_before_anything_is_read(tmp_path: Path, by_path: bool) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    folder = tmp_path / "folder"
+    (folder / ".hidden").mkdir(parents=True)
+    (folder / ".hidden" / "a.txt").write_text("not meant")
+    (folder / "a.bin").write_text("not text")
+    for path, told in ((tmp_path / "empty.txt", "empty.txt is empty"), (folder, "there is no text file in")):
+        said = {"overrides": (f"data.path={path}",)} if by_path else {"dataset": str(path)}
+        with pytest.raises(ConfigError, match=told):
+            resolve(Request(LOCAL, "single", **said))  # type: ignore[arg-type]
+    (folder / "b.MD").write_text("# text")
+    assert resolve(Request(LOCAL, "single", dataset=str(folder))).run.data.path == str(folder)
+
+
+def test_gradient_norms_per_layer_are_noted_as_not_there_yet() -> None:
+    resolved = resolve(Request(LOCAL, "single", overrides=("training.track_gradients=true",)))
+    assert resolved.notes == (
+        "--override training.track_gradients=true: training.track_gradients: said true, taken: nothing"
+        " (norms per layer come later; grad_norm, of all parameters, is always in metrics.jsonl)",
+    )
+    assert resolve(Request(LOCAL, "single")).notes == ()
+
+
 def test_names_of_data_sets_are_read_as_people_write_them() -> None:
     for name in ("WikiText-2", "wikitext_2", "wikitext2"):
         assert resolve(Request(HOME, "single", dataset=name)).run.data.dataset == "wikitext2"

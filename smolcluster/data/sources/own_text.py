@@ -6,9 +6,9 @@ from pathlib import Path
 
 from smolcluster.data.corpus import Corpus
 from smolcluster.errors import ConfigError, Problem
+from smolcluster.spec.owntext import TEXT_SUFFIXES, text_files
 from smolcluster.spec.run import DataSpec
 
-SUFFIXES = (".txt", ".text", ".md", ".rst")
 KEY = "data.path"
 
 
@@ -31,20 +31,12 @@ def load(data: DataSpec) -> Corpus:
 
 def files_of(path: Path) -> list[Path]:
     """The text files that `path` means. ConfigError when there is none."""
-    if path.is_file():
-        return [path]
     if not path.exists():
         fix = "check the path; a relative one counts from the folder the command was called in"
         raise ConfigError([Problem(str(path), 0, KEY, "there is no such file or folder", fix)])
-    found = sorted(
-        file
-        for file in path.rglob("*")
-        if file.suffix.lower() in SUFFIXES
-        and file.is_file()
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)
-    )
+    found = text_files(path)
     if not found:
-        what = f"no text file in this folder (looked for {', '.join(SUFFIXES)}, also in its sub-folders)"
+        what = f"no text file in this folder (looked for {', '.join(TEXT_SUFFIXES)}, also in its sub-folders)"
         raise ConfigError([Problem(str(path), 0, KEY, what, "give a folder of .txt files, or one file of any name")])
     return found
 
