@@ -2,6 +2,7 @@
 
     SmolError                    exit 1    the root; never raised itself
     ├── ConfigError              exit 2    one or more Problems in what the person wrote; nothing was started
+    │   └── InputError                     a run, a model or a record that a command was given cannot be read
     ├── PeerError                exit 3    a peer or the network failed
     │   ├── HandshakeError                 the other end is not who it should be
     │   ├── ProtocolError                  a frame that is garbage, too long or of the wrong kind
@@ -49,13 +50,20 @@ class ConfigError(SmolError):
     """What the person wrote cannot be run. Carries every problem found, not the first."""
 
     exit_code = 2
+    about: ClassVar[str] = " in the configuration; nothing was started"
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems: tuple[Problem, ...] = tuple(sorted(set(problems)))
         count = len(self.problems)
         title = "1 problem" if count == 1 else f"{count} problems"
         lines = "\n".join(f"  {i}. {p}".replace("\n", "\n   ") for i, p in enumerate(self.problems, 1))
-        super().__init__(f"{title} in the configuration; nothing was started.\n{lines}")
+        super().__init__(f"{title}{self.about}.\n{lines}")
+
+
+class InputError(ConfigError):
+    """A run, model or record that a command was given to read cannot be read."""
+
+    about = ""
 
 
 class PeerError(SmolError):

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from smolcluster.errors import ConfigError, Problem
+from smolcluster.errors import ConfigError, InputError, Problem
 from smolcluster.runtime.runfolder import RunFolder, read_json
 
 MODEL_FILE = "config.json"
@@ -36,20 +36,27 @@ def generate(
     try:
         how = Sampling(0.0 if greedy else temperature, top_k, top_p)
     except ValueError as error:
-        raise ConfigError(
+        raise InputError(
             [Problem("", 0, "generate", str(error), "see python -m smolcluster generate --help")]
         ) from None
-    choice = load_tokenizer(str(folder))
+    try:
+        choice = load_tokenizer(str(folder))
+    except ConfigError as error:
+        # The setting that a training run would have, data.tokenizer, is none of this command.
+        fix = "put the tokenizer.json the model was trained with into its folder, or train the model again"
+        raise InputError(Problem(str(folder), 0, "", wrong.what, fix) for wrong in error.problems) from error
     model = load_pretrained(folder)
     ids = choice.tokenizer.encode(prompt, add_special_tokens=False).ids
     if not ids:
         if choice.end is None:
-            raise ConfigError([Problem("", 0, "PROMPT", "is empty, and this model has no token to begin with")])
+            what, fix = "is empty, and this model has no token to begin with", "write a few words to go on from"
+            raise InputError([Problem("", 0, "PROMPT", what, fix)])
         ids = [choice.end]
     largest = max(ids)
     if largest >= model.spec.vocab_size:
         what = f"its tokenizer gives token {largest}, but the model knows only {model.spec.vocab_size} tokens"
-        raise ConfigError([Problem(str(folder), 0, "", what)])
+        fix = "put the tokenizer.json the model was trained with into its folder"
+        raise InputError([Problem(str(folder), 0, "", what, fix)])
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A model may write any character; a Windows console's code page has few.
         sys.stdout.reconfigure(encoding="utf-8", errors="replace")
@@ -61,7 +68,7 @@ def generate(
 
 
 def find_model(where: Path) -> Path:
-    """The model folder that a person means by a run folder or a model folder. ConfigError tells what to do."""
+    """The model folder that a person means by a run folder or a model folder. InputError tells what to do."""
     run = RunFolder(where)
     for folder in (run.model, where):
         if (folder / MODEL_FILE).is_file():
@@ -92,5 +99,5 @@ def _others(where: Path) -> str:
     return f"try {' or '.join(named)}" if named else "train one: ansible-playbook train.yml -e strategy=fsdp"
 
 
-def _problem(where: Path, what: str, fix: str) -> ConfigError:
-    return ConfigError([Problem(str(where), 0, "", what, fix)])
+def _problem(where: Path, what: str, fix: str) -> InputError:
+    return InputError([Problem(str(where), 0, "", what, fix)])

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from smolcluster.errors import ConfigError, Problem
+from smolcluster.errors import InputError, Problem
 from smolcluster.models.gpt import GPT, INIT_STD, LAYER_NORM_EPS
 from smolcluster.spec.run import GPTSpec
 
@@ -67,7 +67,7 @@ def save_pretrained(
 def load_pretrained(folder: Path) -> GPT:
     """The GPT-2 in a Hugging Face folder, float32 on the CPU, in evaluation mode.
 
-    ConfigError when it is no such folder, another kind of model, or tensors are missing, unknown or of another shape.
+    InputError when it is no such folder, another kind of model, or tensors are missing, unknown or of another shape.
     """
     spec = read_config(folder)
     tensors = _rename(_read_tensors(folder), spec)
@@ -88,7 +88,7 @@ def load_pretrained(folder: Path) -> GPT:
 
 
 def read_config(folder: Path) -> GPTSpec:
-    """The shape of the GPT-2 in a Hugging Face folder. ConfigError when it is none."""
+    """The shape of the GPT-2 in a Hugging Face folder. InputError when it is none."""
     file = folder / CONFIG
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
@@ -202,5 +202,5 @@ def _write_json(file: Path, value: Mapping[str, Any]) -> None:
     file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def _problem(file: Path, what: str) -> ConfigError:
-    return ConfigError([Problem(str(file), 0, "", what, "give a folder with a GPT-2 in Hugging Face format")])
+def _problem(file: Path, what: str) -> InputError:
+    return InputError([Problem(str(file), 0, "", what, "give a folder with a GPT-2 in Hugging Face format")])

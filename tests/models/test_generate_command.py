@@ -78,6 +78,7 @@ def fails(where):
     with pytest.raises(ConfigError) as caught:
         find_model(where)
     assert caught.value.exit_code == 2
+    assert "configuration" not in str(caught.value)
     return str(caught.value)
 
 
@@ -111,3 +112,27 @@ def test_a_tokenizer_of_another_model_is_refused(run, capsys):
     )
     assert main(["generate", str(run), "quite another text"]) == 2
     assert "the model knows only 270 tokens" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("tokenizer.json", None, "has neither tokenizer.json nor vocab.json with merges.txt"),
+        ("tokenizer.json", "{}", "is not a tokenizer.json of the tokenizers library"),
+        ("model.safetensors", "garbage", "cannot be read"),
+        ("config.json", "[", "cannot be read"),
+    ],
+)
+def test_a_broken_model_is_not_called_configuration(run, capsys, name, text, told):
+    from smolcluster.cli import main
+
+    file = run / "model" / name
+    file.unlink()
+    if text is not None:
+        file.write_text(text)
+    assert main(["generate", str(run), "Once"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("1 problem.\n")
+    assert told in err
+    assert "--override" not in err
+    assert "fix: " in err

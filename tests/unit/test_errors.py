@@ -41,5 +41,12 @@ def test_config_error_reports_all_problems_sorted_and_once():
     )
 
 
+def test_what_a_command_reads_is_no_configuration():
+    error = errors.InputError([Problem("runs/nope", 0, "", "there is no such run")])
+    assert isinstance(error, ConfigError)
+    assert error.exit_code == 2
+    assert str(error) == "1 problem.\n  1. runs/nope: there is no such run"
+
+
 def test_a_flag_has_no_line():
     assert str(Problem("--nodes", 0, "", "no such node: mini9")) == "--nodes: no such node: mini9"
