@@ -14,12 +14,14 @@ def report(
     """Write summary.json and plots/ of a run and print its summary. A failed run is told, and is no failure of this."""
     from rich.console import Console
 
+    from smolcluster.commands._request import print_notes
     from smolcluster.observe.plots import write_plots
     from smolcluster.observe.report import read_run, summarise
     from smolcluster.observe.tables import show
     from smolcluster.runtime.runfolder import RunFolder, run_at, write_atomic
 
     story = read_run(run_dir)
+    print_notes(story.notes)
     summary = summarise(story)
     folder = RunFolder(run_at(run_dir))
     write_atomic(folder.summary, summary.model_dump_json(by_alias=True, indent=2) + "\n")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,9 +39,26 @@ def _save(base: Path, paint: Painter, story: RunStory, summary: Summary) -> list
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlabel("step")
         axes.legend(frameon=False)
-        figure.savefig(base.with_suffix(".svg"), metadata={"Date": None})
-        figure.savefig(base.with_suffix(".png"), dpi=144)
-    return [base.with_suffix(".svg"), base.with_suffix(".png")]
+        svg, png = io.BytesIO(), io.BytesIO()
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+        figure.savefig(png, format="png", dpi=144)
+    files = {base.with_suffix(".svg"): svg, base.with_suffix(".png"): png}
+    for path, drawn in files.items():
+        _replace(path, drawn.getvalue())
+    return list(files)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Put a file in its place whole: whoever looks at it meanwhile sees the old one."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _loss(axes: Axes, story: RunStory, summary: Summary) -> None:

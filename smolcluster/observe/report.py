@@ -5,16 +5,12 @@ It also works on a folder that is not whole: a node that could not be reached wh
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from smolcluster.errors import ConfigError, Problem
+from smolcluster.errors import InputError, Problem
+from smolcluster.observe.records import Reader
 from smolcluster.plan.types import Plan, RankPlan
-from smolcluster.runtime.metrics import read_metrics
-from smolcluster.runtime.results import read_result
 from smolcluster.runtime.runfolder import LinkRecord, RankResult, RunFolder, Status, StepRecord, Summary, run_at
 
 PEER_FAILED = 3
@@ -55,22 +51,25 @@ class RunStory:
     ranks: tuple[RankStory, ...]
     generation: int
     culprit: Culprit | None
+    notes: tuple[str, ...] = ()
 
 
 def read_run(path: Path) -> RunStory:
-    """Read a run folder. ConfigError if it is none."""
+    """Read a run folder; `notes` say what was damaged and skipped. InputError if it is none, or of another version."""
     folder = RunFolder(run_at(path))
-    try:
-        plan = Plan.model_validate_json(folder.plan.read_bytes())
-    except (OSError, ValidationError) as error:
-        what = "is not a run folder: it has no plan.json that can be read"
-        raise ConfigError([Problem(str(path), 0, "", what, "give a folder under runs/, or runs/latest")]) from error
-    ranks = tuple(_rank_story(folder, rank) for rank in plan.ranks)
-    return RunStory(folder.path.name, plan, ranks, _generation(folder, plan), _culprit(folder, ranks))
+    reader = Reader()
+    plan = reader.plan(folder.plan)
+    if plan is None:
+        unreadable = "is not a run folder: it has no plan.json that can be read"
+        what = unreadable if path.exists() else "there is no such run"
+        raise InputError([Problem(str(path), 0, "", what, "give a folder under runs/, or runs/latest")])
+    ranks = tuple(_rank_story(folder, rank, reader) for rank in plan.ranks)
+    generation = _generation(folder, plan, reader)
+    return RunStory(folder.path.name, plan, ranks, generation, _culprit(folder, ranks), tuple(reader.notes))
 
 
 def summary_of(path: Path) -> Summary:
-    """The summary of the run in that folder. ConfigError if it is no run folder."""
+    """The summary of the run in that folder. InputError if it is no run folder."""
     return summarise(read_run(path))
 
 
@@ -114,9 +113,9 @@ def tail_of(path: Path, lines: int = TAIL_LINES) -> tuple[str, ...]:
         return tuple(file.read().decode("utf-8", errors="replace").splitlines()[-lines:])
 
 
-def _rank_story(folder: RunFolder, rank: RankPlan) -> RankStory:
-    steps, links = read_metrics(folder.metrics(rank.node, rank.rank))
-    return RankStory(rank, read_result(folder, rank.node, rank.rank), tuple(steps), tuple(links))
+def _rank_story(folder: RunFolder, rank: RankPlan, reader: Reader) -> RankStory:
+    steps, links = reader.metrics(folder.metrics(rank.node, rank.rank))
+    return RankStory(rank, reader.result(folder.result(rank.node, rank.rank)), steps, links)
 
 
 def _culprit(folder: RunFolder, ranks: tuple[RankStory, ...]) -> Culprit | None:
@@ -148,13 +147,9 @@ def _ending(story: RunStory, results: list[RankResult]) -> tuple[Status, int, st
     return "completed", 0, ""
 
 
-def _generation(folder: RunFolder, plan: Plan) -> int:
-    found = [0]
-    for node in {rank.node for rank in plan.ranks}:
-        path = folder.job_state(node)
-        if path.exists():
-            found.append(int(json.loads(path.read_text(encoding="utf-8")).get("generation", 0)))
-    return max(found)
+def _generation(folder: RunFolder, plan: Plan, reader: Reader) -> int:
+    jobs = [reader.job(folder.job_state(node)) for node in dict.fromkeys(rank.node for rank in plan.ranks)]
+    return max((job.generation for job in jobs if job is not None), default=0)
 
 
 def _speed(steps: tuple[StepRecord, ...]) -> float:

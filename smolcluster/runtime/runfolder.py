@@ -21,6 +21,7 @@ from smolcluster.spec.base import Frozen
 METRICS_SCHEMA = 1
 RESULT_SCHEMA = 1
 SUMMARY_SCHEMA = 1
+JOB_SCHEMA = 1
 
 Status = Literal["completed", "failed", "stopped"]
 
@@ -170,7 +171,7 @@ class RankResult(Frozen):
 class JobState(Frozen):
     """job.json: the supervisor's own state. `ranks` maps a rank to "running" or the exit code as text."""
 
-    schema_: int = Field(default=1, alias="schema", serialization_alias="schema")
+    schema_: int = Field(default=JOB_SCHEMA, alias="schema", serialization_alias="schema")
     run_id: str
     node: str
     state: Literal["starting", "running", "completed", "failed", "stopped"]

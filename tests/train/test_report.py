@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import IO
 
 import pytest
+from matplotlib.figure import Figure
 from rich.console import Console
 from train_folders import plan_of, run_spec
 
 from smolcluster.commands.report import report
-from smolcluster.errors import ConfigError
+from smolcluster.errors import ConfigError, InputError
 from smolcluster.observe.report import read_run, summarise, summary_of
 from smolcluster.observe.tables import show
 from smolcluster.runtime.metrics import MetricsWriter
@@ -120,6 +122,69 @@ def test_latest_may_be_a_file_that_holds_the_name(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not a run folder"):
         summary_of(tmp_path)
+
+
+def test_a_damaged_line_is_skipped_with_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run_folder(tmp_path, ended(0), ended(1), ended(2))
+    metrics = folder.metrics("node2", 1)
+    damaged = b'5\n"text"\n[1]\n{"step": 4}\n{"peer": 1}\n{"step": "x", "peer": []}\n\xff\xfe\n{"step": 4, "lo'
+    metrics.write_bytes(metrics.read_bytes() + damaged)
+    report(folder.path)
+    out, err = capsys.readouterr()
+    assert f"note: {metrics}: 8 damaged lines skipped (lines 4, 5, 6, 7, 8 and more)" in err
+    assert "completed" in out
+    assert [step.step for step in read_run(folder.path).ranks[1].steps] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("text", ["", "5", "[]", '{"rank": 0}', "{"])
+def test_a_damaged_result_or_job_is_skipped_with_a_note(tmp_path: Path, text: str) -> None:
+    folder = run_folder(tmp_path, ended(0), ended(1), ended(2))
+    for path in (folder.result("node1", 0), folder.job_state("node1")):
+        path.write_text(text)
+        assert f"{path}: is damaged, and was skipped" in read_run(folder.path).notes
+    assert summary_of(folder.path).reason.startswith("rank 0 on node1: it left no result")
+
+
+@pytest.mark.parametrize("what", ["plan", "metrics", "result", "job"])
+@pytest.mark.parametrize(("schema", "fix"), [(2, "upgrade smolcluster"), (0, "read it with the smolcluster")])
+def test_another_version_is_refused_with_a_way_out(tmp_path: Path, what: str, schema: int, fix: str) -> None:
+    folder = run_folder(tmp_path, ended(0), ended(1), ended(2))
+    path = {
+        "plan": folder.plan,
+        "metrics": folder.metrics("node1", 0),
+        "result": folder.result("node1", 0),
+        "job": folder.job_state("node1"),
+    }[what]
+    # Of another version nothing else needs to be known.
+    path.write_text(json.dumps({"schema": schema, "unheard": "of"}) + "\n")
+    with pytest.raises(InputError) as refused:
+        report(folder.path)
+    assert f"schema: is version {schema}; this smolcluster reads version 1" in str(refused.value)
+    assert str(path) in str(refused.value)
+    assert fix in str(refused.value)
+    assert not folder.summary.exists()
+
+
+def test_a_run_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as refused:
+        report(tmp_path / "nope")
+    assert str(refused.value).startswith(f"1 problem.\n  1. {tmp_path / 'nope'}: there is no such run\n")
+
+
+def test_plots_are_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = run_folder(tmp_path, ended(0), ended(1), ended(2))
+    report(folder.path)
+    before = {path: path.read_bytes() for path in folder.plots.iterdir()}
+
+    def broken(self: Figure, file: IO[bytes], **_: object) -> None:
+        if isinstance(file, (str, Path)):
+            Path(file).write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", broken)
+    with pytest.raises(OSError, match="no space"):
+        report(folder.path)
+    assert {path: path.read_bytes() for path in folder.plots.iterdir()} == before
 
 
 def test_metrics_stay_bounded_and_keep_validation(tmp_path: Path) -> None:
