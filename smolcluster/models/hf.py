@@ -22,6 +22,7 @@ from torch import Tensor
 
 from smolcluster.errors import InputError, Problem
 from smolcluster.models.gpt import GPT, INIT_STD, LAYER_NORM_EPS
+from smolcluster.models.swap import put_in_place
 from smolcluster.spec.run import GPTSpec
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
@@ -59,7 +60,7 @@ def save_pretrained(
         _write_json(building / "tokenizer_config.json", _tokenizer_config(model.spec, end[0] if end else None))
         building.chmod(0o755)
         (building / WEIGHTS).chmod(0o644)
-        _swap(building, folder)
+        put_in_place(building, folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
@@ -187,15 +188,6 @@ def _rename(tensors: dict[str, Tensor], spec: GPTSpec) -> dict[str, Tensor]:
     if spec.tie_embeddings:
         named.pop("lm_head.weight", None)
     return named
-
-
-def _swap(building: Path, folder: Path) -> None:
-    """Put the new folder where the old one is. Folders cannot be exchanged in one step everywhere: two renames."""
-    old = building.with_name(building.name + "-old")
-    if folder.exists():
-        folder.rename(old)
-    building.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_json(file: Path, value: Mapping[str, Any]) -> None:
