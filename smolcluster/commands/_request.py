@@ -1,11 +1,14 @@
 """The flags that check, plan, prepare and train share, and the Request they make.
 
+Without -i the inventory is the one that ./ansible.cfg names for the playbooks, else inventory/local.smol.yml.
+
 def check(inventory: InventoryOption = DEFAULT_INVENTORY, strategy: StrategyOption = DEFAULT_STRATEGY, ...):
     request = request_from(inventory, strategy, model, dataset, config, cluster_config, nodes, override)
 """
 
 from __future__ import annotations
 
+import configparser
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,21 +16,30 @@ from typing import Annotated
 
 import typer
 
-from smolcluster.errors import ConfigError
+from smolcluster.errors import ConfigError, Problem
 from smolcluster.spec.clusterfile import CLUSTER_FILES
 from smolcluster.spec.document import read_document
 from smolcluster.spec.recognise import recognise
 from smolcluster.spec.request import Request
 
-DEFAULT_INVENTORY = Path("inventory/local.smol.yml")
-DEFAULT_STRATEGY = ""  # the one a cluster YAML of the flags is for, else fsdp
+DEFAULT_INVENTORY: Path | None = None  # the one ./ansible.cfg names, else the shipped one
+DEFAULT_STRATEGY: str | None = None  # the one a cluster YAML of the flags is for, else fsdp
 DEFAULT_MODEL = "gpt"
+SHIPPED_INVENTORY = Path("inventory/local.smol.yml")
+ANSIBLE_CONFIG = Path("ansible.cfg")
 
 InventoryOption = Annotated[
-    Path, typer.Option("-i", "--inventory", help="The inventory file, or a cluster YAML that names machines.")
+    Path | None,
+    typer.Option(
+        "-i",
+        "--inventory",
+        help="The inventory file, or a cluster YAML that names machines."
+        " [default: the one ./ansible.cfg names, else inventory/local.smol.yml]",
+        show_default=False,
+    ),
 ]
 StrategyOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--strategy",
         help="single, classicdp, fsdp, ... [default: what the cluster YAML is for, else fsdp]",
@@ -49,8 +61,8 @@ OverrideOption = Annotated[
 
 
 def request_from(
-    inventory: Path = DEFAULT_INVENTORY,
-    strategy: str = DEFAULT_STRATEGY,
+    inventory: Path | None = DEFAULT_INVENTORY,
+    strategy: str | None = DEFAULT_STRATEGY,
     model: str = DEFAULT_MODEL,
     dataset: str | None = None,
     config: Path | None = None,
@@ -58,7 +70,15 @@ def request_from(
     nodes: str | None = None,
     override: list[str] | None = None,
 ) -> Request:
-    """The Request of those flags."""
+    """The Request of those flags. ConfigError where one is empty, or no inventory is found."""
+    empty = [_nothing("--strategy", "fsdp")] if strategy == "" else []
+    chosen = tuple(name for name in (part.strip() for part in (nodes or "").split(",")) if name)
+    if nodes is not None and not chosen:
+        empty.append(_nothing("--nodes", "node1,node2"))
+    if empty:
+        raise ConfigError(empty)
+    if inventory is None:
+        inventory = default_inventory()
     return Request(
         inventory=inventory,
         strategy=strategy or _strategy_of(cluster_config) or _strategy_of(inventory) or "fsdp",
@@ -66,9 +86,52 @@ def request_from(
         dataset=dataset or None,
         config=config,
         cluster_config=cluster_config,
-        nodes=tuple(name for name in (part.strip() for part in (nodes or "").split(",")) if name),
+        nodes=chosen,
         overrides=tuple(override or ()),
     )
+
+
+def default_inventory() -> Path:
+    """The inventory when none is given: ./ansible.cfg's, else the shipped one here or in this package's own project."""
+    named = _named_for_ansible()
+    if named is not None:
+        return named
+    beside = Path(__file__).resolve().parents[2] / SHIPPED_INVENTORY
+    for path in (SHIPPED_INVENTORY, beside):
+        if path.exists():
+            return path
+    what = "is the inventory when none is given, and there is no such file below the current folder"
+    raise ConfigError(
+        [Problem(str(SHIPPED_INVENTORY), 0, "", what, "give one with -i, or run in the project's folder")]
+    )
+
+
+def _named_for_ansible() -> Path | None:
+    """What `inventory =` of ./ansible.cfg names; None when there is no such line."""
+    if not ANSIBLE_CONFIG.is_file():
+        return None
+    parser = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=(";",), strict=False)
+    try:
+        parser.read_string(ANSIBLE_CONFIG.read_text(encoding="utf-8-sig"))
+    except (configparser.Error, OSError, UnicodeDecodeError) as error:
+        what = f"cannot be read: {str(error).splitlines()[0]}"
+        raise ConfigError(
+            [Problem(str(ANSIBLE_CONFIG), 0, "", what, "mend it, or give the inventory with -i")]
+        ) from None
+    text = parser.get("defaults", "inventory", fallback="").strip()
+    if not text:
+        return None
+    path = Path(text).expanduser()
+    if "," in text or not path.exists():
+        what = f'"{text}" is several inventories' if "," in text else f'there is no file "{text}"'
+        raise ConfigError(
+            [Problem(str(ANSIBLE_CONFIG), 0, "inventory", what, "name one file there, or give it with -i")]
+        )
+    return path
+
+
+def _nothing(flag: str, example: str) -> Problem:
+    return Problem(flag, 0, "", "is empty", f"write {flag} {example}, or leave it away")
 
 
 def _strategy_of(path: Path | None) -> str | None:

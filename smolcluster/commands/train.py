@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import typer
 
 from smolcluster.commands._request import (
@@ -40,7 +38,7 @@ def train(
     from smolcluster.plan import make_plan
     from smolcluster.spec import resolve
 
-    request = request_from(_at_hand(inventory), strategy, model, dataset, config, cluster_config, nodes, override)
+    request = request_from(inventory, strategy, model, dataset, config, cluster_config, nodes, override)
     resolved = resolve(request)
     plan = make_plan(resolved.cluster, resolved.run, resolved.notes, resolved.inputs)
     print_notes(plan.notes)
@@ -50,9 +48,3 @@ def train(
     report(run.folder.path)
     if code:
         raise typer.Exit(code)
-
-
-def _at_hand(inventory: Path) -> Path:
-    """The inventory, from the current folder; the shipped one also from the project this package lies in."""
-    shipped = Path(__file__).resolve().parents[2] / DEFAULT_INVENTORY
-    return shipped if inventory == DEFAULT_INVENTORY and not inventory.exists() and shipped.exists() else inventory

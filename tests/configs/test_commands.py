@@ -9,6 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from smolcluster.cli import main
 from smolcluster.commands import check, plan
 from smolcluster.errors import ConfigError
 from smolcluster.plan import Plan
@@ -40,6 +41,80 @@ def test_check_says_what_a_run_would_be() -> None:
 def test_the_default_inventory_is_the_local_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(LOCAL.parents[1])
     assert "ok: single on local: 1 rank (node1)" in call("check", "--strategy", "single")[0]
+
+
+OWN = "schema: 1\nname: mine\nmachines: {here: {connection: local}}\n"
+
+
+def refused(*arguments: object) -> str:
+    """The report of a command that refuses."""
+    with pytest.raises(ConfigError) as error:
+        call(*arguments)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("line", ["inventory = own/mine.smol.yml", "inventory=own/mine.smol.yml ; my machines"])
+def test_the_inventory_that_ansible_cfg_names_is_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ansible.cfg").write_text(f"[defaults]\n# 100% mine\n{line}\nforks = 5%\n")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "mine.smol.yml").write_text(OWN)
+    assert "on mine: 1 rank (here)" in call("check", "--strategy", "single")[0]
+    assert "on local: 1 rank (node1)" in call("check", "--strategy", "single", "-i", LOCAL)[0]
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ("[defaults]\ninventory = gone.smol.yml\n", 'ansible.cfg: inventory: there is no file "gone.smol.yml"'),
+        ("[defaults]\ninventory = a.yml, b.yml\n", 'ansible.cfg: inventory: "a.yml, b.yml" is several inventories'),
+        ("inventory = a.yml\n", "ansible.cfg: cannot be read: File contains no section headers."),
+    ],
+)
+def test_an_ansible_cfg_that_leads_nowhere_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str, told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ansible.cfg").write_text(config)
+    text = refused("check")
+    assert told in text
+    assert "with -i" in text
+
+
+@pytest.mark.parametrize("config", [None, "[defaults]\nforks = 5\n", "[defaults]\ninventory =\n"])
+@pytest.mark.parametrize("command", ["check", "plan"])
+def test_elsewhere_the_shipped_inventory_is_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str | None, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if config is not None:
+        (tmp_path / "ansible.cfg").write_text(config)
+    assert "local" in call(command, "--strategy", "single")[0]
+
+
+def test_without_any_inventory_the_default_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("smolcluster.commands._request.__file__", str(tmp_path / "a" / "b" / "c.py"))
+    text = refused("check")
+    assert "inventory/local.smol.yml: is the inventory when none is given" in text
+    assert "fix: give one with -i, or run in the project's folder" in text
+
+
+@pytest.mark.parametrize("flag", ["--nodes", "--strategy"])
+@pytest.mark.parametrize("value", ["", " , "])
+def test_an_empty_flag_is_refused(flag: str, value: str) -> None:
+    if flag == "--strategy" and value:
+        assert "there is no such strategy" in refused("check", "-i", LOCAL, flag, value)
+    else:
+        assert f"{flag}: is empty\n" in refused("check", "-i", LOCAL, flag, value)
+
+
+@pytest.mark.parametrize("command", [(), ("check",), ("job", "poll"), ("generate",)])
+def test_h_is_help(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command, "-h"]) == 0
+    assert "Usage" in capsys.readouterr().out
 
 
 def test_check_refuses_with_exit_code_2() -> None:
