@@ -10,7 +10,6 @@ Nodes learn of each other through small files in the controller's run folder: `.
 from __future__ import annotations
 
 import json
-import os
 import queue
 import shlex
 import threading
@@ -25,6 +24,8 @@ from pydantic import ValidationError
 
 from smolcluster.errors import SmolError
 from smolcluster.jobs import PollResult, poll_job, stop_job
+from smolcluster.jobs.asking import Asking, NoAnswerError
+from smolcluster.jobs.identity import orphaned
 from smolcluster.observe.progress import Mark, progress_line, slowest, time_left_s
 from smolcluster.runtime.runfolder import write_atomic
 
@@ -43,10 +44,11 @@ _SPEC: dict[str, dict[str, Any]] = {
 _ENDED = ("completed", "failed", "stopped")
 _LOCAL_POLL_S = 1.0
 _REMOTE_POLL_S = 3.0
-
-
-class NoAnswerError(Exception):
-    """The node could not be asked this time."""
+# The next poll leaves this long after one that is not answered yet, three at most: so a node whose polls take all of
+# answer_s keeps its lease of 12 s.
+_LATEST_POLL_S = 5.0
+_UNDER_WAY = 3
+_LOOK_UP_S = 1.0
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -58,7 +60,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         _, self._options = self.validate_argument_spec(argument_spec=_SPEC)
         result: dict[str, Any] = super().run(tmp, task_vars)
         self._notes = Path(self._options["notes_dir"])
-        self._controller = os.getppid()
         self._width = max(len(name) for name in self._options["nodes"])
         outcome = self._outcome()
         self._note(outcome)
@@ -67,32 +68,37 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def _outcome(self) -> dict[str, Any]:
         if self._options["start_failure"]:
             return self._said("failed", self._options["start_failure"], at_once=True)
-        pause = _LOCAL_POLL_S if self._options["local"] else _REMOTE_POLL_S
         lines = _Lines(self._options["node"], self._width, self._options["every_s"])
-        wait, answered, told = threading.Event(), time.monotonic(), False
+        answered, why = time.monotonic(), ""
+        asking = self._asking()
         # A controller that was killed leaves this process behind: without this check it would renew the lease for ever.
-        while os.getppid() == self._controller:
-            try:
-                answer = self._poll()
-            except NoAnswerError as error:
-                silent_s = time.monotonic() - answered
-                if silent_s > self._options["answer_s"]:
-                    return self._said("lost", f"no answer for {silent_s:.0f} s; the run ends there by itself: {error}")
-                if not told:
-                    self._print(f"no answer, trying again: {error}")
-                    told = True
-            else:
-                answered, told = time.monotonic(), False
+        while not orphaned():
+            answer = asking.wait(_LOOK_UP_S)
+            if isinstance(answer, PollResult):
+                answered, why = time.monotonic(), ""
                 lines.show(answer)
                 if answer.job.state in _ENDED:
                     lines.last(answer)
                     return self._ended(answer)
                 if (reason := self._straggles()) is not None:
                     return self._stop(reason)
-            wait.wait(pause)
+                continue
+            if answer is not None:
+                if not why:
+                    self._print(f"no answer, trying again: {answer}")
+                why = str(answer)
+            silent_s = time.monotonic() - answered
+            if silent_s > self._options["answer_s"]:
+                why = why or "the connection hangs"
+                return self._said("lost", f"no answer for {silent_s:.0f} s; the run ends there by itself: {why}")
         return self._said("lost", "the controller was ended")
 
     # Asking the node
+
+    def _asking(self) -> Asking[PollResult]:
+        if self._options["local"]:
+            return Asking(self._poll, _LOCAL_POLL_S, _LATEST_POLL_S, under_way=1)
+        return Asking(self._poll, _REMOTE_POLL_S, _LATEST_POLL_S, _UNDER_WAY)
 
     def _poll(self) -> PollResult:
         if self._options["local"]:

@@ -8,6 +8,7 @@ after it starts. So on Linux the birth is counted in ticks since this very boot.
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import sys
 import threading
@@ -49,6 +50,12 @@ def identify(pid: int | None = None) -> ProcessId | None:
         return ProcessId(pid=number, birth=_birth(process))
     except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
         return None
+
+
+def orphaned() -> bool:
+    """Whether the process that made this one with multiprocessing has ended. Its pid was noted before this one ran."""
+    parent = multiprocessing.parent_process()
+    return parent is not None and os.getppid() != parent.pid
 
 
 def alive(who: ProcessId) -> bool:

@@ -38,3 +38,12 @@ class Lease:
     def out(self) -> bool:
         """Whether it has run out."""
         return self.remaining_s() <= 0.0
+
+    def ran_out(self) -> str:
+        """Why a run ends that has lost its lease, and what to look at."""
+        term_s = self.term_s or 0.0
+        return (
+            f"the controller's lease ran out: nobody has renewed it for {term_s:g} s. The controller was ended, or "
+            "cannot reach this node; if neither is so, the node answers too slowly: "
+            f"ansible-playbook train.yml -e ship_lease_s={3 * term_s:g}"
+        )

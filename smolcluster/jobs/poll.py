@@ -7,7 +7,6 @@ from pathlib import Path
 
 from smolcluster.errors import PeerError
 from smolcluster.jobs.control import ask
-from smolcluster.jobs.state import read_state
 from smolcluster.jobs.stop import settle
 from smolcluster.jobs.tail import last_lines, last_step
 from smolcluster.jobs.types import ACTIVE_STATES, TAIL_LINES, JobError, PollResult, RankFailure, RunEntry
@@ -25,12 +24,12 @@ def poll_job(run_dir: Path, node: str, renew: bool = True) -> PollResult:
     JobMissing if there is no such run.
     """
     folder = RunFolder(run_dir.absolute())
-    state = read_state(folder, node)
-    if state.state in ACTIVE_STATES:
-        # A silent link is no verdict: a supervisor that just ended has closed it. `settle` finds out.
+    if renew:
+        # Before anything is read: a slow disk must not cost the lease. A silent link is no verdict, a supervisor that
+        # just ended has closed it; `settle` finds out.
         with contextlib.suppress(PeerError):
-            ask(folder.control(node), Request(command="poll", renew=renew))
-        state = settle(folder, node)
+            ask(folder.control(node), Request(command="renew"))
+    state = settle(folder, node)
     steps = {rank: last_step(folder.metrics(node, rank)) for rank in state.ranks}
     progress = {rank: step for rank, step in steps.items() if step is not None}
     return PollResult(job=state, progress=progress, failed=_failures(folder, state))

@@ -128,8 +128,7 @@ class Supervisor:
     def _watch(self) -> None:
         while self._running:
             if self._lease.out and self._stopping.order is None:
-                reason = f"the controller's lease ran out: nobody has renewed it for {self._lease.term_s:g} s"
-                self._begin_stop(StopOrder("stopped", reason, STOP_GRACE_S))
+                self._begin_stop(StopOrder("stopped", self._lease.ran_out(), STOP_GRACE_S))
             try:
                 event = self._events.get(timeout=self._next_wait_s())
             except queue.Empty:
