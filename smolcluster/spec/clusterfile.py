@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from smolcluster.spec.values import Address, FileModel, Name, Port, PortMap
+from smolcluster.spec.values import Address, FileModel, MachineName, Port, PortMap
 
 
 def _balance(value: Any) -> Any:
@@ -28,7 +28,7 @@ class CommonFile(FileModel):
     """Keys that every strategy has. `nodes` picks machines; `balance` weighs their shares of a batch."""
 
     seed: int = 42
-    nodes: list[Name] | None = Field(default=None, min_length=1)
+    nodes: list[MachineName] | None = Field(default=None, min_length=1)
     port: PortMap | None = None
     buffer_size: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     track_network_metrics: bool = True
@@ -48,7 +48,7 @@ class SingleFile(CommonFile):
 class MeshWorker(FileModel):
     """One rank of `allToAllTopology`."""
 
-    hostname: Name
+    hostname: MachineName
     rank: int = Field(ge=0)
     port: Port | None = None
     ip: Address | None = None
@@ -86,8 +86,8 @@ class HostsFile(CommonFile):
     """What the files with a server share. `host_ip` means something else in each: READING.md."""
 
     host_ip: dict[str, Address] = Field(default_factory=dict)
-    workers: list[Name] | None = Field(default=None, min_length=1)
-    server: Name | None = None
+    workers: list[MachineName] | None = Field(default=None, min_length=1)
+    server: MachineName | None = None
 
 
 class EdpFile(HostsFile):
@@ -107,7 +107,7 @@ class SyncpsFile(EdpFile):
 class StageEntry(FileModel):
     """One machine of `stages` and its layers, half-open: `{host: mini1, layers: "0:4"}`."""
 
-    host: Name
+    host: MachineName
     layers: str = Field(pattern=r"^[0-9]+:[0-9]+$")
 
 

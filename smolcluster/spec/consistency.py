@@ -31,12 +31,9 @@ def check_counts(file: CommonFile, origin: Merged, participants: tuple[Participa
             continue
         there = own if own is not None else taking
         if said != there:
-            where = "the list names" if own is not None else "take part:"
-            what = (
-                f"says {said}, but {where} {there} {word}"
-                if own is not None
-                else f"says {said}, but {there} {word} take part"
-            )
+            counted = f"{there} {word.removesuffix('s') if there == 1 else word}"
+            taking_part = f"{counted} {'takes' if there == 1 else 'take'} part"
+            what = f"says {said}, but {f'the list names {counted}' if own is not None else taking_part}"
             problems.append(origin.problem((key,), what, f"write {there}, or leave {key} out"))
     return problems
 
@@ -48,21 +45,26 @@ def check_ranks(file: CommonFile, origin: Merged) -> list[Problem]:
     entries = mesh_entries(file)
     for index, entry in enumerate(entries):
         here = (*_REGULAR, index)
+        several = "name every machine once; one with several ranks says so in the inventory: `ranks: 2`"
         facts: list[tuple[str, object, str]] = [
-            ("hostname", entry.hostname, "a machine with several ranks says so in the inventory: `ranks: 2`"),
-            ("rank", entry.rank, f"number them 0 to {len(entries) - 1}"),
+            ("hostname", entry.hostname, several),
+            ("rank", entry.rank, _numbers(len(entries))),
         ]
         if entry.ip is not None and not _is_loopback(entry.ip):
             facts.append(("ip", entry.ip, "give every machine an address of its own"))
         for key, value, fix in facts:
             if (key, value) in seen:
-                what = f"{value} is {seen[key, value]}'s already"
+                what = f"{value} is named twice" if key == "hostname" else f"{value} is {seen[key, value]}'s already"
                 problems.append(origin.problem((*here, key), what, fix))
             seen.setdefault((key, value), entry.hostname)
         if entry.rank >= len(entries):
-            what = f"{entry.rank} leaves a gap: there are {len(entries)} ranks"
-            problems.append(origin.problem((*here, "rank"), what, f"number them 0 to {len(entries) - 1}"))
+            what = f"{entry.rank} leaves a gap: the list names {len(entries)} rank{'' if len(entries) == 1 else 's'}"
+            problems.append(origin.problem((*here, "rank"), what, _numbers(len(entries))))
     return problems
+
+
+def _numbers(count: int) -> str:
+    return "number it 0" if count == 1 else f"number them 0 to {count - 1}"
 
 
 def check_hosts(file: CommonFile, origin: Merged, strategy: str) -> list[Problem]:

@@ -31,7 +31,10 @@ def override(text: str) -> Document:
     parts = key.strip().split(".")
     if not equals or not all(parts):
         raise ConfigError([Problem(name, 0, "", "is not key=value", "write --override training.batch_size=16")])
-    tree: Tree = {parts[-1]: parse_value(value, name)}
+    given = parse_value(value, name)
+    if parts == ["nodes"] and isinstance(given, str):
+        raise ConfigError([Problem(name, 0, "nodes", "must be a list of machines, not a text", f"--nodes {given}")])
+    tree: Tree = {parts[-1]: given}
     for part in reversed(parts[:-1]):
         tree = {part: tree}
     return Document(name, tree, {})

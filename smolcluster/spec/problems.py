@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from smolcluster.errors import Problem
 from smolcluster.spec.document import Document, KeyPath, Tree, dotted
+from smolcluster.spec.numbers import number_advice
 
 _COMPARISONS = {
     "greater_than": ("more than", "gt"),
@@ -19,9 +20,8 @@ _COMPARISONS = {
     "less_than": ("less than", "lt"),
     "less_than_equal": ("at most", "le"),
 }
+_NUMBERS = {"int": "a whole number", "float": "a number"}
 _WANTED = {
-    "int": ("a whole number", "write it without quotes and without a point"),
-    "float": ("a number", "write it without quotes"),
     "bool": ("true or false", "write true or false without quotes"),
     "string": ("text", "put it in quotes"),
     "list": ("a list", "write [a, b] or lines that start with -"),
@@ -84,16 +84,20 @@ def _words(item: Mapping[str, Any], path: KeyPath, model: type[BaseModel]) -> tu
         return "is missing", f"add `{path[-1]}: {'1' if path[-1] == 'schema' else '...'}`"
     if kind == "literal_error":
         allowed = str(context["expected"]).replace(" or ", ", ").replace("'", "")
-        advice = did_you_mean(str(item["input"]), allowed.split(", "), f"write one of {allowed}")
+        advice = did_you_mean(str(item["input"]), allowed.split(", "), "write one of these")
         return f"must be one of {allowed}, not {given}", advice
     if kind in _COMPARISONS:
         word, key = _COMPARISONS[kind]
-        return f"must be {word} {context[key]:g}, not {given}", ""
+        return f"must be {word} {context[key]:g}, not {given}", number_advice(model, item["loc"], item["input"])
     if kind == "finite_number":
-        return f"must be a finite number, not {given}", ""
+        return f"must be a finite number, not {given}", number_advice(model, item["loc"], item["input"])
     if kind == "value_error":
         what, _, fix = str(context["error"]).partition(" | ")
         return what, fix
+    number = kind.split("_")[0]
+    if number in _NUMBERS:
+        advice = number_advice(model, item["loc"], item["input"], whole=number == "int")
+        return f"must be {_NUMBERS[number]}, not {given}", advice
     wanted, fix = _WANTED.get(kind.split("_")[0], ("", ""))
     if wanted:
         return f"must be {wanted}, not {given}", fix

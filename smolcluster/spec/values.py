@@ -38,6 +38,12 @@ def _name(text: str) -> str:
     return text
 
 
+def _machine(text: str) -> str:
+    if not _NAME.match(text):
+        raise ValueError(f'"{text}" is no machine\'s name | write its name in the inventory: mini1, not mini1.local')
+    return text
+
+
 def _address(text: str) -> str:
     if ip_of(text) is not None:
         return text
@@ -66,6 +72,7 @@ def _port_map(value: Any) -> Any:
 
 
 Name = Annotated[str, AfterValidator(_name)]
+MachineName = Annotated[str, AfterValidator(_machine)]
 Address = Annotated[str, AfterValidator(_address)]
 Subnet = Annotated[str, AfterValidator(_subnet)]
 Port = Annotated[int, Field(ge=0, le=65535)]

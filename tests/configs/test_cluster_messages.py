@@ -29,7 +29,11 @@ workers: [pi5, win]
 # a cluster YAML for the home inventory -> strategy, complaint
 CLUSTER = {
     "unknown key": ("fsdp", "fsdp_stag: 1", "c.yaml:1: fsdp_stag: unknown key | did you mean fsdp_stage?"),
-    "stage": ("fsdp", "fsdp_stage: 4", "c.yaml:1: fsdp_stage: must be at most 3, not 4"),
+    "stage": (
+        "fsdp",
+        "fsdp_stage: 4",
+        "c.yaml:1: fsdp_stage: must be at most 3, not 4 | write a whole number from 0 to 3",
+    ),
     "stage not built": (
         "fsdp",
         "fsdp_stage: 2",
@@ -40,8 +44,16 @@ CLUSTER = {
         'port: "65432"',
         'c.yaml:1: port: must be a number or a section, not "65432" | write 65432, or {default: 65432, mini1: 65440}',
     ),
-    "port": ("fsdp", "port: 70000", "c.yaml:1: port: must be at most 65535, not 70000"),
-    "port of a machine": ("fsdp", "port:\n  mini1: -1", "c.yaml:2: port.mini1: must be at least 0, not -1"),
+    "port": (
+        "fsdp",
+        "port: 70000",
+        "c.yaml:1: port: must be at most 65535, not 70000 | write a whole number from 0 to 65535",
+    ),
+    "port of a machine": (
+        "fsdp",
+        "port:\n  mini1: -1",
+        "c.yaml:2: port.mini1: must be at least 0, not -1 | write a whole number from 0 to 65535",
+    ),
     "count": (
         "fsdp",
         WORKERS + "num_workers: 3",
@@ -65,7 +77,8 @@ CLUSTER = {
     "rank left out": (
         "fsdp",
         WORKERS.replace("rank: 1", "rank: 2"),
-        "c.yaml:5: allToAllTopology.workers.regular[1].rank: 2 leaves a gap: there are 2 ranks | number them 0 to 1",
+        "c.yaml:5: allToAllTopology.workers.regular[1].rank: 2 leaves a gap: the list names 2 ranks"
+        " | number them 0 to 1",
     ),
     "address twice": (
         "fsdp",
@@ -82,8 +95,24 @@ CLUSTER = {
     "machine twice": (
         "fsdp",
         WORKERS.replace("mini2", "mini1"),
-        "c.yaml:5: allToAllTopology.workers.regular[1].hostname: mini1 is mini1's already"
-        " | a machine with several ranks says so in the inventory: `ranks: 2`",
+        "c.yaml:5: allToAllTopology.workers.regular[1].hostname: mini1 is named twice"
+        " | name every machine once; one with several ranks says so in the inventory: `ranks: 2`",
+    ),
+    "one rank": (
+        "fsdp",
+        WORKERS.replace("      - {hostname: mini2, rank: 1, ip: 10.10.0.2}\n", "") + "num_workers: 2",
+        "c.yaml:5: num_workers: says 2, but the list names 1 rank | write 1, or leave num_workers out",
+    ),
+    "one takes part": (
+        "fsdp",
+        "num_workers: 2\nnodes: [mini1]",
+        "c.yaml:1: num_workers: says 2, but 1 rank takes part | write 1, or leave num_workers out",
+    ),
+    "a host name": (
+        "fsdp",
+        WORKERS.replace("mini2", "mini2.local"),
+        'c.yaml:5: allToAllTopology.workers.regular[1].hostname: "mini2.local" is no machine\'s name'
+        " | write its name in the inventory: mini1, not mini1.local",
     ),
     "missing": (
         "fsdp",

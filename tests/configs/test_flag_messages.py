@@ -25,7 +25,7 @@ FLAGS = {
     "type of an override": (
         {"overrides": ("training.batch_size=many",)},
         '--override training.batch_size=many: training.batch_size: must be a whole number, not the text "many"'
-        " | write it without quotes and without a point",
+        " | write a whole number, at least 1",
     ),
     "no value": (
         {"overrides": ("training.batch_size",)},
@@ -79,7 +79,68 @@ FLAGS = {
     ),
     "zero": (
         {"overrides": ("training.batch_size=0",)},
-        "--override training.batch_size=0: training.batch_size: must be more than 0, not 0",
+        "--override training.batch_size=0: training.batch_size: must be more than 0, not 0"
+        " | write a whole number, at least 1",
+    ),
+    "below zero": (
+        {"overrides": ("training.learning_rate=-1",)},
+        "--override training.learning_rate=-1: training.learning_rate: must be more than 0, not -1"
+        " | write a number above 0",
+    ),
+    "no steps": (
+        {"overrides": ("training.max_steps=0",)},
+        "--override training.max_steps=0: training.max_steps: must be more than 0, not 0"
+        " | write a whole number, at least 1",
+    ),
+    "a part": (
+        {"overrides": ("model.dropout=1",)},
+        "--override model.dropout=1: model.dropout: must be less than 1, not 1 | write a number at least 0 and below 1",
+    ),
+    "port": (
+        {"overrides": ("port=70000",)},
+        "--override port=70000: port: must be at most 65535, not 70000 | write a whole number from 0 to 65535",
+    ),
+    "stage": (
+        {"overrides": ("fsdp_stage=7",)},
+        "--override fsdp_stage=7: fsdp_stage: must be at most 3, not 7 | write a whole number from 0 to 3",
+    ),
+    "a list for a number": (
+        {"overrides": ("training.batch_size=[1, 2]",)},
+        "--override training.batch_size=[1, 2]: training.batch_size: must be a whole number, not a list"
+        " | write a whole number, at least 1",
+    ),
+    "a point": (
+        {"overrides": ("seed=1.5",)},
+        "--override seed=1.5: seed: must be a whole number, not 1.5 | write a whole number alone, as 42",
+    ),
+    "quotes": (
+        {"overrides": ('training.batch_size="16"',)},
+        '--override training.batch_size="16": training.batch_size: must be a whole number, not the text "16"'
+        " | write it without quotes",
+    ),
+    "a word for a number": (
+        {"overrides": ("training.weight_decay=big",)},
+        '--override training.weight_decay=big: training.weight_decay: must be a number, not the text "big"'
+        " | write a number at least 0",
+    ),
+    "not finite": (
+        {"overrides": ("training.learning_rate=.inf",)},
+        "--override training.learning_rate=.inf: training.learning_rate: must be a finite number, not inf"
+        " | write a number above 0",
+    ),
+    "nodes as a setting": (
+        {"overrides": ("nodes=node1",)},
+        "--override nodes=node1: nodes: must be a list of machines, not a text | --nodes node1",
+    ),
+    "transport": (
+        {"overrides": ("transport=nccl",)},
+        '--override transport=nccl: transport: must be one of smol, gloo, auto, not the text "nccl"'
+        " | write one of these",
+    ),
+    "stale": (
+        {"overrides": ("staleness_bound=5",)},
+        "--override staleness_bound=5: staleness_bound: stale-synchronous training (bound 5) is not built yet"
+        " | use staleness_bound: 0 (--override staleness_bound=0)",
     ),
 }
 

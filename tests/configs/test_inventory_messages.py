@@ -23,8 +23,7 @@ INVENTORY = {
     "wrong type": (
         "pi5: {}",
         "pi5: {ranks: many}",
-        'lan.yml:5: machines.pi5.ranks: must be a whole number, not the text "many"'
-        " | write it without quotes and without a point",
+        'lan.yml:5: machines.pi5.ranks: must be a whole number, not the text "many" | write a whole number, at least 1',
     ),
     "wrong kind": (
         "pi5: {}",
