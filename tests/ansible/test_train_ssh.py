@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 import sys
+import threading
 
 import pytest
 from ansible_lab import LONG, SHORT, Cluster, Playing, gone_within
@@ -103,6 +104,24 @@ def test_a_killed_controller_ends_the_run_on_every_machine(remote: Cluster, play
     collected = remote.play("collect", f"run_id={run_id}")
     assert collected.code == 0, collected.text
     assert json.loads((remote.runs / run_id / "summary.json").read_text())["status"] == "stopped"
+
+
+def test_a_node_whose_answers_are_slow_keeps_its_lease(remote: Cluster, playing: list[Playing]) -> None:
+    """A Raspberry Pi that needs 10 s to start a Python while it trains; the lease is 12 s."""
+    slow = remote.folder / "slow-python"
+    slow.write_text(f'#!/bin/sh\ncase "$*" in *" job poll "*) sleep 10;; esac\nexec {sys.executable} "$@"\n')
+    slow.chmod(0o755)
+    remote.inventory.write_text(remote.inventory.read_text().replace(f"python: {sys.executable}", f"python: {slow}"))
+    run = remote.begin("train", override=LONG)
+    playing.append(run)
+    run.until(r"^node2  step ", timeout=300)
+    # Polls of 10 s with a pause of 3 s in between would lose the lease about here.
+    threading.Event().wait(18)
+    assert run.process.poll() is None, "".join(run.lines)
+    assert "lease" not in "".join(run.lines)
+    run.interrupt()
+    run.end(timeout=60)
+    gone_within(remote, 15)
 
 
 def test_a_run_without_a_controller_over_ssh(remote: Cluster) -> None:
