@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("startup", "collectives", "training")
+BENCHMARKS = ("startup", "loss", "collectives", "training")
 RESULTS = Path(__file__).parent / "results"
 LIMIT_S = 3600
 

@@ -19,6 +19,8 @@ from torch.nn import functional
 CHUNK_ELEMENTS = 1 << 21
 # Each chunk reads and writes the whole (V, D) gradient of the weight once: below this many rows that dominates.
 MIN_ROWS = 128
+# Rows of the weight that are multiplied together on a CPU: 2 MB at a width of 256. Figures: `benchmarks/loss.py`.
+BLOCK_ROWS = 2048
 
 
 def chunk_rows(rows: int, vocabulary: int, elements: int = CHUNK_ELEMENTS) -> int:
@@ -26,6 +28,14 @@ def chunk_rows(rows: int, vocabulary: int, elements: int = CHUNK_ELEMENTS) -> in
     most = max(MIN_ROWS, elements // vocabulary)
     chunks = -(-rows // most)
     return -(-rows // chunks)
+
+
+def _project(hidden: Tensor, weight: Tensor, logits: Tensor) -> None:
+    """hidden @ weight.T into logits, on a CPU in blocks of the vocabulary whose weights stay in its cache."""
+    block = BLOCK_ROWS if hidden.device.type == "cpu" else weight.shape[0]
+    for start in range(0, weight.shape[0], block):
+        stop = start + block
+        torch.mm(hidden, weight[start:stop].t(), out=logits[:, start:stop])
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -42,13 +52,16 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         for start in range(0, rows, size):
             part, wanted = hidden[start : start + size], targets[start : start + size].unsqueeze(1)
             logits, scores = logits_buffer[: len(part)], scores_buffer[: len(part)]
-            torch.mm(part, weight.t(), out=logits)
-            torch.log_softmax(logits, dim=1, out=scores)
-            total -= scores.gather(1, wanted).sum()
+            _project(part, weight, logits)
+            # One pass gives the softmax, for the gradient, and the log of its denominator: the largest logit's share is
+            # 1 / sum(exp(logit - largest)). A log-softmax would cost one more exp of everything.
+            largest, where = logits.max(dim=1, keepdim=True)
+            torch.softmax(logits, dim=1, out=scores)
+            total += (largest - scores.gather(1, where).log() - logits.gather(1, wanted)).sum()
             if grad_hidden is None and grad_weight is None:
                 continue
             # d loss / d logits = (softmax - one_hot) / rows; the division rides along in the products.
-            error = scores.exp_().scatter_add_(1, wanted, scores.new_full((len(part), 1), -1.0))
+            error = scores.scatter_add_(1, wanted, scores.new_full((len(part), 1), -1.0))
             if grad_hidden is not None:
                 into = grad_hidden[start : start + size]
                 torch.addmm(into, error, weight, beta=0, alpha=1 / rows, out=into)
