@@ -219,11 +219,11 @@ def show(
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="9 rounds (the default)")
-    size.add_argument("--full", action="store_true", help="15 rounds, and more contestants")
+    size.add_argument("--quick", action="store_true", help="15 rounds (the default)")
+    size.add_argument("--full", action="store_true", help="25 rounds, and more contestants")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     options = parser.parse_args()
-    rounds = 15 if options.full else 9
+    rounds = 25 if options.full else 15
     timed = times(rounds, options.full)
     raced = {name: steps.medians() for name, steps in timed.items()}
     weighed = bytes_and_state((2, 3, 4))

@@ -2,13 +2,18 @@
 
 The plain way, `cross_entropy(hidden @ weight.T, targets)`, keeps several (N, V) tensors alive: logits, their
 log-softmax, the gradient of both. At a vocabulary of 50,257 they are most of a training step's memory. Here the rows
-go through in chunks, and the gradient is formed in the forward pass while a chunk's softmax is at hand. So nothing is
-computed twice: three matrix products, like the plain way, and one chunk alive.
+go through in chunks, and the gradient is formed in the forward pass while a chunk's exponentials are at hand. So
+nothing is computed twice: three matrix products, like the plain way, and one chunk alive, in one buffer.
+
+Two things make it cheap on a CPU (figures: `python -m benchmarks.loss`). A chunk's logits lie **transposed**, (V, n),
+so that products write and read whole rows. And the vocabulary goes through in blocks that stay in a cache from the
+product that makes them to the one that uses them: an online softmax (Milakov and Gimelshein, arXiv:1805.02867), where
+each block's exponentials are relative to the largest logit so far, and are corrected later on the small side.
 """
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -18,9 +23,9 @@ from torch.nn import functional
 # Logits of one chunk: 2 M floats, 8 MB. Smaller ones stay in cache, but make thin matrix products.
 CHUNK_ELEMENTS = 1 << 21
 # Each chunk reads and writes the whole (V, D) gradient of the weight once: below this many rows that dominates.
-MIN_ROWS = 128
-# Rows of the weight that are multiplied together on a CPU: 2 MB at a width of 256. Figures: `benchmarks/loss.py`.
-BLOCK_ROWS = 2048
+MIN_ROWS = 256
+# Rows of the weight that go together on a CPU: with 256 rows of hidden their logits are 1 MB.
+BLOCK_ROWS = 1024
 
 
 def chunk_rows(rows: int, vocabulary: int, elements: int = CHUNK_ELEMENTS) -> int:
@@ -30,46 +35,66 @@ def chunk_rows(rows: int, vocabulary: int, elements: int = CHUNK_ELEMENTS) -> in
     return -(-rows // chunks)
 
 
-def _project(hidden: Tensor, weight: Tensor, logits: Tensor) -> None:
-    """hidden @ weight.T into logits, on a CPU in blocks of the vocabulary whose weights stay in its cache."""
-    block = BLOCK_ROWS if hidden.device.type == "cpu" else weight.shape[0]
-    for start in range(0, weight.shape[0], block):
-        stop = start + block
-        torch.mm(hidden, weight[start:stop].t(), out=logits[:, start:stop])
+class _Block(NamedTuple):
+    """Some rows of the vocabulary: exp(logits - largest) (v, n), with the largest logits (n) up to this block."""
+
+    exps: Tensor
+    largest: Tensor
+
+
+def _exponentials(
+    part: Tensor, weight: Tensor, buffer: Tensor, weighted: Tensor | None
+) -> tuple[list[_Block], Tensor, Tensor]:
+    """The blocks of a chunk's logits, the largest logit of each of the n rows of `part` (n, D), and their sums.
+
+    sums is the softmax's denominator, relative to the largest. `weighted` (n, D) gets exps.T @ weight.
+    """
+    largest = part.new_full((len(part),), -torch.inf)
+    sums = part.new_zeros(len(part))
+    if weighted is not None:
+        weighted.zero_()
+    block_rows = BLOCK_ROWS if part.device.type == "cpu" else len(weight)
+    blocks: list[_Block] = []
+    for rows, logits in zip(weight.split(block_rows), buffer.split(block_rows), strict=True):
+        torch.mm(rows, part.t(), out=logits)
+        before, largest = largest, torch.maximum(largest, logits.amax(0))
+        exps = logits.sub_(largest).exp_()
+        shrink = (before - largest).exp_()
+        sums.mul_(shrink).add_(exps.sum(0))
+        if weighted is not None:
+            weighted.mul_(shrink.unsqueeze(1)).addmm_(exps.t(), rows)
+        blocks.append(_Block(exps, largest))
+    return blocks, largest, sums
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, elements: int) -> Tensor:
-        rows, vocabulary = hidden.shape[0], weight.shape[0]
-        size = chunk_rows(rows, vocabulary, elements)
+        count, vocabulary = hidden.shape[0], weight.shape[0]
+        size = chunk_rows(count, vocabulary, elements)
         need_hidden, need_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
         grad_weight = torch.empty_like(weight) if need_weight else None
-        logits_buffer = hidden.new_empty((size, vocabulary))
-        scores_buffer = torch.empty_like(logits_buffer)
+        buffer = hidden.new_empty(vocabulary * size)
         total = hidden.new_zeros(())
-        for start in range(0, rows, size):
-            part, wanted = hidden[start : start + size], targets[start : start + size].unsqueeze(1)
-            logits, scores = logits_buffer[: len(part)], scores_buffer[: len(part)]
-            _project(part, weight, logits)
-            # One pass gives the softmax, for the gradient, and the log of its denominator: the largest logit's share is
-            # 1 / sum(exp(logit - largest)). A log-softmax would cost one more exp of everything.
-            largest, where = logits.max(dim=1, keepdim=True)
-            torch.softmax(logits, dim=1, out=scores)
-            total += (largest - scores.gather(1, where).log() - logits.gather(1, wanted)).sum()
-            if grad_hidden is None and grad_weight is None:
-                continue
-            # d loss / d logits = (softmax - one_hot) / rows; the division rides along in the products.
-            error = scores.scatter_add_(1, wanted, scores.new_full((len(part), 1), -1.0))
-            if grad_hidden is not None:
-                into = grad_hidden[start : start + size]
-                torch.addmm(into, error, weight, beta=0, alpha=1 / rows, out=into)
+        for start in range(0, count, size):
+            part, wanted = hidden[start : start + size], targets[start : start + size]
+            into = grad_hidden[start : start + size] if grad_hidden is not None else None
+            place = buffer[: vocabulary * len(part)].view(vocabulary, len(part))
+            blocks, largest, sums = _exponentials(part, weight, place, into)
+            right = weight[wanted]
+            total += (sums.log() + largest - (part * right).sum(1)).sum()
+            # d loss / d logits = (softmax - one_hot) / count. Division and correction are done on the small side.
+            scale = (sums * count).reciprocal_()
+            if into is not None:
+                into.mul_(scale.unsqueeze(1)).sub_(right, alpha=1 / count)
             if grad_weight is not None:
-                beta = 0 if start == 0 else 1
-                torch.addmm(grad_weight, error.t(), part, beta=beta, alpha=1 / rows, out=grad_weight)
+                for block, rows in zip(blocks, grad_weight.split(len(blocks[0].exps)), strict=True):
+                    scaled = part * (scale * (block.largest - largest).exp_()).unsqueeze(1)
+                    torch.addmm(rows, block.exps, scaled, beta=0 if start == 0 else 1, out=rows)
+                grad_weight.index_add_(0, wanted, part, alpha=-1 / count)
         ctx.grads = (grad_hidden, grad_weight)
-        return total / rows
+        return total / count
 
     @staticmethod
     @once_differentiable
