@@ -6,7 +6,6 @@ listener -> control star and store (rank 0's port is all one must know) -> cards
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 
 from smolcluster.comm import control
@@ -79,8 +78,6 @@ class Membership:
         """
         try:
             self._star = star = self._open_star(deadline, reach or deadline)
-            if self.config.world_size > 1:
-                self._pulse = Pulse(star.pulse, heartbeat_s(self.config.timeout_s))
             self.store = SmolStore(star, self.mesh, self.config.timeout_s)
             self.mesh.card_of = self._card_of
             self._exchange_cards(deadline)
@@ -112,12 +109,19 @@ class Membership:
                 return hub
             if config.endpoint_file is not None:
                 announce(config.endpoint_file, self._listener.endpoint, config.run_id, config.generation)
+            # Those who have come must hear from us while we wait for the others.
+            self._start_pulse(hub)
             for peer in range(1, config.world_size):
                 hub.attach(self.mesh.link(peer, control.CHANNEL, deadline=deadline))
             return hub
         link = self.mesh.link(0, control.CHANNEL, self._where_is_rank_0(reach), reach)
         self.reached = True
-        return Spoke(link, self.alarm, config.timeout_s)
+        spoke = self._star = Spoke(link, self.alarm, config.timeout_s)
+        self._start_pulse(spoke)
+        return spoke
+
+    def _start_pulse(self, star: Hub | Spoke) -> None:
+        self._pulse = Pulse(star.pulse, heartbeat_s(self.config.timeout_s))
 
     def _where_is_rank_0(self, deadline: Deadline) -> Endpoint:
         config = self.config

@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 import secrets
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from smolcluster.comm.alarm import copy_of
 from smolcluster.comm.clock import Deadline
-from smolcluster.comm.endpoint import Endpoint, dial, nearest, tune
+from smolcluster.comm.endpoint import Endpoint, dial, tune
 from smolcluster.comm.handshake import Hello, Identity, dial_handshake
 from smolcluster.comm.link import Link
 from smolcluster.comm.listener import Listener
+from smolcluster.comm.route import nearest
 from smolcluster.comm.tls import TlsContexts
 from smolcluster.comm.wire import Wire
 from smolcluster.errors import PeerError
@@ -114,6 +115,12 @@ class Mesh:
         assert self.card_of is not None, "the store opens first"
         card = self.card_of(peer)
         return Endpoint(host or nearest(card.hosts, self._own_hosts), port or card.port)
+
+    def smallest_buffer(self, members: Sequence[int]) -> int:
+        """The chunk by which links among these ranks pipeline: the smallest that any of them wants."""
+        if self.card_of is None:
+            return self.buffer_bytes
+        return min(self.card_of(member).buffer_bytes for member in members)
 
     def _dial(self, peer: int, channel: str, where: Endpoint, deadline: Deadline) -> Link:
         name = secrets.token_hex(8)
