@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch.distributed as dist
@@ -31,12 +32,14 @@ REACH_S = 5.0
 SECRET_BYTES = 32
 
 
-def join(store: dist.Store, rank: int, world_size: int, timeout_s: float) -> Membership:
+def join(
+    store: dist.Store, rank: int, world_size: int, timeout_s: float, environ: Mapping[str, str] = os.environ
+) -> Membership:
     """All ranks call it with views of the same store; open within `timeout_s`, the timeout given to c10d.
 
     ConfigError: a variable is wrong. Any PeerError names who did not come or was refused; nothing is left behind.
     """
-    settings = read_settings(os.environ, _endpoint_of(store))
+    settings = read_settings(environ, _endpoint_of(store))
     deadline = Deadline(timeout_s)
     if world_size == 1:
         alone = Membership(_config(settings, rank, world_size, timeout_s, None))

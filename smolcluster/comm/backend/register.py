@@ -37,27 +37,24 @@ def create(options: Any, _: Any = None) -> SmolGroup:
 
 
 def _create_world(options: Any, timeout_s: float) -> SmolGroup:
-    store = options.store
-    if not options.global_ranks_in_group:
-        # Below the prefixes that c10d puts on for the device and for the group's name, which counts failed attempts
-        # too: the ranks may differ in it. For the same reason the groups to come are counted anew from this one.
-        store = store.underlying_store.underlying_store
-        dist.distributed_c10d._world.group_count = 1
-    member = torchrun.join(store, options.group_rank, options.group_size, timeout_s)
-    members = tuple(range(options.group_size))
+    rank, size = options.group_rank, options.group_size
+    is_default = not options.global_ranks_in_group
+    # The default group is looked for below the prefixes that c10d puts on for the device and for the group's name.
+    store = options.store.underlying_store.underlying_store if is_default else options.store
+    member = None
     try:
+        member = torchrun.join(store, rank, size, timeout_s)
+        buffer_bytes = member.mesh.smallest_buffer(range(size))
         return SmolGroup(
-            member.mesh,
-            member.store.control,
-            _WORLD,
-            options.group_rank,
-            members,
-            member.mesh.smallest_buffer(members),
-            timeout_s,
-            member,
+            member.mesh, member.store.control, _WORLD, rank, range(size), buffer_bytes, timeout_s, owned=member
         )
     except BaseException:
-        member.teardown(0.0)
+        if member is not None:
+            member.teardown(0.0)
+        if is_default:
+            # c10d names groups by a count that a failed init leaves behind: at the next attempt the ranks would give
+            # the same group other names.
+            dist.distributed_c10d._world.group_count = 0
         raise
 
 
