@@ -73,14 +73,41 @@ def test_two_machines_with_tls_and_a_secret_file_three_times_over(tmp_path: Path
     assert all("127.0.0.2" in row["own"] for row in results[0]["rows"])
 
 
+def told(job: Job) -> list[int]:
+    """The ranks that said, when rank 1 was killed, that it was."""
+    first: dict[int, str] = {}
+    for line in job.out().splitlines():
+        if line.startswith("result ") and '"error"' in line:
+            first.setdefault(int(line.split()[1]), line)
+    for line in first.values():
+        assert re.search(r"PeerLostError: (rank 1 was lost: |the connection to rank 1 broke)", line), line
+    return sorted(first)
+
+
 def test_a_killed_rank_is_named_and_the_restart_gets_through() -> None:
     with Job((*ALONE, "--max-restarts", "1"), ["dies"]) as job:
         assert job.wait() == 0, job.err()
-        told = [line for line in job.out().splitlines() if '"error"' in line]
-        assert len(told) == 2, job.out()
-        for line in told:
-            assert re.search(r"PeerLostError: (rank 1 was lost: |the connection to rank 1 broke)", line), line
+        assert told(job) == [0, 2]
         assert job.results() == {rank: {"sum": 6.0, "generation": 1} for rank in range(3)}
+
+
+def test_a_restart_on_two_machines() -> None:
+    """The agent of the other machine restarts its ranks too, and may count that as a restart or not."""
+    meeting = f"127.0.0.2:{free_port('127.0.0.2')}"
+    options = ("--nnodes", "2", "--nproc-per-node", "2", "--max-restarts", "2", "--monitor-interval", "1")
+    elastic = ("--rdzv-backend", "c10d", "--rdzv-endpoint", meeting, "--rdzv-id", "test")
+    with ExitStack() as stack:
+        jobs = [
+            stack.enter_context(Job((*options, *elastic, "--local-addr", host), ["dies"], {"SMOL_ADDRESS": host}))
+            for host in ("127.0.0.2", "127.0.0.3")
+        ]
+        assert [job.wait() for job in jobs] == [0, 0], [job.err() for job in jobs]
+        results = {**jobs[0].results(), **jobs[1].results()}
+        assert [told(job) for job in jobs] == [[0], [2, 3]]
+    assert sorted(results) == [0, 1, 2, 3]
+    for result in results.values():
+        assert result["sum"] == 10.0
+        assert result["generation"] >= 1
 
 
 def test_a_rank_that_died_before_it_initialised_does_not_confuse_the_restart() -> None:
