@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from smolcluster.comm import GroupConfig, open_fabric
+from smolcluster.comm.config import read_secret
 from smolcluster.errors import ConfigError, InterruptedRun, Problem, SmolError
 from smolcluster.jobs.nodefile import load_node, load_plan
 from smolcluster.plan.types import NodeConfig, Plan, RankPlan
@@ -116,7 +117,7 @@ def _wires(context: RunContext, config: NodeConfig) -> Iterator[RunContext]:
         context.me,
         run_id=config.run_id,
         generation=config.generation,
-        secret=_secret(Path(config.secret_file)),
+        secret=read_secret(Path(config.secret_file), "secret_file", "run the playbook again"),
         endpoint_file=context.folder.endpoint(context.node_of(0)),
     )
     fabric = open_fabric(group)
@@ -126,17 +127,6 @@ def _wires(context: RunContext, config: NodeConfig) -> Iterator[RunContext]:
         fabric.abort(understand(error).reason)
         raise
     fabric.close()
-
-
-def _secret(path: Path) -> bytes:
-    try:
-        secret = path.read_bytes().strip()
-    except OSError as error:
-        what = f"the run's secret cannot be read: {error.strerror}"
-        raise ConfigError([Problem(str(path), 0, "secret_file", what, "run the playbook again")]) from error
-    if not secret:
-        raise ConfigError([Problem(str(path), 0, "secret_file", "the run's secret is empty", "run the playbook again")])
-    return secret
 
 
 class StopRequests:

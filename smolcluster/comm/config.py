@@ -1,4 +1,4 @@
-"""Everything a rank needs to know to join its group: comm reads no config and no environment."""
+"""Everything a rank needs to know to join its group. It comes from a plan, or from torchrun's environment."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from smolcluster.comm.tls import TlsContexts
+from smolcluster.errors import ConfigError, Problem
 from smolcluster.plan.types import Plan, RankPlan
 
 # A Pi that evaluates its share of a text takes minutes; c10d's own default is as long.
@@ -78,3 +79,15 @@ class GroupConfig:
             transport=plan.transport,
             tls=tls,
         )
+
+
+def read_secret(path: Path, key: str, fix: str) -> bytes:
+    """A run's secret from its file. ConfigError, with the key that named the file, if there is none in it."""
+    try:
+        secret = path.read_bytes().strip()
+    except OSError as error:
+        what = f"the run's secret cannot be read: {error.strerror}"
+        raise ConfigError([Problem(str(path), 0, key, what, fix)]) from error
+    if not secret:
+        raise ConfigError([Problem(str(path), 0, key, "the run's secret is empty", fix)])
+    return secret

@@ -79,7 +79,7 @@ def refuse_wildcard(host: str) -> None:
 
 def _listen_on(host: str, port: int) -> socket.socket:
     where = Endpoint(host, port)
-    family, address = _own_address(host, port)
+    family, address = own_address(host, port)
     opened = socket.socket(family, socket.SOCK_STREAM)
     try:
         if sys.platform == "win32":
@@ -115,13 +115,13 @@ def _bind_message(where: Endpoint, error: OSError) -> str:
 _Address = tuple[socket.AddressFamily, tuple[str | int | bytes, ...]]
 
 
-def _own_address(host: str, port: int) -> _Address:
+def own_address(host: str, port: int) -> _Address:
     """Where to listen for those who dial `host`, this machine's own address or name.
 
     Debian and Raspberry Pi OS map a machine's own name to 127.0.1.1, where nobody else could reach us: PeerError.
     """
     found = _resolved(host, port)
-    if _is_literal(host) or host.partition(".")[0] == "localhost":
+    if is_literal(host) or host.partition(".")[0] == "localhost":
         return found[0]
     beyond = [entry for entry in found if not ipaddress.ip_address(str(entry[1][0]).partition("%")[0]).is_loopback]
     if not beyond:
@@ -132,12 +132,28 @@ def _own_address(host: str, port: int) -> _Address:
     return beyond[0]
 
 
-def _is_literal(host: str) -> bool:
+def is_literal(host: str) -> bool:
+    """Whether it is an address and no name."""
     try:
         ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return False
     return True
+
+
+def nearest(hosts: tuple[str, ...], own: tuple[str, ...]) -> str:
+    """Of a peer's addresses the one that shares most leading bits with one of ours: probably on a wire of both.
+
+    The first of them if none is better. "" if there is none.
+    """
+    return max(hosts, key=lambda host: max((_shared_bits(host, mine) for mine in own), default=0), default="")
+
+
+def _shared_bits(one: str, other: str) -> int:
+    if not (is_literal(one) and is_literal(other)):
+        return 0
+    a, b = (ipaddress.ip_address(host.partition("%")[0]) for host in (one, other))
+    return a.max_prefixlen - (int(a) ^ int(b)).bit_length() if a.version == b.version else 0
 
 
 def _resolve(host: str, port: int) -> _Address:

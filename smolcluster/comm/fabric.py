@@ -1,7 +1,4 @@
-"""The whole of comm as a worker sees it: `open_fabric(config)`, then torch.distributed's ordinary API, then `close`.
-
-listener -> control star and store (rank 0's port is all one must know) -> cards of all ranks -> process group
-"""
+"""The whole of comm as a worker sees it: `open_fabric(config)`, then torch.distributed's ordinary API, then `close`."""
 
 from __future__ import annotations
 
@@ -11,25 +8,16 @@ from types import TracebackType
 
 import torch.distributed as dist
 
-from smolcluster.comm import control, gloo
-from smolcluster.comm.alarm import Alarm, failure_of
-from smolcluster.comm.announce import announce, find
+from smolcluster.comm import gloo
+from smolcluster.comm.alarm import failure_of
 from smolcluster.comm.backend.register import NAME, register
 from smolcluster.comm.clock import Deadline
 from smolcluster.comm.config import GroupConfig
-from smolcluster.comm.control import Hub, heartbeat_s
-from smolcluster.comm.endpoint import Endpoint, listen
-from smolcluster.comm.handshake import Identity
-from smolcluster.comm.listener import Listener
-from smolcluster.comm.mesh import Card, Mesh, WireCounters
-from smolcluster.comm.pulse import Pulse
-from smolcluster.comm.spoke import Spoke
+from smolcluster.comm.membership import Membership
+from smolcluster.comm.mesh import WireCounters
 from smolcluster.comm.stats import LinkStats, stats_of, tcp_counters
-from smolcluster.comm.store import SmolStore
 from smolcluster.errors import PeerError
 
-# How long a rank that is done waits for rank 0 to take its leave.
-FAREWELL_S = 5.0
 # How much later than gloo the control star may notice that a rank is gone.
 GLOO_VERDICT_S = 2.0
 
@@ -40,64 +28,27 @@ class Fabric:
     def __init__(self, config: GroupConfig) -> None:
         """Join. Any PeerError (a port in use is one too) tells why not; nothing is left behind then."""
         self.config = config
-        self.alarm = Alarm()
         self._closed = False
-        self._pulse: Pulse | None = None
-        self._star: Hub | Spoke | None = None
         self._gloo_before: str | None = None
         self._gloo_counted: WireCounters | None = None
         self._meter: dict[str, tuple[int, float]] = {}
-        me = Identity(
-            config.run_id,
-            config.generation,
-            config.digest,
-            config.rank,
-            config.world_size,
-            config.secret,
-            config.tls.fingerprint if config.tls is not None else b"",
-        )
-        must_encrypt = frozenset(rank for rank, wanted in config.encrypt.items() if wanted)
-        self._listener: Listener | None = None
-        if config.listen and config.world_size > 1:
-            sockets = listen(config.listen, config.port)
-            self._listener = Listener(sockets, me, config.buffer_bytes, config.timeout_s, config.tls, must_encrypt)
-        self._mesh = Mesh(
-            me,
-            self._listener,
-            config.peers,
-            config.peer_ports,
-            config.encrypt,
-            config.tls,
-            config.buffer_bytes,
-            config.timeout_s,
-        )
+        self._member = Membership(config)
+        self._mesh = self._member.mesh
+        self.alarm = self._member.alarm
+        self._member.join(Deadline(config.join_s or config.timeout_s))
+        self.store = self._member.store
         try:
-            self._join()
+            self._open_group()
         except PeerError as error:
-            if self._star is not None:  # the ranks that did join learn who did not
-                self._star.verdict(error)
+            self._member.tell(error)
             self._teardown(0.0)
             raise
         except BaseException:
             self._teardown(0.0)
             raise
 
-    def _join(self) -> None:
+    def _open_group(self) -> None:
         config = self.config
-        self.alarm.on_ring(lambda error: self._mesh.fail(error, spare=control.CHANNEL))
-        deadline = Deadline(config.join_s or config.timeout_s)
-        self._star = star = self._open_star(deadline)
-        if config.world_size > 1:
-            self._pulse = Pulse(star.pulse, heartbeat_s(config.timeout_s))
-        self.store = SmolStore(star, self._mesh, config.timeout_s)
-        self._mesh.card_of = self._card_of
-        host = config.listen[0] if config.listen else ""
-        port = self._listener.endpoint.port if self._listener is not None else 0
-        self.store.set(f"smol/card/{config.rank}", Card(host, port, config.buffer_bytes).encode())
-        # From here on every wait is for ranks that have started: `timeout_s` is enough for them.
-        self.store.wait(
-            [f"smol/card/{rank}" for rank in range(config.world_size)], timedelta(seconds=deadline.left() + 1)
-        )
         if config.transport == "gloo" and config.listen:
             self._gloo_before = gloo.bind_gloo(config.listen[0])
         register()
@@ -112,35 +63,6 @@ class Fabric:
             world_size=config.world_size,
             timeout=timedelta(seconds=patience_s),
         )
-
-    def _open_star(self, deadline: Deadline) -> Hub | Spoke:
-        config = self.config
-        if config.rank == 0:
-            hub = self._star = Hub(self.alarm, config.timeout_s)
-            if self._listener is None:
-                if config.world_size > 1:
-                    raise PeerError("rank 0 listens nowhere. Fix: give it an address all others reach.")
-                return hub
-            if config.endpoint_file is not None:
-                announce(config.endpoint_file, self._listener.endpoint, config.run_id, config.generation)
-            for peer in range(1, config.world_size):
-                hub.attach(self._mesh.link(peer, control.CHANNEL, deadline=deadline))
-            return hub
-        where = self._where_is_rank_0(deadline)
-        return Spoke(self._mesh.link(0, control.CHANNEL, where, deadline), self.alarm, config.timeout_s)
-
-    def _where_is_rank_0(self, deadline: Deadline) -> Endpoint:
-        config = self.config
-        port = config.peer_ports.get(0, 0)
-        if port:
-            return Endpoint(config.peers[0], port)
-        if config.endpoint_file is None:
-            raise PeerError("rank 0's port is 0 and there is no endpoint file. Fix: give rank 0 a fixed `port`.")
-        found = find(config.endpoint_file, config.run_id, config.generation, deadline)
-        return Endpoint(config.peers.get(0, found.host), found.port)
-
-    def _card_of(self, rank: int) -> Card:
-        return Card.decode(self.store.get(f"smol/card/{rank}"))
 
     def counters(self) -> WireCounters:
         """Bytes of this process so far: payload, headers, handshakes. With transport gloo its sockets are asked; only
@@ -169,14 +91,12 @@ class Fabric:
 
     def close(self) -> None:
         """Leave politely: finish what is queued, FIN and acknowledgement on every link, threads joined. Idempotent."""
-        patience_s = self.config.timeout_s if self.config.rank == 0 else min(FAREWELL_S, self.config.timeout_s)
-        self._teardown(patience_s)
+        self._teardown(self._member.farewell_s)
 
     def abort(self, reason: str = "") -> None:
         """Leave at once; the other ranks' operations fail with PeerLostError that names this rank and `reason`."""
-        if not self._closed and self._star is not None and self.alarm.error is None:
-            why = f": {reason}" if reason else ""
-            self._star.verdict(PeerError(f"rank {self.config.rank} gave up{why}"))
+        if not self._closed:
+            self._member.give_up(reason)
         self._teardown(0.0)
 
     def _teardown(self, patience_s: float) -> None:
@@ -190,17 +110,7 @@ class Fabric:
         finally:
             if self.config.transport == "gloo":
                 gloo.unbind_gloo(self._gloo_before)
-            if self._pulse is not None and self._star is not None:
-                self._pulse.close()
-            if self._star is not None:
-                self._star.close(patience_s)
-            if self._listener is not None:
-                self._listener.close()
-            for link in self._mesh.links():
-                if not link.closed:
-                    link.abort()
-                    link.discard()
-                self._mesh.forget(link)
+            self._member.teardown(patience_s)
 
     def __enter__(self) -> Fabric:
         return self

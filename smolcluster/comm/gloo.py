@@ -1,5 +1,5 @@
-"""transport gloo: torch's own backend, kept off interfaces that are not the cluster's. The one file of comm that
-touches the environment: gloo takes its interface from there and from nowhere else that init_process_group offers.
+"""transport gloo: torch's own backend, kept off interfaces that are not the cluster's. It writes to the
+environment: gloo takes its interface from there and from nowhere else that init_process_group offers.
 """
 
 from __future__ import annotations

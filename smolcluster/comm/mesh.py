@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from smolcluster.comm.alarm import copy_of
@@ -18,6 +18,7 @@ from smolcluster.comm.endpoint import Endpoint, dial, tune
 from smolcluster.comm.handshake import Hello, Identity, dial_handshake
 from smolcluster.comm.link import Link
 from smolcluster.comm.listener import Listener
+from smolcluster.comm.route import nearest
 from smolcluster.comm.tls import TlsContexts
 from smolcluster.comm.wire import Wire
 from smolcluster.errors import PeerError
@@ -33,25 +34,27 @@ class WireCounters:
 
 @dataclass(frozen=True)
 class Card:
-    """What a rank publishes of itself: where it listens, and the chunk by which its links pipeline."""
+    """What a rank publishes of itself: the addresses it listens on, and the chunk by which its links pipeline."""
 
-    host: str
+    hosts: tuple[str, ...]
     port: int
     buffer_bytes: int
 
     def encode(self) -> bytes:
         """For the store."""
-        return json.dumps({"host": self.host, "port": self.port, "buffer_bytes": self.buffer_bytes}).encode()
+        return json.dumps({"hosts": self.hosts, "port": self.port, "buffer_bytes": self.buffer_bytes}).encode()
 
     @classmethod
     def decode(cls, text: bytes) -> Card:
         """From the store."""
         fields = json.loads(text)
-        return cls(str(fields["host"]), int(fields["port"]), int(fields["buffer_bytes"]))
+        return cls(tuple(map(str, fields["hosts"])), int(fields["port"]), int(fields["buffer_bytes"]))
 
 
 class Mesh:
-    """Links of one process. `card_of(rank)` gives what a peer published; `hosts` where to dial it (else its card)."""
+    """Links of one process. `card_of(rank)` gives what a peer published; `hosts` where to dial it, else the address on
+    its card that is nearest to `own_hosts`.
+    """
 
     def __init__(
         self,
@@ -63,6 +66,7 @@ class Mesh:
         tls: TlsContexts | None,
         buffer_bytes: int,
         timeout_s: float,
+        own_hosts: tuple[str, ...] = (),
     ) -> None:
         self.me = me
         self.listener = listener
@@ -70,6 +74,7 @@ class Mesh:
         self.timeout_s = timeout_s
         self.card_of: Callable[[int], Card] | None = None
         self._hosts = hosts
+        self._own_hosts = own_hosts
         self._ports = ports
         self._encrypt = encrypt
         self._tls = tls
@@ -109,7 +114,13 @@ class Mesh:
             return Endpoint(host, port)
         assert self.card_of is not None, "the store opens first"
         card = self.card_of(peer)
-        return Endpoint(host or card.host, port or card.port)
+        return Endpoint(host or nearest(card.hosts, self._own_hosts), port or card.port)
+
+    def smallest_buffer(self, members: Sequence[int]) -> int:
+        """The chunk by which links among these ranks pipeline: the smallest that any of them wants."""
+        if self.card_of is None:
+            return self.buffer_bytes
+        return min(self.card_of(member).buffer_bytes for member in members)
 
     def _dial(self, peer: int, channel: str, where: Endpoint, deadline: Deadline) -> Link:
         name = secrets.token_hex(8)

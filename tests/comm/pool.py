@@ -1,6 +1,7 @@
 """A warm pool of worker processes: importing torch costs seconds, so every test borrows the same few.
 
-`pool.run(n, function, *args)` calls `function(fabric, *args)` in n processes that have just joined a group of n.
+`pool.run(n, function, *args)` calls `function(fabric, *args)` in n processes that have just joined a group of n; with
+`bare=True` it calls `function((rank, n), *args)` and they have not.
 """
 
 from __future__ import annotations
@@ -108,6 +109,7 @@ def settings(rank: int, n: int, **changes: Any) -> Any:
 
 def _serve(pipe: Connection) -> None:
     import torch
+    import torch.distributed as dist
 
     torch.set_num_threads(1)
     from smolcluster.comm import open_fabric
@@ -119,9 +121,14 @@ def _serve(pipe: Connection) -> None:
             return
         try:
             own = config.pop("per_rank", {}).get(rank, {})
-            with open_fabric(settings(rank, n, **{"endpoint_file": endpoint_file, **config, **own})) as fabric:
-                value = function(fabric, *args)
+            if config.pop("bare", False):
+                value = function((rank, n), *args)
+            else:
+                with open_fabric(settings(rank, n, **{"endpoint_file": endpoint_file, **config, **own})) as fabric:
+                    value = function(fabric, *args)
             outcome = Outcome(value, "", "")
         except Exception as error:  # noqa: BLE001 - handed to the test
             outcome = Outcome(str(error), type(error).__name__, f"rank {rank}:\n{traceback.format_exc()}")
+            if dist.is_initialized():  # a bare function failed: the next one begins anew
+                dist.destroy_process_group()
         pipe.send(outcome)

@@ -13,10 +13,12 @@ from torch import Tensor
 from smolcluster.comm.alarm import copy_of
 from smolcluster.comm.backend.collectives import Collectives
 from smolcluster.comm.backend.lane import Lane, Work
+from smolcluster.comm.backend.ownership import Ownership
 from smolcluster.comm.backend.p2p import PointToPoint
 from smolcluster.comm.backend.pairs import Pairs
 from smolcluster.comm.control import Control
 from smolcluster.comm.link import Link
+from smolcluster.comm.membership import Membership
 from smolcluster.comm.mesh import Mesh
 from smolcluster.errors import PeerError, PeerLostError
 
@@ -27,7 +29,8 @@ GOODBYE_S = 2.0
 class GroupLifetime(dist.ProcessGroup):
     """`members` are the global ranks in group order. Links are the group's own, so groups never mix their traffic.
 
-    Collectives share one lane; point-to-point traffic has a lane and a link per peer and direction.
+    Collectives share one lane; point-to-point traffic has a lane and a link per peer and direction. `owned` is a
+    membership that nobody else closes: it ends with this group.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class GroupLifetime(dist.ProcessGroup):
         members: Sequence[int],
         buffer_bytes: int,
         timeout_s: float,
+        owned: Membership | None = None,
     ) -> None:
         super().__init__(rank, len(members))  # type: ignore[call-arg]
         self._name = name
@@ -58,6 +62,12 @@ class GroupLifetime(dist.ProcessGroup):
             onward = self._open(following, f"ring/{name}")
             backward = onward if following == previous else self._open(previous, f"ring/{name}")
             self._ring = Collectives(rank, size, onward, backward, self._pairs, buffer_bytes, timeout_s)
+        self._owned = Ownership(owned) if owned is not None else None
+
+    @property
+    def lives_on(self) -> tuple[Mesh, Control]:
+        """What a sub-group of this group is made of."""
+        return self._mesh, self._control
 
     def _open(self, peer: int, channel: str) -> Link:
         try:
@@ -130,6 +140,8 @@ class GroupLifetime(dist.ProcessGroup):
             link.discard()
         for link in polite + messages:
             self._mesh.forget(link)
+        if self._owned is not None:
+            self._owned.close()
 
     def abort(self) -> None:
         """End all operations now; they fail with PeerLostError."""
@@ -137,6 +149,8 @@ class GroupLifetime(dist.ProcessGroup):
             link.abort()
         self._pairs.abort()
         self._messages.abort()
+        if self._owned is not None:
+            self._owned.abort()
 
     def set_timeout(self, timeout: timedelta) -> None:
         """How long nothing may move, for operations that begin from now on."""

@@ -1,0 +1,171 @@
+"""One rank's place in a run: its listener, the control star, the store, the links. A process group is put on top of it
+by fabric.py, or by torchrun.py for a script that torchrun started.
+
+listener -> control star and store (rank 0's port is all one must know) -> cards of all ranks
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from smolcluster.comm import control
+from smolcluster.comm.alarm import Alarm
+from smolcluster.comm.announce import announce, find
+from smolcluster.comm.clock import Deadline
+from smolcluster.comm.config import GroupConfig
+from smolcluster.comm.control import Hub, heartbeat_s
+from smolcluster.comm.endpoint import Endpoint, listen
+from smolcluster.comm.handshake import Identity
+from smolcluster.comm.listener import Listener
+from smolcluster.comm.mesh import Card, Mesh
+from smolcluster.comm.pulse import Pulse
+from smolcluster.comm.spoke import Spoke
+from smolcluster.comm.store import SmolStore
+from smolcluster.errors import PeerError
+
+# How long a rank that is done waits for rank 0 to take its leave.
+FAREWELL_S = 5.0
+
+
+class Membership:
+    """Made, it listens; after `join` all ranks know each other. `reached`: this rank has found rank 0, or is it."""
+
+    def __init__(self, config: GroupConfig) -> None:
+        """Listen. PeerError tells why not: an address that is not ours, a port in use."""
+        self.config = config
+        self.alarm = Alarm()
+        self.reached = config.rank == 0
+        self.store: SmolStore
+        self._closed = False
+        self._pulse: Pulse | None = None
+        self._star: Hub | Spoke | None = None
+        me = Identity(
+            config.run_id,
+            config.generation,
+            config.digest,
+            config.rank,
+            config.world_size,
+            config.secret,
+            config.tls.fingerprint if config.tls is not None else b"",
+        )
+        must_encrypt = frozenset(rank for rank, wanted in config.encrypt.items() if wanted)
+        self._listener: Listener | None = None
+        if config.listen and config.world_size > 1:
+            sockets = listen(config.listen, config.port)
+            self._listener = Listener(sockets, me, config.buffer_bytes, config.timeout_s, config.tls, must_encrypt)
+        self.mesh = Mesh(
+            me,
+            self._listener,
+            config.peers,
+            config.peer_ports,
+            config.encrypt,
+            config.tls,
+            config.buffer_bytes,
+            config.timeout_s,
+            config.listen,
+        )
+        self.alarm.on_ring(lambda error: self.mesh.fail(error, spare=control.CHANNEL))
+
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """Where this rank listens: its first address, and the port that is the same on all. None: nowhere."""
+        return self._listener.endpoint if self._listener is not None else None
+
+    def join(self, deadline: Deadline, reach: Deadline | None = None) -> None:
+        """Wait until every rank has come. `reach` (else `deadline`) bounds the search for rank 0.
+
+        Any PeerError tells who is missing or refused; nothing is left behind then, and those who came learn it too.
+        """
+        try:
+            self._star = star = self._open_star(deadline, reach or deadline)
+            self.store = SmolStore(star, self.mesh, self.config.timeout_s)
+            self.mesh.card_of = self._card_of
+            self._exchange_cards(deadline)
+        except PeerError as error:
+            self.tell(error)
+            self.teardown(0.0)
+            raise
+        except BaseException:
+            self.teardown(0.0)
+            raise
+
+    def _exchange_cards(self, deadline: Deadline) -> None:
+        config = self.config
+        port = self._listener.endpoint.port if self._listener is not None else 0
+        card = Card(config.listen, port, config.buffer_bytes)
+        self.store.set(f"smol/card/{config.rank}", card.encode())
+        # From here on every wait is for ranks that have started: `timeout_s` is enough for them.
+        self.store.wait(
+            [f"smol/card/{rank}" for rank in range(config.world_size)], timedelta(seconds=deadline.left() + 1)
+        )
+
+    def _open_star(self, deadline: Deadline, reach: Deadline) -> Hub | Spoke:
+        config = self.config
+        if config.rank == 0:
+            hub = self._star = Hub(self.alarm, config.timeout_s)
+            if self._listener is None:
+                if config.world_size > 1:
+                    raise PeerError("rank 0 listens nowhere. Fix: give it an address all others reach.")
+                return hub
+            if config.endpoint_file is not None:
+                announce(config.endpoint_file, self._listener.endpoint, config.run_id, config.generation)
+            # Those who have come must hear from us while we wait for the others.
+            self._start_pulse(hub)
+            for peer in range(1, config.world_size):
+                hub.attach(self.mesh.link(peer, control.CHANNEL, deadline=deadline))
+            return hub
+        link = self.mesh.link(0, control.CHANNEL, self._where_is_rank_0(reach), reach)
+        self.reached = True
+        spoke = self._star = Spoke(link, self.alarm, config.timeout_s)
+        self._start_pulse(spoke)
+        return spoke
+
+    def _start_pulse(self, star: Hub | Spoke) -> None:
+        self._pulse = Pulse(star.pulse, heartbeat_s(self.config.timeout_s))
+
+    def _where_is_rank_0(self, deadline: Deadline) -> Endpoint:
+        config = self.config
+        port = config.peer_ports.get(0, 0)
+        if port:
+            return Endpoint(config.peers[0], port)
+        if config.endpoint_file is None:
+            raise PeerError("rank 0's port is 0 and there is no endpoint file. Fix: give rank 0 a fixed `port`.")
+        found = find(config.endpoint_file, config.run_id, config.generation, deadline)
+        return Endpoint(config.peers.get(0, found.host), found.port)
+
+    def _card_of(self, rank: int) -> Card:
+        return Card.decode(self.store.get(f"smol/card/{rank}"))
+
+    def tell(self, error: PeerError) -> None:
+        """Let the ranks that did join know what this one failed of."""
+        if not self._closed and self._star is not None:
+            self._star.verdict(error)
+
+    def give_up(self, reason: str = "") -> None:
+        """The other ranks' operations fail from now on, with an error that names this rank and `reason`."""
+        if self.alarm.error is None:
+            why = f": {reason}" if reason else ""
+            self.tell(PeerError(f"rank {self.config.rank} gave up{why}"))
+
+    @property
+    def farewell_s(self) -> float:
+        """How long a polite leave may take: rank 0 waits for all others, the others for rank 0's acknowledgement."""
+        config = self.config
+        return config.timeout_s if config.rank == 0 else min(FAREWELL_S, config.timeout_s)
+
+    def teardown(self, patience_s: float) -> None:
+        """Leave, politely within `patience_s` (`farewell_s`, or 0 for at once). Threads are joined. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._pulse is not None:
+            self._pulse.close()
+        if self._star is not None:
+            self._star.close(patience_s)
+        if self._listener is not None:
+            self._listener.close()
+        for link in self.mesh.links():
+            if not link.closed:
+                link.abort()
+                link.discard()
+            self.mesh.forget(link)
