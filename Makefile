@@ -14,7 +14,7 @@ RUN      := PATH="$(abspath $(BIN)):$$PATH" ANSIBLE_CONFIG="$(CURDIR)/ansible.cf
 PIP      := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cluster setup-dev train test check bench bench-full format lock clean
+.PHONY: help setup setup-cluster setup-dev train test soak check bench bench-full format lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,6 +28,9 @@ train: $(VENV)/.local  ## train the default GPT on three nodes of this machine (
 
 test: $(VENV)/.dev  ## every test (ARGS="-k name" for some)
 	$(RUN) $(BIN)/python -m pytest $(ARGS)
+
+soak: $(VENV)/.dev  ## what takes long: ten thousand random collectives at 2, 3 and 4 ranks
+	$(RUN) $(BIN)/python -m pytest -s -m soak $(ARGS)
 
 check: $(VENV)/.dev  ## style, types, import layers, playbooks
 	$(BIN)/ruff format --check .
