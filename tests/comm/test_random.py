@@ -1,4 +1,4 @@
-"""Thousands of collectives of random kinds, dtypes, sizes and groups against a reference; eight ranks on a busy machine.
+"""Random collectives of all kinds, dtypes, sizes and groups against a reference; eight ranks on a busy machine.
 
 `make test` plays some hundreds, `make soak` ten thousand at each number of ranks. A failure names its seed.
 """
