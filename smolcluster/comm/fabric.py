@@ -127,7 +127,8 @@ class Fabric:
                 hub.attach(self._mesh.link(peer, control.CHANNEL, deadline=deadline))
             return hub
         where = self._where_is_rank_0(deadline)
-        return Spoke(self._mesh.link(0, control.CHANNEL, where, deadline), self.alarm, config.timeout_s)
+        link = self._mesh.link(0, control.CHANNEL, where, deadline)
+        return Spoke(link, self.alarm, config.timeout_s, deadline.seconds + config.timeout_s)
 
     def _where_is_rank_0(self, deadline: Deadline) -> Endpoint:
         config = self.config

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from smolcluster.comm.clock import Deadline, Patience
 from smolcluster.comm.frame import HEADER_BYTES, MAX_STORE, Header, Kind, pack, unpack
 from smolcluster.comm.wire import Wire
-from smolcluster.errors import PeerError, ProtocolError
+from smolcluster.errors import DeadlineError, PeerError, ProtocolError
 
 
 class Message(NamedTuple):
@@ -66,11 +66,13 @@ class Link:
         self._last_sent = time.monotonic()
 
     def pulse(self, every_s: float) -> None:
-        """Send a heartbeat if nothing went out for `every_s`. Never waits for a sender that is at work."""
+        """Send a heartbeat if nothing went out for `every_s`. Never waits: not for a sender that is at work, and not
+        for a peer that takes nothing, or one frozen peer would hold up the heartbeats to all others.
+        """
         if time.monotonic() - self._last_sent < every_s or not self._send_lock.acquire(blocking=False):
             return
         try:
-            if not self._sent_fin:
+            if not self._sent_fin and self.out.has_room():
                 self._send(Kind.HEARTBEAT, b"", 0, 0, Deadline(every_s))
         finally:
             self._send_lock.release()
@@ -82,13 +84,13 @@ class Link:
         """
         view = memoryview(self._head)
         while True:
+            if deadline is not None and deadline.expired:  # heartbeats alone do not prolong it
+                raise DeadlineError(f"{self.who} did not say what was due within {deadline.seconds:g} s")
             wait = Deadline(silence_s) if deadline is None else Deadline(min(silence_s, deadline.left()))
             self.inward.recv_all(view, wait)
             self.last_heard = time.monotonic()
             header = unpack(self._head, limit, self.who)
-            payload = bytearray(header.length)
-            if header.length:
-                self.inward.recv_all(memoryview(payload), wait)
+            payload = self.inward.recv_growing(header.length, wait)
             if header.kind is not Kind.HEARTBEAT:
                 return Message(header, payload)
 
@@ -124,6 +126,16 @@ class Link:
         self._release()
         return acknowledged
 
+    def tell(self, kind: Kind, payload: bytes, within_s: float) -> None:
+        """`send`, for those who have others to tell as well: DeadlineError if it does not go out within `within_s`."""
+        deadline = Deadline(within_s)
+        if not self._send_lock.acquire(timeout=within_s):
+            raise DeadlineError(f"{self.who} took nothing for {within_s:g} s")
+        try:
+            self._send(kind, payload, 0, 0, deadline)
+        finally:
+            self._send_lock.release()
+
     def say_fin(self) -> None:
         """Announce the end without waiting; the thread that receives sees the acknowledgement."""
         with contextlib.suppress(PeerError), self._send_lock:
@@ -146,9 +158,9 @@ class Link:
         self._release()
 
 
-def expect(message: Message, *kinds: Kind) -> Message:
-    """ProtocolError if the frame is of none of these kinds."""
+def expect(message: Message, who: str, *kinds: Kind) -> Message:
+    """ProtocolError if the frame, which came from `who`, is of none of these kinds."""
     if message.header.kind not in kinds:
         wanted = " or ".join(kind.name for kind in kinds)
-        raise ProtocolError(f"a frame of kind {message.header.kind.name} came where {wanted} was due")
+        raise ProtocolError(f"{who} sent {message.header.kind.name} where {wanted} was due")
     return message
