@@ -87,7 +87,7 @@ class Fabric:
         self.alarm.on_ring(lambda error: self._mesh.fail(error, spare=control.CHANNEL))
         deadline = Deadline(config.join_s or config.timeout_s)
         self._star = star = self._open_star(deadline)
-        if config.world_size > 1:
+        if config.world_size > 1 and self._pulse is None:
             self._pulse = Pulse(star.pulse, heartbeat_s(config.timeout_s))
         self.store = SmolStore(star, self._mesh, config.timeout_s)
         self._mesh.card_of = self._card_of
@@ -123,6 +123,8 @@ class Fabric:
                 return hub
             if config.endpoint_file is not None:
                 announce(config.endpoint_file, self._listener.endpoint, config.run_id, config.generation)
+            # Those who came first must hear that this rank lives while the others are still starting.
+            self._pulse = Pulse(hub.pulse, heartbeat_s(config.timeout_s))
             for peer in range(1, config.world_size):
                 hub.attach(self._mesh.link(peer, control.CHANNEL, deadline=deadline))
             return hub

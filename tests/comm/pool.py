@@ -1,6 +1,7 @@
 """A warm pool of worker processes: importing torch costs seconds, so every test borrows the same few.
 
-`pool.run(n, function, *args)` calls `function(fabric, *args)` in n processes that have just joined a group of n.
+`pool.run(n, function, *args)` calls `function(fabric, *args)` in n processes that have just joined a group of n. Of the
+named arguments, `prepare` is called with a rank's config before it joins; the others go into the config.
 """
 
 from __future__ import annotations
@@ -119,7 +120,9 @@ def _serve(pipe: Connection) -> None:
             return
         try:
             own = config.pop("per_rank", {}).get(rank, {})
-            with open_fabric(settings(rank, n, **{"endpoint_file": endpoint_file, **config, **own})) as fabric:
+            prepare = config.pop("prepare", lambda made: made)
+            made = prepare(settings(rank, n, **{"endpoint_file": endpoint_file, **config, **own}))
+            with open_fabric(made) as fabric:
                 value = function(fabric, *args)
             outcome = Outcome(value, "", "")
         except Exception as error:  # noqa: BLE001 - handed to the test
