@@ -39,7 +39,8 @@ class Alarm:
         with self._lock:
             if self.error is not None:
                 return self.error
-            self.error = error
+            # A copy: the traceback of the original keeps the frames of the operation that failed, and their tensors.
+            self.error = error = copy_of(error)
             callbacks = tuple(self._callbacks)
         for callback in callbacks:
             callback(error)

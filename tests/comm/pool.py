@@ -25,8 +25,11 @@ class Outcome(NamedTuple):
 
 
 class Pool:
-    def __init__(self) -> None:
-        self._context = multiprocessing.get_context("spawn")
+    def __init__(self, method: str = "spawn") -> None:
+        """`forkserver` makes workers in milliseconds, where the system has fork; ours are spawned, so most tests do."""
+        self._context = multiprocessing.get_context(method)
+        if method == "forkserver":
+            self._context.set_forkserver_preload(["torch.distributed", "smolcluster.comm", "tests.comm.pool"])
         self._workers: list[tuple[Any, Connection]] = []
 
     def start(self, count: int) -> None:

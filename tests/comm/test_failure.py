@@ -15,8 +15,9 @@ import torch
 import torch.distributed as dist
 
 from smolcluster.comm import failure_of
+from smolcluster.comm.alarm import Alarm
 from smolcluster.comm.clock import Deadline
-from smolcluster.errors import PeerError
+from smolcluster.errors import PeerError, PeerLostError
 from tests.comm.pool import Pool
 
 
@@ -261,3 +262,16 @@ def test_nothing_is_left_behind(pool: Pool, how: str) -> None:
     for threads, open_sockets in pool.run(3, leftovers, how):
         assert threads == []
         assert open_sockets == 0
+
+
+def test_an_alarm_keeps_no_frames() -> None:
+    """A failed operation's frames hold its tensors; the alarm lives as long as the run."""
+    alarm = Alarm()
+    try:
+        raise PeerLostError("rank 1 was lost")
+    except PeerLostError as error:
+        rung = alarm.ring(error)
+    assert rung is alarm.error
+    assert alarm.error is not None
+    assert alarm.error.__traceback__ is None
+    assert str(alarm.error) == "rank 1 was lost"

@@ -43,10 +43,10 @@ def crowd(listener: Listener, count: int) -> list[socket.socket]:
     return [socket.create_connection((listener.endpoint.host, listener.endpoint.port)) for _ in range(count)]
 
 
-def meet(listener: Listener, timeout_s: float = 5) -> None:
+def meet(listener: Listener, timeout_s: float = 5, channel: str = "ring") -> None:
     links = together(
-        lambda: mesh(SERVER, listener, timeout_s).link(1, "ring"),
-        lambda: mesh(ME, None, timeout_s).link(0, "ring", listener.endpoint),
+        lambda: mesh(SERVER, listener, timeout_s).link(1, channel),
+        lambda: mesh(ME, None, timeout_s).link(0, channel, listener.endpoint),
     )
     assert all(isinstance(link, Link) for link in links), links
     links[1].send(Kind.MESSAGE, b"hello")
@@ -189,9 +189,9 @@ def test_half_a_link_is_let_go_when_its_rank_begins_again(listener: Listener) ->
 
 
 def test_links_that_have_ended_are_forgotten(listener: Listener) -> None:
-    for _ in range(3):
-        meet(listener)
-    assert len(listener._taken) == 1
+    for channel in ("one", "two", "three"):
+        meet(listener, channel=channel)
+    assert set(listener._taken) == {("three", 1)}
 
 
 def test_a_listener_outlives_a_system_without_threads(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
