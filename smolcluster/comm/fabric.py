@@ -126,7 +126,13 @@ class Fabric:
             # Those who came first must hear that this rank lives while the others are still starting.
             self._pulse = Pulse(hub.pulse, heartbeat_s(config.timeout_s))
             for peer in range(1, config.world_size):
-                hub.attach(self._mesh.link(peer, control.CHANNEL, deadline=deadline))
+                try:
+                    hub.attach(self._mesh.link(peer, control.CHANNEL, deadline=deadline))
+                except PeerError:
+                    for other in range(peer + 1, config.world_size):  # they have to be told who it was
+                        with contextlib.suppress(PeerError):
+                            hub.attach(self._mesh.link(other, control.CHANNEL, deadline=Deadline(0)))
+                    raise
             return hub
         where = self._where_is_rank_0(deadline)
         link = self._mesh.link(0, control.CHANNEL, where, deadline)
