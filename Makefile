@@ -29,7 +29,7 @@ train: $(VENV)/.local  ## train the default GPT on three nodes of this machine (
 test: $(VENV)/.dev  ## every test (ARGS="-k name" for some)
 	$(RUN) $(BIN)/python -m pytest $(ARGS)
 
-soak: $(VENV)/.dev  ## what takes long: ten thousand random collectives at 2, 3 and 4 ranks
+soak: $(VENV)/.dev  ## what takes long: ten thousand random collectives, ranks killed and frozen everywhere
 	$(RUN) $(BIN)/python -m pytest -s -m soak $(ARGS)
 
 check: $(VENV)/.dev  ## style, types, import layers, playbooks
