@@ -22,6 +22,9 @@ SMALLEST_BUFFER_BYTES = 64 * 1024
 _MOST_HOST, _MOST_PORT = 255, 65535
 # A free port must be free on every address of a host; another process may take it between two binds.
 PORT_TRIES = 20
+# Connections that wait to be accepted; the system may allow fewer. Beyond it a rank's first packet would be dropped, and its
+# kernel tries again only after a second.
+BACKLOG = 1024
 # How often a refused dial is tried again: the peer's process may still be starting. Nothing can announce that a process
 # on another machine began to listen, so this is a bounded poll.
 REDIAL_S = 0.1
@@ -102,7 +105,7 @@ def _listen_on(host: str, port: int) -> socket.socket:
             # Only skips TIME_WAIT of an earlier run on POSIX: two listeners on one port stay impossible.
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         opened.bind(address)
-        opened.listen(64)
+        opened.listen(BACKLOG)
         opened.setblocking(False)
     except OSError as error:
         opened.close()

@@ -10,20 +10,26 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import torch.distributed as dist
 
+from smolcluster.comm import TlsContexts
 from smolcluster.comm.clock import Deadline
 from smolcluster.comm.endpoint import Endpoint, dial, listen
-from smolcluster.comm.frame import Kind
+from smolcluster.comm.frame import Kind, pack
 from smolcluster.comm.handshake import Direction, Hello, Identity, Standing
 from smolcluster.comm.link import Link
 from smolcluster.comm.listener import HANDSHAKE_S, MOST_NEWCOMERS, Listener, _Newcomer
 from smolcluster.comm.mesh import Mesh
 from smolcluster.comm.wire import Wire
 from smolcluster.errors import DeadlineError, HandshakeError, PeerError, PeerLostError
+from tests.comm.mangle import cases, mangle, mangled_stream
+from tests.comm.pool import Pool
 from tests.comm.test_tls import contexts, make_certificates
 from tests.comm.wires import ME, SERVER, together
 
@@ -262,3 +268,80 @@ def test_a_dial_that_meets_itself_counts_as_refused(monkeypatch: pytest.MonkeyPa
 def test_a_host_that_cannot_be_a_name(host: str) -> None:
     with pytest.raises(PeerError, match="cannot be resolved"):
         dial(Endpoint(host, 1), Deadline(0.2), "rank 2")
+
+
+def besieged(fabric: Any) -> int:
+    """Collectives, while a thread of each rank sends nonsense to that rank's own listener. How many came."""
+    here, done, came = fabric._listener.endpoint, threading.Event(), []
+
+    def besiege() -> None:
+        held: deque[socket.socket] = deque()
+        for _, dice in cases(f"siege/{fabric.config.rank}", 100_000):
+            if done.is_set():
+                break
+            opened = socket.create_connection((here.host, here.port))
+            held.append(opened)
+            with contextlib.suppress(ConnectionError):
+                opened.sendall(mangled_stream(dice, [pack(Kind.HELLO, 2) + b"{}", pack(Kind.REQUEST, 0, op=1)]))
+            came.append(1)
+            if len(held) > MOST_NEWCOMERS:
+                held.popleft().close()
+        for opened in held:
+            opened.close()
+
+    siege = threading.Thread(target=besiege)
+    siege.start()
+    try:
+        until(lambda: len(came) > MOST_NEWCOMERS)
+        for _ in range(12):
+            x = torch.ones(50_000)
+            dist.all_reduce(x)
+            group = dist.new_group(list(range(fabric.config.world_size)))  # new links through the besieged door
+            dist.all_reduce(x, group=group)
+            assert (x == fabric.config.world_size**2).all()
+            dist.destroy_process_group(group)
+    finally:
+        done.set()
+        siege.join()
+    assert fabric.alarm.error is None
+    assert fabric.store.num_keys() < 1000
+    return len(came)
+
+
+def test_strangers_do_not_disturb_a_run(pool: Pool) -> None:
+    assert min(pool.run(3, besieged)) > 2 * MOST_NEWCOMERS
+
+
+def client_hello(tls: TlsContexts) -> bytes:
+    heard, said = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = tls.client.wrap_bio(heard, said)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    return said.read()
+
+
+def test_a_listener_with_tls_outlives_broken_clients(tmp_path: Path) -> None:
+    make_certificates(tmp_path, "one", "two")
+    server, client = contexts(tmp_path, "one"), contexts(tmp_path, "two")
+    me = [replace(who, fingerprint=tls.fingerprint) for who, tls in ((SERVER, server), (ME, client))]
+    made = Listener(listen(("127.0.0.1",), 0), me[0], 1 << 20, 5, server)
+    good, waiting = client_hello(client), []
+    for _, dice in cases("tls", 300):
+        (opened,) = crowd(made, 1)
+        with contextlib.suppress(ConnectionError):
+            opened.sendall(b"\x16" + mangle(dice, good)[1:])
+        waiting.append(opened)
+        if dice.random() < 0.5:
+            waiting.pop(dice.randrange(len(waiting))).close()
+    links = together(
+        lambda: Mesh(me[0], made, {}, {}, {}, server, 1 << 20, 10).link(1, "ring"),
+        lambda: Mesh(me[1], None, {}, {}, {0: True}, client, 1 << 20, 10).link(0, "ring", made.endpoint),
+    )
+    assert all(isinstance(link, Link) for link in links), links
+    assert all(isinstance(error, PeerError) for error in made.refusals)
+    assert made.refusals
+    for link in links:
+        link.discard()
+    made.close()
+    for opened in waiting:
+        opened.close()
