@@ -22,7 +22,7 @@ SMALLEST_BUFFER_BYTES = 64 * 1024
 _MOST_HOST, _MOST_PORT = 255, 65535
 # A free port must be free on every address of a host; another process may take it between two binds.
 PORT_TRIES = 20
-# Connections that wait to be accepted; the system may allow fewer. Beyond it a rank's first packet would be dropped, and its
+# Connections that wait to be accepted; the system may allow fewer. Beyond it a rank's first packet is dropped, and its
 # kernel tries again only after a second.
 BACKLOG = 1024
 # How often a refused dial is tried again: the peer's process may still be starting. Nothing can announce that a process

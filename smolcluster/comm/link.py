@@ -9,12 +9,16 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from smolcluster.comm.clock import Deadline, Patience
 from smolcluster.comm.frame import HEADER_BYTES, MAX_STORE, Header, Kind, pack, unpack
 from smolcluster.comm.wire import Wire
 from smolcluster.errors import DeadlineError, PeerError, ProtocolError
+
+# How long a goodbye may take to go out.
+_FIN_S = 1.0
 
 
 class Message(NamedTuple):
@@ -96,8 +100,7 @@ class Link:
 
     def answer_fin(self) -> None:
         """The peer said FIN: acknowledge it, say our own, and let the sockets go. For the thread that receives."""
-        with contextlib.suppress(PeerError), self._send_lock:
-            deadline = Deadline(min(self.timeout_s, 1.0))
+        with contextlib.suppress(PeerError), self._sending(min(self.timeout_s, _FIN_S)) as deadline:
             self._send(Kind.FIN_ACK, b"", 0, 0, deadline)
             if not self._sent_fin:
                 self._sent_fin = True
@@ -118,7 +121,7 @@ class Link:
             while not acknowledged:
                 kind = self.receive(patience_s, deadline=deadline).header.kind
                 if kind is Kind.FIN:
-                    with self._send_lock:
+                    with self._sending(deadline.left()):
                         self._send(Kind.FIN_ACK, b"", 0, 0, deadline)
                 # Both have said FIN: nothing is under way in either direction. Waiting for the acknowledgement as well
                 # would let the ranks of a ring, each closing another link first, wait for each other.
@@ -128,20 +131,26 @@ class Link:
 
     def tell(self, kind: Kind, payload: bytes, within_s: float) -> None:
         """`send`, for those who have others to tell as well: DeadlineError if it does not go out within `within_s`."""
+        with self._sending(within_s) as deadline:
+            self._send(kind, payload, 0, 0, deadline)
+
+    @contextlib.contextmanager
+    def _sending(self, within_s: float) -> Iterator[Deadline]:
+        """The right to send: not even whoever is stuck in sending to this peer keeps us longer than `within_s`."""
         deadline = Deadline(within_s)
         if not self._send_lock.acquire(timeout=within_s):
             raise DeadlineError(f"{self.who} took nothing for {within_s:g} s")
         try:
-            self._send(kind, payload, 0, 0, deadline)
+            yield deadline
         finally:
             self._send_lock.release()
 
     def say_fin(self) -> None:
         """Announce the end without waiting; the thread that receives sees the acknowledgement."""
-        with contextlib.suppress(PeerError), self._send_lock:
+        with contextlib.suppress(PeerError), self._sending(min(self.timeout_s, _FIN_S)) as deadline:
             if not self._sent_fin:
                 self._sent_fin = True
-                self._send(Kind.FIN, b"", 0, 0, Deadline(min(self.timeout_s, 1.0)))
+                self._send(Kind.FIN, b"", 0, 0, deadline)
 
     def abort(self) -> None:
         """End the connection at once, from any thread. Whoever waits on it gets PeerLostError."""

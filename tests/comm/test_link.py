@@ -187,6 +187,15 @@ def test_telling_has_a_bound_of_its_own() -> None:
             mine.tell(Kind.ABORT, b"it is over", 0.2)
 
 
+def test_a_goodbye_does_not_wait_for_whoever_is_stuck_in_sending() -> None:
+    with ExitStack() as stack:
+        mine, theirs = link_pair(stack, timeout_s=60)
+        with mine._send_lock, theirs._send_lock:
+            (closed,) = together(lambda: mine.close(0.2))
+            together(theirs.answer_fin)
+        assert closed is False
+
+
 def test_closing_a_peer_that_never_stops_talking_ends_in_time() -> None:
     with ExitStack() as stack:
         mine, theirs = link_pair(stack)
