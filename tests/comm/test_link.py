@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from smolcluster.comm.backend.flow import Landing, Outgoing, Stamp, flow
 from smolcluster.comm.frame import HEADER_BYTES, MAX_PAYLOAD, Header, Kind, pack, unpack
 from smolcluster.comm.link import Link
+from smolcluster.comm.stats import stats_of
 from smolcluster.errors import DeadlineError, HandshakeError, PeerLostError, ProtocolError
 from tests.comm.wires import link_pair, together
 
@@ -224,3 +225,24 @@ def test_a_timeout_of_a_month_is_one() -> None:
         timer.start()
         assert theirs.receive(40 * 86400.0).payload == b"late"
         timer.join()
+
+
+def test_a_socket_closed_under_a_wait_is_a_lost_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows' select raises where poll only reports; play it."""
+
+    def broken(*_: object) -> bool:
+        raise OSError(10038, "An operation was attempted on something that is not a socket")
+
+    monkeypatch.setattr("smolcluster.comm.wire._poll", broken)
+    with ExitStack() as stack:
+        mine, _ = link_pair(stack)
+        with pytest.raises(PeerLostError, match="the connection to rank 1 was closed"):
+            mine.receive(1)
+
+
+def test_a_link_that_is_closed_while_it_is_looked_at_has_no_figures() -> None:
+    with ExitStack() as stack:
+        mine, _ = link_pair(stack)
+        mine.out.close()  # another thread closes it after `closed` was asked
+        (seen,) = stats_of([mine], {})
+        assert (seen.rtt_ms, seen.buffered) == (0.0, 0)
