@@ -13,6 +13,9 @@ _CLASSES: dict[str, type[PeerError]] = {
 }
 
 
+_MOST_WORDS = 2000
+
+
 class Alarm:
     """Rings once. `on_ring` callbacks run in the ringing thread, before any waiter is released."""
 
@@ -36,7 +39,8 @@ class Alarm:
         with self._lock:
             if self.error is not None:
                 return self.error
-            self.error = error
+            # A copy: the traceback of the original keeps the frames of the operation that failed, and their tensors.
+            self.error = error = copy_of(error)
             callbacks = tuple(self._callbacks)
         for callback in callbacks:
             callback(error)
@@ -52,15 +56,20 @@ class Alarm:
 def encode_error(error: PeerError) -> bytes:
     """An error for the wire: its class and its text."""
     kind = next((name for name, known in reversed(_CLASSES.items()) if isinstance(error, known)), "PeerError")
-    return json.dumps({"kind": kind, "text": str(error)[:2000]}).encode()
+    return json.dumps({"kind": kind, "text": str(error)[:_MOST_WORDS]}).encode()
+
+
+def plain(text: str, most: int) -> str:
+    """What a peer said, fit for a log or a terminal: at most `most` characters, none that is not printable."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text[:most])
 
 
 def decode_error(payload: bytes | bytearray, seen_by: int | None = None) -> PeerError:
     """The error a peer told of. A text that cannot be read still gives an error."""
     try:
         fields = json.loads(payload)
-        kind, text = _CLASSES.get(str(fields["kind"]), PeerError), str(fields["text"])
-    except (ValueError, KeyError, TypeError):
+        kind, text = _CLASSES.get(str(fields["kind"]), PeerError), plain(str(fields["text"]), _MOST_WORDS)
+    except (ValueError, KeyError, TypeError, RecursionError):
         kind, text = ProtocolError, "a peer reported a failure in words that cannot be read"
     witness = seen_by is not None and not text.startswith(f"rank {seen_by} ")
     return kind(f"{text} (seen by rank {seen_by})" if witness else text)

@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 
 from smolcluster.comm.clock import Deadline
-from smolcluster.comm.endpoint import Endpoint
+from smolcluster.comm.endpoint import Endpoint, endpoint_of
 from smolcluster.errors import DeadlineError
 
 _LOOK_AGAIN_S = 0.02
@@ -39,10 +39,10 @@ def find(file: Path, run_id: str, generation: int, deadline: Deadline) -> Endpoi
     # A file cannot be waited for on every system; looking costs microseconds.
     pause = threading.Event()
     while True:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
             fields = json.loads(file.read_text(encoding="utf-8"))
             if fields["run_id"] == run_id and fields["generation"] == generation:
-                return Endpoint(str(fields["host"]), int(fields["port"]))
+                return endpoint_of(fields)
         if deadline.expired:
             raise DeadlineError(
                 f"rank 0 did not announce its port in {file} within {deadline.seconds:g} s. "

@@ -17,11 +17,13 @@ from smolcluster.comm.alarm import Alarm, copy_of, decode_error, encode_error
 from smolcluster.comm.frame import Kind
 from smolcluster.comm.link import Link, expect
 from smolcluster.comm.table import Op, Table, decode_parts, encode_parts
-from smolcluster.errors import DeadlineError, PeerError, PeerLostError
+from smolcluster.errors import DeadlineError, PeerError, PeerLostError, ProtocolError
 
 CHANNEL = "control"
 # How long a report waits for better evidence: the dead rank's own connection to rank 0 breaks within milliseconds.
 GRACE_S = 0.3
+# How long one rank may take to be told of a failure before the next one is.
+TELL_S = 0.5
 
 
 def heartbeat_s(timeout_s: float) -> float:
@@ -56,6 +58,7 @@ class Hub:
         self._state = threading.Condition()
         self._present: set[int] = set()
         self._callers: set[threading.Event] = set()
+        self._asked = 0
         alarm.on_ring(self._tell_all)
 
     def attach(self, link: Link) -> None:
@@ -76,14 +79,18 @@ class Hub:
             answers.append(answer)
             done.set()
 
-        self.table.submit(op, args, reply)
+        with self._state:
+            self._asked += 1
+            asker = (0, self._asked)
+        self.table.submit(op, args, reply, asker)
         if not answers:
             with self._state:
                 self._callers.add(done)
             if self.alarm.error is None:
-                done.wait(seconds)
+                done.wait(min(seconds, threading.TIMEOUT_MAX))
             with self._state:
                 self._callers.discard(done)
+            self.table.forget(lambda waiting: waiting == asker)
         if answers:
             return answers[0]
         if self.alarm.error:
@@ -135,10 +142,9 @@ class Hub:
 
     def _tell_all(self, error: PeerError) -> None:
         for link in self._here():
-            try:
-                link.send(Kind.ABORT, encode_error(error))
-            except PeerError:
-                continue  # it has gone too; it needs no telling
+            # One that is gone needs no telling, and one that takes nothing must not keep the others from hearing it.
+            with contextlib.suppress(PeerError):
+                link.tell(Kind.ABORT, encode_error(error), TELL_S)
         with self._state:  # after the telling: `close` may hang up now
             callers = tuple(self._callers)
             self._state.notify_all()
@@ -149,7 +155,7 @@ class Hub:
         """One spoke's requests, until it leaves or is lost."""
         try:
             while True:
-                message = expect(link.receive(self._timeout_s), Kind.REQUEST, Kind.ABORT, Kind.FIN)
+                message = expect(link.receive(self._timeout_s), link.who, Kind.REQUEST, Kind.ABORT, Kind.FIN)
                 if message.header.kind is Kind.FIN:
                     self._gone(link)
                     link.answer_fin()
@@ -176,13 +182,19 @@ class Hub:
                 link.abort()  # its own thread reports the loss
 
         try:
-            known = Op(op)
-        except ValueError:
-            link.abort()
-            return
-        self.table.submit(known, decode_parts(payload), reply)
+            known, args = Op(op), decode_parts(payload)
+            if known is Op.FORGET:
+                number = int(args[0])
+                self.table.forget(lambda waiting: waiting == (link.peer, number))
+                return
+            self.table.submit(known, args, reply, (link.peer, tag))
+        except (ValueError, IndexError) as error:
+            raise ProtocolError(f"{link.who} asked for operation {op} of the store, which cannot be read") from error
+        except ProtocolError as error:
+            raise ProtocolError(f"{link.who}: {error}") from error
 
     def _gone(self, link: Link) -> None:
+        self.table.forget(lambda waiting: waiting is not None and waiting[0] == link.peer)
         with self._state:
             self._present.discard(link.peer)
             self._state.notify_all()

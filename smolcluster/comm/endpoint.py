@@ -11,15 +11,22 @@ import errno
 import ipaddress
 import socket
 import sys
+import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from smolcluster.comm.clock import Deadline
 from smolcluster.errors import DeadlineError, PeerError, PeerLostError
 
 SMALLEST_BUFFER_BYTES = 64 * 1024
+_MOST_HOST, _MOST_PORT = 255, 65535
 # A free port must be free on every address of a host; another process may take it between two binds.
 PORT_TRIES = 20
-# How often a refused dial is tried again: the peer's process may still be starting.
+# Connections that wait to be accepted; the system may allow fewer. Beyond it a rank's first packet is dropped, and its
+# kernel tries again only after a second.
+BACKLOG = 1024
+# How often a refused dial is tried again: the peer's process may still be starting. Nothing can announce that a process
+# on another machine began to listen, so this is a bounded poll.
 REDIAL_S = 0.1
 # How long a name that nobody knows or a host that no route reaches is tried: a sleeping machine, a late mDNS answer.
 UNREACHABLE_S = 15.0
@@ -37,6 +44,16 @@ class Endpoint:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def endpoint_of(fields: Mapping[str, object]) -> Endpoint:
+    """The endpoint that a file or a card tells of. ValueError, KeyError or TypeError if it is none."""
+    host, port = fields["host"], fields["port"]
+    if not isinstance(host, str) or len(host) > _MOST_HOST or not host.isprintable():
+        raise ValueError("host is no name or address")
+    if type(port) is not int or not 0 <= port <= _MOST_PORT:
+        raise ValueError(f"{port!r:.40} is no port")
+    return Endpoint(host, port)
 
 
 def listen(hosts: tuple[str, ...], port: int) -> list[socket.socket]:
@@ -88,7 +105,7 @@ def _listen_on(host: str, port: int) -> socket.socket:
             # Only skips TIME_WAIT of an earlier run on POSIX: two listeners on one port stay impossible.
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         opened.bind(address)
-        opened.listen(64)
+        opened.listen(BACKLOG)
         opened.setblocking(False)
     except OSError as error:
         opened.close()
@@ -163,9 +180,10 @@ def _resolve(host: str, port: int) -> _Address:
 def _resolved(host: str, port: int) -> list[_Address]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: it cannot even be a name
         raise PeerError(
-            f"the name {host} cannot be resolved ({error.strerror or error}). Fix: write its address in the inventory, "
+            f"the name {host!s} cannot be resolved ({getattr(error, 'strerror', None) or error}). "
+            "Fix: write its address in the inventory, "
             "or check that the machine is on and in the same network."
         ) from error
     # IPv4 first: names of home networks resolve to link-local IPv6 addresses that need a scope to be dialled.
@@ -173,25 +191,28 @@ def _resolved(host: str, port: int) -> list[_Address]:
     return [(family, address) for family, _, _, _, address in found]
 
 
-def dial(where: Endpoint, deadline: Deadline, who: str) -> socket.socket:
-    """A connected, blocking socket. Tries until the deadline while nobody listens there yet.
+def dial(where: Endpoint, deadline: Deadline, who: str, stop: threading.Event | None = None) -> socket.socket:
+    """A connected, blocking socket. Tries until the deadline while nobody listens there yet, or until `stop` is set.
 
     DeadlineError names `who`; PeerLostError or PeerError tells of a network that cannot reach it, or of a name that
     nobody knows, after UNREACHABLE_S: it may be waking up.
     """
     patience = Deadline(min(UNREACHABLE_S, deadline.left()))
-    while True:
+    stop = stop or threading.Event()
+    while not stop.is_set():
         try:
             family, address = _resolve(where.host, where.port)
         except PeerError:
             if patience.left() <= REDIAL_S:
                 raise
-            _pause(REDIAL_S)
+            stop.wait(REDIAL_S)
             continue
-        opened = socket.socket(family, socket.SOCK_STREAM)
+        opened = _opened(family)
         try:
             opened.settimeout(max(0.001, deadline.left()))
             opened.connect(address)
+            if _met_itself(opened):
+                raise ConnectionRefusedError("nobody listens there: the connection led back to itself")
         except TimeoutError as error:
             opened.close()
             raise DeadlineError(
@@ -205,11 +226,11 @@ def dial(where: Endpoint, deadline: Deadline, who: str) -> socket.socket:
                     f"nobody listens for {who} at {where} after {deadline.seconds:g} s. "
                     "Fix: look at that rank's log: it may not have started."
                 ) from error
-            _pause(REDIAL_S)
+            stop.wait(REDIAL_S)
         except OSError as error:
             opened.close()
             if error.errno in _NO_ROUTE and patience.left() > REDIAL_S:
-                _pause(REDIAL_S)
+                stop.wait(REDIAL_S)
                 continue
             raise PeerLostError(
                 f"{who} at {where} cannot be reached: {error.strerror or error}. Fix: check cable, address and route."
@@ -219,13 +240,24 @@ def dial(where: Endpoint, deadline: Deadline, who: str) -> socket.socket:
             raise
         else:
             return opened
+    raise PeerLostError(f"{who} at {where} was not reached: the run has failed meanwhile")
 
 
-def _pause(seconds: float) -> None:
-    # Nothing can announce that a process on another machine began to listen: this is the one bounded poll of comm.
-    import threading
+def _met_itself(opened: socket.socket) -> bool:
+    """A dial on one machine may be given the very port it dials as its own, and TCP then connects it to itself."""
+    try:
+        return bool(opened.getsockname() == opened.getpeername())
+    except OSError:
+        return False
 
-    threading.Event().wait(seconds)
+
+def _opened(family: socket.AddressFamily) -> socket.socket:
+    try:
+        return socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:  # too many open files
+        raise PeerError(
+            f"no socket can be opened: {error.strerror or error}. Fix: raise the limit (ulimit -n)."
+        ) from error
 
 
 def tune(opened: socket.socket, buffer_bytes: int) -> None:

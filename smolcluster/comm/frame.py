@@ -70,7 +70,10 @@ def pack(kind: Kind, length: int, dtype: int = 0, op: int = 0, seq: int = 0, par
 
 def unpack(data: bytes | bytearray | memoryview, limit: int, who: str) -> Header:
     """Read a header from `who`. ProtocolError: not ours, or longer than `limit`. HandshakeError: another version."""
-    magic, version, kind, dtype, op, seq, part, tag, length = _LAYOUT.unpack_from(data)
+    try:
+        magic, version, kind, dtype, op, seq, part, tag, length = _LAYOUT.unpack_from(data)
+    except struct.error as error:
+        raise ProtocolError(f"{who} sent {len(data)} bytes where a header of {HEADER_BYTES} was due") from error
     if magic != MAGIC:
         raise ProtocolError(
             f"{who} sent garbage instead of a frame: it begins with {bytes(magic)!r}, not {MAGIC!r}. "

@@ -19,19 +19,24 @@ import hmac
 import json
 import secrets
 import socket
+import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Literal
 
+from smolcluster.comm.alarm import plain
 from smolcluster.comm.clock import Deadline
 from smolcluster.comm.frame import HEADER_BYTES, MAX_HANDSHAKE, Kind, pack, unpack
 from smolcluster.comm.tls import peer_fingerprint
-from smolcluster.comm.wire import Wire
+from smolcluster.comm.wire import HungUpError, Wire
 from smolcluster.errors import DeadlineError, HandshakeError, PeerError, PeerLostError, ProtocolError
 
 NONCE_BYTES = 32
 # After a refusal: how much, and for how long, the other end may still talk before we hang up.
 _DRAIN_BYTES = 64 * 1024
 _DRAIN_S = 0.5
+_MOST_REASON = 1000
 Direction = Literal["out", "in"]
 
 
@@ -49,6 +54,14 @@ class Identity:
 
     def __repr__(self) -> str:
         return f"Identity(run_id={self.run_id!r}, generation={self.generation}, rank={self.rank})"
+
+
+class Standing(IntEnum):
+    """How far a caller has come with an acceptor. A stranger can be made to leave for another caller."""
+
+    STRANGER = 0
+    GREETED = 1
+    PROVEN = 2
 
 
 @dataclass(frozen=True)
@@ -96,11 +109,17 @@ def dial_handshake(sock: socket.socket, me: Identity, peer: int, hello: Hello, d
 
 
 def accept_handshake(
-    sock: socket.socket, me: Identity, deadline: Deadline, who: str, must_encrypt: frozenset[int] = frozenset()
+    sock: socket.socket,
+    me: Identity,
+    deadline: Deadline,
+    who: str,
+    must_encrypt: frozenset[int] = frozenset(),
+    on_standing: Callable[[Standing], None] = lambda _: None,
 ) -> tuple[Wire, Hello]:
     """Let somebody introduce themselves on an accepted socket. The same errors as `dial_handshake`.
 
-    `must_encrypt` are the ranks that may come through TLS only.
+    `must_encrypt` are the ranks that may come through TLS only. `on_standing` is told how far they have come, before
+    they are, and may raise.
     """
     wire = Wire(sock, who)
     theirs = _receive(wire, Kind.HELLO, deadline)
@@ -119,6 +138,7 @@ def accept_handshake(
             "nonce": secrets.token_hex(NONCE_BYTES),
         }
     )
+    on_standing(Standing.GREETED)
     _send(wire, Kind.CHALLENGE, mine, deadline)
     fingerprints = (shown, me.fingerprint) if shown else (b"", b"")
     proof = _receive(wire, Kind.PROOF, deadline)
@@ -126,39 +146,46 @@ def accept_handshake(
         reason = "the run's secret differs; copy the secret file of this run to that machine again"
         _refuse(wire, reason, deadline)
         raise HandshakeError(f"{who}, claiming to be rank {claim['rank']}, was refused: {reason}")
+    on_standing(Standing.PROVEN)
     _send(wire, Kind.WELCOME, _proof(me.secret, b"acceptor", theirs, mine, *fingerprints), deadline)
-    rank, channel, link = int(str(claim["rank"])), str(claim["channel"]), str(claim["link"])
+    rank, channel, link = int(claim["rank"]), str(claim["channel"]), str(claim["link"])
     return wire, Hello(rank, channel, link, "out" if claim["direction"] == "out" else "in")
 
 
 def _mismatch(me: Identity, claim: dict[str, str | int]) -> str:
     """Why the two do not belong together, in words both may hear; empty if they do."""
     if claim.get("run") != me.run_id:
-        return f"another run: {str(claim.get('run'))[:80]}, not {me.run_id}"
+        return f"another run: {_said(claim, 'run', 80)}, not {me.run_id}"
     if claim.get("generation") != me.generation:
-        return (
-            f"generation {str(claim.get('generation'))[:20]} of the run, not {me.generation}; one of the two is stale"
-        )
+        return f"generation {_said(claim, 'generation')} of the run, not {me.generation}; one of the two is stale"
     if claim.get("digest") != me.digest:
         return "another plan: the digests differ; copy plan.json of this run to that machine again"
     return ""
 
 
 def _wrong_rank(claim: dict[str, str | int], peer: int) -> str:
-    return "" if claim.get("rank") == peer else f"it is rank {str(claim.get('rank'))[:20]}, rank {peer} was dialled"
+    return "" if claim.get("rank") == peer else f"it is rank {_said(claim, 'rank')}, rank {peer} was dialled"
 
 
 def _unwelcome(me: Identity, claim: dict[str, str | int], encrypted: bool, must_encrypt: frozenset[int]) -> str:
     rank = claim.get("rank")
     if claim.get("to") != me.rank:
-        return f"it dialled rank {str(claim.get('to'))[:20]}, this is rank {me.rank}"
+        return f"it dialled rank {_said(claim, 'to')}, this is rank {me.rank}"
     if not isinstance(rank, int) or not 0 <= rank < me.world_size or rank == me.rank:
-        return f"rank {str(rank)[:20]} has no place here: the run has ranks 0 to {me.world_size - 1}, this is {me.rank}"
+        last = me.world_size - 1
+        return f"rank {_said(claim, 'rank')} has no place here: the run has ranks 0 to {last}, this is {me.rank}"
     if rank in must_encrypt and not encrypted:
         return f"the link to rank {rank} must be encrypted, and it came in the clear"
     if not all(isinstance(claim.get(key), str) for key in ("channel", "link", "nonce", "direction")):
         return "its greeting lacks a field"
+    if claim["direction"] not in ("out", "in"):
+        return "its greeting names no direction"
     return ""
+
+
+def _said(claim: dict[str, str | int], key: str, most: int = 20) -> str:
+    """What a stranger wrote goes into errors and logs: shortened, and without control characters."""
+    return plain(str(claim.get(key)), most).replace("\n", "?")
 
 
 def _proof(secret: bytes, label: bytes, *parts: bytes) -> bytes:
@@ -176,9 +203,10 @@ def _encode(fields: dict[str, str | int]) -> bytes:
 def _decode(payload: bytes, who: str) -> dict[str, str | int]:
     try:
         fields = json.loads(payload)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ProtocolError(f"{who} sent a greeting that is not JSON") from error
-    if not isinstance(fields, dict) or not all(isinstance(value, str | int) for value in fields.values()):
+    # `type`, not isinstance: True would pass for rank 1.
+    if not isinstance(fields, dict) or not all(type(value) in (str, int) for value in fields.values()):
         raise ProtocolError(f"{who} sent a greeting that is not a flat object")
     return fields
 
@@ -186,8 +214,15 @@ def _decode(payload: bytes, who: str) -> dict[str, str | int]:
 def _send(wire: Wire, kind: Kind, payload: bytes, deadline: Deadline) -> None:
     try:
         wire.send_all(pack(kind, len(payload)) + payload, None, deadline)
-    except PeerLostError as error:  # with TLS 1.3 this is where a client learns that its certificate was refused
-        raise HandshakeError(f"{wire.who} hung up during the handshake: {error.__cause__ or error}") from error
+    except PeerLostError as error:
+        raise _hung_up(wire, error, f"{error.__cause__ or error}") from error
+
+
+def _hung_up(wire: Wire, error: PeerLostError, why: str) -> HandshakeError:
+    """With TLS 1.3 a client learns here that its certificate was refused: that is an answer, silence is none."""
+    refused = isinstance(error.__cause__, ssl.SSLError) and not isinstance(error.__cause__, ssl.SSLEOFError)
+    kind = HandshakeError if refused else HungUpError
+    return kind(f"{wire.who} hung up during the handshake: {why}")
 
 
 def _receive(wire: Wire, expected: Kind, deadline: Deadline) -> bytes:
@@ -202,13 +237,13 @@ def _receive(wire: Wire, expected: Kind, deadline: Deadline) -> bytes:
         payload = bytearray(header.length)
         wire.recv_all(memoryview(payload), deadline)
     except PeerLostError as error:
-        raise HandshakeError(f"{wire.who} hung up during the handshake: not a rank of this run, or it died") from error
+        raise _hung_up(wire, error, "not a rank of this run, or it died") from error
     except DeadlineError as error:
         raise DeadlineError(
             f"{wire.who} connected but did not finish the handshake within {deadline.seconds:g} s"
         ) from error
     if header.kind is Kind.REFUSE:
-        raise HandshakeError(f"{wire.who} refused us: {payload.decode('utf-8', 'replace')}")
+        raise HandshakeError(f"{wire.who} refused us: {plain(payload.decode('utf-8', 'replace'), _MOST_REASON)}")
     if header.kind is not expected:
         raise ProtocolError(f"{wire.who} sent {header.kind.name} where {expected.name} was due")
     return bytes(payload)
@@ -218,7 +253,7 @@ def _refuse(wire: Wire, reason: str, deadline: Deadline) -> None:
     # They may have gone already, or keep talking: our own error is the one that matters. Closing with something unread
     # would reset the connection and take the reason with it, so what they still send is drained for a moment.
     with contextlib.suppress(PeerError):
-        _send(wire, Kind.REFUSE, reason.encode()[:MAX_HANDSHAKE], deadline)
+        _send(wire, Kind.REFUSE, reason.encode(errors="replace")[:_MOST_REASON], deadline)
         with contextlib.suppress(OSError):
             wire.sock.shutdown(socket.SHUT_WR)
         wire.recv_all(memoryview(bytearray(_DRAIN_BYTES)), Deadline(min(_DRAIN_S, deadline.left())))

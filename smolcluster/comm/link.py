@@ -9,12 +9,16 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from smolcluster.comm.clock import Deadline, Patience
 from smolcluster.comm.frame import HEADER_BYTES, MAX_STORE, Header, Kind, pack, unpack
 from smolcluster.comm.wire import Wire
-from smolcluster.errors import PeerError, ProtocolError
+from smolcluster.errors import DeadlineError, PeerError, ProtocolError
+
+# How long a goodbye may take to go out.
+_FIN_S = 1.0
 
 
 class Message(NamedTuple):
@@ -66,11 +70,13 @@ class Link:
         self._last_sent = time.monotonic()
 
     def pulse(self, every_s: float) -> None:
-        """Send a heartbeat if nothing went out for `every_s`. Never waits for a sender that is at work."""
+        """Send a heartbeat if nothing went out for `every_s`. Never waits: not for a sender that is at work, and not
+        for a peer that takes nothing, or one frozen peer would hold up the heartbeats to all others.
+        """
         if time.monotonic() - self._last_sent < every_s or not self._send_lock.acquire(blocking=False):
             return
         try:
-            if not self._sent_fin:
+            if not self._sent_fin and self.out.has_room():
                 self._send(Kind.HEARTBEAT, b"", 0, 0, Deadline(every_s))
         finally:
             self._send_lock.release()
@@ -82,20 +88,19 @@ class Link:
         """
         view = memoryview(self._head)
         while True:
+            if deadline is not None and deadline.expired:  # heartbeats alone do not prolong it
+                raise DeadlineError(f"{self.who} did not say what was due within {deadline.seconds:g} s")
             wait = Deadline(silence_s) if deadline is None else Deadline(min(silence_s, deadline.left()))
             self.inward.recv_all(view, wait)
             self.last_heard = time.monotonic()
             header = unpack(self._head, limit, self.who)
-            payload = bytearray(header.length)
-            if header.length:
-                self.inward.recv_all(memoryview(payload), wait)
+            payload = self.inward.recv_growing(header.length, wait)
             if header.kind is not Kind.HEARTBEAT:
                 return Message(header, payload)
 
     def answer_fin(self) -> None:
         """The peer said FIN: acknowledge it, say our own, and let the sockets go. For the thread that receives."""
-        with contextlib.suppress(PeerError), self._send_lock:
-            deadline = Deadline(min(self.timeout_s, 1.0))
+        with contextlib.suppress(PeerError), self._sending(min(self.timeout_s, _FIN_S)) as deadline:
             self._send(Kind.FIN_ACK, b"", 0, 0, deadline)
             if not self._sent_fin:
                 self._sent_fin = True
@@ -116,7 +121,7 @@ class Link:
             while not acknowledged:
                 kind = self.receive(patience_s, deadline=deadline).header.kind
                 if kind is Kind.FIN:
-                    with self._send_lock:
+                    with self._sending(deadline.left()):
                         self._send(Kind.FIN_ACK, b"", 0, 0, deadline)
                 # Both have said FIN: nothing is under way in either direction. Waiting for the acknowledgement as well
                 # would let the ranks of a ring, each closing another link first, wait for each other.
@@ -124,12 +129,28 @@ class Link:
         self._release()
         return acknowledged
 
+    def tell(self, kind: Kind, payload: bytes, within_s: float) -> None:
+        """`send`, for those who have others to tell as well: DeadlineError if it does not go out within `within_s`."""
+        with self._sending(within_s) as deadline:
+            self._send(kind, payload, 0, 0, deadline)
+
+    @contextlib.contextmanager
+    def _sending(self, within_s: float) -> Iterator[Deadline]:
+        """The right to send: not even whoever is stuck in sending to this peer keeps us longer than `within_s`."""
+        deadline = Deadline(within_s)
+        if not self._send_lock.acquire(timeout=within_s):
+            raise DeadlineError(f"{self.who} took nothing for {within_s:g} s")
+        try:
+            yield deadline
+        finally:
+            self._send_lock.release()
+
     def say_fin(self) -> None:
         """Announce the end without waiting; the thread that receives sees the acknowledgement."""
-        with contextlib.suppress(PeerError), self._send_lock:
+        with contextlib.suppress(PeerError), self._sending(min(self.timeout_s, _FIN_S)) as deadline:
             if not self._sent_fin:
                 self._sent_fin = True
-                self._send(Kind.FIN, b"", 0, 0, Deadline(min(self.timeout_s, 1.0)))
+                self._send(Kind.FIN, b"", 0, 0, deadline)
 
     def abort(self) -> None:
         """End the connection at once, from any thread. Whoever waits on it gets PeerLostError."""
@@ -146,9 +167,9 @@ class Link:
         self._release()
 
 
-def expect(message: Message, *kinds: Kind) -> Message:
-    """ProtocolError if the frame is of none of these kinds."""
+def expect(message: Message, who: str, *kinds: Kind) -> Message:
+    """ProtocolError if the frame, which came from `who`, is of none of these kinds."""
     if message.header.kind not in kinds:
         wanted = " or ".join(kind.name for kind in kinds)
-        raise ProtocolError(f"a frame of kind {message.header.kind.name} came where {wanted} was due")
+        raise ProtocolError(f"{who} sent {message.header.kind.name} where {wanted} was due")
     return message

@@ -1,29 +1,54 @@
 """Accepts connections, lets them introduce themselves, and hands out complete links.
 
-Each newcomer gets a thread of its own for the length of its handshake, so that a silent one delays nobody. Whoever is
+Each newcomer gets a thread of its own for the length of its handshake, so that a silent one delays nobody. When all
+places are taken, the stranger who has been silent longest makes room: a rank of the run introduces itself within
+milliseconds, and dials again if it was the unlucky one. Whoever is
 refused is remembered for the error of the one who waits in vain, and the listener goes on listening for the right one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import selectors
 import socket
 import threading
 from collections import deque
+from dataclasses import dataclass
 
+from smolcluster.comm.alarm import copy_of
 from smolcluster.comm.clock import Deadline
 from smolcluster.comm.endpoint import Endpoint, tune
-from smolcluster.comm.handshake import Hello, Identity, accept_handshake
+from smolcluster.comm.handshake import Hello, Identity, Standing, accept_handshake
 from smolcluster.comm.link import Link
 from smolcluster.comm.tls import TlsContexts
 from smolcluster.comm.wire import Wire, await_ready
-from smolcluster.errors import DeadlineError, HandshakeError, PeerError
+from smolcluster.errors import DeadlineError, HandshakeError, PeerError, PeerLostError
 
 # A stranger may hold a thread for this long, and this many may do so at once.
 HANDSHAKE_S = 5.0
 MOST_NEWCOMERS = 64
+# While one newcomer's thread is still ending the next may have its place: so many there are in all.
+MOST_THREADS = 2 * MOST_NEWCOMERS
+# With no descriptor left for the next connection, how long until we look again.
+_OUT_OF_FILES_S = 0.05
+_OUT_OF_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _TLS_CLIENT_HELLO = b"\x16"
+
+
+@dataclass
+class _Newcomer:
+    """A connection that is introducing itself. One that was sent away only has to notice it."""
+
+    opened: socket.socket
+    standing: Standing = Standing.STRANGER
+    sent_away: bool = False
+
+    def send_away(self) -> None:
+        """Wake its thread: the connection is over."""
+        self.sent_away = True
+        with contextlib.suppress(OSError):
+            self.opened.shutdown(socket.SHUT_RDWR)
 
 
 class Listener:
@@ -48,7 +73,7 @@ class Listener:
         self._halves: dict[tuple[str, int, str], dict[str, Wire]] = {}
         self._links: dict[tuple[str, int], Link] = {}
         self._taken: dict[tuple[str, int], Link] = {}
-        self._newcomers: dict[threading.Thread, socket.socket] = {}
+        self._newcomers: dict[threading.Thread, _Newcomer] = {}
         self.refusals: deque[PeerError] = deque(maxlen=20)
         self._failure: PeerError | None = None
         self._closing = False
@@ -68,10 +93,13 @@ class Listener:
         with self._arrived:
             self._arrived.wait_for(lambda: key in self._links or self._failure or self._closing, deadline.left())
             if key in self._links:
+                self._taken = {known: link for known, link in self._taken.items() if not link.closed}
                 link = self._taken[key] = self._links.pop(key)
                 return link
             if self._failure:
-                raise self._failure
+                raise copy_of(self._failure)
+            if self._closing:
+                raise PeerLostError(f"this rank stopped listening while it waited for rank {rank}")
             refused = "".join(f"\n    refused meanwhile: {error}" for error in self.refusals)
         raise DeadlineError(
             f"rank {rank} did not connect within {deadline.seconds:g} s. "
@@ -94,9 +122,9 @@ class Listener:
             newcomers = dict(self._newcomers)
         self._wake_out.send(b"x")
         self._thread.join()
-        for thread, opened in newcomers.items():
-            with contextlib.suppress(OSError):
-                opened.shutdown(socket.SHUT_RDWR)
+        for newcomer in newcomers.values():
+            newcomer.send_away()
+        for thread in newcomers:
             thread.join()
         for opened in (*self._sockets, self._wake_in, self._wake_out):
             opened.close()
@@ -116,26 +144,57 @@ class Listener:
                     return
                 for opened in self._sockets:
                     if opened in ready:
-                        with contextlib.suppress(OSError):  # it hung up before we came to it
+                        try:
                             self._welcome(*opened.accept())
+                        except OSError as error:  # most often it hung up before we came to it
+                            if error.errno in _OUT_OF_FILES:
+                                self._wait_for_files()
+
+    def _wait_for_files(self) -> None:
+        """A flood took all descriptors: one silent stranger makes room, and we do not spin until it has."""
+        with self._arrived:
+            self._make_room()
+            self._arrived.wait_for(lambda: self._closing, _OUT_OF_FILES_S)
 
     def _welcome(self, opened: socket.socket, address: tuple[str, int]) -> None:
-        thread = threading.Thread(target=self._greet, args=(opened, address), name="smol-handshake", daemon=True)
+        newcomer = _Newcomer(opened)
+        thread = threading.Thread(target=self._greet, args=(newcomer, address), name="smol-handshake", daemon=True)
         with self._arrived:
-            if self._closing or len(self._newcomers) >= MOST_NEWCOMERS:
+            if not self._closing and sum(not known.sent_away for known in self._newcomers.values()) >= MOST_NEWCOMERS:
+                self._make_room()
+            if self._closing or len(self._newcomers) >= MOST_THREADS:
                 opened.close()
                 return
-            self._newcomers[thread] = opened
-        thread.start()
+            self._newcomers[thread] = newcomer
+        try:
+            thread.start()
+        except RuntimeError:  # the system gives no more threads; the listener has to outlive that
+            opened.close()
+            with self._arrived:
+                del self._newcomers[thread]
 
-    def _greet(self, opened: socket.socket, address: tuple[str, int]) -> None:
+    def _make_room(self) -> None:
+        """Send one newcomer away: the oldest of those who have said least. Whoever has proven itself stays."""
+        here = [known for known in self._newcomers.values() if not known.sent_away]
+        least = min(here, key=lambda known: known.standing, default=None)  # the first of equals, and they are in order
+        if least is not None and least.standing < Standing.PROVEN:
+            least.send_away()
+
+    def _greet(self, newcomer: _Newcomer, address: tuple[str, int]) -> None:
         who = f"the caller from {Endpoint(*address[:2])}"
         accepted = False
+
+        def rises(standing: Standing) -> None:
+            with self._arrived:
+                if newcomer.sent_away:
+                    raise HandshakeError(f"{who} had to make room for other callers")
+                newcomer.standing = standing
+
         try:
-            tune(opened, self._buffer_bytes)
+            tune(newcomer.opened, self._buffer_bytes)
             deadline = Deadline(min(HANDSHAKE_S, self._timeout_s))
-            opened = self._maybe_tls(opened, deadline, who)
-            wire, hello = accept_handshake(opened, self._me, deadline, who, self._must_encrypt)
+            self._maybe_tls(newcomer, deadline, who)
+            wire, hello = accept_handshake(newcomer.opened, self._me, deadline, who, self._must_encrypt, rises)
             wire.who = f"rank {hello.rank}"
             self._admit(wire, hello)
             accepted = True
@@ -145,18 +204,24 @@ class Listener:
             self._refused(HandshakeError(f"{who} hung up during the handshake: {error.strerror or error}"))
         finally:
             if not accepted:
-                opened.close()
+                newcomer.opened.close()
             with self._arrived:
                 self._newcomers.pop(threading.current_thread(), None)
 
-    def _maybe_tls(self, opened: socket.socket, deadline: Deadline, who: str) -> socket.socket:
+    def _maybe_tls(self, newcomer: _Newcomer, deadline: Deadline, who: str) -> None:
+        opened = newcomer.opened
         opened.setblocking(False)
         await_ready(Wire(opened, who), None, deadline)
         if opened.recv(1, socket.MSG_PEEK) != _TLS_CLIENT_HELLO:
-            return opened
+            return
         if self._tls is None:
             raise HandshakeError(f"{who} speaks TLS, this side has no certificate. Fix: run setup.yml on this machine.")
-        return self._tls.wrap(opened, serving=True, deadline=deadline, who=who)
+        wrapped = self._tls.start(opened, serving=True, who=who)
+        with self._arrived:
+            newcomer.opened = wrapped
+            if newcomer.sent_away:
+                newcomer.send_away()
+        self._tls.finish(wrapped, deadline, who)
 
     def _admit(self, wire: Wire, hello: Hello) -> None:
         """Keep one half of a link; with the other half it is complete."""
@@ -167,7 +232,13 @@ class Listener:
                 raise HandshakeError(
                     f"{wire.who} is connected already on {hello.channel!r}: two processes claim that rank"
                 )
+            # It begins again: what an earlier attempt left half done is of no use to anybody.
+            for other in [other for other in self._halves if other[:2] == key and other[2] != hello.link]:
+                for stale in self._halves.pop(other).values():
+                    stale.close()
             halves = self._halves.setdefault((hello.channel, hello.rank, hello.link), {})
+            if hello.direction in halves:
+                halves[hello.direction].close()
             halves[hello.direction] = wire
             if len(halves) < 2:
                 return

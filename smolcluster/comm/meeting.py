@@ -48,7 +48,7 @@ class Notice:
                 encrypted=bool(fields["encrypted"]),
                 secret=bytes.fromhex(fields["secret"]),
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ProtocolError(
                 "rank 0 left an address in the rendezvous store that this version of smolcluster cannot read. "
                 "Fix: the same version on every machine."

@@ -6,6 +6,7 @@ listener -> control star and store (rank 0's port is all one must know) -> cards
 
 from __future__ import annotations
 
+import contextlib
 from datetime import timedelta
 
 from smolcluster.comm import control
@@ -112,11 +113,17 @@ class Membership:
             # Those who have come must hear from us while we wait for the others.
             self._start_pulse(hub)
             for peer in range(1, config.world_size):
-                hub.attach(self.mesh.link(peer, control.CHANNEL, deadline=deadline))
+                try:
+                    hub.attach(self.mesh.link(peer, control.CHANNEL, deadline=deadline))
+                except PeerError:
+                    for other in range(peer + 1, config.world_size):  # they have to be told who it was
+                        with contextlib.suppress(PeerError):
+                            hub.attach(self.mesh.link(other, control.CHANNEL, deadline=Deadline(0)))
+                    raise
             return hub
         link = self.mesh.link(0, control.CHANNEL, self._where_is_rank_0(reach), reach)
         self.reached = True
-        spoke = self._star = Spoke(link, self.alarm, config.timeout_s)
+        spoke = self._star = Spoke(link, self.alarm, config.timeout_s, deadline.seconds + config.timeout_s)
         self._start_pulse(spoke)
         return spoke
 

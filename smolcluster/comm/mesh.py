@@ -6,22 +6,29 @@ learns from the plan, or from what they published in the store.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
+import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from smolcluster.comm.alarm import copy_of
 from smolcluster.comm.clock import Deadline
-from smolcluster.comm.endpoint import Endpoint, dial, tune
+from smolcluster.comm.endpoint import REDIAL_S, Endpoint, dial, endpoint_of, tune
 from smolcluster.comm.handshake import Hello, Identity, dial_handshake
 from smolcluster.comm.link import Link
 from smolcluster.comm.listener import Listener
 from smolcluster.comm.route import nearest
 from smolcluster.comm.tls import TlsContexts
-from smolcluster.comm.wire import Wire
-from smolcluster.errors import PeerError
+from smolcluster.comm.wire import HungUpError, Wire
+from smolcluster.errors import HandshakeError, PeerError, PeerLostError, ProtocolError
+
+_MOST_BUFFER_BYTES = 1 << 40
+_MOST_HOSTS = 64
+# How long a listener that hangs up without a word is dialled again: it may be too busy with strangers.
+CROWDED_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -46,9 +53,19 @@ class Card:
 
     @classmethod
     def decode(cls, text: bytes) -> Card:
-        """From the store."""
-        fields = json.loads(text)
-        return cls(tuple(map(str, fields["hosts"])), int(fields["port"]), int(fields["buffer_bytes"]))
+        """From the store. ProtocolError if a peer published something else."""
+        try:
+            fields = json.loads(text)
+            hosts, port, buffer_bytes = fields["hosts"], fields["port"], fields["buffer_bytes"]
+            if not isinstance(hosts, list) or len(hosts) > _MOST_HOSTS:
+                raise ValueError("hosts is no short list")
+            # A rank that listens nowhere has a port all the same.
+            where = [endpoint_of({"host": host, "port": port}) for host in [*hosts, ""]]
+            if type(buffer_bytes) is not int or not 0 <= buffer_bytes <= _MOST_BUFFER_BYTES:
+                raise ValueError(f"buffer_bytes is {buffer_bytes!r:.40}")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ProtocolError(f"a rank published a card that cannot be read: {str(error)[:200]}") from error
+        return cls(tuple(hosts), where[-1].port, buffer_bytes)
 
 
 class Mesh:
@@ -83,13 +100,24 @@ class Mesh:
         self._past_out = 0
         self._past_in = 0
         self._failure: PeerError | None = None
+        self._failed = threading.Event()
+        self._dialling: set[socket.socket] = set()
 
-    def link(self, peer: int, channel: str, where: Endpoint | None = None, deadline: Deadline | None = None) -> Link:
+    def link(
+        self,
+        peer: int,
+        channel: str,
+        where: Endpoint | None = None,
+        deadline: Deadline | None = None,
+        await_s: float = 0.0,
+    ) -> Link:
         """A new link to `peer` for `channel`, within the timeout. Both ends have to ask for it.
 
-        `where` overrides the address. HandshakeError, DeadlineError, PeerLostError name the peer.
+        `where` overrides the address. `await_s`: how much longer than that a peer that has to dial us may take, if it
+        lives: it may be computing. HandshakeError, DeadlineError, PeerLostError name the peer.
         """
-        deadline = deadline or Deadline(self.timeout_s)
+        if deadline is None:
+            deadline = Deadline(max(self.timeout_s, await_s) if peer > self.me.rank else self.timeout_s)
         if peer > self.me.rank:
             if self.listener is None:
                 raise PeerError(
@@ -133,22 +161,60 @@ class Mesh:
         return Link(peer, channel, out, inward, self.timeout_s)
 
     def _dial_one(self, peer: int, where: Endpoint, hello: Hello, deadline: Deadline) -> Wire:
-        who = f"rank {peer}"
-        opened = dial(where, deadline, who)
+        patience = Deadline(min(CROWDED_S, deadline.left()))
         try:
+            while True:
+                try:
+                    return self._introduce(peer, where, hello, deadline)
+                except HungUpError as error:
+                    if patience.left() <= REDIAL_S or self._failed.wait(REDIAL_S):
+                        raise HandshakeError(str(error)) from error
+                    # If nobody listens there any more, that was why.
+                    deadline = patience
+        except PeerError:
+            with self._lock:
+                failure = self._failure
+            if failure is not None:
+                raise copy_of(failure) from None
+            raise
+
+    def _introduce(self, peer: int, where: Endpoint, hello: Hello, deadline: Deadline) -> Wire:
+        who = f"rank {peer}"
+        opened = dial(where, deadline, who, self._failed)
+        try:
+            self._dials(opened)
             tune(opened, self.buffer_bytes)
             if self._encrypt.get(peer, False):
                 if self._tls is None:
                     raise PeerError(
                         f"the link to {who} must be encrypted and this rank has no certificate. Fix: run setup.yml."
                     )
-                opened = self._tls.wrap(opened, serving=False, deadline=deadline, who=f"{who} at {where}")
+                plain, opened = opened, self._tls.start(opened, serving=False, who=f"{who} at {where}")
+                self._dials(opened, instead_of=plain)
+                self._tls.finish(opened, deadline, f"{who} at {where}")
             wire = dial_handshake(opened, self.me, peer, hello, deadline, f"{who} at {where}")
+        except OSError as error:
+            opened.close()
+            if isinstance(error, PeerError):
+                raise
+            raise PeerLostError(f"the connection to {who} at {where} broke: {error.strerror or error}") from error
         except BaseException:
             opened.close()
             raise
+        finally:
+            with self._lock:
+                self._dialling.discard(opened)
         wire.who = who
         return wire
+
+    def _dials(self, opened: socket.socket, instead_of: socket.socket | None = None) -> None:
+        """A failure of the run ends this connection, which is not yet a link's, from now on."""
+        with self._lock:
+            if instead_of is not None:
+                self._dialling.discard(instead_of)
+            self._dialling.add(opened)
+            if self._failure is not None:
+                raise copy_of(self._failure)
 
     def forget(self, link: Link) -> None:
         """A link was closed: keep what it counted."""
@@ -175,7 +241,12 @@ class Mesh:
         with self._lock:
             self._failure = error
             links = [link for link in self._links if link.channel != spare]
+            dialling = list(self._dialling)
+        self._failed.set()
         for link in links:
             link.abort()
+        for opened in dialling:
+            with contextlib.suppress(OSError):
+                opened.shutdown(socket.SHUT_RDWR)
         if self.listener is not None:
             self.listener.fail(error)

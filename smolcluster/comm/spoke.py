@@ -30,8 +30,10 @@ class _Call:
 class Spoke:
     """A `Control`. Any number of threads may call at once: replies find their caller by number."""
 
-    def __init__(self, link: Link, alarm: Alarm, timeout_s: float) -> None:
+    def __init__(self, link: Link, alarm: Alarm, timeout_s: float, first_s: float = 0.0) -> None:
+        """`first_s`: how long rank 0 may be silent at first, for it begins to speak when all ranks have come."""
         self.alarm = alarm
+        self._first_s = max(first_s, timeout_s)
         self._link = link
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
@@ -52,7 +54,9 @@ class Spoke:
         try:
             if self.alarm.error is None:
                 self._link.send(Kind.REQUEST, encode_parts(args), op=op, tag=number)
-                call.done.wait(seconds)
+                call.done.wait(min(seconds, threading.TIMEOUT_MAX))
+                if call.answer is None and self.alarm.error is None:
+                    self._link.send(Kind.REQUEST, encode_parts([str(number).encode()]), op=Op.FORGET, tag=number)
         except PeerError as error:
             raise self.verdict(error) from error
         finally:
@@ -100,9 +104,13 @@ class Spoke:
         self._thread.join()
 
     def _listen(self) -> None:
+        silence_s = self._first_s
         try:
             while True:
-                message = expect(self._link.receive(self._timeout_s), Kind.REPLY, Kind.ABORT, Kind.FIN, Kind.FIN_ACK)
+                message = expect(
+                    self._link.receive(silence_s), self._link.who, Kind.REPLY, Kind.ABORT, Kind.FIN, Kind.FIN_ACK
+                )
+                silence_s = self._timeout_s
                 kind = message.header.kind
                 if kind is Kind.REPLY:
                     with self._lock:

@@ -73,7 +73,7 @@ def _unsent(sock: socket.socket) -> int:
 
     try:
         return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), _SIOCOUTQ, b"\0\0\0\0"))[0])
-    except OSError:
+    except (OSError, ValueError):  # ValueError: another thread has closed it
         return 0
 
 

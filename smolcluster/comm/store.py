@@ -8,11 +8,14 @@ from datetime import timedelta
 import torch.distributed as dist
 
 from smolcluster.comm.control import Control
+from smolcluster.comm.frame import MAX_STORE
 from smolcluster.comm.mesh import Mesh
 from smolcluster.comm.table import Op
-from smolcluster.errors import DeadlineError
+from smolcluster.errors import DeadlineError, ProtocolError
 
 Text = str | bytes
+# What a frame of the store may hold, less room for the lengths.
+_MOST_BYTES = MAX_STORE - 64 * 1024
 
 
 class StoreTimeoutError(DeadlineError, dist.DistStoreError):
@@ -31,10 +34,26 @@ class SmolStore(dist.Store):
         self.mesh = mesh
         dist.Store.set_timeout(self, timedelta(seconds=timeout_s))
 
+    def _one(self, op: Op, args: Sequence[Text]) -> bytes:
+        answer = self._call(op, args)
+        if len(answer) != 1:
+            raise ProtocolError(f"rank 0 answered {op.name} with {len(answer)} values where one was due")
+        return answer[0]
+
+    def _number(self, op: Op, args: Sequence[Text]) -> int:
+        answer = self._one(op, args)
+        try:
+            return int(answer)
+        except ValueError as error:
+            raise ProtocolError(f"rank 0 answered {op.name} with {answer[:40]!r} where a number was due") from error
+
     def _call(self, op: Op, args: Sequence[Text], wait: timedelta | None = None) -> list[bytes]:
         seconds = (_timeout_of(self) if wait is None else wait).total_seconds()
         try:
-            return self.control.call(op, [_bytes(arg) for arg in args], seconds)
+            words = [_bytes(arg) for arg in args]
+            if sum(map(len, words)) > _MOST_BYTES:
+                raise ValueError(f"the store takes at most {_MOST_BYTES} bytes at once; use a collective")
+            return self.control.call(op, words, seconds)
         except DeadlineError as error:
             if self.control.alarm.error is not None:
                 raise
@@ -46,11 +65,11 @@ class SmolStore(dist.Store):
 
     def get(self, key: str) -> bytes:
         """Wait for the key, then its value."""
-        return self._call(Op.GET, (key,))[0]
+        return self._one(Op.GET, (key,))
 
     def add(self, key: str, value: int) -> int:
         """Add to a number (0 if absent); the sum."""
-        return int(self._call(Op.ADD, (key, str(value)))[0])
+        return self._number(Op.ADD, (key, str(value)))
 
     def wait(self, keys: list[str], timeout: timedelta | None = None) -> None:
         """Wait until all keys are there."""
@@ -58,15 +77,15 @@ class SmolStore(dist.Store):
 
     def check(self, keys: list[str]) -> bool:
         """Whether all keys are there."""
-        return self._call(Op.CHECK, keys)[0] == b"1"
+        return self._one(Op.CHECK, keys) == b"1"
 
     def compare_set(self, key: str, expected_value: Text, desired_value: Text) -> bytes:
         """Set a key if it holds (or, absent, is expected to be) what is expected; what it holds now."""
-        return self._call(Op.COMPARE_SET, (key, expected_value, desired_value))[0]
+        return self._one(Op.COMPARE_SET, (key, expected_value, desired_value))
 
     def delete_key(self, key: str) -> bool:
         """Delete a key; whether it was there."""
-        return self._call(Op.DELETE, (key,))[0] == b"1"
+        return self._one(Op.DELETE, (key,)) == b"1"
 
     def deleteKey(self, key: str) -> bool:
         """delete_key, as C++ calls it."""
@@ -74,7 +93,7 @@ class SmolStore(dist.Store):
 
     def num_keys(self) -> int:
         """How many keys there are."""
-        return int(self._call(Op.NUM_KEYS, ())[0])
+        return self._number(Op.NUM_KEYS, ())
 
     def getNumKeys(self) -> int:
         """num_keys, as C++ calls it."""
@@ -94,7 +113,7 @@ class SmolStore(dist.Store):
 
     def list_keys(self) -> list[str]:
         """All keys, sorted."""
-        return [key.decode() for key in self._call(Op.LIST_KEYS, ())]
+        return [key.decode(errors="backslashreplace") for key in self._call(Op.LIST_KEYS, ())]
 
     def has_extended_api(self) -> bool:
         """append, multi_get and multi_set are here."""

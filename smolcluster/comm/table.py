@@ -9,6 +9,7 @@ import struct
 import threading
 from collections.abc import Callable, Sequence
 from enum import IntEnum
+from typing import NamedTuple
 
 from smolcluster.errors import ProtocolError
 
@@ -29,9 +30,20 @@ class Op(IntEnum):
     APPEND = 9
     MULTI_SET = 10
     LIST_KEYS = 11
+    FORGET = 12
 
 
 Reply = Callable[[list[bytes]], None]
+# (rank, number of its request); None for whoever never gives up.
+Asker = tuple[int, int] | None
+
+
+class _Waiting(NamedTuple):
+    """A request for keys of which some are missing."""
+
+    missing: set[bytes]
+    give: Callable[[], None]
+    asker: Asker
 
 
 class Table:
@@ -40,22 +52,33 @@ class Table:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._data: dict[bytes, bytes] = {}
-        self._waiting: list[tuple[set[bytes], Callable[[], None]]] = []
+        self._waiting: list[_Waiting] = []
 
-    def submit(self, op: Op, args: Sequence[bytes], reply: Reply) -> None:
-        """Do `op`; call `reply` with the answer, now or when the keys it waits for are there.
+    def submit(self, op: Op, args: Sequence[bytes], reply: Reply, asker: Asker = None) -> None:
+        """Do `op`; call `reply` with the answer, now or when the keys it waits for are there. See `forget` for `asker`.
 
         ProtocolError when the arguments do not fit the operation; nothing is changed then.
         """
         with self._lock:
             try:
-                ready = self._do(op, list(args), reply)
+                ready = self._do(op, list(args), reply, asker)
             except (IndexError, ValueError) as error:
                 raise ProtocolError(f"the store got a {op.name} request it cannot read: {error}") from error
         for answer in ready:
             answer()
 
-    def _do(self, op: Op, args: list[bytes], reply: Reply) -> list[Callable[[], None]]:
+    def forget(self, whose: Callable[[Asker], bool]) -> None:
+        """Drop the requests that still wait and whose askers are among `whose`: they have given up, or gone."""
+        with self._lock:
+            self._waiting = [request for request in self._waiting if not whose(request.asker)]
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for keys."""
+        with self._lock:
+            return len(self._waiting)
+
+    def _do(self, op: Op, args: list[bytes], reply: Reply, asker: Asker) -> list[Callable[[], None]]:
         """Carry out `op` under the lock; the replies that are due, to be given without it."""
         data = self._data
         answer: list[bytes] = []
@@ -68,10 +91,12 @@ class Table:
                     reply([self._data.get(key, b"") for key in keys])
 
                 if missing:
-                    self._waiting.append((missing, give))
+                    self._waiting.append(_Waiting(missing, give, asker))
                     return []
                 return [give]
             case Op.SET | Op.MULTI_SET:
+                if len(args) % 2 or not args:
+                    raise ValueError(f"{len(args)} arguments are no pairs of key and value")
                 for key, value in zip(args[::2], args[1::2], strict=True):
                     data[key] = value
                     touched.append(key)
@@ -95,23 +120,26 @@ class Table:
             case Op.CHECK:
                 answer = [b"1" if all(key in data for key in args) else b"0"]
             case Op.DELETE:
-                answer = [b"1" if data.pop(args[0], None) is not None else b"0"]
+                (key,) = args
+                answer = [b"1" if data.pop(key, None) is not None else b"0"]
             case Op.NUM_KEYS:
                 answer = [str(len(data)).encode()]
             case Op.LIST_KEYS:
                 answer = sorted(data)
+            case Op.FORGET:
+                raise ValueError("whoever takes requests answers this one")
         return [lambda: reply(answer), *self._due(touched)]
 
     def _due(self, touched: list[bytes]) -> list[Callable[[], None]]:
         due: list[Callable[[], None]] = []
         if touched and self._waiting:
-            still: list[tuple[set[bytes], Callable[[], None]]] = []
-            for missing, give in self._waiting:
-                missing.difference_update(touched)
-                if missing:
-                    still.append((missing, give))
+            still: list[_Waiting] = []
+            for request in self._waiting:
+                request.missing.difference_update(touched)
+                if request.missing:
+                    still.append(request)
                 else:
-                    due.append(give)
+                    due.append(request.give)
             self._waiting = still
         return due
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smolcluster.comm.clock import Deadline
+from smolcluster.comm.wire import HungUpError
 from smolcluster.errors import DeadlineError, HandshakeError, PeerError
 
 
@@ -43,19 +44,28 @@ class TlsContexts:
         contexts[0].num_tickets = 0
         return cls(contexts[0], contexts[1], hashlib.sha256(der).digest())
 
-    def wrap(self, opened: socket.socket, serving: bool, deadline: Deadline, who: str) -> ssl.SSLSocket:
-        """Do the TLS handshake on a connected socket. HandshakeError says why the other end was not accepted."""
-        context = self.server if serving else self.client
+    def start(self, opened: socket.socket, serving: bool, who: str) -> ssl.SSLSocket:
+        """The TLS side of a connected socket, which it takes over; nothing is said yet."""
+        try:
+            context = self.server if serving else self.client
+            return context.wrap_socket(opened, server_side=serving, do_handshake_on_connect=False)
+        except (OSError, ValueError) as error:
+            raise HungUpError(f"{who} hung up before the TLS handshake") from error
+
+    def finish(self, opened: ssl.SSLSocket, deadline: Deadline, who: str) -> None:
+        """Do the TLS handshake. HandshakeError says why the other end was not accepted; close the socket then."""
         opened.settimeout(max(0.001, deadline.left()))
         try:
-            return context.wrap_socket(opened, server_side=serving)
+            opened.do_handshake()
         except TimeoutError as error:
             raise DeadlineError(f"{who} did not finish the TLS handshake within {deadline.seconds:g} s") from error
         except ssl.SSLCertVerificationError as error:
             raise HandshakeError(
                 f"{who} showed a certificate that this cluster's CA did not sign ({error.verify_message})"
             ) from error
-        except (ssl.SSLError, OSError) as error:
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionError) as error:
+            raise HungUpError(f"{who} hung up during the TLS handshake: {error.strerror or error}") from error
+        except (OSError, ValueError) as error:
             raise HandshakeError(f"TLS with {who} failed: {getattr(error, 'reason', None) or error}") from error
 
 

@@ -13,11 +13,20 @@ import ssl
 from collections.abc import Sequence
 
 from smolcluster.comm.clock import Deadline
-from smolcluster.errors import DeadlineError, PeerLostError
+from smolcluster.errors import DeadlineError, HandshakeError, PeerLostError
 
 # Below this a header and its payload are copied into one buffer where the system has no gathering send.
 _JOIN_BYTES = 16 * 1024
+# Payloads that nobody has made room for are given memory as they come, this much at first.
+_FIRST_BYTES = 1 << 20
+_LARGEST_STEP_BYTES = 64 << 20
+# poll counts milliseconds in a C int: a group's timeout of a month would not fit. Whoever waits asks again.
+_LONGEST_WAIT_S = 3600.0
 _BLOCKED = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+class HungUpError(HandshakeError):
+    """The other end ended the connection during the introduction and gave no reason: it may have been too busy."""
 
 
 class Wire:
@@ -96,6 +105,24 @@ class Wire:
             else:
                 await_ready(self, None, deadline)
 
+    def recv_growing(self, length: int, deadline: Deadline) -> bytearray:
+        """The next `length` bytes. Memory grows with what arrives: a length that is only announced costs nothing."""
+        payload = bytearray(min(length, _FIRST_BYTES))
+        got = 0
+        while got < length:
+            if got == len(payload):
+                payload.extend(bytes(min(got, _LARGEST_STEP_BYTES, length - got)))
+            self.recv_all(memoryview(payload)[got:], deadline)
+            got = len(payload)
+        return payload
+
+    def has_room(self) -> bool:
+        """Whether the kernel takes at least a small frame now."""
+        try:
+            return self.sock.fileno() >= 0 and _poll_room(self.sock.fileno())
+        except (OSError, ValueError):
+            return True  # broken: sending tells how
+
     def awaits_room(self, reading: bool) -> bool:
         """Whether to wait until it can be written: TLS may have to write to read, and the other way round."""
         return self._wants_write if isinstance(self.sock, ssl.SSLSocket) else not reading
@@ -134,9 +161,13 @@ def await_any(
     DeadlineError at the deadline, naming whom it waited for.
     """
     left = deadline.left()
-    wait_s = left if slice_s is None else min(left, slice_s)
-    if _poll(readers, writers, wait_s):
-        return True
+    wait_s = min(left, _LONGEST_WAIT_S) if slice_s is None else min(left, slice_s)
+    try:
+        if _poll(readers, writers, wait_s):
+            return True
+    except (OSError, ValueError) as error:  # Windows: closed by another thread while we waited
+        who = " and ".join(dict.fromkeys(wire.who for wire in (*readers, *writers)))
+        raise PeerLostError(f"the connection to {who} was closed: {_reason(error)}") from error
     if not deadline.expired:
         return False
     waited_for, verb = (readers, "sent nothing") if readers else (writers, "took nothing")
@@ -155,6 +186,11 @@ if hasattr(select, "poll"):
         # Rounded up: a wait of 0.4 ms must not become a busy loop.
         return bool(poller.poll(int(wait_s * 1000) + 1))
 
+    def _poll_room(number: int) -> bool:
+        poller = select.poll()
+        poller.register(number, select.POLLOUT)
+        return bool(poller.poll(0))
+
 else:  # Windows
 
     def _poll(readers: Sequence[Wire], writers: Sequence[Wire], wait_s: float) -> bool:
@@ -162,3 +198,6 @@ else:  # Windows
         write = [wire.fd() for wire, reading in sides if wire.awaits_room(reading)]
         read = [wire.fd() for wire, reading in sides if not wire.awaits_room(reading)]
         return any(select.select(read, write, read + write, wait_s))
+
+    def _poll_room(number: int) -> bool:
+        return any(select.select([], [number], [number], 0))

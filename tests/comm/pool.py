@@ -1,7 +1,8 @@
 """A warm pool of worker processes: importing torch costs seconds, so every test borrows the same few.
 
 `pool.run(n, function, *args)` calls `function(fabric, *args)` in n processes that have just joined a group of n; with
-`bare=True` it calls `function((rank, n), *args)` and they have not.
+`bare=True` it calls `function((rank, n), *args)` and they have not. Of the other named arguments, `prepare` is called
+with a rank's config before it joins; the rest go into the config.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ class Outcome(NamedTuple):
 
 
 class Pool:
-    def __init__(self) -> None:
-        self._context = multiprocessing.get_context("spawn")
+    def __init__(self, method: str = "spawn") -> None:
+        """`forkserver` makes workers in milliseconds, where the system has fork; ours are spawned, so most tests do."""
+        self._context = multiprocessing.get_context(method)
+        if method == "forkserver":
+            self._context.set_forkserver_preload(["torch.distributed", "smolcluster.comm", "tests.comm.pool"])
         self._workers: list[tuple[Any, Connection]] = []
 
     def start(self, count: int) -> None:
@@ -124,7 +128,9 @@ def _serve(pipe: Connection) -> None:
             if config.pop("bare", False):
                 value = function((rank, n), *args)
             else:
-                with open_fabric(settings(rank, n, **{"endpoint_file": endpoint_file, **config, **own})) as fabric:
+                prepare = config.pop("prepare", lambda made: made)
+                made = prepare(settings(rank, n, **{"endpoint_file": endpoint_file, **config, **own}))
+                with open_fabric(made) as fabric:
                     value = function(fabric, *args)
             outcome = Outcome(value, "", "")
         except Exception as error:  # noqa: BLE001 - handed to the test

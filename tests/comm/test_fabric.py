@@ -110,16 +110,16 @@ def test_a_rank_that_does_not_belong_learns_why_and_so_does_rank_0(
     assert reason in outcomes[0].value
 
 
-def test_a_rank_that_is_late_is_named_to_those_who_joined(pool: Pool) -> None:
-    """Of three ranks the last has another secret: the other two are told whom they waited for."""
+@pytest.mark.parametrize("stranger", [1, 2])
+def test_a_rank_that_is_late_is_named_to_those_who_joined(pool: Pool, stranger: int) -> None:
+    """Of three ranks one has another secret: the other two are told whom they waited for."""
     port = free_port()
-    outcomes = pool.outcomes(
-        3, describe, peer_ports={0: port}, per_rank={0: {"port": port}, 2: {"secret": b"x"}}, join_s=1.5, timeout_s=5.0
-    )
-    assert outcomes[2].error == "HandshakeError"
-    for outcome in outcomes[:2]:
+    per_rank = {0: {"port": port}, stranger: {"secret": b"x"}}
+    outcomes = pool.outcomes(3, describe, peer_ports={0: port}, per_rank=per_rank, join_s=1.5, timeout_s=5.0)
+    assert outcomes.pop(stranger).error == "HandshakeError"
+    for outcome in outcomes:
         assert outcome.error == "DeadlineError"
-        assert outcome.value.startswith("rank 2 did not connect within 1.5 s")
+        assert outcome.value.startswith(f"rank {stranger} did not connect within 1.5 s")
 
 
 def test_a_peer_that_never_answers(pool: Pool) -> None:

@@ -15,7 +15,9 @@ import torch
 import torch.distributed as dist
 
 from smolcluster.comm import failure_of
-from smolcluster.errors import PeerError
+from smolcluster.comm.alarm import Alarm
+from smolcluster.comm.clock import Deadline
+from smolcluster.errors import PeerError, PeerLostError
 from tests.comm.pool import Pool
 
 
@@ -100,6 +102,64 @@ def think_long(fabric: Any) -> float:
 def test_a_slow_rank_that_lives_is_waited_for(fresh: Pool) -> None:
     outcomes = fresh.outcomes(3, think_long, timeout_s=1.0, join_s=90.0, operation_s=60.0)
     assert [(outcome.value, outcome.error) for outcome in outcomes] == [(3.0, "")] * 3
+
+
+def late_for(fabric: Any, name: str) -> None:
+    """Rank 2 comes to an operation that opens links of its own, later than `timeout_s`."""
+    rank, n = fabric.config.rank, fabric.config.world_size
+    if rank == 2:
+        threading.Event().wait(4.0)
+    x = torch.full((4,), float(rank))
+    calls = {
+        "gather": lambda: dist.gather(x, [torch.empty(4) for _ in range(n)] if rank == 0 else None),
+        "half": lambda: dist.all_reduce(x.half()),
+        "recv": lambda: dist.send(x, 0) if rank == 2 else dist.recv(x, 2) if rank == 0 else None,
+        "group": lambda: dist.all_reduce(x, group=dist.new_group(list(range(n)))),
+    }
+    calls[name]()
+    dist.barrier()
+
+
+@pytest.mark.parametrize("name", ["gather", "half", "recv", "group"])
+def test_a_slow_rank_may_take_an_operations_time_to_open_a_link(pool: Pool, name: str) -> None:
+    pool.start(3)
+    pool.run(3, late_for, name, timeout_s=1.0, operation_s=60.0)
+
+
+def come_late(config: Any) -> Any:
+    if config.rank == 2:
+        threading.Event().wait(4.0)
+    return config
+
+
+def test_whoever_joined_waits_for_a_rank_that_starts_late(pool: Pool) -> None:
+    """Rank 0 has nothing to say until all are there: that is not the silence of the dead."""
+    outcomes = pool.outcomes(3, is_here, prepare=come_late, timeout_s=1.0, join_s=60.0, operation_s=60.0)
+    assert [(outcome.value, outcome.error) for outcome in outcomes] == [(True, "")] * 3
+
+
+def is_here(fabric: Any) -> bool:
+    dist.barrier()
+    return True
+
+
+def fall_ill(fabric: Any) -> list[str]:
+    """A job that raises something unforeseen, between two good ones, all asynchronous."""
+    group = dist.group.WORLD
+    works = [dist.all_reduce(torch.ones(3), async_op=True)]
+    works.append(group._lane.submit(lambda: [][0], []))
+    works.append(dist.all_reduce(torch.ones(3), async_op=True))
+    future = works[2].get_future()
+    deadline = Deadline(20)
+    while not future.done() and not deadline.expired:  # nobody waits for it: the lane's own thread has to do it
+        threading.Event().wait(0.01)
+    with pytest.raises(IndexError):
+        works[1].wait()
+    return [str(future.done()), str(works[0].wait())]
+
+
+def test_an_error_nobody_foresaw_does_not_end_a_lane(pool: Pool) -> None:
+    assert pool.run(2, fall_ill) == [["True", "True"]] * 2
 
 
 def leave_early(fabric: Any) -> str:
@@ -202,3 +262,16 @@ def test_nothing_is_left_behind(pool: Pool, how: str) -> None:
     for threads, open_sockets in pool.run(3, leftovers, how):
         assert threads == []
         assert open_sockets == 0
+
+
+def test_an_alarm_keeps_no_frames() -> None:
+    """A failed operation's frames hold its tensors; the alarm lives as long as the run."""
+    alarm = Alarm()
+    try:
+        raise PeerLostError("rank 1 was lost")
+    except PeerLostError as error:
+        rung = alarm.ring(error)
+    assert rung is alarm.error
+    assert alarm.error is not None
+    assert alarm.error.__traceback__ is None
+    assert str(alarm.error) == "rank 1 was lost"

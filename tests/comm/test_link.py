@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from contextlib import ExitStack
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 
 from smolcluster.comm.backend.flow import Landing, Sending, Stamp, flow
 from smolcluster.comm.frame import HEADER_BYTES, MAX_PAYLOAD, Header, Kind, pack, unpack
+from smolcluster.comm.link import Link
+from smolcluster.comm.stats import stats_of
 from smolcluster.errors import DeadlineError, HandshakeError, PeerLostError, ProtocolError
 from tests.comm.wires import link_pair, together
 
@@ -151,3 +154,95 @@ def test_a_flow_that_stands_still_is_an_error_at_the_deadline() -> None:
         memory = memoryview(bytearray(8))
         with pytest.raises(DeadlineError, match=r"rank 1 sent nothing for 0\.2 s"):
             flow(mine.out, mine.inward, [], [Landing(memory)], Stamp(1, "all_reduce", 1, 0), 0.2)
+
+
+def fill(link: Link) -> None:
+    """Until the kernel takes nothing more: the peer reads nothing."""
+    junk = memoryview(bytes(1 << 16))
+    while link.out.send(junk):
+        pass
+
+
+def test_a_pulse_does_not_wait_for_a_peer_that_takes_nothing() -> None:
+    """Or one frozen rank would hold up the heartbeats to all others, and they would be taken for dead."""
+    with ExitStack() as stack:
+        mine, _ = link_pair(stack)
+        fill(mine)
+        before = mine.bytes_out
+        started = time.monotonic()
+        mine.pulse(0.0)
+        for _ in range(5):
+            mine._last_sent = 0.0
+            mine.pulse(2.0)
+        assert time.monotonic() - started < 5  # it would be 10
+        assert mine.bytes_out == before
+
+
+def test_telling_has_a_bound_of_its_own() -> None:
+    with ExitStack() as stack:
+        mine, _ = link_pair(stack, timeout_s=60)
+        fill(mine)
+        with pytest.raises(DeadlineError, match=r"rank 1 took nothing for 0\.2 s"):
+            mine.tell(Kind.ABORT, b"it is over", 0.2)
+        with mine._send_lock, pytest.raises(DeadlineError, match=r"rank 1 took nothing for 0\.2 s"):
+            mine.tell(Kind.ABORT, b"it is over", 0.2)
+
+
+def test_a_goodbye_does_not_wait_for_whoever_is_stuck_in_sending() -> None:
+    with ExitStack() as stack:
+        mine, theirs = link_pair(stack, timeout_s=60)
+        with mine._send_lock, theirs._send_lock:
+            (closed,) = together(lambda: mine.close(0.2))
+            together(theirs.answer_fin)
+        assert closed is False
+
+
+def test_closing_a_peer_that_never_stops_talking_ends_in_time() -> None:
+    with ExitStack() as stack:
+        mine, theirs = link_pair(stack)
+        ended = threading.Event()
+
+        def babble() -> None:
+            with contextlib.suppress(PeerLostError):
+                while not ended.is_set():
+                    theirs.send(Kind.HEARTBEAT)
+
+        def close() -> bool:
+            try:
+                return mine.close(0.3)
+            finally:
+                ended.set()
+
+        closed, _ = together(close, babble)
+        assert closed is False
+
+
+def test_a_timeout_of_a_month_is_one() -> None:
+    """poll counts milliseconds in an int of 32 bits."""
+    with ExitStack() as stack:
+        mine, theirs = link_pair(stack)
+        timer = threading.Timer(0.1, lambda: mine.send(Kind.MESSAGE, b"late"))
+        timer.start()
+        assert theirs.receive(40 * 86400.0).payload == b"late"
+        timer.join()
+
+
+def test_a_socket_closed_under_a_wait_is_a_lost_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows' select raises where poll only reports; play it."""
+
+    def broken(*_: object) -> bool:
+        raise OSError(10038, "An operation was attempted on something that is not a socket")
+
+    monkeypatch.setattr("smolcluster.comm.wire._poll", broken)
+    with ExitStack() as stack:
+        mine, _ = link_pair(stack)
+        with pytest.raises(PeerLostError, match="the connection to rank 1 was closed"):
+            mine.receive(1)
+
+
+def test_a_link_that_is_closed_while_it_is_looked_at_has_no_figures() -> None:
+    with ExitStack() as stack:
+        mine, _ = link_pair(stack)
+        mine.out.close()  # another thread closes it after `closed` was asked
+        (seen,) = stats_of([mine], {})
+        assert (seen.rtt_ms, seen.buffered) == (0.0, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from smolcluster.comm.backend import schedule
 from smolcluster.comm.backend.arithmetic import fold_of
+from smolcluster.comm.backend.flat import Flat
 from smolcluster.comm.backend.flow import BLOCK_BYTES, Stamp, flow
 from smolcluster.comm.frame import HEADER_BYTES
 from tests.comm.wires import link_pair, together
@@ -101,3 +103,9 @@ def test_all_gather_and_broadcast(n: int) -> None:
 def test_shards_are_even() -> None:
     assert schedule.shard_bounds(10, 4) == [0, 3, 6, 8, 10]
     assert schedule.shard_bounds(2, 4) == [0, 1, 2, 2, 2]
+
+
+def test_one_number_with_a_stride_has_bytes() -> None:
+    """It counts as contiguous, whatever its stride."""
+    strided = torch.arange(6, dtype=torch.int32)[1::2][:1]
+    assert bytes(schedule.bytes_of(Flat(strided).numbers)) == (1).to_bytes(4, sys.byteorder)

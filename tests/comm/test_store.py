@@ -104,3 +104,37 @@ def check_missing_key(fabric: Any) -> str:
 
 def test_waiting_for_a_key_has_a_deadline(pool: Pool) -> None:
     assert pool.run(2, check_missing_key) == ["nobody set never in the store within 0.2 s"] * 2
+
+
+def test_pairs_are_set_all_or_none() -> None:
+    table = Table()
+    with pytest.raises(ProtocolError):
+        table.submit(Op.MULTI_SET, [b"a", b"1", b"b"], lambda _: None)
+    assert ask(table, Op.NUM_KEYS) == [[b"0"]]
+
+
+def ask_in_vain(fabric: Any) -> int:
+    """Requests for keys that never come, from every rank; how many the table still keeps."""
+    for _ in range(20):
+        with pytest.raises(dist.DistStoreError):
+            fabric.store.wait(["never", f"never/{fabric.config.rank}"], timedelta(seconds=0.01))
+    fabric.store.barrier("done", fabric.config.world_size, timedelta(seconds=20))
+    dist.barrier()
+    return fabric._star.table.waiting if fabric.config.rank == 0 else 0
+
+
+def test_requests_that_were_given_up_are_not_kept(pool: Pool) -> None:
+    assert pool.run(3, ask_in_vain) == [0, 0, 0]
+
+
+def too_much(fabric: Any) -> str:
+    with pytest.raises(ValueError) as caught:
+        fabric.store.set("large", bytes(17 << 20))
+    fabric.store.set(f"large/{fabric.config.rank}", bytes(15 << 20))
+    assert len(fabric.store.get("large/1")) == 15 << 20
+    dist.barrier()  # the run goes on
+    return str(caught.value)
+
+
+def test_a_value_too_large_for_the_store_is_refused_where_it_was_given(pool: Pool) -> None:
+    assert all("the store takes at most" in text for text in pool.run(2, too_much))

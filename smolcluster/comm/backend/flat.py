@@ -21,7 +21,8 @@ class Flat:
         detached = tensor.detach()
         if not detached.is_contiguous():
             self._original, detached = detached, detached.contiguous()
-        self.numbers = detached.view(-1)
+        # Not view(-1): a tensor of one number counts as contiguous whatever its stride, and keeps that stride.
+        self.numbers = detached.as_strided((detached.numel(),), (1,))
 
     def write_back(self) -> None:
         """Give the numbers back to a tensor that had to be copied."""

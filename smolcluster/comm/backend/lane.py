@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from smolcluster.errors import PeerError, PeerLostError
+from smolcluster.errors import PeerLostError
 
 Job = Callable[[], None]
 
@@ -114,7 +114,9 @@ class Work(dist._Work):
             job()
         except BaseException as error:  # KeyboardInterrupt on the main thread too: the lane must not stay busy
             self._error = error
-            if not isinstance(error, PeerError | ValueError | RuntimeError | TypeError):
+            # Any other error belongs to whoever waits for this work: raised here it would end the lane's thread, or
+            # hit somebody who waits for another work.
+            if not isinstance(error, Exception):
                 self._finish()
                 raise
         self._finish()

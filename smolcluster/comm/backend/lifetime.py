@@ -52,8 +52,9 @@ class GroupLifetime(dist.ProcessGroup):
         self._closing = False
         self._lane = Lane(f"collectives-{name}")
         self._ring_links: list[Link] = []
-        self._pairs = Pairs(mesh, f"pairs/{name}", members)
-        self._messages = Pairs(mesh, f"p2p/{name}", members)
+        self._timeout_s = timeout_s
+        self._pairs = Pairs(mesh, f"pairs/{name}", members, timeout_s)
+        self._messages = Pairs(mesh, f"p2p/{name}", members, timeout_s)
         self._point_to_point = PointToPoint(self._messages, f"p2p-{name}", timeout_s, self._guard)
         self._ring: Collectives | None = None
         size = len(members)
@@ -71,7 +72,7 @@ class GroupLifetime(dist.ProcessGroup):
 
     def _open(self, peer: int, channel: str) -> Link:
         try:
-            link = self._mesh.link(peer, channel)
+            link = self._mesh.link(peer, channel, await_s=self._timeout_s)
         except PeerError as error:
             raise self._control.verdict(error) from error
         self._ring_links.append(link)
@@ -155,6 +156,7 @@ class GroupLifetime(dist.ProcessGroup):
     def set_timeout(self, timeout: timedelta) -> None:
         """How long nothing may move, for operations that begin from now on."""
         self._point_to_point.timeout_s = timeout.total_seconds()
+        self._pairs.timeout_s = self._messages.timeout_s = timeout.total_seconds()
         if self._ring is not None:
             self._ring.set_timeout(timeout.total_seconds())
 

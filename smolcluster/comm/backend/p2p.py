@@ -81,8 +81,10 @@ class PointToPoint:
                 _check(header, link.who, tag, part, len(view), dtype)
                 link.inward.recv_all(view, patience)
                 return
-            payload = bytearray(header.length)
-            link.inward.recv_all(memoryview(payload), patience)
+            kept = header.length + sum(len(payload) for waiting in early.values() for _, payload in waiting)
+            if kept > MAX_PAYLOAD:
+                raise ProtocolError(f"{link.who} sent {kept} bytes under other tags while tag {tag} was waited for")
+            payload = link.inward.recv_growing(header.length, patience)
             early.setdefault(header.tag, deque()).append((header, payload))
 
     def _lane(self, direction: str, peer: int) -> Lane:

@@ -10,9 +10,13 @@ from smolcluster.comm.mesh import Mesh
 
 
 class Pairs:
-    """`members` are the global ranks in group order; `rank` counts in the group. Thread-safe."""
+    """`members` are the global ranks in group order; `rank` counts in the group. Thread-safe.
 
-    def __init__(self, mesh: Mesh, channel: str, members: Sequence[int]) -> None:
+    `timeout_s` is an operation's: a peer that lives may take that long until it wants the link too.
+    """
+
+    def __init__(self, mesh: Mesh, channel: str, members: Sequence[int], timeout_s: float) -> None:
+        self.timeout_s = timeout_s
         self._mesh = mesh
         self._channel = channel
         self._members = tuple(members)
@@ -31,7 +35,7 @@ class Pairs:
             with self._lock:
                 known = self._links.get(rank)
             if known is None:
-                known = self._mesh.link(self._members[rank], self._channel)
+                known = self._mesh.link(self._members[rank], self._channel, await_s=self.timeout_s)
                 with self._lock:
                     self._links[rank] = known
             return known

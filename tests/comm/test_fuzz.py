@@ -1,0 +1,462 @@
+"""A hundred thousand broken, hostile or lying peers against every place that reads what a peer sends.
+
+Each case ends in a PeerError or is accepted because it was right; nothing hangs, nothing reserves memory for what was
+only announced, and nobody who has not proven the run's secret gets anywhere. Cases are the same in every run; one that
+fails names its dice (mangle.py).
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import socket
+import struct
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from smolcluster.comm.alarm import Alarm, decode_error, encode_error
+from smolcluster.comm.announce import find
+from smolcluster.comm.backend.flow import Landing, Outgoing, Stamp, flow
+from smolcluster.comm.backend.p2p import PointToPoint
+from smolcluster.comm.clock import Deadline
+from smolcluster.comm.control import Hub
+from smolcluster.comm.endpoint import Endpoint, listen
+from smolcluster.comm.frame import HEADER_BYTES, MAX_PAYLOAD, MAX_STORE, Kind, pack, unpack
+from smolcluster.comm.handshake import Hello, _proof, accept_handshake, dial_handshake
+from smolcluster.comm.link import Link
+from smolcluster.comm.listener import Listener
+from smolcluster.comm.mesh import Card, Mesh
+from smolcluster.comm.spoke import Spoke
+from smolcluster.comm.store import SmolStore
+from smolcluster.comm.table import Op, Table, decode_parts, encode_parts
+from smolcluster.comm.wire import Wire
+from smolcluster.errors import DeadlineError, HandshakeError, PeerError, PeerLostError, ProtocolError
+from tests.comm.mangle import cases, judged, mangle, mangled_stream, odd_json
+from tests.comm.wires import ME, SERVER, together
+
+NONCE = "ab" * 32
+
+
+@contextmanager
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+def said(theirs: socket.socket, data: bytes) -> None:
+    """The peer says all it has to say and falls silent for good."""
+    theirs.sendall(data)
+    theirs.shutdown(socket.SHUT_WR)
+
+
+@contextmanager
+def link_that_hears(data: bytes) -> Iterator[tuple[Link, socket.socket]]:
+    """A link whose peer has sent `data` and closed; and what we say to it."""
+    with pair() as (inward, theirs), pair() as (out, heard):
+        said(theirs, data)
+        yield Link(1, "test", Wire(out, "rank 1"), Wire(inward, "rank 1"), 2.0), heard
+
+
+# Headers
+
+
+def test_headers() -> None:
+    wrong = 0
+    for label, dice in cases("header", 30_000):
+        good = pack(dice.choice(list(Kind)), dice.choice((0, 5, 4096)), dice.randrange(16), 3, 7, 1, -2)
+        data = mangle(dice, good)
+        outcome = judged(label, data, lambda: unpack(data, 4096, "rank 1"))  # noqa: B023
+        if isinstance(outcome, PeerError):
+            wrong += 1
+            assert isinstance(outcome, ProtocolError | HandshakeError), label
+        else:
+            assert outcome.length <= 4096, label
+            assert data[:6] == good[:5] + bytes([outcome.kind]), label
+    assert wrong > 10_000
+
+
+# The introduction
+
+
+@pytest.fixture
+def known_nonce(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a proof can be computed before the other side has spoken."""
+    monkeypatch.setattr(secrets, "token_hex", lambda _: NONCE)
+
+
+GREETING = {
+    "run": ME.run_id,
+    "generation": ME.generation,
+    "digest": ME.digest,
+    "rank": 1,
+    "to": 0,
+    "channel": "ring",
+    "link": "l1",
+    "direction": "out",
+    "nonce": NONCE,
+}
+ANSWER = {"run": ME.run_id, "generation": ME.generation, "digest": ME.digest, "rank": 0, "nonce": NONCE}
+
+
+def canonical(fields: dict[str, Any]) -> bytes:
+    return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
+
+
+def framed(kind: Kind, payload: bytes) -> bytes:
+    return pack(kind, len(payload)) + payload
+
+
+def payloads(data: bytes, stream: list[bytes]) -> bool:
+    """Whether `data` begins with these frames, but for fields of the header that an introduction does not use."""
+    at = 0
+    for frame in stream:
+        if data[at + HEADER_BYTES : at + len(frame)] != frame[HEADER_BYTES:] or data[at + 5] != frame[5]:
+            return False
+        at += len(frame)
+    return True
+
+
+@pytest.mark.usefixtures("known_nonce")
+def test_an_acceptor_of_strangers_and_of_liars_who_know_the_secret() -> None:
+    accepted = 0
+    for label, dice in cases("accept", 14_000):
+        greeting = odd_json(dice, GREETING) if dice.random() < 0.7 else canonical(GREETING)
+        knows = dice.random() < 0.5
+        proof = _proof(ME.secret if knows else b"guess", b"dialler", greeting, canonical(ANSWER), b"", b"")
+        stream = [framed(Kind.HELLO, greeting), framed(Kind.PROOF, proof)]
+        data = b"".join(stream) if dice.random() < 0.4 else mangled_stream(dice, stream)
+        with pair() as (ours, theirs):
+            said(theirs, data)
+            outcome = judged(label, data, lambda: accept_handshake(ours, SERVER, Deadline(5), "the caller"))
+            if isinstance(outcome, PeerError):
+                assert "kkk" not in str(outcome), label
+                assert "\x1b" not in str(outcome), label
+                continue
+        accepted += 1
+        hello = outcome[1]
+        assert knows, f"{label}: got in without the secret"
+        assert payloads(data, stream), label
+        assert type(hello.rank) is int, label
+        assert hello.rank in (1, 2), label
+        assert hello.direction in ("out", "in"), label
+    assert accepted > 1000
+
+
+@pytest.mark.usefixtures("known_nonce")
+def test_a_dialler_that_meets_strangers_and_liars() -> None:
+    accepted = 0
+    hello = Hello(1, "ring", "l1", "out")
+    for label, dice in cases("dial", 10_000):
+        answer = odd_json(dice, ANSWER) if dice.random() < 0.7 else canonical(ANSWER)
+        knows = dice.random() < 0.5
+        proof = _proof(ME.secret if knows else b"guess", b"acceptor", canonical(GREETING), answer, b"", b"")
+        stream = [framed(Kind.CHALLENGE, answer), framed(Kind.WELCOME, proof)]
+        if dice.random() < 0.1:
+            stream[dice.randrange(2)] = framed(Kind.REFUSE, odd_json(dice, ANSWER)[:4096])
+        data = b"".join(stream) if dice.random() < 0.4 else mangled_stream(dice, stream)
+        with pair() as (ours, theirs):
+            said(theirs, data)
+            outcome = judged(label, data, lambda: dial_handshake(ours, ME, 0, hello, Deadline(5), "rank 0"))
+            if isinstance(outcome, PeerError):
+                assert "\x1b" not in str(outcome), label
+                continue
+        accepted += 1
+        assert knows, f"{label}: believed somebody without the secret"
+        assert payloads(data, stream), label
+    assert accepted > 1000
+
+
+def test_whoever_stops_talking_runs_into_the_deadline() -> None:
+    stream = framed(Kind.HELLO, canonical(GREETING)) + framed(Kind.PROOF, b"0" * 32)
+    for label, dice in cases("silence", 60):
+        data = stream[: dice.randrange(len(stream))]
+        with pair() as (ours, theirs):
+            theirs.sendall(data)
+            outcome = judged(label, data, lambda: accept_handshake(ours, SERVER, Deadline(0.01), "the caller"))
+        assert isinstance(outcome, DeadlineError), label
+
+
+def test_strangers_at_the_door_neither_get_in_nor_keep_a_rank_out() -> None:
+    listener = Listener(listen(("127.0.0.1",), 0), SERVER, 1 << 20, timeout_s=5)
+    try:
+        here = (listener.endpoint.host, listener.endpoint.port)
+        waiting = []
+        for _, dice in cases("door", 400):
+            opened = socket.create_connection(here)
+            greeting = odd_json(dice, GREETING)
+            proof = dice.choice((b"", dice.randbytes(32)))
+            opened.sendall(mangled_stream(dice, [framed(Kind.HELLO, greeting), framed(Kind.PROOF, proof)]))
+            waiting.append(opened)  # it hangs up when all have come, or never
+            if dice.random() < 0.5:
+                waiting.pop(dice.randrange(len(waiting))).close()
+        server = Mesh(SERVER, listener, {}, {}, {}, None, 1 << 20, 10)
+        client = Mesh(ME, None, {}, {}, {}, None, 1 << 20, 10)
+        links = together(
+            lambda: server.link(1, "ring"),
+            lambda: client.link(0, "ring", listener.endpoint),
+        )
+        assert all(isinstance(link, Link) for link in links), links
+        links[1].send(Kind.MESSAGE, b"hello")
+        assert links[0].receive(2).payload == b"hello"
+        assert set(listener._taken) == {("ring", 1)}
+        assert not listener._links
+        for link in links:
+            link.discard()
+    finally:
+        listener.close()
+        for opened in waiting:
+            opened.close()
+
+
+# Links, and what runs on them
+
+
+def test_frames_of_a_link() -> None:
+    frames = [
+        framed(Kind.HEARTBEAT, b""),
+        framed(Kind.MESSAGE, b"one"),
+        framed(Kind.HEARTBEAT, b"x"),
+        framed(Kind.REQUEST, b"two" * 50),
+        framed(Kind.FIN, b""),
+    ]
+    for label, dice in cases("link", 10_000):
+        data = mangled_stream(dice, frames)
+        with link_that_hears(data) as (link, _):
+            while True:
+                outcome = judged(label, data, lambda: link.receive(1.0, limit=1000))
+                if isinstance(outcome, PeerError):
+                    break
+                assert outcome.header.kind is not Kind.HEARTBEAT, label
+            assert isinstance(outcome, ProtocolError | HandshakeError | PeerLostError), (label, outcome)
+
+
+def test_frames_of_a_collective() -> None:
+    stamp = Stamp(1, "all_reduce", 1, 9)
+    frames = [pack(Kind.DATA, 40, 1, 1, 9, part) + bytes([part]) * 40 for part in range(4)]
+    landed = 0
+    for label, dice in cases("flow", 10_000):
+        data = mangled_stream(dice, frames)
+        memory = bytearray(160)
+        views = [Landing(memoryview(memory)[at : at + 40]) for at in range(0, 160, 40)]
+        sends = [Outgoing(memoryview(bytes(40)), part) for part in range(4)]
+        with pair() as (ours, theirs), pair() as (out, _heard):
+            said(theirs, data)
+            wires = Wire(out, "rank 1"), Wire(ours, "rank 1")
+            outcome = judged(label, data, lambda: flow(*wires, sends, views, stamp, 1.0))  # noqa: B023
+            if outcome is None:
+                landed += 1
+                payloads = b"".join(data[at + HEADER_BYTES : at + HEADER_BYTES + 40] for at in range(0, 288, 72))
+                assert memory == payloads, label
+    assert landed > 500
+
+
+def test_messages_between_two_ranks() -> None:
+    frames = [pack(Kind.MESSAGE, 16, 1, tag=tag) + bytes([tag]) * 16 for tag in (5, 6, 7)]
+    arrived = 0
+    for label, dice in cases("message", 6_000):
+        data = mangled_stream(dice, frames)
+        talk = PointToPoint(None, "test", 1.0, lambda job: job())  # type: ignore[arg-type]
+        memory = memoryview(bytearray(16))
+        with link_that_hears(data) as (link, _):
+            for tag in (6, 5):
+                outcome = judged(label, data, lambda: talk._one(link, 1, tag, 0, memory, 1))  # noqa: B023
+                if isinstance(outcome, PeerError):
+                    break
+                arrived += 1
+    assert arrived > 500
+
+
+def test_rank_0_serves_spokes_that_talk_nonsense() -> None:
+    requests = [
+        pack(Kind.REQUEST, len(payload), op=op, tag=number) + payload
+        for number, (op, payload) in enumerate(
+            (
+                (Op.SET, encode_parts([b"k", b"v"])),
+                (Op.GET, encode_parts([b"k"])),
+                (Op.ADD, encode_parts([b"n", b"5"])),
+                (Op.WAIT, encode_parts([b"never"])),
+                (Op.FORGET, encode_parts([b"3"])),
+            )
+        )
+    ]
+    for label, dice in cases("hub", 1_500):
+        frames = list(requests)
+        frames.append(framed(Kind.ABORT, odd_json(dice, {"kind": "PeerLostError", "text": "rank 2 went"})))
+        frames.append(framed(Kind.FIN, b""))
+        data = mangled_stream(dice, frames[dice.randrange(3) :])
+        alarm = Alarm()
+        hub = Hub(alarm, 2.0)
+        with link_that_hears(data) as (link, _):
+            # Grace is for real ranks, whose connections break within milliseconds.
+            alarm.wait = lambda _, alarm=alarm: alarm.error  # type: ignore[method-assign]
+            hub.attach(link)
+            hub._threads[0].join(5)
+            assert not hub._threads[0].is_alive(), f"{label} hangs: {data!r}"
+            assert link.closed, label
+            assert hub.table.waiting == 0, label
+            assert alarm.error is None or isinstance(alarm.error, PeerError), label
+            said_fin = data.endswith(frames[-1])
+            assert alarm.error is not None or said_fin or Kind.FIN in data, f"{label}: nobody heard that it went"
+
+
+def test_a_spoke_whose_rank_0_talks_nonsense() -> None:
+    for label, dice in cases("spoke", 1_500):
+        frames = [
+            framed(Kind.HEARTBEAT, b""),
+            pack(Kind.REPLY, 5, tag=0) + encode_parts([dice.choice((b"1", b"x"))]),
+            framed(Kind.ABORT, odd_json(dice, {"kind": "PeerLostError", "text": "rank 2 went"})),
+        ]
+        data = mangled_stream(dice, frames)
+        alarm = Alarm()
+        with link_that_hears(data) as (link, _):
+            spoke = Spoke(link, alarm, 2.0)
+            spoke._thread.join(5)
+            assert not spoke._thread.is_alive(), f"{label} hangs: {data!r}"
+            assert isinstance(alarm.error, PeerError), (label, data)
+            assert link.closed, label
+
+
+class Oracle:
+    """A control whose rank 0 answers what it likes."""
+
+    def __init__(self, answer: list[bytes]) -> None:
+        self.alarm = Alarm()
+        self._answer = answer
+
+    def call(self, op: Op, args: Any, seconds: float) -> list[bytes]:
+        return self._answer
+
+
+def test_answers_of_the_store_that_make_no_sense() -> None:
+    for label, dice in cases("answer", 3_000):
+        answer = [
+            dice.choice((b"", b"1", b"-5", b"x", b"\xff\xfe", b"9" * 5000)) for _ in range(dice.choice((0, 1, 1, 2)))
+        ]
+        store = SmolStore(Oracle(answer), None, 1.0)  # type: ignore[arg-type]
+        calls: tuple[Callable[[], Any], ...] = (
+            lambda: store.get("k"),  # noqa: B023
+            lambda: store.add("k", 1),  # noqa: B023
+            lambda: store.check(["k"]),  # noqa: B023
+            lambda: store.compare_set("k", "a", "b"),  # noqa: B023
+            lambda: store.delete_key("k"),  # noqa: B023
+            lambda: store.num_keys(),  # noqa: B023
+            lambda: store.list_keys(),  # noqa: B023
+            lambda: store.wait(["k"]),  # noqa: B023
+        )
+        judged(label, answer, dice.choice(calls))
+
+
+# What is told in payloads
+
+
+def test_requests_to_the_table() -> None:
+    for label, dice in cases("table", 20_000):
+        words = [
+            dice.choice((b"", b"k", b"n", b"5", b"-3", b"\xff", b"9" * 5000, dice.randbytes(5)))
+            for _ in range(dice.randrange(6))
+        ]
+        payload = encode_parts(words)
+        if dice.random() < 0.5:
+            payload = mangle(dice, payload)
+        op = dice.choice(list(Op))
+        table = Table()
+        judged(label, payload, lambda: table.submit(Op.SET, [b"k", b"v", b"n", b"4"], lambda _: None))  # noqa: B023
+        answers: list[list[bytes]] = []
+        outcome = judged(label, payload, lambda: table.submit(op, decode_parts(payload), answers.append, (1, 2)))  # noqa: B023
+        if isinstance(outcome, PeerError):
+            kept: list[list[bytes]] = []
+            table.submit(Op.LIST_KEYS, [], kept.append)
+            table.submit(Op.GET, [b"k", b"n"], kept.append)
+            assert kept == [[b"k", b"n"], [b"v", b"4"]], f"{label}: a refused {op.name} changed something"
+            assert not answers, label
+        else:
+            assert len(answers) + table.waiting == 1, label
+
+
+def test_words_of_failure() -> None:
+    for label, dice in cases("words", 5_000):
+        right = json.loads(encode_error(PeerLostError("rank 2 was lost")))
+        payload = odd_json(dice, right) if dice.random() < 0.8 else mangle(dice, json.dumps(right).encode())
+        outcome = judged(label, payload, lambda: decode_error(payload, seen_by=dice.choice((None, 1))))  # noqa: B023
+        assert isinstance(outcome, PeerError), label
+        assert len(str(outcome)) < 2100, label
+        assert "\x1b" not in str(outcome), label
+    assert isinstance(decode_error(b"[" * 100_000), ProtocolError)
+
+
+def test_cards() -> None:
+    read = 0
+    for label, dice in cases("card", 5_000):
+        payload = odd_json(dice, {"hosts": ["127.0.0.1"], "port": 5000, "buffer_bytes": 1 << 20})
+        outcome = judged(label, payload, lambda: Card.decode(payload))  # noqa: B023
+        if isinstance(outcome, Card):
+            read += 1
+            assert type(outcome.port) is int, label
+            assert 0 <= outcome.port <= 65535, label
+            assert type(outcome.buffer_bytes) is int, label
+        else:
+            assert isinstance(outcome, ProtocolError), label
+    assert read > 500
+
+
+def test_announcements(tmp_path: Path) -> None:
+    file = tmp_path / "endpoint.json"
+    found = 0
+    for label, dice in cases("announce", 1_000):
+        payload = odd_json(dice, {"host": "127.0.0.1", "port": 5000, "run_id": "r", "generation": 1})
+        file.write_bytes(payload)
+        outcome = judged(label, payload, lambda: find(file, "r", 1, Deadline(0)))
+        assert isinstance(outcome, DeadlineError | Endpoint), label
+        found += isinstance(outcome, Endpoint)
+    assert found > 100
+
+
+# Memory
+
+
+def peak_bytes(call: Callable[[], Any]) -> int:
+    tracemalloc.start()
+    try:
+        judged("memory", b"", call)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_is_only_announced_reserves_no_memory() -> None:
+    gigabyte = pack(Kind.MESSAGE, MAX_PAYLOAD, 1, tag=9) + b"and then nothing"
+    talk = PointToPoint(None, "test", 0.2, lambda job: job())  # type: ignore[arg-type]
+    with link_that_hears(gigabyte) as (link, _):
+        assert peak_bytes(lambda: link.receive(0.2, limit=MAX_PAYLOAD)) < 4 << 20
+    with link_that_hears(gigabyte) as (link, _):
+        assert peak_bytes(lambda: talk._one(link, 1, 5, 0, memoryview(bytearray(4)), 1)) < 4 << 20
+    with link_that_hears(pack(Kind.REQUEST, MAX_STORE) + b"little") as (link, _):
+        assert peak_bytes(lambda: link.receive(0.2)) < 4 << 20
+    with pytest.raises(ProtocolError):
+        decode_parts(struct.pack("!I", 0xFFFFFFFF) + b"little")
+
+
+def test_a_payload_that_does_come_is_whole() -> None:
+    wanted = torch.arange(700_000, dtype=torch.int64).numpy().tobytes()
+    with pair() as (ours, theirs):
+        wire, sender = Wire(ours, "rank 1"), Wire(theirs, "rank 0")
+        got, _ = together(
+            lambda: wire.recv_growing(len(wanted), Deadline(20)), lambda: sender.send_all(wanted, None, Deadline(20))
+        )
+    assert got == wanted
+
+
+def test_messages_that_nobody_asked_for_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smolcluster.comm.backend.p2p.MAX_PAYLOAD", 1000)
+    other = b"".join(pack(Kind.MESSAGE, 300, 1, tag=tag) + bytes(300) for tag in range(100, 110))
+    talk = PointToPoint(None, "test", 1.0, lambda job: job())  # type: ignore[arg-type]
+    refusal = pytest.raises(ProtocolError, match="sent 1200 bytes under other tags while tag 5 was waited for")
+    with link_that_hears(other) as (link, _), refusal:
+        talk._one(link, 1, 5, 0, memoryview(bytearray(4)), 1)
