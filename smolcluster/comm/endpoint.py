@@ -158,21 +158,6 @@ def is_literal(host: str) -> bool:
     return True
 
 
-def nearest(hosts: tuple[str, ...], own: tuple[str, ...]) -> str:
-    """Of a peer's addresses the one that shares most leading bits with one of ours: probably on a wire of both.
-
-    The first of them if none is better. "" if there is none.
-    """
-    return max(hosts, key=lambda host: max((_shared_bits(host, mine) for mine in own), default=0), default="")
-
-
-def _shared_bits(one: str, other: str) -> int:
-    if not (is_literal(one) and is_literal(other)):
-        return 0
-    a, b = (ipaddress.ip_address(host.partition("%")[0]) for host in (one, other))
-    return a.max_prefixlen - (int(a) ^ int(b)).bit_length() if a.version == b.version else 0
-
-
 def _resolve(host: str, port: int) -> _Address:
     return _resolved(host, port)[0]
 

@@ -12,6 +12,8 @@ import pytest
 from tests.comm.certificates import make_certificates
 from tests.comm.torchrun_job import Job
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "documentation" / "examples"
 # The agent looks after its ranks every three seconds: those that are left have the time to say what they saw.
 ALONE = ("--standalone", "--nproc-per-node", "3", "--monitor-interval", "3")
@@ -27,6 +29,7 @@ def losses(job: Job) -> list[float]:
     return [float(number) for line in lines for number in re.findall(r"\d+\.\d+", line)]
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize(("name", "ranks", "last"), [("ddp.py", 3, "epoch 4"), ("trainer.py", 2, "losses")])
 def test_an_example_computes_the_same_on_smol_as_on_gloo(name: str, ranks: int, last: str) -> None:
     said = {}

@@ -11,6 +11,7 @@ import sys
 import threading
 from typing import Any
 
+import psutil
 import torch
 import torch.distributed as dist
 
@@ -34,7 +35,7 @@ def total() -> float:
 def holdings() -> list[Any]:
     """What a group that was destroyed might have left behind."""
     gc.collect()
-    return [len(os.listdir("/proc/self/fd")), sorted(thread.name for thread in threading.enumerate())]
+    return [psutil.Process().num_fds(), sorted(thread.name for thread in threading.enumerate())]
 
 
 def rounds() -> None:
