@@ -22,7 +22,7 @@ import torch
 
 from smolcluster.comm.alarm import Alarm, decode_error, encode_error
 from smolcluster.comm.announce import find
-from smolcluster.comm.backend.flow import Landing, Outgoing, Stamp, flow
+from smolcluster.comm.backend.flow import Landing, Sending, Stamp, flow
 from smolcluster.comm.backend.p2p import PointToPoint
 from smolcluster.comm.clock import Deadline
 from smolcluster.comm.control import Hub
@@ -245,7 +245,7 @@ def test_frames_of_a_collective() -> None:
         data = mangled_stream(dice, frames)
         memory = bytearray(160)
         views = [Landing(memoryview(memory)[at : at + 40]) for at in range(0, 160, 40)]
-        sends = [Outgoing(memoryview(bytes(40)), part) for part in range(4)]
+        sends = [Sending(memoryview(bytes(40)), part) for part in range(4)]
         with pair() as (ours, theirs), pair() as (out, _heard):
             said(theirs, data)
             wires = Wire(out, "rank 1"), Wire(ours, "rank 1")

@@ -120,7 +120,7 @@ def ask_in_vain(fabric: Any) -> int:
             fabric.store.wait(["never", f"never/{fabric.config.rank}"], timedelta(seconds=0.01))
     fabric.store.barrier("done", fabric.config.world_size, timedelta(seconds=20))
     dist.barrier()
-    return fabric._star.table.waiting if fabric.config.rank == 0 else 0
+    return fabric._member._star.table.waiting if fabric.config.rank == 0 else 0
 
 
 def test_requests_that_were_given_up_are_not_kept(pool: Pool) -> None:

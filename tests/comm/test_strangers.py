@@ -272,7 +272,7 @@ def test_a_host_that_cannot_be_a_name(host: str) -> None:
 
 def besieged(fabric: Any) -> int:
     """Collectives, while a thread of each rank sends nonsense to that rank's own listener. How many came."""
-    here, done, came = fabric._listener.endpoint, threading.Event(), []
+    here, done, came = fabric._member.endpoint, threading.Event(), []
 
     def besiege() -> None:
         held: deque[socket.socket] = deque()
