@@ -5,12 +5,18 @@ from __future__ import annotations
 import time
 
 import pytest
-from strategy_jobs import broken_units, dies_in_a_block, peaks
-from strategy_models import ChainLM, gpt_of, model_of
+import torch
+from strategy_jobs import broken_units, context_of, dies_in_a_block, peaks
+from strategy_models import ChainLM, gpt_of, model_of, shares_of
 from strategy_pool import Pool
 
 from smolcluster.models.units import ShardUnit
-from smolcluster.strategies.fsdp.units import readings_of
+from smolcluster.runtime.device import Collectives, Pending
+from smolcluster.strategies.base import build_strategy
+from smolcluster.strategies.flat import Bucket
+from smolcluster.strategies.fsdp.scatter import ScatteredGradients
+from smolcluster.strategies.fsdp.stage3 import Stage3
+from smolcluster.strategies.fsdp.units import UnitParameters, readings_of
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -103,3 +109,81 @@ def test_a_rank_killed_in_the_middle_of_a_step_ends_the_others() -> None:
 def test_units_that_are_not_as_they_say_are_an_error(pool: Pool, how: str, told: str) -> None:
     for error in pool.run("smol", 2, broken_units, how):
         assert told in error
+
+
+@pytest.mark.parametrize("idle", [False, True])
+def test_a_unit_s_parameters_travel_while_the_one_before_it_computes(
+    monkeypatch: pytest.MonkeyPatch, idle: bool
+) -> None:
+    said: list[str] = []
+    names = {"3": "embedding", "2": "block 1", "1": "block 2", "0": "norm"}
+    fetch, send = UnitParameters.fetch, ScatteredGradients.send
+
+    def gather(self: UnitParameters, bucket: Bucket) -> None:
+        if self.whole(bucket) is None:
+            said.append(f"gather {names[str(bucket.index)]}")
+        fetch(self, bucket)
+
+    def scatter(self: ScatteredGradients, bucket: Bucket) -> None:
+        said.append(f"scatter {names[str(bucket.index)]}")
+        send(self, bucket)
+
+    monkeypatch.setattr(UnitParameters, "fetch", gather)
+    monkeypatch.setattr(ScatteredGradients, "send", scatter)
+    model = gpt_of(16, 2, tied=True, seed=0)
+    strategy = build_strategy(context_of("fsdp", 0, 1, stage=3), model)
+    for number, block in enumerate(model.transformer.h, 1):
+        block.register_forward_hook(lambda *_, number=number: said.append(f"forward {number}"))
+        block.register_full_backward_pre_hook(lambda *_, number=number: said.append(f"backward {number}"))
+    assert isinstance(strategy, Stage3)
+    if idle:
+        strategy.micro_batch(None)
+    else:
+        strategy.micro_batch(shares_of(0, (2,), 0, 2)[0])
+    wanted = [
+        *("gather embedding", "gather block 1", "gather block 2", "forward 1"),
+        *("gather embedding", "gather norm", "forward 2", "gather block 2"),
+        *("gather block 1", "scatter norm", "backward 2", "scatter block 2", "backward 1", "scatter block 1"),
+        "scatter embedding",
+    ]
+    # A rank without a sample sends and receives the same, only nothing comes between.
+    assert said == [what for what in wanted if not idle or "ward" not in what]
+
+
+class SlowWire(Collectives):
+    """What it is given arrives when somebody waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__(rank=0, world_size=1, device=torch.device("cpu"))
+        self.travelling = self.most = 0
+
+    def reduce_scatter(self, output: torch.Tensor, tensor: torch.Tensor) -> Pending:
+        self.travelling += 1
+        self.most = max(self.most, self.travelling)
+        return Arrival(self, output, tensor)
+
+
+class Arrival:
+    def __init__(self, wire: SlowWire, output: torch.Tensor, tensor: torch.Tensor) -> None:
+        self.wire, self.output, self.tensor = wire, output, tensor
+
+    def wait(self) -> None:
+        self.wire.travelling -= 1
+        self.output.copy_(self.tensor)
+
+
+def test_a_slow_wire_does_not_fill_the_memory_with_gradients() -> None:
+    layout, _ = readings_of(gpt_of(16, 6, tied=True, seed=0), world_size=1)
+    wire = SlowWire()
+    gradients = ScatteredGradients(layout, 0, wire)
+    for step in range(2):
+        gradients.begin()
+        for micro in range(3):
+            for bucket in layout.buckets:
+                gradients.room(bucket).fill_(10 * step + micro)
+                gradients.send(bucket)
+        gradients.arrived()
+        assert wire.travelling == 0
+        for bucket, piece in zip(layout.buckets, gradients.pieces, strict=True):
+            assert (piece.values == 30 * step + 3).all(), bucket
+    assert wire.most == 2

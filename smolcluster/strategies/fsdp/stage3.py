@@ -45,7 +45,7 @@ class Stage3(Synchronous):
         self.gradients.begin()
         local = NOTHING
         for number in range(self.rounds(batch)):
-            local += self._forward_backward(batch[number] if number < len(batch) else None)
+            local += self.micro_batch(batch[number] if number < len(batch) else None)
         self.gradients.arrived()
         tally = Tally(local.loss, local.tokens, stop, self.squares(self.gradient_memory()))
         verdict = judge(self.exchange(tally.row()), self.max_norm)
@@ -53,7 +53,7 @@ class Stage3(Synchronous):
             self.adamw.step(bucket.index, lr, verdict.scale)
         return self.result(verdict)
 
-    def _forward_backward(self, micro: Micro | None) -> LossSum:
+    def micro_batch(self, micro: Micro | None) -> LossSum:
         """One micro-batch, or, without one, this rank's part in the collectives of the others'."""
         self.stream.begin()
         self.stream.last_backward()
