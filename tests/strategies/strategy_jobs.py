@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from strategy_models import LENGTH, VOCAB, ChainLM, TinyLM, model_of, samples_of, shares_of
-from torch.nn import functional
+from torch.nn.functional import cross_entropy, linear
 
 from smolcluster.plan.types import MemoryEstimate, Plan, RankPlan
 from smolcluster.runtime.context import Alone, RunContext
 from smolcluster.runtime.runfolder import RunFolder
 from smolcluster.spec.run import CommSpec, DataSpec, GPTSpec, Participant, RunSpec, ScheduleSpec, TrainingSpec
-from smolcluster.strategies import replica
+from smolcluster.strategies import replica, synchronous
 from smolcluster.strategies.base import NotFiniteError, Strategy, build_strategy
 from tests.live_bytes import LiveBytes
 
@@ -64,6 +65,15 @@ def buckets_of(size: int) -> Iterator[None]:
     replica.BUCKET_BYTES = usual
 
 
+@contextlib.contextmanager
+def collectives_through_the_cpu() -> Iterator[None]:
+    """Strategies built meanwhile copy what travels, as on a device whose tensors cannot."""
+    usual = synchronous.Collectives
+    synchronous.Collectives = functools.partial(usual, staged=True)  # type: ignore[assignment,misc]
+    yield
+    synchronous.Collectives = usual  # type: ignore[misc]
+
+
 def train(
     rank: int,
     world_size: int,
@@ -74,10 +84,11 @@ def train(
     kind: str = "tiny",
     micro: int = 64,
     bucket: int = replica.BUCKET_BYTES,
+    staged: bool = False,
 ) -> dict[str, Any]:
     """Losses, norms and final parameters of a run. Ranks start from different weights: rank 0's must win."""
     model = model_of(kind, seed=5 + rank)
-    with buckets_of(bucket):
+    with buckets_of(bucket), collectives_through_the_cpu() if staged else contextlib.nullcontext():
         strategy = build_strategy(context_of(name, rank, world_size, stage=stage), model)
     results = steps_of(strategy, shares, rank, count, micro)
     evaluated = strategy.eval_loss(*samples_of(99, 1 + rank))
@@ -248,7 +259,7 @@ def broken_units(rank: int, world_size: int, how: str) -> str:
             if how == "a gradient comes late":
                 hidden = hidden + self.norm.weight
             hidden = self.layers[1](hidden)
-            return functional.cross_entropy(functional.linear(self.norm(hidden), self.embed.weight).mT, y)
+            return cross_entropy(linear(self.norm(hidden), self.embed.weight).mT, y)
 
     strategy = build_strategy(context_of("fsdp", rank, world_size, stage=3), Broken(0))
     try:

@@ -71,6 +71,18 @@ def test_micro_batches_add_up_and_a_rank_may_have_none(pool: Pool, stage: int, k
     assert_equal(ranks, oracle(sum(IDLE), kind))
 
 
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_over_gloo(pool: Pool, stage: int) -> None:
+    ranks = pool.run("gloo", 2, train, "fsdp", stage, UNEVEN[2], STEPS, "chain", 2)
+    assert_equal(ranks, oracle(sum(UNEVEN[2]), "chain"))
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_on_a_device_whose_tensors_cannot_travel(pool: Pool, stage: int) -> None:
+    ranks = pool.run("smol", 2, train, "fsdp", stage, UNEVEN[2], STEPS, "chain", 2, 600, True)
+    assert_equal(ranks, oracle(sum(UNEVEN[2]), "chain"))
+
+
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_a_rank_alone_needs_no_group(stage: int) -> None:
     assert_equal([train(0, 1, "fsdp", stage, (5,), STEPS, "gpt", 2)], oracle(5, "gpt"))
