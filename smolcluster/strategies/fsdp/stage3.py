@@ -4,6 +4,8 @@ A unit (embeddings, a block, last norm and loss) is gathered while the one befor
 gathered again for its backward, and its gradients are reduce-scattered while backward goes on. On the wire at most
 3(N-1)/N x P per rank and micro-batch: two gathers and a reduce-scatter. Less where backward needs no second gather: of
 the last unit, which stays, and of embeddings (a tied one is gathered twice all the same, for both ends of the model).
+
+A model is whole on every rank once, before it is cut; what is not trained stays whole.
 """
 
 from __future__ import annotations

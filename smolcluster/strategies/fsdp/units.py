@@ -66,6 +66,7 @@ class UnitParameters:
 
     def __init__(self, layout: Layout, rank: int, collectives: Collectives) -> None:
         self._layout = layout
+        self._spans = [layout.spans_in(bucket) for bucket in layout.buckets]
         self._collectives = collectives
         self._nothing = torch.full((), torch.nan, dtype=layout.dtype, device=layout.device)
         self._whole: dict[int, torch.Tensor] = {}
@@ -73,7 +74,7 @@ class UnitParameters:
         self.pieces: list[Piece] = []
         for bucket in layout.buckets:
             whole = layout.zeros(bucket.stop - bucket.start)
-            for span in layout.spans_in(bucket):
+            for span in self._spans[bucket.index]:
                 whole[span.start - bucket.start : span.stop - bucket.start] = span.parameter.detach().flatten()
             collectives.broadcast(whole)
             start, stop = layout.shard_range(bucket, rank)
@@ -92,7 +93,7 @@ class UnitParameters:
         if pending is not None:
             pending.wait()
             whole = self._whole[bucket.index]
-            for span in self._layout.spans_in(bucket):
+            for span in self._spans[bucket.index]:
                 part = whole[span.start - bucket.start : span.stop - bucket.start]
                 span.parameter.data = part.view(span.parameter.shape)
 
@@ -100,7 +101,7 @@ class UnitParameters:
         """Let a whole bucket go. The memory goes when nobody looks at it any more: a collective, say."""
         self._coming.pop(bucket.index, None)
         self._whole.pop(bucket.index, None)
-        for span in self._layout.spans_in(bucket):
+        for span in self._spans[bucket.index]:
             span.parameter.data = self._nothing.expand(span.parameter.shape)
 
     def find(self, tensor: torch.Tensor) -> Bucket | None:
