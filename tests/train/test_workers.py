@@ -108,8 +108,9 @@ def test_stop_asked_of_one_rank_ends_all_with_a_model(tmp_path: Path, data: Path
     assert (RunFolder(tmp_path).model / "config.json").exists()
 
 
-def test_a_killed_rank_ends_the_others_with_exit_3(tmp_path: Path, data: Path) -> None:
-    with started(tmp_path, data, (2, 2, 2), max_steps=100_000, eval_steps=100_000) as processes:
+@pytest.mark.parametrize("stage", [1, 3])
+def test_a_killed_rank_ends_the_others_with_exit_3(tmp_path: Path, data: Path, stage: int) -> None:
+    with started(tmp_path, data, (2, 2, 2), stage=stage, max_steps=100_000, eval_steps=100_000) as processes:
         until_step(tmp_path, 0, 3)
         processes[1].send_signal(signal.SIGKILL)
         began = time.monotonic()

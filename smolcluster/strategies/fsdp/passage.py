@@ -110,9 +110,10 @@ class Passage:
 
     def _back_one(self) -> None:
         """Backward has left the unit it was in."""
-        self._free(self._back, but=self._back - 1)
-        self._fetch_again(self._back - 2)  # the one before this one was fetched when backward came here
-        self._back -= 1
+        before = self._back - 1  # its parameters were fetched when backward came to this one
+        self._free(self._back, but=before if before >= 0 and self._units[before].reread else None)
+        self._fetch_again(before - 1)
+        self._back = before
 
     def _lend(self, tensor: torch.Tensor) -> torch.Tensor | _Loan:
         bucket = self._parameters.find(tensor)
@@ -147,7 +148,7 @@ class Passage:
 
     def _free(self, number: int, but: int | None) -> None:
         """Free what a unit reads, except what unit `but` reads too."""
-        kept = self._units[but].reads if but is not None and but >= 0 else ()
+        kept = self._units[but].reads if but is not None else ()
         for bucket in self._units[number].reads:
             if bucket not in kept:
                 self._parameters.free(bucket)
