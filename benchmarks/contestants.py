@@ -1,4 +1,4 @@
-"""The same step, ours over smol and torch's own over gloo: one model, one batch, AdamW, gradients clipped at norm 1."""
+"""The same step, ours and torch's own, over gloo and smol: one model, one batch, AdamW, gradients clipped at norm 1."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
@@ -17,7 +18,7 @@ from smolcluster.runtime.context import Alone, RunContext
 from smolcluster.runtime.runfolder import RunFolder
 from smolcluster.spec.run import CommSpec, DataSpec, GPTSpec, Participant, RunSpec, ScheduleSpec, TrainingSpec
 from smolcluster.strategies.base import build_strategy
-from smolcluster.strategies.replica import Replica
+from smolcluster.strategies.synchronous import Synchronous
 
 LEARNING_RATE, WEIGHT_DECAY, CLIP_NORM = 6e-4, 0.01, 1.0
 # gpt_config.yaml with GPT-2's own vocabulary, tied; dropout 0, so that all contestants compute the same.
@@ -29,10 +30,10 @@ GPT = GPTSpec(
 Step = Callable[[torch.Tensor, torch.Tensor], None]
 
 
-def ours(strategy: str, stage: int, rank: int, world_size: int) -> tuple[Replica, Step]:
+def ours(strategy: str, stage: int, rank: int, world_size: int) -> tuple[Synchronous, Step]:
     """A strategy of ours over the default group, and a step of it."""
     built = build_strategy(context_of(strategy, stage, rank, world_size), build_model(GPT, None, seed=0))
-    assert isinstance(built, Replica)
+    assert isinstance(built, Synchronous)
 
     def step(x: torch.Tensor, y: torch.Tensor) -> None:
         built.train_step([(x, y)], LEARNING_RATE)  # type: ignore[attr-defined]
@@ -60,6 +61,23 @@ def torchs(zero: bool, fused: bool) -> Step:
         optimizer = ZeroRedundancyOptimizer(module.parameters(), optimizer_class=torch.optim.AdamW, **settings)
     else:
         optimizer = torch.optim.AdamW(module.parameters(), **settings)
+
+    def step(x: torch.Tensor, y: torch.Tensor) -> None:
+        optimizer.zero_grad()
+        module(x, y).backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), CLIP_NORM)
+        optimizer.step()
+
+    return step
+
+
+def fsdp2(reshard: bool, fused: bool) -> Step:
+    """FSDP2: a unit for each block and one for the rest. `reshard`: blocks are freed after their forward (ZeRO-3)."""
+    module = _Loss()
+    for block in module.model.transformer.h:
+        fully_shard(block, reshard_after_forward=reshard)
+    fully_shard(module, reshard_after_forward=reshard)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=fused or None)
 
     def step(x: torch.Tensor, y: torch.Tensor) -> None:
         optimizer.zero_grad()

@@ -1,12 +1,12 @@
-"""Training steps: classicdp and fsdp over smol beside DDP and ZeRO over gloo, and what they put on the wire and hold.
+"""Training steps: classicdp and fsdp over smol beside DDP, ZeRO and FSDP2, and what they put on the wire and hold.
 
     python -m benchmarks.training --quick --out training.json
 
-Ours run in processes set up as our worker sets them up, torch's own in plain ones. They take turns step by step, the
-others standing still meanwhile, so that whatever else the machine does falls on all of them. Time is the slowest
-rank's, CPU seconds are all ranks', both medians; a ratio is the median of the rounds' own ratios, since the speed of a
-shared machine drifts from round to round. `--full` adds rows that say where the difference comes from: torch's
-with the fused AdamW, and with our setting of the allocator.
+Ours run in processes set up as our worker sets them up, torch's own in plain ones; its FSDP2 runs over both backends.
+They take turns step by step, the others standing still meanwhile, so that whatever else the machine does falls on all
+of them. Time is the slowest rank's, CPU seconds are all ranks', both medians; a ratio is the median of the rounds' own
+ratios, since the speed of a shared machine drifts from round to round. `--full` adds rows that say where the difference
+comes from: torch's with the fused AdamW, and with our setting of the allocator.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.contestants import GPT, batch_of, ours, torchs
+from benchmarks.contestants import GPT, batch_of, fsdp2, ours, torchs
 from benchmarks.ranks import Done, Team
 
 SAMPLES, WORLD, WARM_UP = 4, 2, 2
 Tasks = dict[str, Callable[[], Any]]
-OURS = {"classicdp": ("classicdp", 0), "fsdp 0": ("fsdp", 0), "fsdp 1": ("fsdp", 1)}
+OURS = {"classicdp": ("classicdp", 0), **{f"fsdp {stage}": ("fsdp", stage) for stage in range(4)}}
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def our_steps(rank: int, world_size: int, _: Any) -> Tasks:
     x, y = batch_of(rank, SAMPLES)
     steps = {
         "classicdp (smol)": ours("classicdp", 0, rank, world_size)[1],
-        "fsdp 1 (smol)": ours("fsdp", 1, rank, world_size)[1],
+        **{f"fsdp {stage} (smol)": ours("fsdp", stage, rank, world_size)[1] for stage in (1, 2, 3)},
     }
     return {name: partial(step, x, y) for name, step in steps.items()}
 
@@ -61,7 +61,26 @@ def torchs_steps(rank: int, _: int, __: Any) -> Tasks:
         "DDP (gloo)": torchs(zero=False, fused=False),
         "DDP + ZeRO (gloo)": torchs(zero=True, fused=False),
     }
-    return {name: partial(step, x, y) for name, step in steps.items()}
+    return {name: partial(step, x, y) for name, step in steps.items()} | _fsdp2_steps(rank, "gloo", fused=False)
+
+
+def fsdp2_steps(rank: int, _: int, __: Any) -> Tasks:
+    """Torch's FSDP2 as it comes, over our backend."""
+    return _fsdp2_steps(rank, "smol", fused=False)
+
+
+def fsdp2_best_steps(rank: int, _: int, __: Any) -> Tasks:
+    """The same with the fused AdamW (and, in the team that runs them, our setting of the allocator)."""
+    return _fsdp2_steps(rank, "smol", fused=True)
+
+
+def _fsdp2_steps(rank: int, transport: str, fused: bool) -> Tasks:
+    x, y = batch_of(rank, SAMPLES)
+    more = ", fused AdamW, our malloc" if fused else ""
+    return {
+        f"FSDP2 ({transport}){more}": partial(fsdp2(reshard=True, fused=fused), x, y),
+        f"FSDP2, no reshard ({transport}){more}": partial(fsdp2(reshard=False, fused=fused), x, y),
+    }
 
 
 def torchs_best_steps(rank: int, _: int, __: Any) -> Tasks:
@@ -115,9 +134,11 @@ def times(rounds: int, full: bool) -> dict[str, Timed]:
         teams = [
             stack.enter_context(Team(WORLD, "smol", our_steps, keep_memory=True)),
             stack.enter_context(Team(WORLD, "gloo", torchs_steps, keep_memory=False)),
+            stack.enter_context(Team(WORLD, "smol", fsdp2_steps, keep_memory=False)),
         ]
         if full:
             teams.append(stack.enter_context(Team(WORLD, "gloo", torchs_best_steps, keep_memory=True)))
+            teams.append(stack.enter_context(Team(WORLD, "smol", fsdp2_best_steps, keep_memory=True)))
         turns = [(team, task) for team in teams for task in team.tasks]
         measured: dict[str, list[list[Done]]] = {task: [] for _, task in turns}
         for number in range(WARM_UP + rounds):
@@ -142,21 +163,23 @@ def ratio(ours: list[float], theirs: list[float]) -> float:
 
 
 def bytes_and_state(worlds: tuple[int, ...]) -> list[dict[str, Any]]:
-    """Per strategy and world size: bytes a rank sends in a step beside the ring's optimum, state beside theory."""
+    """Per strategy and world size: bytes a rank sends in a step beside theory, and the state it holds beside theory."""
     rows = []
     for world_size in worlds:
         with Team(world_size, "smol", our_accounts, keep_memory=False) as team:
             weighed = {name: [done.value for done in team.do(name)] for name in team.tasks}
         for name, ranks in weighed.items():
-            params = ranks[0]["params"]
+            params, stage = ranks[0]["params"], OURS[name][1]
+            state = {1: 2 + 2 / world_size, 2: 1 + 3 / world_size, 3: 4 / world_size}.get(stage, 4)
             rows.append(
                 {
                     "strategy": name,
                     "world_size": world_size,
                     "sent_bytes": max(rank["sent"] for rank in ranks),
-                    "ring_bytes": 2 * (world_size - 1) / world_size * params,
+                    # A ring's optimum for an all-reduce; for stage 3 that of two gathers and a reduce-scatter.
+                    "ring_bytes": (3 if stage == 3 else 2) * (world_size - 1) / world_size * params,
                     "state_bytes": max(rank["state"] for rank in ranks),
-                    "theory_bytes": (2 + 2 / world_size if OURS[name][1] == 1 else 4) * params,
+                    "theory_bytes": state * params,
                 }
             )
         print(f"bytes at {world_size} ranks", file=sys.stderr, flush=True)
@@ -172,10 +195,17 @@ def judge(raced: dict[str, Timed], weighed: list[dict[str, Any]]) -> list[Target
     zero_cpu = ratio(raced["fsdp 1 (smol)"].cpu_s, zero.cpu_s)
     wire = max(abs(row["sent_bytes"] / row["ring_bytes"] - 1) for row in weighed)
     state = max(abs(row["state_bytes"] / row["theory_bytes"] - 1) for row in weighed)
+    sharded, whole = raced["FSDP2 (smol)"].wall_s, raced["FSDP2, no reshard (smol)"].wall_s
+    transport = ratio(raced["FSDP2 (gloo)"].wall_s, sharded)
+    stage_2 = ratio(whole, raced["fsdp 2 (smol)"].wall_s)
+    stage_3 = ratio(sharded, raced["fsdp 3 (smol)"].wall_s)
     return [
         Target("classicdp / DDP, tokens per second", speed, ">= 1.00", speed >= 1.0),
         Target("fsdp 1 / DDP + ZeRO, tokens per second", zero_speed, ">= 1.05", zero_speed >= 1.05),
         Target("fsdp 1 / DDP + ZeRO, CPU seconds", zero_cpu, "<= 0.85", zero_cpu <= 0.85),
+        Target("FSDP2 on smol / FSDP2 on gloo, tokens per second", transport, ">= 1.30", transport >= 1.3),
+        Target("fsdp 2 / FSDP2 on smol without resharding, tokens per second", stage_2, ">= 1.00", stage_2 >= 1.0),
+        Target("fsdp 3 / FSDP2 on smol, tokens per second", stage_3, ">= 1.00", stage_3 >= 1.0),
         Target("bytes sent, farthest from the ring's optimum", wire, "<= 0.02", wire <= 0.02),
         Target("model state, farthest from theory", state, "<= 0.05", state <= 0.05),
     ]

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from smolcluster.models.cache import KVCache, LayerCache
 from smolcluster.models.loss import chunked_cross_entropy
+from smolcluster.models.units import ShardUnit
 from smolcluster.spec.run import GPTSpec
 
 LAYER_NORM_EPS = 1e-5
@@ -150,6 +151,16 @@ class GPT(nn.Module):
         """Mean cross-entropy (nats per token), a scalar; ids and targets (B, T) int64."""
         hidden = self.transformer(ids)
         return chunked_cross_entropy(hidden.flatten(0, 1), self.head, targets.flatten())
+
+    def shard_units(self) -> tuple[ShardUnit, ...]:
+        """Embeddings, each block, last norm and loss. A tied embedding is read at both ends."""
+        body = self.transformer
+        head = body.wte if self.lm_head is None else self.lm_head
+        return (
+            ShardUnit(body, (body.wte, body.wpe), reread=False),
+            *(ShardUnit(block, (block,)) for block in body.h),
+            ShardUnit(body.ln_f, (body.ln_f, head)),
+        )
 
 
 @torch.no_grad()

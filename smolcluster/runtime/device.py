@@ -54,11 +54,19 @@ class _Waiting:
         self.owner.blocked_s += time.perf_counter() - began
 
 
+class _Done:
+    """What a rank alone waits for."""
+
+    def wait(self) -> None:
+        """Nothing to wait for."""
+
+
 class Collectives:
     """The collectives that strategies use, over torch.distributed's default group, for tensors of one device.
 
-    `blocked_s` grows by the seconds the caller spent in here: communication that nothing hid. All ranks must call the
-    same operations in the same order. `staged` forces the way through CPU buffers (the default off the CPU).
+    A rank alone needs no group: its own values are the result. `blocked_s` grows by the seconds the caller spent in
+    here: communication that nothing hid. All ranks must call the same operations in the same order. `staged` forces
+    the way through CPU buffers (the default off the CPU).
     """
 
     def __init__(self, rank: int, world_size: int, device: torch.device, staged: bool | None = None) -> None:
@@ -70,6 +78,8 @@ class Collectives:
 
     def all_reduce(self, tensor: torch.Tensor) -> Pending:
         """Sum over ranks, in place."""
+        if self.world_size == 1:
+            return _Done()
         began = time.perf_counter()
         buffer = self._outgoing(tensor)
         work = dist.all_reduce(buffer, async_op=True)
@@ -77,6 +87,8 @@ class Collectives:
 
     def reduce_scatter(self, output: torch.Tensor, tensor: torch.Tensor) -> Pending:
         """Sum over ranks; `output` gets this rank's 1/N and may be that part of `tensor`; its rest is then scratch."""
+        if self.world_size == 1:
+            return self._alone(output, tensor)
         began = time.perf_counter()
         buffer = self._outgoing(tensor)
         mine = self._part(buffer) if buffer is not tensor else output
@@ -85,6 +97,8 @@ class Collectives:
 
     def all_gather(self, output: torch.Tensor, tensor: torch.Tensor) -> Pending:
         """Every rank's `tensor` one after the other in `output`; `tensor` may be this rank's part of `output`."""
+        if self.world_size == 1:
+            return self._alone(output, tensor)
         began = time.perf_counter()
         if self._staged:
             buffer = torch.empty(output.shape, dtype=output.dtype, device="cpu")
@@ -97,6 +111,8 @@ class Collectives:
 
     def broadcast(self, tensor: torch.Tensor, source: int = 0) -> None:
         """The source's values on every rank, in place; returns when they are there."""
+        if self.world_size == 1:
+            return
         began = time.perf_counter()
         buffer = self._outgoing(tensor)
         dist.broadcast(buffer, source)
@@ -106,6 +122,8 @@ class Collectives:
 
     def exchange(self, values: Sequence[float]) -> list[list[float]]:
         """Every rank's few numbers, in rank order, the same bits everywhere (float64): what decisions are made from."""
+        if self.world_size == 1:
+            return [list(values)]
         began = time.perf_counter()
         mine = torch.tensor(values, dtype=torch.float64)
         table = torch.empty(self.world_size * len(values), dtype=torch.float64)
@@ -113,6 +131,12 @@ class Collectives:
         self.blocked_s += time.perf_counter() - began
         rows: list[list[float]] = table.view(self.world_size, len(values)).tolist()
         return rows
+
+    @staticmethod
+    def _alone(output: torch.Tensor, tensor: torch.Tensor) -> Pending:
+        if output.data_ptr() != tensor.data_ptr():
+            output.copy_(tensor)
+        return _Done()
 
     def _outgoing(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to("cpu", copy=True) if self._staged else tensor

@@ -12,7 +12,6 @@ from smolcluster.spec.problems import listed
 from smolcluster.spec.run import RunSpec
 
 BUILT = ("single", "classicdp", "fsdp")
-BUILT_FSDP_STAGES = (0, 1)
 NOT_ENCRYPTED = "this wire is not private: traffic is authenticated but not encrypted until certificates are set up"
 NO_WINDOWS = "training on Windows nodes comes with setup.yml, in a later release"
 
@@ -45,9 +44,6 @@ def refuse_settings(run: RunSpec, cluster: Merged) -> list[Problem]:
     problems: list[Problem] = []
     if run.model.type == "nn":
         problems.append(Problem("--model nn", 0, "", "training SimpleNN is not built yet", "use --model gpt"))
-    if run.strategy == "fsdp" and run.fsdp_stage not in BUILT_FSDP_STAGES:
-        what = f"stage {run.fsdp_stage} is not built yet"
-        problems.append(cluster.problem(("fsdp_stage",), what, "use fsdp_stage 0 or 1"))
     if run.staleness_bound > 0:
         what = f"stale-synchronous training (bound {run.staleness_bound}) is not built yet"
         fix = "use staleness_bound: 0 (--override staleness_bound=0)"

@@ -47,6 +47,9 @@ class LossSum:
     loss: float
     tokens: int
 
+    def __add__(self, other: LossSum) -> LossSum:
+        return LossSum(self.loss + other.loss, self.tokens + other.tokens)
+
 
 class NotFiniteError(TrainingError):
     """A loss or gradient is infinite or not a number. `rank` is the first whose loss shows it, None if none does."""
@@ -57,7 +60,11 @@ class NotFiniteError(TrainingError):
 
 
 class Model(Protocol):
-    """What a strategy needs of a model besides being an nn.Module: the mean loss of a batch, a scalar with a graph."""
+    """What a strategy needs of a model besides being an nn.Module: the mean loss of a batch, a scalar with a graph.
+
+    It may also have `shard_units() -> Sequence[ShardUnit]` (models/units.py): the stretches of its forward pass whose
+    parameters fsdp stage 3 gathers one after the other. Without it the whole model is one unit.
+    """
 
     def loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """The mean over the elements of y."""
@@ -65,14 +72,23 @@ class Model(Protocol):
 
 
 class Strategy(Protocol):
-    """How the ranks of a run take a step together. Every rank must make the same calls in the same order."""
+    """How the ranks of a run take a step together. Every rank must make the same calls in the same order.
+
+    evaluates_together: whether eval_loss talks to the other ranks. Then all must call it equally often.
+    """
+
+    evaluates_together: bool
 
     def train_step(self, batch: Batch, lr: float, stop: bool = False) -> StepResult:
         """Take this rank's share of a step. NotFiniteError before anything was updated; PeerError if a rank is gone."""
         ...
 
     def eval_loss(self, x: torch.Tensor, y: torch.Tensor) -> LossSum:
-        """The loss of a batch without training, of this rank alone."""
+        """The loss of this rank's batch, which may be empty, without training."""
+        ...
+
+    def export(self) -> dict[str, torch.Tensor] | None:
+        """The model's parameters, whole, by name, on rank 0; None elsewhere. Every rank must call it."""
         ...
 
     def exchange(self, values: Sequence[float]) -> list[list[float]]:

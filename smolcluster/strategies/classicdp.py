@@ -18,14 +18,14 @@ class ClassicDP(Replica):
 
     def __init__(self, context: RunContext, model: nn.Module) -> None:
         super().__init__(context, model)
-        self.start(updates=[(0, self.flat.params.numel())], send=self.sum_gradients)
+        self.start_with_whole_gradients([(0, self.flat.length)], self.sum_gradients)
 
     def train_step(self, batch: Batch, lr: float, stop: bool = False) -> StepResult:
         """Take this rank's share of a step."""
         local = self.backward(batch)  # the buckets have been summed over ranks when it returns
         # Each rank measures 1/N of the gradient, and all add up the same N numbers: the norm, and with it the decision
         # to clip, is the same to the bit even between devices that round differently.
-        tally = Tally(local.loss, local.tokens, stop, self.squares(self.my_shards()))
+        tally = Tally(local.loss, local.tokens, stop, self.squares(self.shard_gradients()))
         verdict = judge(self.exchange(tally.row()), self.max_norm)
         self.adamw.step(0, lr, verdict.scale)
         return self.result(verdict)

@@ -14,13 +14,12 @@ class Single(Replica):
 
     def __init__(self, context: RunContext, model: nn.Module) -> None:
         super().__init__(context, model)
-        self.everything = [(0, self.flat.params.numel())]
-        self.start(updates=self.everything, send=None)
+        self.start_with_whole_gradients([(0, self.flat.length)], send=None)
 
     def train_step(self, batch: Batch, lr: float, stop: bool = False) -> StepResult:
         """Take one step on the batch."""
         local = self.backward(batch)
-        tally = Tally(local.loss, local.tokens, stop, self.squares(self.everything))
+        tally = Tally(local.loss, local.tokens, stop, self.squares([self.whole_grads]))
         verdict = judge([tally.row()], self.max_norm)
         self.adamw.step(0, lr, verdict.scale)
         return self.result(verdict)

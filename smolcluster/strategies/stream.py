@@ -1,8 +1,8 @@
-"""Gradients on their way from autograd into the flat buffer, and from there, bucket by bucket, to whoever sends them.
+"""Gradients on their way from autograd into their buckets, and from there, bucket by bucket, to whoever sends them.
 
-A hook on each parameter takes its gradient the moment backward has finished it. When the last micro-batch has filled a
-bucket it is handed on at once, so that it travels while backward goes on. Collectives must meet in the same order on
-every rank, therefore buckets leave strictly in buffer order, whatever order autograd took here.
+A hook on each parameter takes its gradient the moment backward has finished it. When the last micro-batch of a pass has
+filled a bucket it is handed on at once, so that it travels while backward goes on. Collectives must meet in the same
+order on every rank, therefore buckets leave strictly in order, whatever order autograd took here.
 """
 
 from __future__ import annotations
@@ -12,61 +12,58 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from smolcluster.runtime.device import Pending
-from smolcluster.strategies.flat import Bucket, FlatParameters, Span
+from smolcluster.strategies.flat import Bucket, Layout, Span
 
-Send = Callable[[Bucket], Pending]
+Room = Callable[[Bucket], torch.Tensor]
+Leave = Callable[[Bucket], None]
 
 
 class GradientStream:
-    """Collects one step's gradients into `flat.grads` (their sum over micro-batches) and sends complete buckets.
+    """Sums a pass's gradients over its micro-batches, and says when a bucket is complete.
 
-    A parameter that got no gradient counts as zeros, so that ranks whose batches took different ways through the model
-    still send the same buckets. `send` None: nothing travels (a single process).
+    `room(bucket)` is the 1-D tensor a bucket's gradients are put into; it is asked for each of them. `leave(bucket)` is
+    called once a pass for each bucket, in order. A parameter that got no gradient counts as zeros, so that ranks whose
+    batches took different ways through the model still send the same buckets.
     """
 
-    def __init__(self, flat: FlatParameters, send: Send | None = None) -> None:
-        self._flat = flat
-        self._send = send
+    def __init__(self, layout: Layout, room: Room, leave: Leave) -> None:
+        self._layout = layout
+        self._room = room
+        self._leave = leave
+        self._spans_in = [layout.spans_in(bucket) for bucket in layout.buckets]
         self._buckets_of = {
-            span.name: [b.index for b in flat.buckets if b.start < span.stop and span.start < b.stop]
-            for span in flat.spans
+            span.name: [b for b in layout.buckets if b.start < span.stop and span.start < b.stop]
+            for span in layout.spans
         }
         self._seen: set[str] = set()
         self._missing: list[int] = []
-        self._sent: list[Pending] = []
         self._next = 0
         self._last = False
         self._hooks = [
             span.parameter.register_post_accumulate_grad_hook(self._taker(span))  # type: ignore[no-untyped-call]
-            for span in flat.spans
+            for span in layout.spans
         ]
 
     def begin(self) -> None:
-        """Start a step: forget the last one's gradients."""
+        """Start a pass: forget the last one's gradients."""
         self._seen.clear()
-        self._sent = []
         self._next = 0
         self._last = False
-        self._missing = [0] * len(self._flat.buckets)
-        for indices in self._buckets_of.values():
-            for index in indices:
-                self._missing[index] += 1
+        self._missing = [len(spans) for spans in self._spans_in]
 
     def last_backward(self) -> None:
-        """Say that the coming backward is the step's last: from now on complete buckets leave."""
+        """Say that the coming backward is the pass's last: from now on complete buckets leave."""
         self._last = True
 
-    def finish(self) -> None:
-        """Send what is left (parameters without a gradient are zeros) and wait until every bucket has its result."""
-        for span in self._flat.spans:
-            if span.name not in self._seen:
-                self._flat.view(self._flat.grads, span).zero_()
-        self._missing = [0] * len(self._flat.buckets)
-        self._send_complete()
-        for pending in self._sent:
-            pending.wait()
-        self._sent = []
+    def flush(self, end: int | None = None) -> None:
+        """Let the buckets before number `end` (None: all) leave as they are: what has no gradient is zeros."""
+        stop = len(self._layout.buckets) if end is None else end
+        while self._next < stop:
+            bucket = self._layout.buckets[self._next]
+            for span in self._spans_in[bucket.index]:
+                if span.name not in self._seen:
+                    self._part(bucket, span).zero_()
+            self._leave_next()
 
     def close(self) -> None:
         """Take the hooks off the model."""
@@ -84,20 +81,31 @@ class GradientStream:
         return take
 
     def _put(self, span: Span, gradient: torch.Tensor) -> None:
-        place = self._flat.view(self._flat.grads, span)
-        if span.name in self._seen:
-            place.add_(gradient)
-        else:
-            place.copy_(gradient)
-            self._seen.add(span.name)
-        if self._last:
-            for index in self._buckets_of[span.name]:
-                self._missing[index] -= 1
-            self._send_complete()
+        flat = gradient.reshape(-1)
+        for bucket in self._buckets_of[span.name]:
+            if bucket.index < self._next:
+                raise RuntimeError(f"{span.name} got a gradient when backward had left its unit: see Model.shard_units")
+            place = self._part(bucket, span)
+            start = max(bucket.start - span.start, 0)
+            part = flat[start : start + len(place)]
+            if span.name in self._seen:
+                place.add_(part)
+            else:
+                place.copy_(part)
+            if self._last:
+                self._missing[bucket.index] -= 1
+                self._leave_complete()
+        self._seen.add(span.name)
 
-    def _send_complete(self) -> None:
-        buckets = self._flat.buckets
-        while self._next < len(buckets) and self._missing[self._next] == 0:
-            if self._send is not None:
-                self._sent.append(self._send(buckets[self._next]))
-            self._next += 1
+    def _part(self, bucket: Bucket, span: Span) -> torch.Tensor:
+        start, stop = max(span.start, bucket.start), min(span.stop, bucket.stop)
+        return self._room(bucket)[start - bucket.start : stop - bucket.start]
+
+    def _leave_complete(self) -> None:
+        while self._next < len(self._layout.buckets) and self._missing[self._next] == 0:
+            self._leave_next()
+
+    def _leave_next(self) -> None:
+        bucket = self._layout.buckets[self._next]
+        self._next += 1
+        self._leave(bucket)

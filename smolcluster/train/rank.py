@@ -29,7 +29,8 @@ def train_rank(context: RunContext, account: Account, stop: Callable[[], bool]) 
     log.info("rank %d of %d on %s: %s", context.rank, context.world_size, context.device, context.run.strategy)
     with MetricsWriter(context.folder.metrics(context.me.node, context.rank)) as metrics:
         Loop(context, strategy, data, metrics, account, stop).run()
+    tensors = strategy.export()
     strategy.close()
-    if context.rank == 0 and isinstance(model, GPT):
-        save_pretrained(model, context.data_dir / "tokenizer.json", context.folder.model)
+    if tensors is not None and isinstance(model, GPT):
+        save_pretrained(model, context.data_dir / "tokenizer.json", context.folder.model, tensors)
         log.info("model written to %s", context.folder.model)

@@ -34,11 +34,6 @@ CLUSTER = {
         "fsdp_stage: 4",
         "c.yaml:1: fsdp_stage: must be at most 3, not 4 | write a whole number from 0 to 3",
     ),
-    "stage not built": (
-        "fsdp",
-        "fsdp_stage: 2",
-        "c.yaml:1: fsdp_stage: stage 2 is not built yet | use fsdp_stage 0 or 1",
-    ),
     "number in quotes": (
         "fsdp",
         'port: "65432"',

@@ -1,8 +1,8 @@
 import pytest
 import torch
-from live_bytes import LiveBytes
 
 from smolcluster.models.loss import chunk_rows, chunked_cross_entropy, plain_cross_entropy
+from tests.live_bytes import LiveBytes
 
 
 def inputs(rows, width, vocabulary, dtype=torch.float32):

@@ -1,21 +1,24 @@
-"""What the pool's processes run, and the small models and batches they run it on."""
+"""What the pool's processes run, on the small models and batches of strategy_models.py."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn import functional
+from strategy_models import LENGTH, VOCAB, ChainLM, TinyLM, model_of, samples_of, shares_of
+from torch.nn.functional import cross_entropy, linear
 
 from smolcluster.plan.types import MemoryEstimate, Plan, RankPlan
 from smolcluster.runtime.context import Alone, RunContext
 from smolcluster.runtime.runfolder import RunFolder
 from smolcluster.spec.run import CommSpec, DataSpec, GPTSpec, Participant, RunSpec, ScheduleSpec, TrainingSpec
-from smolcluster.strategies.base import Strategy, build_strategy
-
-VOCAB, LENGTH = 61, 8
+from smolcluster.strategies import replica, synchronous
+from smolcluster.strategies.base import NotFiniteError, Strategy, build_strategy
+from tests.live_bytes import LiveBytes
 
 
 def context_of(
@@ -50,50 +53,25 @@ def context_of(
     return RunContext("test", 0, plan, ranks[rank], torch.device("cpu"), RunFolder(nowhere), nowhere, Alone())
 
 
-class TinyLM(nn.Module):
-    """Tied embeddings, a frozen parameter, a buffer, one parameter nobody uses and one that only some batches use."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        torch.manual_seed(seed)
-        self.embed = nn.Embedding(VOCAB, 24)
-        self.unused = nn.Parameter(torch.randn(7))
-        self.sometimes = nn.Parameter(torch.randn(24))
-        self.frozen = nn.Parameter(torch.randn(24), requires_grad=False)
-        self.register_buffer("offset", torch.randn(24))
-        self.up = nn.Linear(24, 50)
-        self.down = nn.Linear(50, 24)
-        self.head = nn.Linear(24, VOCAB, bias=False)
-        self.head.weight = self.embed.weight
-        nn.init.normal_(self.embed.weight, std=0.2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        hidden = self.embed(x) + self.frozen + self.offset
-        marked = x[:, :1] == 0
-        if bool(marked.any()):
-            hidden = torch.where(marked[:, :, None], hidden * self.sometimes, hidden)
-        return self.head(hidden + self.down(functional.gelu(self.up(hidden))))
-
-    def loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return functional.cross_entropy(self(x).flatten(0, 1), y.flatten())
-
-
-def samples_of(step: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(step)
-    rows = torch.randint(1, VOCAB, (count, LENGTH + 1), generator=generator)
-    rows[0, 0] = 0  # one sample of each step takes the model's other way: only one rank sees it
-    return rows[:, :-1], rows[:, 1:]
-
-
-def shares_of(step: int, shares: tuple[int, ...], rank: int, micro: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    x, y = samples_of(step, sum(shares))
-    start = sum(shares[:rank])
-    x, y = x[start : start + shares[rank]], y[start : start + shares[rank]]
-    return list(zip(x.split(micro), y.split(micro), strict=True)) if len(x) else []
-
-
 def steps_of(strategy: Strategy, shares: tuple[int, ...], rank: int, count: int, micro: int = 64) -> list[Any]:
     return [strategy.train_step(shares_of(s, shares, rank, micro), 1e-2) for s in range(count)]
+
+
+@contextlib.contextmanager
+def buckets_of(size: int) -> Iterator[None]:
+    """Replicas built meanwhile cut their parameters into buckets of so many bytes."""
+    usual, replica.BUCKET_BYTES = replica.BUCKET_BYTES, size
+    yield
+    replica.BUCKET_BYTES = usual
+
+
+@contextlib.contextmanager
+def collectives_through_the_cpu() -> Iterator[None]:
+    """Strategies built meanwhile copy what travels, as on a device whose tensors cannot."""
+    usual = synchronous.Collectives
+    synchronous.Collectives = functools.partial(usual, staged=True)  # type: ignore[assignment,misc]
+    yield
+    synchronous.Collectives = usual  # type: ignore[misc]
 
 
 def train(
@@ -103,78 +81,78 @@ def train(
     stage: int,
     shares: tuple[int, ...],
     count: int,
-    bucket: int = 0,
+    kind: str = "tiny",
     micro: int = 64,
+    bucket: int = replica.BUCKET_BYTES,
+    staged: bool = False,
 ) -> dict[str, Any]:
     """Losses, norms and final parameters of a run. Ranks start from different weights: rank 0's must win."""
-    context = context_of(name, rank, world_size, stage=stage)
-    model = TinyLM(seed=5 + rank)
-    if bucket:
-        from smolcluster.strategies import replica
-
-        replica.BUCKET_BYTES = bucket
-    strategy = build_strategy(context, model)
+    model = model_of(kind, seed=5 + rank)
+    with buckets_of(bucket), collectives_through_the_cpu() if staged else contextlib.nullcontext():
+        strategy = build_strategy(context_of(name, rank, world_size, stage=stage), model)
     results = steps_of(strategy, shares, rank, count, micro)
+    evaluated = strategy.eval_loss(*samples_of(99, 1 + rank))
+    exported = strategy.export() or {}
+    # A replica is looked at on every rank, what is sharded where it is exported to.
+    whole = dict(model.named_parameters()) if isinstance(strategy, replica.Replica) else exported
+    assert all(torch.equal(whole[key], value) for key, value in exported.items())
     strategy.close()
     return {
         "losses": [r.loss for r in results],
         "norms": [r.grad_norm for r in results],
         "tokens": [r.tokens for r in results],
-        "state": {name: value.clone() for name, value in model.state_dict().items()},
+        "evaluated": evaluated,
+        "state": {key: value.detach().clone() for key, value in whole.items()},
     }
 
 
-class WideLM(nn.Module):
-    """A model of a quarter of a million parameters: big enough that headers do not count."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.embed = nn.Embedding(VOCAB, 256)
-        self.hidden = nn.Sequential(nn.Linear(256, 500), nn.GELU(), nn.Linear(500, 256))
-
-    def loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        out = functional.linear(self.hidden(self.embed(x)), self.embed.weight)
-        return functional.cross_entropy(out.flatten(0, 1), y.flatten())
-
-
-def account(rank: int, world_size: int, name: str, stage: int) -> dict[str, Any]:
-    """Bytes sent per step and bytes of state held, of a rank."""
+def account(rank: int, world_size: int, name: str, stage: int, kind: str = "wide", micros: int = 1) -> dict[str, Any]:
+    """Bytes sent per step and bytes of state held, of a rank, and the sizes of the model's parameters."""
     from strategy_pool import FABRICS
 
-    model = WideLM()
+    model = model_of(kind, seed=0)
+    sizes = {key: parameter.nbytes for key, parameter in model.named_parameters()}
     strategy = build_strategy(context_of(name, rank, world_size, stage=stage), model)
-    strategy.train_step(shares_of(0, (2,) * world_size, rank, 64), 1e-3)
+    shares = (micros,) * world_size
+    strategy.train_step(shares_of(0, shares, rank, 1), 1e-3)
     before = FABRICS[rank].counters()
     steps = 3
     for step in range(steps):
-        strategy.train_step(shares_of(step, (2,) * world_size, rank, 64), 1e-3)
+        strategy.train_step(shares_of(step, shares, rank, 1), 1e-3)
     after = FABRICS[rank].counters()
     strategy.close()
     return {
         "out": (after.bytes_out - before.bytes_out) / steps,
         "in": (after.bytes_in - before.bytes_in) / steps,
         "state": strategy.state_bytes(),
-        "params_bytes": sum(p.nbytes for p in model.parameters()),
+        "sizes": sizes,
     }
 
 
 def slices_after(
-    rank: int, world_size: int, name: str, stage: int, count: int
+    rank: int, world_size: int, name: str, stage: int, count: int, kind: str
 ) -> list[tuple[str, Any, Any, torch.Tensor]]:
     """What a rank owns after some steps."""
-    strategy = build_strategy(context_of(name, rank, world_size, stage=stage), TinyLM(seed=5 + rank))
+    strategy = build_strategy(context_of(name, rank, world_size, stage=stage), model_of(kind, seed=5 + rank))
     steps_of(strategy, (2,) * world_size, rank, count)
     return [(s.name, s.shape, s.box, s.tensor.clone()) for s in strategy.named_slices()]
 
 
 def resume(
-    rank: int, world_size: int, name: str, stage: int, shares: tuple[int, ...], given: list[Any], first: int, count: int
+    rank: int,
+    world_size: int,
+    name: str,
+    stage: int,
+    shares: tuple[int, ...],
+    given: list[Any],
+    first: int,
+    count: int,
+    kind: str,
 ) -> list[float]:
     """Losses of the steps first.. of a run that starts from somebody else's slices."""
     from smolcluster.strategies.slices import Slice
 
-    strategy = build_strategy(context_of(name, rank, world_size, stage=stage), TinyLM(seed=99))
+    strategy = build_strategy(context_of(name, rank, world_size, stage=stage), model_of(kind, seed=99))
     strategy.load_slices(Slice(*fields) for fields in given)
     results = [strategy.train_step(shares_of(s, shares, rank, 64), 1e-2) for s in range(first, first + count)]
     return [result.loss for result in results]
@@ -200,18 +178,16 @@ def drift(rank: int, world_size: int, name: str, stage: int) -> tuple[bool, list
 
 def poisoned(rank: int, world_size: int, name: str, stage: int) -> str:
     """Rank 1's loss is not a number: what each rank says, and that nothing was updated."""
-    from smolcluster.strategies.base import NotFiniteError
-
     model = TinyLM(seed=1)
     strategy = build_strategy(context_of(name, rank, world_size, stage=stage), model)
-    before = strategy.flat.params.clone()
+    before = [piece.values.clone() for piece in strategy.params]
     plain = model.loss
     if rank == 1:
         model.loss = lambda x, y: plain(x, y) * float("nan")  # type: ignore[method-assign]
     try:
         strategy.train_step(shares_of(0, (2,) * world_size, rank, 64), 1e-2)
     except NotFiniteError as error:
-        assert torch.equal(before, strategy.flat.params)
+        assert all(torch.equal(piece.values, old) for piece, old in zip(strategy.params, before, strict=True))
         return f"{error.rank}: {error}"
     return "no error"
 
@@ -240,3 +216,54 @@ def staged_sums(rank: int, world_size: int) -> tuple[list[float], list[float], l
     sent = torch.full((3,), float(rank + 5))
     ours.broadcast(sent)
     return reduced.tolist(), part.tolist(), gathered.tolist(), sent.tolist()
+
+
+def peaks(rank: int, world_size: int, stage: int) -> tuple[int, int]:
+    """Bytes alive of tensors made by a strategy between steps, and at most in a step."""
+    with LiveBytes() as live, buckets_of(100_000):
+        strategy = build_strategy(context_of("fsdp", rank, world_size, stage=stage), model_of("deep gpt", 0))
+        strategy.train_step(shares_of(0, (1,) * world_size, rank, 1), 1e-3)
+        torch.zeros(())  # an operation: what was let go is counted out
+        held = live.now
+        live.peak = 0
+        strategy.train_step(shares_of(1, (1,) * world_size, rank, 1), 1e-3)
+    strategy.close()
+    return held, live.peak
+
+
+def dies_in_a_block(rank: int, world_size: int, victim: int) -> None:
+    """A rank is killed in the backward of its second step, between two collectives."""
+    import os
+    import signal
+
+    model = model_of("wide gpt", 0)
+    strategy = build_strategy(context_of("fsdp", rank, world_size, stage=3), model)
+    strategy.train_step(shares_of(0, (1,) * world_size, rank, 1), 1e-3)
+    if rank == victim:
+        block = model.transformer.h[1]
+        block.register_full_backward_hook(lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    strategy.train_step(shares_of(1, (1,) * world_size, rank, 1), 1e-3)
+
+
+def broken_units(rank: int, world_size: int, how: str) -> str:
+    """A model whose units are not as it says: what comes of it."""
+
+    class Broken(ChainLM):
+        def loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            hidden = self.embed(x)
+            if how == "backward reads the embedding":
+                hidden = hidden @ self.embed.weight.T @ self.embed.weight
+            hidden = self.layers[0](hidden)
+            if how == "forward reads a weight that is not there":
+                hidden = hidden + self.norm.weight.detach()
+            if how == "a gradient comes late":
+                hidden = hidden + self.norm.weight
+            hidden = self.layers[1](hidden)
+            return cross_entropy(linear(self.norm(hidden), self.embed.weight).mT, y)
+
+    strategy = build_strategy(context_of("fsdp", rank, world_size, stage=3), Broken(0))
+    try:
+        strategy.train_step(shares_of(0, (2,) * world_size, rank, 64), 1e-3)
+    except (RuntimeError, NotFiniteError) as error:
+        return str(error)
+    return "no error"

@@ -92,19 +92,26 @@ class Pool:
             self._processes.append(process)
 
     def run(self, transport: str, world_size: int, job: Callable[..., Any], *arguments: Any) -> list[Any]:
-        with tempfile.TemporaryDirectory() as folder:
-            for pipe in self._pipes[:world_size]:
-                pipe.send((transport, world_size, Path(folder), job, arguments))
-            outcomes = [self._answer(rank) for rank in range(world_size)]
+        outcomes = self.outcomes(transport, world_size, job, *arguments)
         failures = [f"rank {rank}:\n{text}" for rank, (good, text) in enumerate(outcomes) if not good]
         if failures:
             raise AssertionError("\n".join(failures))
         return [value for _, value in outcomes]
 
+    def outcomes(self, transport: str, world_size: int, job: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """Of each rank whether its job ended well, and the value or the traceback; (False, "died") if it did."""
+        with tempfile.TemporaryDirectory() as folder:
+            for pipe in self._pipes[:world_size]:
+                pipe.send((transport, world_size, Path(folder), job, arguments))
+            return [self._answer(rank) for rank in range(world_size)]
+
     def _answer(self, rank: int) -> tuple[bool, Any]:
         if not self._pipes[rank].poll(2 * DEADLINE_S):
             raise AssertionError(f"rank {rank} did not answer in {2 * DEADLINE_S} s")
-        answer: tuple[bool, Any] = self._pipes[rank].recv()
+        try:
+            answer: tuple[bool, Any] = self._pipes[rank].recv()
+        except (EOFError, ConnectionResetError):
+            return False, "died"
         return answer
 
     def close(self) -> None:

@@ -6,22 +6,63 @@ import pytest
 from strategy_jobs import account, asked_to_stop, drift, poisoned, staged_sums
 from strategy_pool import Pool
 
-STRATEGIES = [("classicdp", 0), ("fsdp", 0), ("fsdp", 1)]
+REPLICAS = [("classicdp", 0), ("fsdp", 0), ("fsdp", 1), ("fsdp", 2)]
+STRATEGIES = [*REPLICAS, ("fsdp", 3)]
+
+
+def shards(total: int, stage: int, world_size: int) -> dict[str, int]:
+    """Theory: what each stage shards, of `total` bytes of parameters."""
+    part = total // world_size
+    return {
+        "params": part if stage >= 3 else total,
+        "grads": part if stage >= 2 else total,
+        "optimizer": 2 * (part if stage >= 1 else total),
+    }
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
-@pytest.mark.parametrize(("name", "stage"), STRATEGIES)
+@pytest.mark.parametrize(("name", "stage"), REPLICAS)
 def test_bytes_of_a_ring_and_state_of_the_stage(pool: Pool, name: str, stage: int, world_size: int) -> None:
     ranks = pool.run("smol", world_size, account, name, stage)
-    params = ranks[0]["params_bytes"]
+    params = sum(ranks[0]["sizes"].values())
     padded = ranks[0]["state"]["params"]
     assert params <= padded < params + world_size * 64
     ring = 2 * (world_size - 1) / world_size * params
     for rank in ranks:
         assert rank["out"] == pytest.approx(ring, rel=0.02)
         assert rank["in"] == pytest.approx(ring, rel=0.02)
-        shards = world_size if stage == 1 else 1
-        assert rank["state"] == {"params": padded, "grads": padded, "optimizer": 2 * padded // shards}
+        assert rank["state"] == shards(padded, stage, world_size)
+
+
+def times_on_the_wire(kind: str, name: str) -> int:
+    """How often stage 3 moves a parameter in a micro-batch."""
+    if kind == "wide":
+        return 2  # one unit: gathered, whole until its gradients are scattered
+    once = name.startswith(("transformer.ln_f", "lm_head"))  # stays whole from the loss to backward
+    once = once or (kind == "wide untied gpt" and "transformer.w" in name)  # backward needs no embedding
+    return 2 if once else 3
+
+
+@pytest.mark.parametrize("micros", [1, 2])
+@pytest.mark.parametrize("kind", ["wide", "wide gpt", "wide untied gpt"])
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_stage_3_gathers_twice_and_scatters_once(pool: Pool, kind: str, world_size: int, micros: int) -> None:
+    ranks = pool.run("smol", world_size, account, "fsdp", 3, kind, micros)
+    sizes = ranks[0]["sizes"]
+    params, share = sum(sizes.values()), micros * (world_size - 1) / world_size
+    wanted = share * sum(size * times_on_the_wire(kind, name) for name, size in sizes.items())
+    if kind == "wide gpt":
+        assert wanted == pytest.approx(3 * share * params, rel=0.01)
+    for rank in ranks:
+        assert rank["out"] == pytest.approx(wanted, rel=0.01)
+        assert rank["in"] == pytest.approx(wanted, rel=0.01)
+        assert sum(rank["state"].values()) == pytest.approx(4 * params / world_size, rel=0.01)
+        assert rank["state"] == shards(world_size * rank["state"]["params"], 3, world_size)
+
+
+def test_stage_2_scatters_every_micro_batch(pool: Pool) -> None:
+    for rank in pool.run("smol", 3, account, "fsdp", 2, "wide", 3):
+        assert rank["out"] == pytest.approx((3 + 1) * 2 / 3 * sum(rank["sizes"].values()), rel=0.02)
 
 
 @pytest.mark.parametrize(("name", "stage"), STRATEGIES)
@@ -35,7 +76,7 @@ def test_one_rank_s_wish_to_stop_is_known_to_all_in_the_same_step(pool: Pool, na
     assert pool.run("smol", 2, asked_to_stop, name, stage) == [[False, True, False]] * 2
 
 
-@pytest.mark.parametrize(("name", "stage"), STRATEGIES)
+@pytest.mark.parametrize(("name", "stage"), REPLICAS)
 def test_a_replica_that_drifted_takes_rank_0_s_weights(pool: Pool, name: str, stage: int) -> None:
     for same, messages in pool.run("smol", 2, drift, name, stage):
         assert same

@@ -8,7 +8,8 @@ import random
 
 import pytest
 import torch
-from strategy_jobs import TinyLM, resume, slices_after, train
+from strategy_jobs import resume, slices_after, train
+from strategy_models import model_of
 from strategy_pool import Pool
 
 from smolcluster.strategies.slices import Box, Slice, boxes_of, fill, overlap
@@ -56,19 +57,19 @@ def test_fill_says_what_is_missing() -> None:
         fill(cut(value, []), cut(torch.zeros(5), []))
 
 
-@pytest.mark.parametrize(("name", "stage"), [("classicdp", 0), ("fsdp", 0), ("fsdp", 1)])
-def test_state_goes_from_three_ranks_to_one_and_to_two(pool: Pool, name: str, stage: int) -> None:
-    given = [fields for rank in pool.run("smol", 3, slices_after, name, stage, 5) for fields in rank]
+@pytest.mark.parametrize("kind", ["tiny", "chain"])
+@pytest.mark.parametrize(("name", "stage"), [("classicdp", 0), ("fsdp", 0), ("fsdp", 1), ("fsdp", 2), ("fsdp", 3)])
+def test_state_goes_from_three_ranks_to_one_and_to_two(pool: Pool, name: str, stage: int, kind: str) -> None:
+    given = [fields for rank in pool.run("smol", 3, slices_after, name, stage, 5, kind) for fields in rank]
     sizes: dict[str, int] = {}
     for key, _, _, tensor in given:
         sizes[key] = sizes.get(key, 0) + tensor.numel()
-    for key, parameter in TinyLM(0).named_parameters():
+    for key, parameter in model_of(kind, 0).named_parameters():
+        assert sizes[key] == parameter.numel()
         if parameter.requires_grad:
-            owned = {sizes[key], sizes[f"optim.{key}.exp_avg"], sizes[f"optim.{key}.exp_avg_sq"]}
-            assert owned == {parameter.numel()}
-    undisturbed = train(0, 1, "single", 1, (6,), 8)["losses"][5:]
-    for losses in [
-        resume(0, 1, "single", 1, (6,), given, 5, 3),
-        *pool.run("smol", 2, resume, "fsdp", 1, (4, 2), given, 5, 3),
-    ]:
-        torch.testing.assert_close(losses, undisturbed, rtol=0, atol=1e-5)
+            assert sizes[f"optim.{key}.exp_avg"] == sizes[f"optim.{key}.exp_avg_sq"] == parameter.numel()
+    undisturbed = train(0, 1, "single", 1, (6,), 8, kind)["losses"][5:]
+    torch.testing.assert_close(resume(0, 1, "single", 1, (6,), given, 5, 3, kind), undisturbed, rtol=0, atol=1e-5)
+    for other in (1, 2, 3):
+        for losses in pool.run("smol", 2, resume, "fsdp", other, (4, 2), given, 5, 3, kind):
+            torch.testing.assert_close(losses, undisturbed, rtol=0, atol=1e-5)

@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from test_one_rank import run as run_alone
 from train_folders import plan_of, run_spec, write_run
 
+from smolcluster.models.hf import load_pretrained
 from smolcluster.runtime.metrics import read_metrics
 from smolcluster.runtime.runfolder import RankResult, RunFolder
 
@@ -68,7 +70,10 @@ def until_step(folder: Path, rank: int, step: int) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize(("strategy", "stage", "shares"), [("classicdp", 0, (5, 3)), ("fsdp", 1, (2, 5, 1))])
+@pytest.mark.parametrize(
+    ("strategy", "stage", "shares"),
+    [("classicdp", 0, (5, 3)), ("fsdp", 1, (2, 5, 1)), ("fsdp", 2, (5, 3)), ("fsdp", 3, (2, 5, 1))],
+)
 def test_ranks_train_what_one_process_trains(
     tmp_path: Path, data: Path, strategy: str, stage: int, shares: tuple[int, ...]
 ) -> None:
@@ -83,14 +88,16 @@ def test_ranks_train_what_one_process_trains(
         assert one.transport == "smol"
         assert one.wire_bytes_out > 0
     assert sum(one.tokens for one in results) == alone.tokens
-    assert (RunFolder(tmp_path / "run").model / "model.safetensors").exists()
+    ours, theirs = (load_pretrained(RunFolder(tmp_path / name).model) for name in ("run", "alone"))
+    torch.testing.assert_close(ours.head, theirs.head, rtol=0, atol=2e-4)
     steps, links = read_metrics(RunFolder(tmp_path / "run").metrics("node1", 0))
     assert all(record.bytes_out > 0 for record in steps)
     assert {link.step for link in links} == {5, 10}
 
 
-def test_stop_asked_of_one_rank_ends_all_with_a_model(tmp_path: Path, data: Path) -> None:
-    with started(tmp_path, data, (2, 2), max_steps=100_000, eval_steps=100_000) as processes:
+@pytest.mark.parametrize("stage", [1, 3])
+def test_stop_asked_of_one_rank_ends_all_with_a_model(tmp_path: Path, data: Path, stage: int) -> None:
+    with started(tmp_path, data, (2, 2), stage=stage, max_steps=100_000, eval_steps=100_000) as processes:
         until_step(tmp_path, 0, 3)
         processes[1].stdin.write(b"stop\n")
         processes[1].stdin.flush()
@@ -101,8 +108,9 @@ def test_stop_asked_of_one_rank_ends_all_with_a_model(tmp_path: Path, data: Path
     assert (RunFolder(tmp_path).model / "config.json").exists()
 
 
-def test_a_killed_rank_ends_the_others_with_exit_3(tmp_path: Path, data: Path) -> None:
-    with started(tmp_path, data, (2, 2, 2), max_steps=100_000, eval_steps=100_000) as processes:
+@pytest.mark.parametrize("stage", [1, 3])
+def test_a_killed_rank_ends_the_others_with_exit_3(tmp_path: Path, data: Path, stage: int) -> None:
+    with started(tmp_path, data, (2, 2, 2), stage=stage, max_steps=100_000, eval_steps=100_000) as processes:
         until_step(tmp_path, 0, 3)
         processes[1].send_signal(signal.SIGKILL)
         began = time.monotonic()

@@ -273,3 +273,8 @@ def test_defaults_may_hold_keys_of_other_strategies(tmp_path: Path) -> None:
     assert resolve(Request(path, "fsdp")).run.fsdp_stage == 0
     assert resolve(Request(path, "classicdp")).run.participants
     assert resolve_any(Request(path, "edp")).run.worker_update_interval == 3
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_every_stage_of_fsdp_can_be_asked_for(stage: int) -> None:
+    assert resolve(Request(LOCAL, "fsdp", overrides=(f"fsdp_stage={stage}",))).run.fsdp_stage == stage

@@ -2,25 +2,24 @@
 
 stage 0    stage0.py    nothing sharded: gradients averaged, state 4P per rank
 stage 1    stage1.py    the optimizer sharded: state 2P + 2P/N per rank, no more bytes on the wire
+stage 2    stage2.py    the gradients too: state P + 3P/N per rank, no more bytes on the wire
+stage 3    stage3.py    the parameters too: state 4P/N per rank, half as many bytes again
 """
 
 from __future__ import annotations
 
 from torch import nn
 
-from smolcluster.errors import ConfigError, Problem
 from smolcluster.runtime.context import RunContext
 from smolcluster.strategies.base import Strategy
 from smolcluster.strategies.fsdp.stage0 import Stage0
 from smolcluster.strategies.fsdp.stage1 import Stage1
+from smolcluster.strategies.fsdp.stage2 import Stage2
+from smolcluster.strategies.fsdp.stage3 import Stage3
 
-STAGES: dict[int, type[Stage0] | type[Stage1]] = {0: Stage0, 1: Stage1}
+STAGES: tuple[type[Stage0 | Stage1 | Stage2 | Stage3], ...] = (Stage0, Stage1, Stage2, Stage3)
 
 
 def build(context: RunContext, model: nn.Module) -> Strategy:
-    """The stage that the plan names. ConfigError for one that is not built yet."""
-    stage = context.run.fsdp_stage
-    if stage not in STAGES:
-        what = f"stage {stage} is not there yet"
-        raise ConfigError([Problem("", 0, "fsdp_stage", what, "use fsdp_stage 0 or 1")])
-    return STAGES[stage](context, model)
+    """The stage that the plan names."""
+    return STAGES[context.run.fsdp_stage](context, model)

@@ -19,17 +19,12 @@ class Stage1(Replica):
 
     def __init__(self, context: RunContext, model: nn.Module) -> None:
         super().__init__(context, model)
-        self.start(updates=self.my_shards(), send=self.scatter_gradients)
+        self.start_with_whole_gradients(self.my_shards(), self.scatter_gradients)
 
     def train_step(self, batch: Batch, lr: float, stop: bool = False) -> StepResult:
         """Take this rank's share of a step."""
         local = self.backward(batch)  # this rank's share of every bucket has been summed over ranks when it returns
-        tally = Tally(local.loss, local.tokens, stop, self.squares(self.my_shards()))
+        tally = Tally(local.loss, local.tokens, stop, self.squares(self.shard_gradients()))
         verdict = judge(self.exchange(tally.row()), self.max_norm)
-        gathering = []
-        for bucket in self.flat.buckets:
-            self.adamw.step(bucket.index, lr, verdict.scale)
-            gathering.append(self.gather_parameters(bucket))
-        for pending in gathering:
-            pending.wait()
+        self.update_and_gather(lr, verdict.scale)
         return self.result(verdict)

@@ -7,10 +7,11 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveBytes(TorchDispatchMode):
-    """`peak` is the most bytes alive together of what was made inside the context."""
+    """`now`: the bytes alive at the last operation of what was made inside the context; `peak`: the most of that."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.now = 0
         self.peak = 0
         self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
 
@@ -23,5 +24,6 @@ class LiveBytes(TorchDispatchMode):
                 storage = tensor.untyped_storage()
                 if storage.data_ptr() not in given:
                     self._alive[storage.data_ptr()] = (StorageWeakRef(storage), storage.nbytes())
-        self.peak = max(self.peak, sum(size for _, size in self._alive.values()))
+        self.now = sum(size for _, size in self._alive.values())
+        self.peak = max(self.peak, self.now)
         return out

@@ -1,0 +1,149 @@
+"""What all strategies share whose ranks take every step together: the account of a step, agreement, state by name.
+
+Where parameters, gradients and moments lie is the strategies' own affair; they say so with pieces of one layout.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import cast
+
+import torch
+from torch import nn
+
+from smolcluster.runtime.context import RunContext
+from smolcluster.runtime.device import Collectives
+from smolcluster.strategies.adamw import FlatAdamW
+from smolcluster.strategies.base import Batch, LossSum, Model, StepResult, Verdict
+from smolcluster.strategies.flat import Layout
+from smolcluster.strategies.pieces import Piece, Range, slices_of, whole_slices
+from smolcluster.strategies.slices import Slice, fill
+
+
+class Synchronous:
+    """A rank with its share of the work. Subclasses `hold` their state and add train_step."""
+
+    # Whether eval_loss talks to the other ranks (base.Strategy).
+    evaluates_together = False
+
+    def __init__(self, context: RunContext, model: nn.Module) -> None:
+        self.model = model
+        self.rank = context.rank
+        self.max_norm = context.run.training.grad_clip_norm
+        self.collectives = Collectives(context.rank, context.world_size, context.device)
+        self._weight_decay = context.run.training.weight_decay
+        self._device = context.device
+        self._began = 0.0
+        self._blocked_before_s = 0.0
+
+    def hold(self, layout: Layout, params: Sequence[Piece], updates: Sequence[Piece], grads: Sequence[Piece]) -> None:
+        """Say what lies here: the parameters, those of them that this rank updates, and the gradients it does it with.
+
+        `updates[i]` and `grads[i]` are of one range. The optimizer is made over them.
+        """
+        self.layout = layout
+        self.params, self.updates = tuple(params), tuple(updates)
+        self.adamw = FlatAdamW([p.values for p in updates], [g.values for g in grads], self._weight_decay)
+
+    def my_shards(self) -> list[Range]:
+        """The range of every bucket that is this rank's even share."""
+        return [self.layout.shard_range(bucket, self.rank) for bucket in self.layout.buckets]
+
+    def untrained(self) -> dict[str, torch.Tensor]:
+        """What belongs to the model and gets no gradient: frozen parameters and buffers, by name. Not sharded."""
+        trained = {span.name for span in self.layout.spans}
+        state = {name: value.detach() for name, value in self.model.named_parameters() if name not in trained}
+        return state | dict(self.model.named_buffers())
+
+    def take_rank_0s_untrained(self) -> None:
+        """What is not trained becomes rank 0's."""
+        for tensor in self.untrained().values():
+            self.collectives.broadcast(tensor)
+
+    # -- the parts of a step --------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Open the account of a step."""
+        self._began = time.perf_counter()
+        self._blocked_before_s = self.collectives.blocked_s
+
+    def rounds(self, batch: Batch) -> int:
+        """The most micro-batches that a rank has in this step. Who has fewer takes part in the rest with none."""
+        return int(max(row[0] for row in self.exchange([len(batch)])))
+
+    def summed_loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """The loss of a micro-batch times its tokens: sums can be added over micro-batches and ranks, means cannot."""
+        return self._loss(x, y) * y.numel()
+
+    def differentiate(self, x: torch.Tensor, y: torch.Tensor) -> LossSum:
+        """Forward and backward of a micro-batch."""
+        loss = self.summed_loss(x, y)
+        torch.autograd.backward([loss])
+        return LossSum(loss.item(), y.numel())
+
+    def squares(self, gradients: Iterable[torch.Tensor]) -> float:
+        """The sum of squares of these gradients."""
+        norms = [float(torch.linalg.vector_norm(gradient)) for gradient in gradients]
+        return sum(norm * norm for norm in norms)
+
+    def exchange(self, values: Sequence[float]) -> list[list[float]]:
+        """Every rank's few numbers in rank order, the same bits everywhere."""
+        return self.collectives.exchange(values)
+
+    def result(self, verdict: Verdict) -> StepResult:
+        """Close the account of a step."""
+        comm_s = self.collectives.blocked_s - self._blocked_before_s
+        compute_s = time.perf_counter() - self._began - comm_s
+        return StepResult(verdict.loss, verdict.tokens, verdict.grad_norm, compute_s, comm_s, verdict.stop)
+
+    # -- beside the step ------------------------------------------------------------------------------------------
+
+    def eval_loss(self, x: torch.Tensor, y: torch.Tensor) -> LossSum:
+        """The loss of a batch without training, of this rank alone."""
+        if not y.numel():
+            return LossSum(0.0, 0)
+        was_training = self.model.training
+        self.model.eval()
+        with torch.no_grad():
+            loss = self._loss(x, y).item()
+        self.model.train(was_training)
+        return LossSum(loss * y.numel(), y.numel())
+
+    def named_slices(self) -> Iterator[Slice]:
+        """What this rank owns: its even share of every bucket, parameters and optimizer state; rank 0 also the rest."""
+        yield from self._cut_slices(self.my_shards())
+        if self.rank == 0:
+            yield from self._whole_slices(pieces=1)
+
+    def load_slices(self, slices: Iterable[Slice]) -> None:
+        """Take all parameters and moments that lie here from slices of any cut."""
+        fill([*self._cut_slices(None), *self._whole_slices(pieces=len(self.updates))], slices)
+
+    def state_bytes(self) -> dict[str, int]:
+        """Bytes of model state this rank holds between steps: parameters, gradients, optimizer (moments)."""
+        held = {
+            "params": [piece.values for piece in self.params],
+            "grads": self.gradient_memory(),
+            "optimizer": [*self.adamw.exp_avg, *self.adamw.exp_avg_sq],
+        }
+        return {what: sum(tensor.nbytes for tensor in tensors) for what, tensors in held.items()}
+
+    def gradient_memory(self) -> list[torch.Tensor]:
+        """The buffers that hold gradients between steps."""
+        raise NotImplementedError
+
+    def _loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return cast(Model, self.model).loss(x.to(self._device), y.to(self._device))
+
+    def _cut_slices(self, within: list[Range] | None) -> Iterator[Slice]:
+        yield from slices_of(self.layout, "{}", self.params, within)
+        for name, moments in (("exp_avg", self.adamw.exp_avg), ("exp_avg_sq", self.adamw.exp_avg_sq)):
+            pieces = [Piece(p.start, p.stop, values) for p, values in zip(self.updates, moments, strict=True)]
+            yield from slices_of(self.layout, "optim.{}." + name, pieces, within)
+
+    def _whole_slices(self, pieces: int) -> Iterator[Slice]:
+        """What is not cut: tensors that are not trained, and the optimizer's count of steps, once for every piece."""
+        yield from whole_slices(self.untrained())
+        for count in self.adamw.steps[:pieces]:
+            yield from whole_slices({"optim.step": count})
