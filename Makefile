@@ -3,6 +3,8 @@
 PYTHON   ?= python3
 STRATEGY ?= fsdp
 ARGS     ?=
+# Tests that run side by side. Most of them wait; each of the three holds up to five small processes.
+JOBS     ?= 3
 # More for pip, say PyTorch's index of CPU builds: PIP_ARGS="--extra-index-url ..."
 PIP_ARGS ?=
 # An environment that is there already may be used: make VENV=/path/to/venv -o /path/to/venv/.local train
@@ -26,8 +28,8 @@ setup-dev: $(VENV)/.dev  ## the same with what tests and checks need
 train: $(VENV)/.local  ## train the default GPT on three nodes of this machine (STRATEGY=fsdp, ARGS="-e ...")
 	$(RUN) ansible-playbook train.yml -e strategy=$(STRATEGY) $(ARGS)
 
-test: $(VENV)/.dev  ## every test (ARGS="-k name" for some)
-	$(RUN) $(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.dev  ## every test (ARGS="-k name" for some, JOBS=1 for one after the other)
+	$(RUN) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 check: $(VENV)/.dev  ## style, types, import layers, playbooks
 	$(BIN)/ruff format --check .

@@ -1,42 +1,48 @@
 """smol against gloo, operation by operation, in the same processes, interleaved.
 
-    python -m benchmarks.collectives --quick --out FILE.json
+    python -m benchmarks.collectives --quick --out collectives.json
 
-For every group size, operation and size: medians over rounds of wall time per operation (the slowest rank), CPU seconds
-(summed over ranks), and bytes sent per rank in units of the buffer. In a round both backends run one after the other,
-and the next round begins with the other one, so that a busy machine is unfair to both alike. Trust the ratios.
+For every group size, operation and size: medians over rounds of wall time per operation (the slowest rank) and CPU
+seconds (summed over ranks), and the bytes all ranks sent beside the fewest possible. In a round both backends run one
+after the other, and the next round begins with the other one, so that a busy machine is unfair to both alike. A ratio
+is the median of the rounds' own ratios.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import platform
-import queue
 import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-OPERATIONS = ("all_reduce", "reduce_scatter", "all_gather", "broadcast")
-QUICK_SIZES = (4, 64 << 10, 1 << 20, 16 << 20, 96 << 20)
-FULL_SIZES = (4, 4 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20, 25 << 20, 64 << 20, 120 << 20)
+from benchmarks.operations import OPTIMUM, Arena, Case, call_of
+from benchmarks.ranks import Done, Team
+from benchmarks.targets import Target, show_targets
+
+KB, MB = 1 << 10, 1 << 20
+QUICK_SIZES = (4 * KB, 1 * MB, 8 * MB, 64 * MB)
+FULL_SIZES = (4 * KB, 64 * KB, 256 * KB, 1 * MB, 4 * MB, 8 * MB, 16 * MB, 64 * MB, 120 * MB)
+BACKENDS = ("smol", "gloo")
 # One measurement takes about this long: long enough for the clock, short enough to interleave.
-MEASURE_S = 0.15
+MEASURE_S = 0.1
+# Below this the headers of 32 bytes count.
+BYTES_COUNT_FROM = 1 * MB
 
 
 @dataclass(frozen=True)
 class Row:
-    """Medians of one operation. Seconds per operation; `sent` is bytes sent per rank over the buffer's."""
+    """One case. Seconds per operation, medians; `wall`, `cpu`: smol's over gloo's. Bytes: of all ranks."""
 
     ranks: int
     operation: str
@@ -45,10 +51,28 @@ class Row:
     rounds: int
     smol_s: float
     gloo_s: float
+    wall: float
     smol_cpu_s: float
     gloo_cpu_s: float
+    cpu: float
     smol_sent: float
     gloo_sent: float
+    optimum: float
+
+
+def cases_of(operations: Iterable[str], sizes: Iterable[int], n: int) -> list[Case]:
+    """What is measured: float32 everywhere, all_reduce in the narrow types too. Sizes are rounded to divide by n."""
+    cases = []
+    for size in sizes:
+        even = size // (8 * n) * 8 * n
+        for name in operations:
+            if name != "barrier":
+                cases.append(Case(name, "float32", even))
+            elif size == min(sizes):
+                cases.append(Case(name, "float32", 8 * n))
+        if "all_reduce" in operations:
+            cases += [Case("all_reduce", kind, even) for kind in ("float16", "bfloat16")]
+    return cases
 
 
 def sent_bytes() -> int:
@@ -59,66 +83,29 @@ def sent_bytes() -> int:
     return counted[0] if counted is not None else 0
 
 
-def operation(name: str, size: int, dtype: Any, n: int, group: Any) -> Callable[[], object]:
-    """A call of one operation on a buffer of about `size` bytes."""
-    import torch
+def prepare(rank: int, n: int, _: Any, cases: list[Case]) -> dict[str, Callable[[], Any]]:
+    """The tasks of one rank: every case over both backends. Each gives (repetitions, bytes sent)."""
     import torch.distributed as dist
 
-    count = (
-        max(1, size // dtype.itemsize // n) * n if name in ("reduce_scatter", "all_gather") else size // dtype.itemsize
-    )
-    whole, part = torch.ones(count, dtype=dtype), torch.ones(max(1, count // n), dtype=dtype)
-    calls: dict[str, Callable[[], object]] = {
-        "all_reduce": lambda: dist.all_reduce(whole.fill_(1) if size <= 64 else whole, group=group),
-        "reduce_scatter": lambda: dist.reduce_scatter_single(part, whole, group=group),
-        "all_gather": lambda: dist.all_gather_single(whole, part, group=group),
-        "broadcast": lambda: dist.broadcast(whole, 0, group=group),
-    }
-    return calls[name]
+    sys.setswitchinterval(0.0005)  # as the worker sets it
+    groups = {"smol": dist.group.WORLD, "gloo": dist.new_group(backend="gloo")}
+    arena = Arena(max(case.bytes for case in cases))
+    tasks: dict[str, Callable[[], Any]] = {}
+    for index, case in enumerate(cases):
+        calls = {backend: call_of(case, arena, rank, n, group) for backend, group in groups.items()}
+        times = repetitions(calls.values())
+        for backend, call in calls.items():
+            tasks[f"{index} {backend}"] = partial(repeat, call, times)
+    return tasks
 
 
-def worker(rank: int, n: int, folder: str, cases: list[tuple[str, str, int]], rounds: int, results: Any) -> None:
-    """One rank: measures every case; rank 0 reports."""
-    import torch
-    import torch.distributed as dist
-
-    from smolcluster.comm import GroupConfig, open_fabric
-
-    torch.set_num_threads(1)
-    sys.setswitchinterval(0.0005)
-    config = GroupConfig(
-        rank=rank,
-        world_size=n,
-        listen=("127.0.0.1",),
-        port=0,
-        peers=dict.fromkeys(range(n), "127.0.0.1"),
-        endpoint_file=Path(folder) / "endpoint.json",
-        secret=b"benchmark",
-        timeout_s=120,
-    )
-    with open_fabric(config):
-        groups = {"smol": dist.group.WORLD, "gloo": dist.new_group(backend="gloo")}
-        for name, kind, size in cases:
-            calls = {key: operation(name, size, getattr(torch, kind), n, group) for key, group in groups.items()}
-            times = repetitions(calls)
-            measured: dict[str, list[tuple[float, float, int]]] = {"smol": [], "gloo": []}
-            for index in range(rounds):
-                for key in ("smol", "gloo") if index % 2 == 0 else ("gloo", "smol"):
-                    measured[key].append(measure(calls[key], times))
-            everybody: list[Any] = [None] * n
-            dist.all_gather_object(everybody, measured)
-            if rank == 0:
-                results.put(row(n, name, kind, size, everybody))
-        dist.barrier()
-
-
-def repetitions(calls: dict[str, Callable[[], object]]) -> int:
+def repetitions(calls: Iterable[Callable[[], object]]) -> int:
     """How often to repeat a call for one measurement: agreed by all ranks."""
     import torch
     import torch.distributed as dist
 
     slowest = 0.0
-    for call in calls.values():
+    for call in calls:
         call()
         started = time.perf_counter()
         call()
@@ -128,73 +115,84 @@ def repetitions(calls: dict[str, Callable[[], object]]) -> int:
     return max(1, min(200, int(MEASURE_S / agreed.item())))
 
 
-def measure(call: Callable[[], object], times: int) -> tuple[float, float, int]:
-    """(seconds, CPU seconds, bytes sent) per call at this rank."""
+def repeat(call: Callable[[], object], times: int) -> tuple[int, int]:
+    """Do it `times` times; what was sent is counted after the last byte was acknowledged."""
     import torch.distributed as dist
 
-    dist.barrier()
-    sent, cpu, started = sent_bytes(), time.process_time(), time.perf_counter()
+    sent = sent_bytes()
     for _ in range(times):
         call()
-    seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu
     dist.barrier()
-    moved = sent_bytes() - sent
-    return seconds / times, cpu_s / times, moved // times
+    return times, sent_bytes() - sent
 
 
-def row(n: int, name: str, kind: str, size: int, everybody: list[Any]) -> Row:
-    """Medians over rounds."""
-    rounds = len(everybody[0]["smol"])
-
-    def median(key: str, field: int, over: Callable[[Any], float]) -> float:
-        return statistics.median(over([ranks[key][i][field] for ranks in everybody]) for i in range(rounds))
-
-    return Row(
-        n,
-        name,
-        kind,
-        size,
-        rounds,
-        median("smol", 0, max),
-        median("gloo", 0, max),
-        median("smol", 1, sum),
-        median("gloo", 1, sum),
-        median("smol", 2, max) / size,
-        median("gloo", 2, max) / size,
-    )
-
-
-def run(n: int, cases: list[tuple[str, str, int]], rounds: int) -> list[Row]:
+def run(n: int, cases: list[Case], rounds: int) -> list[Row]:
     """All cases at one group size."""
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    with tempfile.TemporaryDirectory() as folder:
-        ranks = [
-            context.Process(target=worker, args=(rank, n, folder, cases, rounds, results), daemon=True)
-            for rank in range(n)
-        ]
-        for process in ranks:
-            process.start()
+    with Team(n, "smol", partial(prepare, cases=cases), keep_memory=False) as team:
         rows = []
-        for case in cases:
-            rows.append(next_row(results, ranks))
-            print(f"  N={n} {case[0]} {case[1]} {case[2]}", file=sys.stderr)
-        for process in ranks:
-            process.join(60)
+        for index, case in enumerate(cases):
+            measured: dict[str, list[list[Done]]] = {backend: [] for backend in BACKENDS}
+            for number in range(rounds):
+                for backend in BACKENDS if number % 2 == 0 else BACKENDS[::-1]:
+                    measured[backend].append(team.do(f"{index} {backend}"))
+            rows.append(row_of(n, case, measured))
+            print(f"  N={n} {case.operation} {case.dtype} {case.bytes}", file=sys.stderr, flush=True)
     return rows
 
 
-def next_row(results: Any, ranks: list[Any]) -> Row:
-    """The next row; RuntimeError at once if a rank died, which the others report on stderr."""
-    for _ in range(600):
-        try:
-            row: Row = results.get(timeout=1)
-        except queue.Empty:
-            if any(process.exitcode for process in ranks):
-                raise RuntimeError("a rank of the benchmark failed; its traceback is above") from None
-        else:
-            return row
-    raise TimeoutError("a case of the benchmark took more than ten minutes")
+def row_of(n: int, case: Case, measured: dict[str, list[list[Done]]]) -> Row:
+    """Medians over rounds."""
+
+    def wall(ranks: list[Done]) -> float:
+        return max(done.wall_s / done.value[0] for done in ranks)
+
+    def cpu(ranks: list[Done]) -> float:
+        return sum(done.cpu_s / done.value[0] for done in ranks)
+
+    def sent(ranks: list[Done]) -> float:
+        return sum(done.value[1] / done.value[0] for done in ranks)
+
+    def median(backend: str, figure: Callable[[list[Done]], float]) -> float:
+        return statistics.median(figure(ranks) for ranks in measured[backend])
+
+    def ratio(figure: Callable[[list[Done]], float]) -> float:
+        pairs = zip(measured["smol"], measured["gloo"], strict=True)
+        return statistics.median(figure(smol) / max(1e-9, figure(gloo)) for smol, gloo in pairs)
+
+    return Row(
+        n, case.operation, case.dtype, case.bytes, len(measured["smol"]),
+        median("smol", wall), median("gloo", wall), ratio(wall),
+        median("smol", cpu), median("gloo", cpu), ratio(cpu),
+        median("smol", sent), median("gloo", sent), case.optimum(n),
+    )  # fmt: skip
+
+
+def judge(rows: list[Row]) -> list[Target]:
+    """What the backend has to reach, at N = 2 and 3."""
+    asked = [row for row in rows if row.ranks in (2, 3)]
+    large = [row for row in asked if row.bytes > 4 * MB]
+    small = [row for row in asked if row.bytes <= 1 * MB]
+    counted = [row for row in asked if row.bytes >= BYTES_COUNT_FROM // 2]
+    scatter = [row.wall for row in large if row.operation == "reduce_scatter"]
+    halves = [row.wall for row in large if (row.operation, row.dtype) == ("all_reduce", "float16")]
+    return [
+        Target.at_most("reduce_scatter, 8 and 64 MB: the slowest against gloo", scatter, 0.6),
+        Target.at_most("all_reduce of float16, 8 and 64 MB: the slowest against gloo", halves, 0.6),
+        Target.at_most("any operation, 8 and 64 MB: the slowest against gloo", [row.wall for row in large], 1.35),
+        Target.at_most("any operation, 4 KB and 1 MB: the slowest against gloo", [row.wall for row in small], 2.0),
+        Target.at_most(
+            "bytes sent, farthest from the optimum",
+            [abs(row.smol_sent / row.optimum - 1) for row in counted],
+            0.01,
+        ),
+    ]
+
+
+def size_text(size: int) -> str:
+    """The nominal size: cases are rounded to divide by the ranks."""
+    if size >= MB // 2:
+        return f"{round(size / MB)} MB"
+    return f"{round(size / KB)} KB" if size >= KB else f"{size} B"
 
 
 def show(rows: list[Row]) -> None:
@@ -213,51 +211,39 @@ def show(rows: list[Row]) -> None:
         "CPU",
     ):
         table.add_column(title, justify="left" if title in ("operation", "dtype") else "right")
-    table.add_column("sent smol", justify="right")
-    table.add_column("gloo", justify="right")
+    table.add_column("sent/optimum", justify="right")
+    table.add_column("gloo's", justify="right")
     for r in rows:
-        size = (
-            f"{r.bytes >> 20} MB"
-            if r.bytes >= 1 << 20
-            else f"{r.bytes >> 10} KB"
-            if r.bytes >= 1024
-            else f"{r.bytes} B"
-        )
-        wall, cpu = r.smol_s / r.gloo_s, r.smol_cpu_s / max(1e-9, r.gloo_cpu_s)
+        counts = r.bytes >= KB and r.optimum > 0
         table.add_row(
-            str(r.ranks),
-            r.operation,
-            r.dtype,
-            size,
-            f"{r.smol_s * 1e3:.3f}",
-            f"{r.gloo_s * 1e3:.3f}",
-            f"[{'green' if wall <= 1 else 'red'}]{wall:.2f}[/]",
-            f"{r.smol_cpu_s * 1e3:.3f}",
-            f"{r.gloo_cpu_s * 1e3:.3f}",
-            f"[{'green' if cpu <= 1 else 'red'}]{cpu:.2f}[/]",
-            f"{r.smol_sent:.3f}" if r.bytes >= 1024 else "",
-            f"{r.gloo_sent:.3f}" if r.bytes >= 1024 else "",
-        )
+            str(r.ranks), r.operation, r.dtype, size_text(r.bytes), f"{r.smol_s * 1e3:.3f}", f"{r.gloo_s * 1e3:.3f}",
+            f"[{'green' if r.wall <= 1 else 'red'}]{r.wall:.2f}[/]",
+            f"{r.smol_cpu_s * 1e3:.3f}", f"{r.gloo_cpu_s * 1e3:.3f}",
+            f"[{'green' if r.cpu <= 1 else 'red'}]{r.cpu:.2f}[/]",
+            f"{r.smol_sent / r.optimum:.3f}" if counts else "", f"{r.gloo_sent / r.optimum:.3f}" if counts else "",
+        )  # fmt: skip
     Console(width=140).print(table)
 
 
 def main() -> int:
     """Parse flags, measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer sizes, 5 rounds, N = 2 and 3")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="four sizes, 7 rounds, N = 2 and 3 (the default)")
+    size.add_argument("--full", action="store_true", help="nine sizes, 11 rounds, N = 2, 3 and 4")
     parser.add_argument("--out", type=Path, help="write the rows as JSON")
-    parser.add_argument("--ranks", type=int, nargs="+", help="group sizes (default 2 3, full: 2 3 4)")
-    parser.add_argument("--operations", nargs="+", choices=OPERATIONS, default=list(OPERATIONS))
+    parser.add_argument("--ranks", type=int, nargs="+", help="group sizes")
+    parser.add_argument("--operations", nargs="+", choices=list(OPTIMUM), default=list(OPTIMUM))
     parser.add_argument("--sizes", type=int, nargs="+", help="buffer sizes in bytes")
-    parser.add_argument("--rounds", type=int, help="rounds per case (default 5, full: 9)")
+    parser.add_argument("--rounds", type=int, help="rounds per case")
     flags = parser.parse_args()
-    sizes = flags.sizes or (QUICK_SIZES if flags.quick else FULL_SIZES)
-    rounds = flags.rounds or (5 if flags.quick else 9)
-    cases = [(name, "float32", size) for name in flags.operations for size in sizes]
-    if not flags.sizes:
-        cases += [("all_reduce", kind, 16 << 20) for kind in ("float16", "bfloat16")]
-    rows = [row for n in flags.ranks or ((2, 3) if flags.quick else (2, 3, 4)) for row in run(n, cases, rounds)]
+    sizes = flags.sizes or (FULL_SIZES if flags.full else QUICK_SIZES)
+    rounds = flags.rounds or (11 if flags.full else 7)
+    worlds = flags.ranks or ((2, 3, 4) if flags.full else (2, 3))
+    rows = [row for n in worlds for row in run(n, cases_of(flags.operations, sizes, n), rounds)]
     show(rows)
+    targets = judge(rows)
+    show_targets(Console(width=140), targets)
     if flags.out:
         import torch
 
@@ -267,9 +253,10 @@ def main() -> int:
             "torch": torch.__version__,
             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
             "rows": [asdict(row) for row in rows],
+            "targets": [asdict(target) for target in targets],
         }
         flags.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    return 0
+    return 0 if all(target.passed for target in targets) else 1
 
 
 if __name__ == "__main__":

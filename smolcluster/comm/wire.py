@@ -10,6 +10,7 @@ import contextlib
 import select
 import socket
 import ssl
+from collections.abc import Sequence
 
 from smolcluster.comm.clock import Deadline
 from smolcluster.errors import DeadlineError, PeerLostError
@@ -121,37 +122,43 @@ def _reason(error: Exception) -> str:
 
 
 def await_ready(reader: Wire | None, writer: Wire | None, deadline: Deadline, slice_s: float | None = None) -> bool:
-    """Wait until `reader` can be read or `writer` written. False when `slice_s` ran out before the deadline.
+    """`await_any` for one wire of each kind, or none."""
+    return await_any((reader,) if reader else (), (writer,) if writer else (), deadline, slice_s)
+
+
+def await_any(
+    readers: Sequence[Wire], writers: Sequence[Wire], deadline: Deadline, slice_s: float | None = None
+) -> bool:
+    """Wait until a reader can be read or a writer written. False when `slice_s` ran out before the deadline.
 
     DeadlineError at the deadline, naming whom it waited for.
     """
     left = deadline.left()
     wait_s = left if slice_s is None else min(left, slice_s)
-    if _poll(reader, writer, wait_s):
+    if _poll(readers, writers, wait_s):
         return True
     if not deadline.expired:
         return False
-    for wire, verb in ((reader, "sent nothing"), (writer, "took nothing")):
-        if wire is not None:
-            raise DeadlineError(f"{wire.who} {verb} for {deadline.seconds:g} s")
-    raise AssertionError("a wait for nobody")
+    waited_for, verb = (readers, "sent nothing") if readers else (writers, "took nothing")
+    who = " and ".join(dict.fromkeys(wire.who for wire in waited_for))
+    raise DeadlineError(f"{who} {verb} for {deadline.seconds:g} s")
 
 
 if hasattr(select, "poll"):
 
-    def _poll(reader: Wire | None, writer: Wire | None, wait_s: float) -> bool:
+    def _poll(readers: Sequence[Wire], writers: Sequence[Wire], wait_s: float) -> bool:
         poller = select.poll()
-        if reader is not None:
-            poller.register(reader.fd(), select.POLLOUT if reader.awaits_room(reading=True) else select.POLLIN)
-        if writer is not None:
-            poller.register(writer.fd(), select.POLLOUT if writer.awaits_room(reading=False) else select.POLLIN)
+        for wire in readers:
+            poller.register(wire.fd(), select.POLLOUT if wire.awaits_room(reading=True) else select.POLLIN)
+        for wire in writers:
+            poller.register(wire.fd(), select.POLLOUT if wire.awaits_room(reading=False) else select.POLLIN)
         # Rounded up: a wait of 0.4 ms must not become a busy loop.
         return bool(poller.poll(int(wait_s * 1000) + 1))
 
 else:  # Windows
 
-    def _poll(reader: Wire | None, writer: Wire | None, wait_s: float) -> bool:
-        sides = [(wire, wire is reader) for wire in (reader, writer) if wire is not None]
+    def _poll(readers: Sequence[Wire], writers: Sequence[Wire], wait_s: float) -> bool:
+        sides = [(wire, True) for wire in readers] + [(wire, False) for wire in writers]
         write = [wire.fd() for wire, reading in sides if wire.awaits_room(reading)]
         read = [wire.fd() for wire, reading in sides if not wire.awaits_room(reading)]
         return any(select.select(read, write, read + write, wait_s))

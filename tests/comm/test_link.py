@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smolcluster.comm.backend.flow import Landing, Outgoing, Stamp, flow
+from smolcluster.comm.backend.flow import Landing, Sending, Stamp, flow
 from smolcluster.comm.frame import HEADER_BYTES, MAX_PAYLOAD, Header, Kind, pack, unpack
 from smolcluster.errors import DeadlineError, HandshakeError, PeerLostError, ProtocolError
 from tests.comm.wires import link_pair, together
@@ -136,7 +136,7 @@ def test_ranks_that_do_different_things_are_told_so() -> None:
         mine, theirs = link_pair(stack)
         memory = memoryview(bytearray(8))
         outcomes = together(
-            lambda: flow(mine.out, mine.inward, [Outgoing(memory, 0)], [], Stamp(1, "all_reduce", 1, 4), 2),
+            lambda: flow(mine.out, mine.inward, [Sending(memory)], [], Stamp(1, "all_reduce", 1, 4), 2),
             lambda: flow(theirs.out, theirs.inward, [], [Landing(memory)], Stamp(4, "broadcast", 1, 4), 2),
         )
     assert isinstance(outcomes[1], ProtocolError)

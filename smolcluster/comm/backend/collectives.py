@@ -13,10 +13,11 @@ from torch import Tensor
 
 from smolcluster.comm.backend import schedule
 from smolcluster.comm.backend.arithmetic import CODES, fold_of
-from smolcluster.comm.backend.direct import NARROW, Direct
+from smolcluster.comm.backend.direct import Direct
 from smolcluster.comm.backend.flow import BLOCK_BYTES, Stamp, flow
 from smolcluster.comm.backend.pairs import Pairs
 from smolcluster.comm.backend.schedule import Reduction, Ring
+from smolcluster.comm.backend.widened import NARROW
 from smolcluster.comm.link import Link
 
 _OPS = {"all_reduce": 1, "reduce_scatter": 2, "all_gather": 3, "broadcast": 4}
@@ -55,9 +56,7 @@ class Collectives:
         if self._widens(op, flat.dtype):
             bounds = schedule.shard_bounds(flat.numel(), self.ring.size)
             shards = [flat[low:high] for low, high in pairwise(bounds)]
-            own = shards[self.ring.rank]
-            self.direct.widened_sum(shards, own, op == "AVG", reduction)
-            self.all_gather(shards, own)
+            self.direct.widened_sum(shards, shards[self.ring.rank], op == "AVG", share=True)
             return
         longest = -(-flat.numel() // self.ring.size)
         plan = schedule.all_reduce(self.ring, flat, self._frame(longest, flat.dtype.itemsize), reduction)
@@ -67,7 +66,7 @@ class Collectives:
         """`shards[r]` of every rank, folded, lands in rank r's `output`. All flat and contiguous."""
         reduction = self._reduction(op, output.dtype)
         if self._widens(op, output.dtype):
-            self.direct.widened_sum(shards, output, op == "AVG", reduction)
+            self.direct.widened_sum(shards, output, op == "AVG", share=False)
             return
         longest = max(shard.numel() for shard in shards)
         frame = self._frame(longest, output.dtype.itemsize)

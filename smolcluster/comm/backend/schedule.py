@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from smolcluster.comm.backend.arithmetic import Fold
-from smolcluster.comm.backend.flow import Folding, Incoming, Landing, Outgoing
+from smolcluster.comm.backend.flow import Folding, Incoming, Landing, Outgoing, Sending
 
 GROUP = 2
 
@@ -78,7 +78,7 @@ def all_reduce(ring: Ring, flat: Tensor, frame: int, reduction: Reduction) -> Pl
                 gone = (rank - step - 1) % size
                 low, high = _cut(bounds, gone, column, frame)
                 if low < high:
-                    sends.append(Outgoing(memory[low * item : high * item], arrived.get((gone, column), 0)))
+                    sends.append(Sending(memory[low * item : high * item], arrived.get((gone, column), 0)))
                 come = (rank - step - 2) % size
                 low, high = _cut(bounds, come, column, frame)
                 if low < high:
@@ -118,12 +118,12 @@ def reduce_scatter(
                 low, high = _span(shards[gone], column, frame)
                 if low < high:
                     if step == 0:
-                        sends.append(Outgoing(memories[gone][low * item : high * item], 0))
+                        sends.append(Sending(memories[gone][low * item : high * item], 0))
                     else:
                         need, slot = arrived[gone, column]
                         assert spare_bytes is not None
                         at = slot * stride * item
-                        sends.append(Outgoing(spare_bytes[at : at + (high - low) * item], need))
+                        sends.append(Sending(spare_bytes[at : at + (high - low) * item], need))
                         slot_free[slot] = len(sends)
                 come = (rank - step - 2) % size
                 low, high = _span(shards[come], column, frame)
@@ -168,7 +168,7 @@ def all_gather(ring: Ring, parts: Sequence[Tensor], frame_bytes: int) -> Plan:
                 gone, come = (rank - step) % size, (rank - step - 1) % size
                 view = memories[gone][column * frame_bytes : (column + 1) * frame_bytes]
                 if view:
-                    sends.append(Outgoing(view, arrived.get((gone, column), 0)))
+                    sends.append(Sending(view, arrived.get((gone, column), 0)))
                 view = memories[come][column * frame_bytes : (column + 1) * frame_bytes]
                 if view:
                     receives.append(Landing(view))
@@ -182,7 +182,9 @@ def broadcast(ring: Ring, flat: Tensor, root: int, frame_bytes: int) -> Plan:
     place = (ring.rank - root) % ring.size
     views = [memory[at : at + frame_bytes] for at in range(0, len(memory), frame_bytes)]
     receives: list[Incoming] = [Landing(view) for view in views] if place else []
-    sends = [Outgoing(view, i + 1 if place else 0) for i, view in enumerate(views)] if place < ring.size - 1 else []
+    sends: list[Outgoing] = (
+        [Sending(view, i + 1 if place else 0) for i, view in enumerate(views)] if place < ring.size - 1 else []
+    )
     return sends, receives
 
 
