@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from smolcluster.models.cache import KVCache, LayerCache
+from smolcluster.models.lookup import LookupSink, lookup_apart
 from smolcluster.models.loss import chunked_cross_entropy
 from smolcluster.models.units import ShardUnit
 from smolcluster.spec.run import GPTSpec
@@ -107,13 +108,18 @@ class Transformer(nn.Module):
         self.wpe = nn.Embedding(spec.max_seq_len, spec.model_dim, _weight=torch.empty(spec.max_seq_len, spec.model_dim))
         self.h = nn.ModuleList(Block(spec) for _ in range(spec.num_layers))
         self.ln_f = nn.LayerNorm(spec.model_dim, eps=LAYER_NORM_EPS)
+        self.lookup_sink: LookupSink | None = None
 
     def forward(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
         """(B, T) int64 -> (B, T, D)."""
         start, length = (cache.length if cache is not None else 0), ids.shape[1]
         if start + length > self.wpe.num_embeddings:
             raise ValueError(f"{start + length} tokens, but the model has positions for {self.wpe.num_embeddings}")
-        x = self.wte(ids) + self.wpe.weight[start : start + length]
+        if self.lookup_sink is not None and torch.is_grad_enabled():
+            rows = lookup_apart(self.wte.weight, ids, self.lookup_sink)
+        else:
+            rows = self.wte(ids)
+        x = rows + self.wpe.weight[start : start + length]
         x = functional.dropout(x, self.dropout, self.training)
         for number, block in enumerate(self.h):
             x = block(x, None if cache is None else cache.layers[number])
@@ -151,6 +157,14 @@ class GPT(nn.Module):
         """Mean cross-entropy (nats per token), a scalar; ids and targets (B, T) int64."""
         hidden = self.transformer(ids)
         return chunked_cross_entropy(hidden.flatten(0, 1), self.head, targets.flatten())
+
+    def tied_embedding(self) -> str | None:
+        """The name of the parameter that is read at both ends of the model; None if there are two."""
+        return "transformer.wte.weight" if self.lm_head is None else None
+
+    def part_lookups(self, sink: LookupSink | None) -> None:
+        """From now on gradients of the tied embedding's lookups go to `sink`, not to its weight. None: as usual."""
+        self.transformer.lookup_sink = sink
 
     def shard_units(self) -> tuple[ShardUnit, ...]:
         """Embeddings, each block, last norm and loss. A tied embedding is read at both ends."""

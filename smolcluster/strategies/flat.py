@@ -97,10 +97,15 @@ class Layout:
 
 
 class FlatParameters(Layout):
-    """A layout whose parameters all lie in one buffer: `params`, 1-D, padded with zeros."""
+    """A layout whose parameters all lie in one buffer: `params`, 1-D, padded with zeros.
 
-    def __init__(self, model: nn.Module, world_size: int, bucket_bytes: int) -> None:
-        super().__init__([trainable(model)[::-1]], world_size, bucket_bytes)
+    `first`: the name of one that comes before the others, since its gradient does.
+    """
+
+    def __init__(self, model: nn.Module, world_size: int, bucket_bytes: int, first: str | None = None) -> None:
+        named = trainable(model)[::-1]
+        named.sort(key=lambda pair: pair[0] != first)
+        super().__init__([named], world_size, bucket_bytes)
         self.params = self.zeros(self.length)
         for span in self.spans:
             view = self.params[span.start : span.stop].view(span.parameter.shape)

@@ -15,15 +15,19 @@ from torch import nn
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.device import Pending
 from smolcluster.strategies.base import Batch, LossSum, StepResult, Verdict
-from smolcluster.strategies.flat import Bucket, FlatParameters
+from smolcluster.strategies.flat import Bucket, FlatParameters, trainable
+from smolcluster.strategies.lookups import lookups_of
 from smolcluster.strategies.pieces import Piece, Range
 from smolcluster.strategies.stream import GradientStream
 from smolcluster.strategies.synchronous import Synchronous
 
 log = logging.getLogger(__name__)
 
-# Big enough that the cost of a collective's start is nothing, small enough that several travel during backward.
-BUCKET_BYTES = 16 * 1024 * 1024
+# A bucket is small enough that several travel during backward, and big enough that the start of a collective costs
+# next to nothing. BUCKET_BYTES is the most.
+BUCKETS = 16
+LEAST_BUCKET_BYTES = 1 << 20
+BUCKET_BYTES = 16 << 20
 # Replicas on different devices drift apart by roundings: compared this often, in steps.
 COMPARE_EVERY = 100
 
@@ -37,7 +41,9 @@ class Replica(Synchronous):
 
     def __init__(self, context: RunContext, model: nn.Module) -> None:
         super().__init__(context, model)
-        self.flat = self.layout = FlatParameters(model, context.world_size, BUCKET_BYTES)
+        self.lookups = lookups_of(context, model, self.collectives)
+        first = self.lookups.name if self.lookups else None
+        self.flat = self.layout = FlatParameters(model, context.world_size, bucket_bytes_of(model), first)
         self._names = [context.node_of(rank) for rank in range(context.world_size)]
         self._steps = 0
         self._sent: list[Pending] = []
@@ -96,7 +102,13 @@ class Replica(Synchronous):
         for pending in self._sent:
             pending.wait()
         self._sent = []
+        self.add_lookups()
         return local
+
+    def add_lookups(self) -> None:
+        """Add the gradients that came apart from the others to the sums of those, where this rank updates."""
+        if self.lookups is not None:
+            self.lookups.add_all(self.layout, self.grads)
 
     def shard_gradients(self) -> list[torch.Tensor]:
         """This rank's even share of every bucket of the whole gradients."""
@@ -144,3 +156,11 @@ class Replica(Synchronous):
     def close(self) -> None:
         """Take the hooks off the model; its parameters stay where they are."""
         self.stream.close()
+        if self.lookups is not None:
+            self.lookups.close()
+
+
+def bucket_bytes_of(model: nn.Module) -> int:
+    """How large a bucket of this model's gradients is."""
+    total = sum(parameter.nbytes for _, parameter in trainable(model))
+    return min(BUCKET_BYTES, max(LEAST_BUCKET_BYTES, total // BUCKETS))

@@ -43,7 +43,7 @@ class Synchronous:
         `updates[i]` and `grads[i]` are of one range. The optimizer is made over them.
         """
         self.layout = layout
-        self.params, self.updates = tuple(params), tuple(updates)
+        self.params, self.updates, self.grads = tuple(params), tuple(updates), tuple(grads)
         self.adamw = FlatAdamW([p.values for p in updates], [g.values for g in grads], self._weight_decay)
 
     def my_shards(self) -> list[Range]:

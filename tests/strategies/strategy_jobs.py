@@ -22,7 +22,14 @@ from tests.live_bytes import LiveBytes
 
 
 def context_of(
-    strategy: str, rank: int, world_size: int, *, stage: int = 1, clip: float | None = 1.0, seed: int = 0
+    strategy: str,
+    rank: int,
+    world_size: int,
+    *,
+    stage: int = 1,
+    clip: float | None = 1.0,
+    seed: int = 0,
+    samples: int = 5,
 ) -> RunContext:
     spec = GPTSpec(model_dim=16, num_layers=2, num_heads=2, ff_dim=32, dropout=0, max_seq_len=LENGTH, vocab_size=VOCAB)
     run = RunSpec(
@@ -40,7 +47,7 @@ def context_of(
     ranks = tuple(
         RankPlan(
             rank=r, node=f"node{r}", local_rank=0, role="worker", device="cpu", listen=("127.0.0.1",), port=0,
-            peers={p: "127.0.0.1" for p in range(world_size) if p != r}, samples=2, buffer_mb=1, threads=1,
+            peers={p: "127.0.0.1" for p in range(world_size) if p != r}, samples=samples, buffer_mb=1, threads=1,
         )
         for r in range(world_size)
     )  # fmt: skip

@@ -112,10 +112,20 @@ def gpt_of(width: int, layers: int, tied: bool, seed: int) -> GPT:
     return build_model(spec, seed=seed)
 
 
+def wordy_gpt(seed: int) -> GPT:
+    """Words enough that the rows a step looks up are few among them."""
+    spec = GPTSpec(
+        model_dim=16, num_layers=2, num_heads=2, ff_dim=32, dropout=0, max_seq_len=LENGTH, vocab_size=4000,
+    )  # fmt: skip
+    return build_model(spec, seed=seed)
+
+
 def model_of(kind: str, seed: int) -> nn.Module:
     """A model by the name that tests give it."""
     if kind == "gpt" or kind == "untied gpt":
         return gpt_of(24, 2, kind == "gpt", seed)
+    if kind == "wordy gpt":
+        return wordy_gpt(seed)
     if kind == "wide gpt" or kind == "wide untied gpt":
         return gpt_of(128, 3, kind == "wide gpt", 0)
     if kind == "deep gpt":

@@ -39,6 +39,7 @@ class Stage2(Replica):
                 local += self.differentiate(*batch[number])
             self.stream.flush()
         self.gradients.arrived()
+        self.add_lookups()
         tally = Tally(local.loss, local.tokens, stop, self.squares(self.gradient_memory()))
         verdict = judge(self.exchange(tally.row()), self.max_norm)
         self.update_and_gather(lr, verdict.scale)
