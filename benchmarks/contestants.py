@@ -30,9 +30,9 @@ GPT = GPTSpec(
 Step = Callable[[torch.Tensor, torch.Tensor], None]
 
 
-def ours(strategy: str, stage: int, rank: int, world_size: int) -> tuple[Synchronous, Step]:
+def ours(strategy: str, stage: int, rank: int, world_size: int, spec: GPTSpec = GPT) -> tuple[Synchronous, Step]:
     """A strategy of ours over the default group, and a step of it."""
-    built = build_strategy(context_of(strategy, stage, rank, world_size), build_model(GPT, None, seed=0))
+    built = build_strategy(context_of(strategy, stage, rank, world_size, spec), build_model(spec, None, seed=0))
     assert isinstance(built, Synchronous)
 
     def step(x: torch.Tensor, y: torch.Tensor) -> None:
@@ -88,19 +88,21 @@ def fsdp2(reshard: bool, fused: bool) -> Step:
     return step
 
 
-def batch_of(rank: int, samples: int, length: int = GPT.max_seq_len) -> tuple[torch.Tensor, torch.Tensor]:
+def batch_of(
+    rank: int, samples: int, length: int = GPT.max_seq_len, spec: GPTSpec = GPT
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Random tokens: what they are does not change what a step costs."""
     generator = torch.Generator().manual_seed(rank)
-    rows = torch.randint(0, GPT.vocab_size, (samples, length + 1), generator=generator)
+    rows = torch.randint(0, spec.vocab_size, (samples, length + 1), generator=generator)
     return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
 
 
-def context_of(strategy: str, stage: int, rank: int, world_size: int) -> RunContext:
+def context_of(strategy: str, stage: int, rank: int, world_size: int, spec: GPTSpec) -> RunContext:
     """The context of a rank, as the worker would make it from a plan."""
     run = RunSpec(
         strategy="classicdp",
         participants=tuple(Participant(node=f"node{r}", port=0) for r in range(world_size)),
-        model=GPT,
+        model=spec,
         training=TrainingSpec(
             batch_size=4, epochs=1, learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY, grad_clip_norm=CLIP_NORM
         ),
