@@ -86,7 +86,7 @@ def _serve(
                 value = tasks[name]()
                 done = Done(value, time.perf_counter() - wall, time.process_time() - cpu)
                 pipe.send((True, done))
-    except EOFError:
+    except (EOFError, ConnectionError):  # the parent is gone
         return
     except Exception:  # noqa: BLE001  whatever it is, the parent reports it
         pipe.send((False, traceback.format_exc()))
