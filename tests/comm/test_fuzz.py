@@ -306,6 +306,16 @@ def test_rank_0_serves_spokes_that_talk_nonsense() -> None:
             assert alarm.error is not None or said_fin or Kind.FIN in data, f"{label}: nobody heard that it went"
 
 
+def test_whoever_talks_nonsense_to_rank_0_is_told_so() -> None:
+    with link_that_hears(b"nonsense" * 8) as (link, heard):
+        hub = Hub(Alarm(), 2.0)
+        hub.attach(link)
+        hub._threads[0].join(5)
+        words = heard.recv(4096)
+    assert unpack(words, MAX_STORE, "rank 0").kind is Kind.ABORT
+    assert "rank 1 sent garbage instead of a frame" in str(decode_error(words[HEADER_BYTES:]))
+
+
 def test_a_spoke_whose_rank_0_talks_nonsense() -> None:
     for label, dice in cases("spoke", 1_500):
         frames = [
