@@ -167,7 +167,10 @@ class Hub:
         except PeerError as error:
             self._gone(link)
             # What the control link itself shows is better evidence than any report: no grace.
-            self.alarm.ring(error)
+            error = self.alarm.ring(error)
+            # If it lives it is told too, or it would take the end of this link for the loss of rank 0.
+            with contextlib.suppress(PeerError):
+                link.tell(Kind.ABORT, encode_error(error), TELL_S)
             link.abort()
         finally:
             self._gone(link)

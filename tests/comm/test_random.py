@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections import Counter
@@ -68,8 +69,8 @@ def test_ten_thousand_random_collectives(pool: Pool, n: int) -> None:
 
 @pytest.fixture
 def eight() -> Iterator[Pool]:
-    """Eight workers of its own: nobody else needs so many."""
-    made = Pool()
+    """Eight workers of its own: nobody else needs so many, and eight imports of torch would take longest."""
+    made = Pool("forkserver" if sys.platform.startswith("linux") else "spawn")
     made.start(8)
     yield made
     made.close()
@@ -108,6 +109,7 @@ def crowded(fabric: Any, seed: int, count: int) -> float:
     return max(seen)
 
 
+@pytest.mark.timeout(300)
 def test_eight_ranks_on_a_busy_machine_do_not_take_each_other_for_dead(eight: Pool) -> None:
     """Silence of 5 s is death here, heartbeats come every second, and there are several processes for each core."""
     with burning(2 * (os.cpu_count() or 2)):
