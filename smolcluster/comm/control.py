@@ -16,7 +16,8 @@ from typing import Protocol
 from smolcluster.comm.alarm import Alarm, copy_of, decode_error, encode_error
 from smolcluster.comm.frame import Kind
 from smolcluster.comm.link import Link, expect
-from smolcluster.comm.table import Op, Table, decode_parts, encode_parts
+from smolcluster.comm.roll import Roll
+from smolcluster.comm.table import Op, Reply, Table, decode_parts, encode_parts
 from smolcluster.errors import DeadlineError, PeerError, PeerLostError
 
 CHANNEL = "control"
@@ -33,6 +34,7 @@ class Control(Protocol):
     """What the rest of comm needs of the star."""
 
     alarm: Alarm
+    roll: Roll
 
     def call(self, op: Op, args: Sequence[bytes], seconds: float) -> list[bytes]:
         """One request to the store. DeadlineError after `seconds`; the run's failure if it failed."""
@@ -49,6 +51,7 @@ class Hub:
 
     def __init__(self, alarm: Alarm, timeout_s: float) -> None:
         self.alarm = alarm
+        self.roll = Roll()
         self.table = Table()
         self._timeout_s = timeout_s
         self._links: dict[int, Link] = {}
@@ -76,7 +79,7 @@ class Hub:
             answers.append(answer)
             done.set()
 
-        self.table.submit(op, args, reply)
+        self._submit(op, args, reply)
         if not answers:
             with self._state:
                 self._callers.add(done)
@@ -180,7 +183,17 @@ class Hub:
         except ValueError:
             link.abort()
             return
-        self.table.submit(known, decode_parts(payload), reply)
+        self._submit(known, decode_parts(payload), reply)
+
+    def _submit(self, op: Op, args: Sequence[bytes], reply: Reply) -> None:
+        if op is not Op.ROLL:
+            self.table.submit(op, args, reply)
+            return
+        self.table.submit(Op.SET, self.roll.answer((*args, b"0")), lambda _: None)
+        for link in self._here():
+            with contextlib.suppress(PeerError):  # its own thread reports the loss
+                link.send(Kind.ROLL, encode_parts((*args, str(link.peer).encode())))
+        reply([])
 
     def _gone(self, link: Link) -> None:
         with self._state:

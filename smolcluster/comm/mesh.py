@@ -102,6 +102,20 @@ class Mesh:
             raise copy_of(failure)
         return made
 
+    def has_come(self, peer: int, channel: str) -> bool:
+        """Whether `link` to a higher rank would not have to wait."""
+        return self.listener is not None and self.listener.holds(channel, peer)
+
+    def watch(self, channel: str, wake: Callable[[], None]) -> None:
+        """Call `wake` whenever a rank has come for `channel`, or none will any more."""
+        if self.listener is not None:
+            self.listener.watch(channel, wake)
+
+    def unwatch(self, channel: str) -> None:
+        """The end of `watch`."""
+        if self.listener is not None:
+            self.listener.watch(channel, None)
+
     def _where(self, peer: int) -> Endpoint:
         port = self._ports.get(peer, 0)
         host = self._hosts.get(peer)

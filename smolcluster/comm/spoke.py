@@ -10,11 +10,14 @@ from smolcluster.comm.alarm import Alarm, copy_of, decode_error, encode_error
 from smolcluster.comm.control import GRACE_S, heartbeat_s
 from smolcluster.comm.frame import Kind
 from smolcluster.comm.link import Link, expect
+from smolcluster.comm.roll import Roll
 from smolcluster.comm.table import Op, decode_parts, encode_parts
 from smolcluster.errors import DeadlineError, PeerError, PeerLostError
 
 # How long rank 0 may take to say what happened, on top of its own grace, before we settle for what we saw.
 VERDICT_S = 1.5
+_FROM_THE_HUB = (Kind.REPLY, Kind.ROLL, Kind.ABORT, Kind.FIN, Kind.FIN_ACK)
+_NOBODY_WAITS = -1
 
 
 class _Call:
@@ -32,6 +35,7 @@ class Spoke:
 
     def __init__(self, link: Link, alarm: Alarm, timeout_s: float) -> None:
         self.alarm = alarm
+        self.roll = Roll()
         self._link = link
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
@@ -102,7 +106,7 @@ class Spoke:
     def _listen(self) -> None:
         try:
             while True:
-                message = expect(self._link.receive(self._timeout_s), Kind.REPLY, Kind.ABORT, Kind.FIN, Kind.FIN_ACK)
+                message = expect(self._link.receive(self._timeout_s), *_FROM_THE_HUB)
                 kind = message.header.kind
                 if kind is Kind.REPLY:
                     with self._lock:
@@ -110,6 +114,9 @@ class Spoke:
                     if call is not None:  # else its caller's deadline has passed
                         call.answer = decode_parts(message.payload)
                         call.done.set()
+                elif kind is Kind.ROLL:
+                    answer = self.roll.answer(decode_parts(message.payload))
+                    self._link.send(Kind.REQUEST, encode_parts(answer), op=Op.SET, tag=_NOBODY_WAITS)
                 elif kind is Kind.ABORT:
                     self.alarm.ring(decode_error(message.payload))
                 elif kind is Kind.FIN:

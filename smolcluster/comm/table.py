@@ -29,6 +29,7 @@ class Op(IntEnum):
     APPEND = 9
     MULTI_SET = 10
     LIST_KEYS = 11
+    ROLL = 12  # answered by the ranks, see roll.py
 
 
 Reply = Callable[[list[bytes]], None]

@@ -10,6 +10,7 @@ import contextlib
 import select
 import socket
 import ssl
+from collections.abc import Sequence
 
 from smolcluster.comm.clock import Deadline
 from smolcluster.errors import DeadlineError, PeerLostError
@@ -137,7 +138,23 @@ def await_ready(reader: Wire | None, writer: Wire | None, deadline: Deadline, sl
     raise AssertionError("a wait for nobody")
 
 
+def await_readable(readers: Sequence[Wire], waker: socket.socket, wait_s: float) -> None:
+    """Wait until one of the wires, or the waker, can be read, at most `wait_s`. Empties the waker."""
+    with contextlib.suppress(BlockingIOError):
+        if _poll_many(readers, waker, wait_s):
+            while waker.recv(4096):
+                continue
+
+
 if hasattr(select, "poll"):
+
+    def _poll_many(readers: Sequence[Wire], waker: socket.socket, wait_s: float) -> bool:
+        """Whether the waker was called."""
+        poller = select.poll()
+        poller.register(waker, select.POLLIN)
+        for reader in readers:
+            poller.register(reader.fd(), select.POLLOUT if reader.awaits_room(reading=True) else select.POLLIN)
+        return any(number == waker.fileno() for number, _ in poller.poll(int(wait_s * 1000) + 1))
 
     def _poll(reader: Wire | None, writer: Wire | None, wait_s: float) -> bool:
         poller = select.poll()
@@ -149,6 +166,11 @@ if hasattr(select, "poll"):
         return bool(poller.poll(int(wait_s * 1000) + 1))
 
 else:  # Windows
+
+    def _poll_many(readers: Sequence[Wire], waker: socket.socket, wait_s: float) -> bool:
+        write = [wire.fd() for wire in readers if wire.awaits_room(reading=True)]
+        read = [waker.fileno(), *(wire.fd() for wire in readers if not wire.awaits_room(reading=True))]
+        return waker.fileno() in select.select(read, write, read[1:] + write, wait_s)[0]
 
     def _poll(reader: Wire | None, writer: Wire | None, wait_s: float) -> bool:
         sides = [(wire, wire is reader) for wire in (reader, writer) if wire is not None]

@@ -17,7 +17,7 @@ from smolcluster.comm.backend.pairs import Pairs
 from smolcluster.comm.backend.schedule import Reduction, bytes_of
 
 NARROW = (torch.float16, torch.bfloat16)
-_OPS = {"all_to_all": 16, "gather": 17, "scatter": 18, "widened_sum": 19}
+_OPS = {"all_to_all": 16, "gather": 17, "scatter": 18, "widened_sum": 19, "widened_reduce": 20}
 
 
 class Direct:
@@ -44,6 +44,23 @@ class Direct:
             ]
             self._move(to, source, self._outgoing(shards[to]), receives, stamp)
         output.copy_(total.div_(self._size) if mean else total)
+
+    def widened_reduce(self, flat: Tensor, root: int, mean: bool, reduction: Reduction) -> None:
+        """The root's `flat` becomes the sum (or mean) over ranks, added in float32 and rounded once."""
+        stamp = self._stamp("widened_reduce", flat.dtype)
+        if self._rank != root:
+            self._move(root, root, self._outgoing(flat), [], stamp)
+            return
+        total = flat.float()
+        frame = self._frame_bytes // flat.element_size()
+        parts = [total[at : at + frame] for at in range(0, total.numel(), frame)]
+        for step in range(1, self._size):
+            source = (root + step) % self._size
+            receives = [
+                Folding(part, part, reduction.scratch, reduction.scratch_view, reduction.fold) for part in parts
+            ]
+            self._move(source, source, [], receives, stamp)
+        flat.copy_(total.div_(self._size) if mean else total)
 
     def all_to_all(self, outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
         """inputs[r] goes to rank r; what rank r sends lands in outputs[r]. Flat, any sizes that agree pairwise."""

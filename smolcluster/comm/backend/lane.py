@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from smolcluster.errors import PeerError, PeerLostError
+from smolcluster.errors import DeadlineError, PeerError, PeerLostError
 
 Job = Callable[[], None]
 
@@ -155,12 +155,28 @@ class Work(dist._Work):
         if self._error is not None:
             raise self._error
 
-    def wait(self, timeout: timedelta | None = None) -> bool:  # noqa: ARG002
-        """Wait for the end; True, or the job's error. The job's own deadline bounds it, `timeout` is not needed."""
+    def wait(self, timeout: timedelta | None = None) -> bool:
+        """Wait for the end; True, or the job's error. DeadlineError after `timeout`; the operation then goes on.
+
+        Without one the job's own deadline bounds it. (c10d's C++ says zero for none.)
+        """
         if not self._done:
-            self.join()
+            if timeout is not None and timeout > timedelta():
+                self._wait_at_most(timeout.total_seconds())
+            else:
+                self.join()
         self.raise_error()
         return True
+
+    def _wait_at_most(self, seconds: float) -> None:
+        """Without doing the job here, which could take longer: the lane's thread does it."""
+        with self._lane.state:
+            if not self._lane.state.wait_for(self.is_completed, seconds):
+                raise DeadlineError(f"an operation of {self._lane.name} was not done within {seconds:g} s; it goes on")
+
+    def block_current_stream(self) -> None:
+        """c10d: nothing queued after this sees the tensors before they are there. A wait: they pass through the CPU."""
+        self.wait()
 
     def synchronize(self) -> None:
         """c10d: the same as wait."""
