@@ -44,15 +44,17 @@ class Receive(Work):
         return tag == self.incoming.tag and self.peer in (None, peer) and self.incoming.owner is None
 
     def finish(self, error: BaseException | None = None) -> None:
-        """The message is there, or never will be."""
+        """The message is there, or never will be. `call_back` is to be called as well, by who does not drive."""
         if error is None:
             self.incoming.part.write_back()
         with self._lane.state:
             self._error, self._done = error, True
-            signal = self._signal
             self._lane.state.notify_all()
-        if signal is not None:
-            signal.set_result(None)
+
+    def call_back(self) -> None:
+        """Run what was attached to the future, which may wait for another message."""
+        if self._signal is not None:
+            self._signal.set_result(None)
 
     def join(self) -> None:
         """Wait for the end, driving if nobody does."""
@@ -75,6 +77,7 @@ class Inbox:
         self._pending: list[Receive] = []
         self._early: dict[tuple[int, int], deque[Early]] = {}
         self._streams: dict[int, Stream] = {}
+        self._finished: list[Receive] = []  # whose callbacks are due
         self._closed = False
         self._thread: threading.Thread | None = None
         self._waker: tuple[socket.socket, socket.socket] | None = None
@@ -119,6 +122,7 @@ class Inbox:
         with self.turn.state:
             self.turn.state.wait_for(lambda: not self.turn.busy)
         self._fail_all(PeerLostError(f"the group {self._name} was destroyed before this message came"))
+        self._call_back()
         with self.turn.state:
             waker, self._waker = self._waker, None
         for end in waker or ():
@@ -152,12 +156,13 @@ class Inbox:
             with self.turn.state:
                 self.turn.busy = False
                 self.turn.state.notify_all()
+            self._call_back()
 
     def _loop(self, until: Receive | None) -> None:
         while True:
             self._hand_out()
             with self.turn.state:
-                if self._closed or not self._pending or (until is not None and until.is_completed()):
+                if self._closed or not self._pending or self._due(until):
                     return
                 wanted = self._wanted()
             moved = False
@@ -168,6 +173,11 @@ class Inbox:
             if not moved:
                 self._sleep([self._streams[peer] for peer in wanted if peer in self._streams])
                 self._guard(lambda: None)  # raises if the run has failed meanwhile
+
+    def _due(self, until: Receive | None) -> bool:
+        """Whether to stop driving: what it is done for is done, or somebody's callbacks are to be run."""
+        done = until is not None and until.is_completed()
+        return done or any(receive._signal is not None for receive in self._finished)
 
     def _wanted(self) -> list[int]:
         """Ranks to listen to: those that a pending receive names, all if one names nobody."""
@@ -202,7 +212,7 @@ class Inbox:
         elif message.owner is not None:
             with self.turn.state:
                 self._pending.remove(message.owner)
-            message.owner.finish()
+            self._finish(message.owner)
 
     def _hand_out(self) -> None:
         """Give messages that are kept to receives that were posted since."""
@@ -224,9 +234,9 @@ class Inbox:
             try:
                 message.give(receive.incoming, self._streams[peer].who)
             except PeerError as error:
-                receive.finish(error)
+                self._finish(receive, error)
                 raise
-            receive.finish()
+            self._finish(receive)
 
     def _sleep(self, streams: list[Stream]) -> None:
         """Until something has come, a wake or the first deadline. DeadlineError at that."""
@@ -263,4 +273,15 @@ class Inbox:
         for stream in self._streams.values():
             stream.abandon()
         for receive in failed:
-            receive.finish(copy_of(error) if isinstance(error, PeerError) else error)
+            self._finish(receive, copy_of(error) if isinstance(error, PeerError) else error)
+
+    def _finish(self, receive: Receive, error: BaseException | None = None) -> None:
+        receive.finish(error)
+        with self.turn.state:
+            self._finished.append(receive)
+
+    def _call_back(self) -> None:
+        with self.turn.state:
+            finished, self._finished = self._finished, []
+        for receive in finished:
+            receive.call_back()
