@@ -152,8 +152,11 @@ def check_monitored(fabric: Any) -> list[str]:
             dist.barrier()
         texts.append(str(caught.value))
     world.monitored_barrier(timedelta(seconds=20))  # nothing is broken
+    # c10d looks at the backend's name, or class, in these two: hence group.monitored_barrier, group.set_timeout.
     with pytest.raises(ValueError, match="only implemented for GLOO"):
-        dist.monitored_barrier()  # c10d looks at the backend's name
+        dist.monitored_barrier()
+    with pytest.raises(RuntimeError, match="No backend type"):
+        dist.distributed_c10d._set_pg_timeout(timedelta(seconds=1))
     return texts
 
 

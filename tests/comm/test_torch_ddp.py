@@ -23,6 +23,7 @@ from torch.distributed.optim import PostLocalSGDOptimizer, ZeroRedundancyOptimiz
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
+from smolcluster.comm import failure_of
 from tests.comm.pool import Pool
 
 STEPS = 6
@@ -194,14 +195,15 @@ def test_a_hook_does_what_it_does_on_gloo(pool: Pool, n: int, kind: str) -> None
 
 
 def left_out(fabric: Any) -> None:
-    """What does not run on gloo either. batched_powerSGD_hook resizes what cannot be resized; the hooks that overlap
-    ZeRO's step start collectives from callbacks, in an order that depends on timing, and torch refuses them there.
+    """What does not run on gloo either. batched_powerSGD_hook of torch 2.13 trips over its own shapes; the hooks that
+    overlap ZeRO's step start collectives from callbacks, in an order that depends on timing: torch refuses them there.
     """
     warnings.simplefilter("ignore")
     gloo = dist.new_group(backend="gloo")
     for group in (None, gloo):
-        with pytest.raises(RuntimeError, match="resize storage"):
+        with pytest.raises((RuntimeError, AssertionError)) as caught:
             hooked("batched PowerSGD", group)
+        assert failure_of(caught.value) is None, "the hook's own fault, not the transport's"
     model = DistributedDataParallel(Net(), process_group=gloo)
     optimizer = ZeroRedundancyOptimizer(model.parameters(), torch.optim.SGD, gloo, overlap_with_ddp=True, lr=0.1)
     for make in (ddp_zero_hook.hook_with_zero_step, ddp_zero_hook.hook_with_zero_step_interleaved):

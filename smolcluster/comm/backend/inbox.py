@@ -16,53 +16,16 @@ from collections import deque
 from collections.abc import Callable
 
 from smolcluster.comm.alarm import copy_of
-from smolcluster.comm.backend.flat import Flat
-from smolcluster.comm.backend.lane import Lane, Work
+from smolcluster.comm.backend.lane import Lane
 from smolcluster.comm.backend.message import Early, Incoming, Stream
 from smolcluster.comm.backend.pairs import Pairs
+from smolcluster.comm.backend.receive import Receive
 from smolcluster.comm.wire import await_readable
 from smolcluster.errors import DeadlineError, PeerError, PeerLostError
 
 Guard = Callable[[Callable[[], None]], None]
 # How long a driver sleeps at most before it looks whether the run has failed.
 _SLICE_S = 1.0
-
-
-class Receive(Work):
-    """A message that somebody waits for: from group rank `peer`, or from anybody if that is None."""
-
-    def __init__(self, inbox: Inbox, part: Flat, peer: int | None, tag: int, timeout_s: float) -> None:
-        super().__init__(inbox.turn, lambda: None, [part.numbers])
-        self.incoming = Incoming(part, tag)
-        self.peer = peer
-        self.timeout_s = timeout_s
-        self.posted = time.monotonic()
-        self._inbox = inbox
-
-    def fits(self, peer: int, tag: int) -> bool:
-        """Whether a message of that tag from that rank may be for this, which has none yet."""
-        return tag == self.incoming.tag and self.peer in (None, peer) and self.incoming.owner is None
-
-    def finish(self, error: BaseException | None = None) -> None:
-        """The message is there, or never will be. `call_back` is to be called as well, by who does not drive."""
-        if error is None:
-            self.incoming.part.write_back()
-        with self._lane.state:
-            self._error, self._done = error, True
-            self._lane.state.notify_all()
-
-    def call_back(self) -> None:
-        """Run what was attached to the future, which may wait for another message."""
-        if self._signal is not None:
-            self._signal.set_result(None)
-
-    def join(self) -> None:
-        """Wait for the end, driving if nobody does."""
-        self._inbox.wait_for(self)
-
-    def _source_rank(self) -> int:
-        """Who sent it, as a rank of the group: what `dist.recv` without a source returns."""
-        return self.incoming.source
 
 
 class Inbox:
@@ -177,7 +140,7 @@ class Inbox:
     def _due(self, until: Receive | None) -> bool:
         """Whether to stop driving: what it is done for is done, or somebody's callbacks are to be run."""
         done = until is not None and until.is_completed()
-        return done or any(receive._signal is not None for receive in self._finished)
+        return done or any(receive.has_callbacks for receive in self._finished)
 
     def _wanted(self) -> list[int]:
         """Ranks to listen to: those that a pending receive names, all if one names nobody."""

@@ -19,7 +19,7 @@ from smolcluster.comm.wire import Wire
 from smolcluster.errors import ProtocolError
 
 if TYPE_CHECKING:
-    from smolcluster.comm.backend.inbox import Receive
+    from smolcluster.comm.backend.receive import Receive
 
 
 def pieces(memory: memoryview) -> list[memoryview]:

@@ -10,10 +10,11 @@ import threading
 
 from smolcluster.comm.backend.arithmetic import CODES
 from smolcluster.comm.backend.flat import Flat
-from smolcluster.comm.backend.inbox import Guard, Inbox, Receive
+from smolcluster.comm.backend.inbox import Guard, Inbox
 from smolcluster.comm.backend.lane import Lane, Work
 from smolcluster.comm.backend.message import pieces
 from smolcluster.comm.backend.pairs import Pairs
+from smolcluster.comm.backend.receive import Receive
 from smolcluster.comm.backend.schedule import bytes_of
 from smolcluster.comm.clock import Patience
 from smolcluster.comm.frame import Kind, pack
