@@ -6,9 +6,9 @@ failure_of(error)                            the PeerError inside what torch rai
 endpoint  sockets and addresses          control   the star: hub at rank 0, spoke elsewhere; failures
 frame     the 32-byte header             table     the store's content      store   c10d's view of it
 wire      one socket, never blocking     mesh      who dials whom, counters
-handshake, tls   who is there            backend/  collectives, point to point, work handles
+handshake, tls   who is there            roll      which rank did not come to an operation
 link      two wires to one peer          fabric    all of it, opened and closed
-listener  accepts and pairs wires
+listener  accepts and pairs wires        backend/  collectives, point to point, work handles
 """
 
 from __future__ import annotations

@@ -118,6 +118,20 @@ def test_the_ranks_that_did_not_come_are_named(pool: Pool, n: int, name: str, mi
         assert seconds < 15  # the world's timeout is 20
 
 
+def late_for_new_group(fabric: Any) -> str:
+    group = dist.new_group([0, 1, 2], timeout=timedelta(seconds=3))
+    late = fabric.config.rank == 0
+    with pytest.raises(PeerError) as caught:
+        dist.barrier() if late else dist.all_reduce(torch.ones(9), group=group)
+    return str(caught.value)
+
+
+def test_a_new_groups_own_timeout(pool: Pool) -> None:
+    for outcome in pool.outcomes(3, late_for_new_group):
+        assert outcome.value.startswith("rank 0 did not come to all_reduce, operation 1 of group "), outcome
+        assert "waited 3 s" in outcome.value
+
+
 def test_a_barriers_own_timeout(pool: Pool) -> None:
     outcomes = pool.outcomes(3, late_for_barrier)
     for outcome in outcomes:

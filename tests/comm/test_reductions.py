@@ -142,3 +142,33 @@ def check_reduce(fabric: Any, dtype: str) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_reduce_to_every_root(pool: Pool, n: int, dtype: str) -> None:
     pool.run(n, check_reduce, dtype)
+
+
+def sparse(rank: int, entries: int) -> torch.Tensor:
+    made = torch.Generator().manual_seed(rank)
+    indices = torch.randint(0, 5, (2, entries), generator=made)  # some are there twice
+    return torch.sparse_coo_tensor(indices, torch.randn(entries, 3, generator=made), (5, 6, 3), check_invariants=True)
+
+
+def check_sparse_sums(fabric: Any) -> None:
+    rank, n, gloo = fabric.config.rank, fabric.config.world_size, dist.new_group(backend="gloo")
+    for entries in (0, 7 + rank, 0 if rank else 9):
+        mine, theirs = sparse(rank, entries), sparse(rank, entries)
+        dist.all_reduce(mine)
+        dist.all_reduce(theirs, group=gloo)
+        assert mine.is_sparse
+        torch.testing.assert_close(mine.to_dense(), theirs.to_dense())
+    for refused, op in ((mine, dist.ReduceOp.MAX), (torch.eye(3).to_sparse_csr(), dist.ReduceOp.SUM)):
+        with pytest.raises(ValueError, match="sums sparse COO tensors"):
+            dist.all_reduce(refused, op)
+    torch.manual_seed(1)
+    words = torch.nn.Embedding(20, 4, sparse=True)
+    model = torch.nn.parallel.DistributedDataParallel(words)
+    model(torch.arange(rank, rank + 3)).sum().backward()
+    exact = sum(torch.eye(20)[r : r + 3].sum(0) for r in range(n)) / n
+    torch.testing.assert_close(words.weight.grad.to_dense(), exact[:, None].expand(20, 4))
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_sums_of_sparse_tensors_and_embeddings_in_ddp(pool: Pool, n: int) -> None:
+    pool.run(n, check_sparse_sums)

@@ -7,6 +7,7 @@ coalesced.py has the forms for several tensors at once. The algorithms are elsew
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from smolcluster.comm.backend.collectives import Collectives
 from smolcluster.comm.backend.flat import Flat, cut, flats, numbers_of
 from smolcluster.comm.backend.lane import Work
 from smolcluster.comm.backend.profiling import traced
+from smolcluster.comm.backend.sparse import check_sparse, sum_sparse
 
 
 class SmolGroup(CoalescedOperations):
@@ -27,7 +29,11 @@ class SmolGroup(CoalescedOperations):
     def allreduce(self, tensors: list[Tensor], opts: Any = None) -> Work:  # type: ignore[override]
         """Every tensor becomes its reduction over all ranks."""
         opts = opts or dist.AllreduceOptions()
-        op, parts = op_name(opts.reduceOp), flats(tensors)
+        op = op_name(opts.reduceOp)
+        if any(tensor.layout is not torch.strided for tensor in tensors):
+            check_sparse(tensors, op)
+            return self._do("all_reduce", lambda ring: _each(sum_sparse, ring, tensors), [], [], tensors, opts)
+        parts = flats(tensors)
         numbers = _reducible(numbers_of(parts), op)
 
         def job(ring: Collectives) -> None:
@@ -159,17 +165,17 @@ class SmolGroup(CoalescedOperations):
     def send(self, tensors: list[Tensor], dst_rank: int, tag: int = 0) -> Work:
         """A message to one rank. The tensor must not change until the work is done."""
         part = Flat(tensors[0])
-        return self._kept(traced("send", lambda: self._point_to_point.send(part, dst_rank, tag)))
+        return self._kept(traced("send", lambda: self._point_to_point.send(part, dst_rank, tag, tensors)))
 
     def recv(self, tensors: list[Tensor], src_rank: int, tag: int = 0) -> Work:
         """The next message of that tag from one rank, which must be of this size and dtype."""
         part = Flat(tensors[0], fill=False)
-        return self._kept(traced("recv", lambda: self._point_to_point.receive(part, src_rank, tag)))
+        return self._kept(traced("recv", lambda: self._point_to_point.receive(part, src_rank, tag, tensors)))
 
     def recv_anysource(self, tensors: list[Tensor], tag: int = 0) -> Work:
         """The next message of that tag from whichever rank sends one; the work's `_source_rank()` tells which."""
         part = Flat(tensors[0], fill=False)
-        return self._kept(traced("recv_anysource", lambda: self._point_to_point.receive(part, None, tag)))
+        return self._kept(traced("recv_anysource", lambda: self._point_to_point.receive(part, None, tag, tensors)))
 
     # The same under torch's older names.
     _allgather_base = all_gather_single  # type: ignore[assignment]
@@ -183,6 +189,11 @@ def _reducible(flat: list[Tensor], op: str) -> list[Tensor]:
     for each in numbers:
         fold_of(op, each.dtype)
     return numbers
+
+
+def _each(job: Callable[[Collectives, Tensor], None], ring: Collectives, tensors: list[Tensor]) -> None:
+    for tensor in tensors:
+        job(ring, tensor)
 
 
 def _copy(into: Tensor, source: Tensor) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import threading
 
+from torch import Tensor
+
 from smolcluster.comm.backend.arithmetic import CODES
 from smolcluster.comm.backend.flat import Flat
 from smolcluster.comm.backend.inbox import Guard, Inbox
@@ -32,8 +34,8 @@ class PointToPoint:
         self._lanes: dict[int, Lane] = {}
         self._inbox = Inbox(pairs, rank, size, f"{name}-in", guard)
 
-    def send(self, part: Flat, peer: int, tag: int) -> Work:
-        """Send a flat tensor to group rank `peer`. The work is done when the kernel has it all."""
+    def send(self, part: Flat, peer: int, tag: int, result: list[Tensor]) -> Work:
+        """Send a flat tensor to group rank `peer`. The work is done when the kernel has it all. `result` is its own."""
         timeout_s = self.timeout_s
 
         def job() -> None:
@@ -46,11 +48,11 @@ class PointToPoint:
                 head = pack(Kind.MESSAGE, len(view), code, seq=len(frames), part=index, tag=tag)
                 link.out.send_all(head, view if len(view) else None, patience)
 
-        return self._lane(peer).submit(lambda: self._guard(job), [part.numbers])
+        return self._lane(peer).submit(lambda: self._guard(job), result)
 
-    def receive(self, part: Flat, peer: int | None, tag: int) -> Work:
+    def receive(self, part: Flat, peer: int | None, tag: int, result: list[Tensor]) -> Work:
         """Fill a flat tensor with the next message of that tag from `peer`, from whoever sends one if that is None."""
-        receive = Receive(self._inbox, part, peer, tag, self.timeout_s)
+        receive = Receive(self._inbox, part, peer, tag, self.timeout_s, result)
         self._inbox.post(receive)
         return receive
 

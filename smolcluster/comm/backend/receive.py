@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
+from torch import Tensor
+
 from smolcluster.comm.backend.flat import Flat
 from smolcluster.comm.backend.lane import Lane, Work
 from smolcluster.comm.backend.message import Incoming
@@ -22,8 +24,10 @@ class Drives(Protocol):
 class Receive(Work):
     """A message that somebody waits for: from group rank `peer`, or from anybody if that is None."""
 
-    def __init__(self, inbox: Drives, part: Flat, peer: int | None, tag: int, timeout_s: float) -> None:
-        super().__init__(inbox.turn, lambda: None, [part.numbers])
+    def __init__(
+        self, inbox: Drives, part: Flat, peer: int | None, tag: int, timeout_s: float, result: list[Tensor]
+    ) -> None:
+        super().__init__(inbox.turn, lambda: None, result)
         self.incoming = Incoming(part, tag)
         self.peer = peer
         self.timeout_s = timeout_s
