@@ -57,6 +57,11 @@ def check_callbacks(fabric: Any) -> None:
         work.get_future().then(more(3)).wait()
         assert (x == n**7).all()
 
+    long, first, second = torch.ones(2_000_000), torch.ones(5), torch.ones(5)
+    works = [dist.all_reduce(tensor, async_op=True) for tensor in (long, first, second)]
+    behind = works[1].get_future().then(lambda _: works[2].get_future().wait()[0])  # which is queued already
+    assert (behind.wait() == n).all()
+
     def answered(_: Any) -> int:
         place = torch.zeros(1)
         reply = dist.irecv(place, (rank - 1) % n, tag=2)

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch._C._profiler import _ExperimentalConfig
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from tests.comm.pool import Pool
 
@@ -59,6 +59,27 @@ def test_each_operation_is_one_span_on_the_thread_that_calls_it(pool: Pool, asyn
     for names, counts in pool.run(2, trace, async_op, False):
         assert names == NAMES
         assert counts == [1, 2, 2]
+
+
+def span(fabric: Any) -> bool:
+    """Whether an asynchronous operation's span covers what this rank did before the other rank came."""
+    gloo, x = dist.new_group(backend="gloo"), torch.ones(10)
+    if fabric.config.rank:
+        dist.barrier(gloo)
+        dist.all_reduce(x)
+        return True
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        work = dist.all_reduce(x, async_op=True)
+        with record_function("meanwhile"):
+            torch.ones(10).sum()
+        dist.barrier(gloo)  # only now does the other rank come
+        work.wait()
+    found = {event.name: event.time_range for event in profiler.events()}
+    return found["smol:all_reduce"].end >= found["meanwhile"].end
+
+
+def test_an_asynchronous_operations_span_ends_with_it(pool: Pool) -> None:
+    assert all(pool.run(2, span))
 
 
 def test_the_groups_thread_shows_its_part_when_all_threads_are_profiled(pool: Pool) -> None:
