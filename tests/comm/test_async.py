@@ -58,7 +58,8 @@ def check_callbacks(fabric: Any) -> None:
         assert (x == n**7).all()
 
     long, first, second = torch.ones(2_000_000), torch.ones(5), torch.ones(5)
-    works = [dist.all_reduce(tensor, async_op=True) for tensor in (long, first, second)]
+    fresh = dist.new_group(list(range(n)))  # with one thread so far
+    works = [dist.all_reduce(tensor, group=fresh, async_op=True) for tensor in (long, first, second)]
     behind = works[1].get_future().then(lambda _: works[2].get_future().wait()[0])  # which is queued already
     assert (behind.wait() == n).all()
 

@@ -80,7 +80,7 @@ class Inbox:
             self._closed = True
             self.turn.state.notify_all()
         self._wake()
-        if self._thread is not None:
+        if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
         with self.turn.state:
             self.turn.state.wait_for(lambda: not self.turn.busy)
