@@ -6,11 +6,12 @@ failure_of(error)                            the PeerError inside what torch rai
 endpoint  sockets and addresses          control   the star: hub at rank 0, spoke elsewhere; failures
 frame     the 32-byte header             table     the store's content      store   c10d's view of it
 wire      one socket, never blocking     mesh      who dials whom, counters
-handshake, tls   who is there            backend/  collectives, point to point, work handles
+handshake, tls   who is there            backend/     collectives, point to point, work handles
 link      two wires to one peer          membership   all of that, opened and closed
 listener  accepts and pairs wires        fabric       a membership from a plan, and its default group
 route     which address of several       torchrun     a membership from c10d's rendezvous
 meeting   how its ranks find rank 0      environment  what the variables SMOL_* and torchrun's say
+roll      which rank did not come to an operation
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ from typing import Protocol
 from smolcluster.comm.alarm import Alarm, copy_of, decode_error, encode_error
 from smolcluster.comm.frame import Kind
 from smolcluster.comm.link import Link, expect
-from smolcluster.comm.table import Op, Table, decode_parts, encode_parts
+from smolcluster.comm.roll import Roll
+from smolcluster.comm.table import Asker, Op, Reply, Table, decode_parts, encode_parts
 from smolcluster.errors import DeadlineError, PeerError, PeerLostError, ProtocolError
 
 CHANNEL = "control"
@@ -35,6 +36,7 @@ class Control(Protocol):
     """What the rest of comm needs of the star."""
 
     alarm: Alarm
+    roll: Roll
 
     def call(self, op: Op, args: Sequence[bytes], seconds: float) -> list[bytes]:
         """One request to the store. DeadlineError after `seconds`; the run's failure if it failed."""
@@ -51,6 +53,7 @@ class Hub:
 
     def __init__(self, alarm: Alarm, timeout_s: float) -> None:
         self.alarm = alarm
+        self.roll = Roll()
         self.table = Table()
         self._timeout_s = timeout_s
         self._links: dict[int, Link] = {}
@@ -82,7 +85,7 @@ class Hub:
         with self._state:
             self._asked += 1
             asker = (0, self._asked)
-        self.table.submit(op, args, reply, asker)
+        self._submit(op, args, reply, asker)
         if not answers:
             with self._state:
                 self._callers.add(done)
@@ -190,11 +193,21 @@ class Hub:
                 number = int(args[0])
                 self.table.forget(lambda waiting: waiting == (link.peer, number))
                 return
-            self.table.submit(known, args, reply, (link.peer, tag))
+            self._submit(known, args, reply, (link.peer, tag))
         except (ValueError, IndexError) as error:
             raise ProtocolError(f"{link.who} asked for operation {op} of the store, which cannot be read") from error
         except ProtocolError as error:
             raise ProtocolError(f"{link.who}: {error}") from error
+
+    def _submit(self, op: Op, args: Sequence[bytes], reply: Reply, asker: Asker) -> None:
+        if op is not Op.ROLL:
+            self.table.submit(op, args, reply, asker)
+            return
+        self.table.submit(Op.SET, self.roll.answer((*args, b"0")), lambda _: None)
+        for link in self._here():
+            with contextlib.suppress(PeerError):  # its own thread reports the loss
+                link.send(Kind.ROLL, encode_parts((*args, str(link.peer).encode())))
+        reply([])
 
     def _gone(self, link: Link) -> None:
         self.table.forget(lambda waiting: waiting is not None and waiting[0] == link.peer)

@@ -5,7 +5,8 @@
      5  kind     u8   Kind
      6  dtype    u8   code of the payload's element type (backend/reduce.py), 0 for plain bytes
      7  op       u8   which operation of that kind
-     8  seq      u32  the sender's count of operations on this link: two ends that drift apart are told so
+     8  seq      u32  the sender's count of operations on this link: two ends that drift apart are told so; of a
+                      message: how many pieces it has
     12  part     u32  which piece of the operation
     16  tag      i64  the caller's tag, or a request's number
     24  length   u64  payload bytes that follow
@@ -42,6 +43,7 @@ class Kind(IntEnum):
     MESSAGE = 17
     REQUEST = 18
     REPLY = 19
+    ROLL = 20
     HEARTBEAT = 32
     ABORT = 33
     FIN = 34

@@ -14,6 +14,7 @@ import selectors
 import socket
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from smolcluster.comm.alarm import copy_of
@@ -73,6 +74,7 @@ class Listener:
         self._halves: dict[tuple[str, int, str], dict[str, Wire]] = {}
         self._links: dict[tuple[str, int], Link] = {}
         self._taken: dict[tuple[str, int], Link] = {}
+        self._watchers: dict[str, Callable[[], None]] = {}
         self._newcomers: dict[threading.Thread, _Newcomer] = {}
         self.refusals: deque[PeerError] = deque(maxlen=20)
         self._failure: PeerError | None = None
@@ -106,11 +108,27 @@ class Listener:
             f"Fix: look at that rank's log; check that its machine is on and reaches {self.endpoint}.{refused}"
         )
 
+    def holds(self, channel: str, rank: int) -> bool:
+        """Whether `take` would return at once."""
+        with self._arrived:
+            return (channel, rank) in self._links
+
+    def watch(self, channel: str, wake: Callable[[], None] | None) -> None:
+        """Call `wake` when somebody has come for `channel`, and when nobody will any more. None ends it."""
+        with self._arrived:
+            if wake is not None:
+                self._watchers[channel] = wake
+            else:
+                self._watchers.pop(channel, None)
+
     def fail(self, error: PeerError) -> None:
         """Whoever waits in `take`, now or later, gets this error."""
         with self._arrived:
             self._failure = error
             self._arrived.notify_all()
+            watchers = tuple(self._watchers.values())
+        for wake in watchers:
+            wake()
 
     def close(self) -> None:
         """Stop listening, hang up on newcomers and on links nobody took, join the threads."""
@@ -246,6 +264,9 @@ class Listener:
             # Its "out" is what we receive on.
             self._links[key] = Link(hello.rank, hello.channel, halves["in"], halves["out"], self._timeout_s)
             self._arrived.notify_all()
+            wake = self._watchers.get(hello.channel)
+        if wake is not None:
+            wake()
 
     def _refused(self, error: PeerError) -> None:
         with self._arrived:

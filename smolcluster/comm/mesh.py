@@ -103,21 +103,12 @@ class Mesh:
         self._failed = threading.Event()
         self._dialling: set[socket.socket] = set()
 
-    def link(
-        self,
-        peer: int,
-        channel: str,
-        where: Endpoint | None = None,
-        deadline: Deadline | None = None,
-        await_s: float = 0.0,
-    ) -> Link:
-        """A new link to `peer` for `channel`, within the timeout. Both ends have to ask for it.
+    def link(self, peer: int, channel: str, where: Endpoint | None = None, deadline: Deadline | None = None) -> Link:
+        """A new link to `peer` for `channel`, within the deadline (None: the timeout). Both ends have to ask for it.
 
-        `where` overrides the address. `await_s`: how much longer than that a peer that has to dial us may take, if it
-        lives: it may be computing. HandshakeError, DeadlineError, PeerLostError name the peer.
+        `where` overrides the address. HandshakeError, DeadlineError, PeerLostError name the peer.
         """
-        if deadline is None:
-            deadline = Deadline(max(self.timeout_s, await_s) if peer > self.me.rank else self.timeout_s)
+        deadline = deadline or Deadline(self.timeout_s)
         if peer > self.me.rank:
             if self.listener is None:
                 raise PeerError(
@@ -134,6 +125,20 @@ class Mesh:
             made.abort()
             raise copy_of(failure)
         return made
+
+    def has_come(self, peer: int, channel: str) -> bool:
+        """Whether `link` to a higher rank would not have to wait."""
+        return self.listener is not None and self.listener.holds(channel, peer)
+
+    def watch(self, channel: str, wake: Callable[[], None]) -> None:
+        """Call `wake` whenever a rank has come for `channel`, or none will any more."""
+        if self.listener is not None:
+            self.listener.watch(channel, wake)
+
+    def unwatch(self, channel: str) -> None:
+        """The end of `watch`."""
+        if self.listener is not None:
+            self.listener.watch(channel, None)
 
     def _where(self, peer: int) -> Endpoint:
         port = self._ports.get(peer, 0)

@@ -10,11 +10,14 @@ from smolcluster.comm.alarm import Alarm, copy_of, decode_error, encode_error
 from smolcluster.comm.control import GRACE_S, heartbeat_s
 from smolcluster.comm.frame import Kind
 from smolcluster.comm.link import Link, expect
+from smolcluster.comm.roll import Roll
 from smolcluster.comm.table import Op, decode_parts, encode_parts
 from smolcluster.errors import DeadlineError, PeerError, PeerLostError
 
 # How long rank 0 may take to say what happened, on top of its own grace, before we settle for what we saw.
 VERDICT_S = 1.5
+_FROM_THE_HUB = (Kind.REPLY, Kind.ROLL, Kind.ABORT, Kind.FIN, Kind.FIN_ACK)
+_NOBODY_WAITS = -1
 
 
 class _Call:
@@ -34,6 +37,7 @@ class Spoke:
         """`first_s`: how long rank 0 may be silent at first, for it begins to speak when all ranks have come."""
         self.alarm = alarm
         self._first_s = max(first_s, timeout_s)
+        self.roll = Roll()
         self._link = link
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
@@ -107,9 +111,7 @@ class Spoke:
         silence_s = self._first_s
         try:
             while True:
-                message = expect(
-                    self._link.receive(silence_s), self._link.who, Kind.REPLY, Kind.ABORT, Kind.FIN, Kind.FIN_ACK
-                )
+                message = expect(self._link.receive(silence_s), self._link.who, *_FROM_THE_HUB)
                 silence_s = self._timeout_s
                 kind = message.header.kind
                 if kind is Kind.REPLY:
@@ -118,6 +120,9 @@ class Spoke:
                     if call is not None:  # else its caller's deadline has passed
                         call.answer = decode_parts(message.payload)
                         call.done.set()
+                elif kind is Kind.ROLL:
+                    answer = self.roll.answer(decode_parts(message.payload))
+                    self._link.send(Kind.REQUEST, encode_parts(answer), op=Op.SET, tag=_NOBODY_WAITS)
                 elif kind is Kind.ABORT:
                     self.alarm.ring(decode_error(message.payload))
                 elif kind is Kind.FIN:

@@ -31,6 +31,7 @@ class Op(IntEnum):
     MULTI_SET = 10
     LIST_KEYS = 11
     FORGET = 12
+    ROLL = 13  # answered by the ranks, see roll.py
 
 
 Reply = Callable[[list[bytes]], None]

@@ -18,8 +18,8 @@ from smolcluster.errors import DeadlineError, HandshakeError, PeerLostError
 # Below this a header and its payload are copied into one buffer where the system has no gathering send.
 _JOIN_BYTES = 16 * 1024
 # Payloads that nobody has made room for are given memory as they come, this much at first.
-_FIRST_BYTES = 1 << 20
-_LARGEST_STEP_BYTES = 64 << 20
+FIRST_BYTES = 1 << 20
+LARGEST_STEP_BYTES = 64 << 20
 # poll counts milliseconds in a C int: a group's timeout of a month would not fit. Whoever waits asks again.
 _LONGEST_WAIT_S = 3600.0
 _BLOCKED = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -107,11 +107,11 @@ class Wire:
 
     def recv_growing(self, length: int, deadline: Deadline) -> bytearray:
         """The next `length` bytes. Memory grows with what arrives: a length that is only announced costs nothing."""
-        payload = bytearray(min(length, _FIRST_BYTES))
+        payload = bytearray(min(length, FIRST_BYTES))
         got = 0
         while got < length:
             if got == len(payload):
-                payload.extend(bytes(min(got, _LARGEST_STEP_BYTES, length - got)))
+                payload.extend(bytes(min(got, LARGEST_STEP_BYTES, length - got)))
             self.recv_all(memoryview(payload)[got:], deadline)
             got = len(payload)
         return payload
@@ -175,7 +175,23 @@ def await_any(
     raise DeadlineError(f"{who} {verb} for {deadline.seconds:g} s")
 
 
+def await_readable(readers: Sequence[Wire], waker: socket.socket, wait_s: float) -> None:
+    """Wait until one of the wires, or the waker, can be read, at most `wait_s`. Empties the waker."""
+    with contextlib.suppress(BlockingIOError):
+        if _poll_many(readers, waker, wait_s):
+            while waker.recv(4096):
+                continue
+
+
 if hasattr(select, "poll"):
+
+    def _poll_many(readers: Sequence[Wire], waker: socket.socket, wait_s: float) -> bool:
+        """Whether the waker was called."""
+        poller = select.poll()
+        poller.register(waker, select.POLLIN)
+        for reader in readers:
+            poller.register(reader.fd(), select.POLLOUT if reader.awaits_room(reading=True) else select.POLLIN)
+        return any(number == waker.fileno() for number, _ in poller.poll(int(wait_s * 1000) + 1))
 
     def _poll(readers: Sequence[Wire], writers: Sequence[Wire], wait_s: float) -> bool:
         poller = select.poll()
@@ -192,6 +208,11 @@ if hasattr(select, "poll"):
         return bool(poller.poll(0))
 
 else:  # Windows
+
+    def _poll_many(readers: Sequence[Wire], waker: socket.socket, wait_s: float) -> bool:
+        write = [wire.fd() for wire in readers if wire.awaits_room(reading=True)]
+        read = [waker.fileno(), *(wire.fd() for wire in readers if not wire.awaits_room(reading=True))]
+        return waker.fileno() in select.select(read, write, read[1:] + write, wait_s)[0]
 
     def _poll(readers: Sequence[Wire], writers: Sequence[Wire], wait_s: float) -> bool:
         sides = [(wire, True) for wire in readers] + [(wire, False) for wire in writers]

@@ -35,6 +35,51 @@ def test_asynchronous_operations_keep_their_order(pool: Pool, n: int) -> None:
     pool.run(n, check_handles)
 
 
+def check_callbacks(fabric: Any) -> None:
+    """What is attached to a future may begin and wait for other operations, on whichever thread it runs."""
+    rank, n = fabric.config.rank, fabric.config.world_size
+
+    def more(depth: int) -> Any:
+        def then(done: Any) -> torch.Tensor:
+            (x,) = done.wait()
+            if depth:
+                dist.all_reduce(x)
+                return dist.all_reduce(x, async_op=True).get_future().then(more(depth - 1)).wait()
+            return x
+
+        return then
+
+    for attach_early in (True, False):
+        x = torch.ones(1000)
+        work = dist.all_reduce(x, async_op=True)
+        if not attach_early:
+            work.wait()
+        work.get_future().then(more(3)).wait()
+        assert (x == n**7).all()
+
+    long, first, second = torch.ones(2_000_000), torch.ones(5), torch.ones(5)
+    fresh = dist.new_group(list(range(n)))  # with one thread so far
+    works = [dist.all_reduce(tensor, group=fresh, async_op=True) for tensor in (long, first, second)]
+    behind = works[1].get_future().then(lambda _: works[2].get_future().wait()[0])  # which is queued already
+    assert (behind.wait() == n).all()
+
+    def answered(_: Any) -> int:
+        place = torch.zeros(1)
+        reply = dist.irecv(place, (rank - 1) % n, tag=2)
+        dist.send(torch.full((1,), float(rank)), (rank + 1) % n, tag=2)
+        reply.wait()
+        return int(place.item())
+
+    future = dist.irecv(torch.zeros(1), (rank - 1) % n, tag=1).get_future().then(answered)
+    dist.send(torch.ones(1), (rank + 1) % n, tag=1)
+    assert future.wait() == (rank - 1) % n
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_a_callback_may_wait_for_other_operations(pool: Pool, n: int) -> None:
+    pool.run(n, check_callbacks)
+
+
 def check_subgroups(fabric: Any) -> None:
     rank = fabric.config.rank
     pairs = [dist.new_group([0, 2]), dist.new_group([1, 3])]

@@ -20,8 +20,9 @@ import pytest
 import torch
 
 from smolcluster.comm.alarm import Alarm, decode_error
+from smolcluster.comm.backend.flat import Flat
 from smolcluster.comm.backend.flow import Landing, Sending, Stamp, flow
-from smolcluster.comm.backend.p2p import PointToPoint
+from smolcluster.comm.backend.message import Early, Incoming, Stream
 from smolcluster.comm.clock import Deadline
 from smolcluster.comm.control import Hub
 from smolcluster.comm.endpoint import listen
@@ -32,7 +33,7 @@ from smolcluster.comm.listener import Listener
 from smolcluster.comm.mesh import Mesh
 from smolcluster.comm.spoke import Spoke
 from smolcluster.comm.table import Op, decode_parts, encode_parts
-from smolcluster.comm.wire import Wire
+from smolcluster.comm.wire import Wire, await_ready
 from smolcluster.errors import DeadlineError, HandshakeError, PeerError, PeerLostError, ProtocolError
 from tests.comm.mangle import cases, judged, mangle, mangled_stream, odd_json
 from tests.comm.wires import ME, SERVER, together
@@ -254,19 +255,33 @@ def test_frames_of_a_collective() -> None:
     assert landed > 500
 
 
+class Reader:
+    """One peer's messages, as the inbox reads them: each of `tags` has a place for four numbers."""
+
+    def __init__(self, link: Link, tags: tuple[int, ...]) -> None:
+        self.arrived = 0
+        self._places = {tag: Incoming(Flat(torch.zeros(4)), tag) for tag in tags}
+        self._stream = Stream(1, link.inward, lambda _, tag: self._places.pop(tag, None), self._count)
+
+    def _count(self, _: int, message: Incoming | Early) -> None:
+        self.arrived += isinstance(message, Incoming)
+
+    def read(self, seconds: float) -> None:
+        """Until every place is filled."""
+        while self._places and not self._stream.ended:
+            if not self._stream.pump():
+                await_ready(self._stream.wire, None, Deadline(seconds))
+
+
 def test_messages_between_two_ranks() -> None:
-    frames = [pack(Kind.MESSAGE, 16, 1, tag=tag) + bytes([tag]) * 16 for tag in (5, 6, 7)]
+    frames = [pack(Kind.MESSAGE, 16, 1, seq=1, tag=tag) + bytes([tag]) * 16 for tag in (5, 6, 7)]
     arrived = 0
     for label, dice in cases("message", 6_000):
         data = mangled_stream(dice, frames)
-        talk = PointToPoint(None, "test", 1.0, lambda job: job())  # type: ignore[arg-type]
-        memory = memoryview(bytearray(16))
         with link_that_hears(data) as (link, _):
-            for tag in (6, 5):
-                outcome = judged(label, data, lambda: talk._one(link, 1, tag, 0, memory, 1))  # noqa: B023
-                if isinstance(outcome, PeerError):
-                    break
-                arrived += 1
+            reader = Reader(link, (6, 5))
+            judged(label, data, lambda: reader.read(1.0))  # noqa: B023
+            arrived += reader.arrived
     assert arrived > 500
 
 
@@ -343,12 +358,11 @@ def peak_bytes(call: Callable[[], Any]) -> int:
 
 
 def test_what_is_only_announced_reserves_no_memory() -> None:
-    gigabyte = pack(Kind.MESSAGE, MAX_PAYLOAD, 1, tag=9) + b"and then nothing"
-    talk = PointToPoint(None, "test", 0.2, lambda job: job())  # type: ignore[arg-type]
+    gigabyte = pack(Kind.MESSAGE, MAX_PAYLOAD, 1, seq=1, tag=9) + b"and then nothing"
     with link_that_hears(gigabyte) as (link, _):
         assert peak_bytes(lambda: link.receive(0.2, limit=MAX_PAYLOAD)) < 4 << 20
     with link_that_hears(gigabyte) as (link, _):
-        assert peak_bytes(lambda: talk._one(link, 1, 5, 0, memoryview(bytearray(4)), 1)) < 4 << 20
+        assert peak_bytes(lambda: Reader(link, (5,)).read(0.2)) < 4 << 20
     with link_that_hears(pack(Kind.REQUEST, MAX_STORE) + b"little") as (link, _):
         assert peak_bytes(lambda: link.receive(0.2)) < 4 << 20
     with pytest.raises(ProtocolError):
@@ -366,9 +380,24 @@ def test_a_payload_that_does_come_is_whole() -> None:
 
 
 def test_messages_that_nobody_asked_for_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("smolcluster.comm.backend.p2p.MAX_PAYLOAD", 1000)
-    other = b"".join(pack(Kind.MESSAGE, 300, 1, tag=tag) + bytes(300) for tag in range(100, 110))
-    talk = PointToPoint(None, "test", 1.0, lambda job: job())  # type: ignore[arg-type]
-    refusal = pytest.raises(ProtocolError, match="sent 1200 bytes under other tags while tag 5 was waited for")
+    monkeypatch.setattr("smolcluster.comm.backend.message.MAX_PAYLOAD", 1000)
+    other = b"".join(pack(Kind.MESSAGE, 300, 1, seq=1, tag=tag) + bytes(300) for tag in range(100, 110))
+    refusal = pytest.raises(ProtocolError, match="sent 1200 bytes that nobody has asked for: at most 1000 wait")
     with link_that_hears(other) as (link, _), refusal:
-        talk._one(link, 1, 5, 0, memoryview(bytearray(4)), 1)
+        Reader(link, (5,)).read(1.0)
+
+
+def test_an_early_message_comes_in_pieces_and_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smolcluster.comm.backend.message.FIRST_BYTES", 100)
+    numbers = torch.arange(1000.0)
+    sent = pack(Kind.MESSAGE, 4000, 1, seq=1, tag=9) + numbers.numpy().tobytes()
+    kept: list[Any] = []
+    with link_that_hears(sent) as (link, _):
+        stream = Stream(1, link.inward, lambda _, __: None, lambda _, message: kept.append(message))
+        while not kept:
+            if not stream.pump():
+                await_ready(stream.wire, None, Deadline(5))
+    place = torch.zeros(1000)
+    kept[0].give(Incoming(Flat(place), 9), "rank 1")
+    assert torch.equal(place, numbers)
+    assert stream.kept == 4000

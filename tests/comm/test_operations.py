@@ -185,5 +185,5 @@ def check_refusals(fabric: Any) -> list[str]:
 def test_arguments_that_cannot_work_are_refused_at_once(pool: Pool) -> None:
     average, device, size = pool.run(2, check_refusals)[0]
     assert "average of torch.int32" in average
-    assert "CPU tensors, not meta" in device
+    assert "tensors on cpu, cuda, mps, not on meta" in device
     assert size == "reduce_scatter: the whole has 5 numbers, 2 times 2 are needed"

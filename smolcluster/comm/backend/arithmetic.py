@@ -1,7 +1,7 @@
 """What a reduction does to two blocks of numbers, and the codes by which dtypes travel in headers.
 
 torch adds float16 and bfloat16 in float32 and rounds the sum once, so a fold rounds once per hop and never adds in the
-narrow type; with more than two ranks mean.py keeps the partial sums in float32 altogether.
+narrow type; with more than two ranks direct.py keeps the partial sums in float32 altogether.
 """
 
 from __future__ import annotations
@@ -31,7 +31,18 @@ _DTYPES = (
     torch.uint64,
 )
 CODES = {dtype: code for code, dtype in enumerate(_DTYPES, 1)}
-_FRACTIONAL = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.complex128)
+_COMPLEX = (torch.complex64, torch.complex128)
+_FRACTIONAL = (torch.float32, torch.float64, torch.float16, torch.bfloat16, *_COMPLEX)
+# Sums of these are sums of something torch can add: pairs of reals; two's complement does not know of signs.
+_ADDED_AS = {
+    torch.complex32: torch.float16,
+    torch.complex64: torch.float32,
+    torch.complex128: torch.float64,
+    torch.uint16: torch.int16,
+    torch.uint32: torch.int32,
+    torch.uint64: torch.int64,
+}
+_NOT_ORDERED = (*_COMPLEX, torch.uint16, torch.uint32, torch.uint64)
 
 # out, own, incoming: out may be own.
 Fold = Callable[[Tensor, Tensor, Tensor], None]
@@ -87,8 +98,16 @@ def op_name(op: dist.ReduceOp | dist.ReduceOp.RedOpType) -> str:
     return str(getattr(op, "__getstate__", lambda: (op,))()[0] if isinstance(op, dist.ReduceOp) else op).split(".")[-1]
 
 
+def addable(flat: Tensor, op: str) -> Tensor:
+    """The same memory as numbers that torch adds, if the reduction is a sum."""
+    other = _ADDED_AS.get(flat.dtype) if op in ("SUM", "AVG") else None
+    if other is None or (op == "AVG" and not other.is_floating_point):
+        return flat
+    return flat.view(other)
+
+
 def fold_of(name: str, dtype: torch.dtype) -> Fold:
-    """The fold of a reduction. ValueError when this dtype has none."""
+    """The fold of a reduction. ValueError when this dtype has none: before anything is sent, the same on every rank."""
     fold = _FOLDS.get(name)
     if fold is None:
         raise ValueError(f"the backend smol has no reduction {name}; it has {', '.join(_FOLDS)}")
@@ -96,4 +115,6 @@ def fold_of(name: str, dtype: torch.dtype) -> Fold:
         raise ValueError(f"the average of {dtype} numbers is no {dtype}: use SUM, or a floating-point tensor")
     if dtype not in CODES:
         raise ValueError(f"the backend smol cannot reduce {dtype}")
+    if (name in ("MIN", "MAX") and dtype in _NOT_ORDERED) or (name in ("BAND", "BOR", "BXOR") and dtype in _FRACTIONAL):
+        raise ValueError(f"{name} has no meaning for {dtype}, or torch cannot compute it")
     return fold

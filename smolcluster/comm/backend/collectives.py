@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from smolcluster.comm.backend import schedule
+from smolcluster.comm.backend import rooted, schedule
 from smolcluster.comm.backend.arithmetic import CODES, fold_of
 from smolcluster.comm.backend.direct import Direct
 from smolcluster.comm.backend.flow import BLOCK_BYTES, Stamp, flow
@@ -20,7 +20,7 @@ from smolcluster.comm.backend.schedule import Reduction, Ring
 from smolcluster.comm.backend.widened import NARROW
 from smolcluster.comm.link import Link
 
-_OPS = {"all_reduce": 1, "reduce_scatter": 2, "all_gather": 3, "broadcast": 4}
+_OPS = {"all_reduce": 1, "reduce_scatter": 2, "all_gather": 3, "broadcast": 4, "reduce": 5}
 # The largest frame whatever buffer_bytes says: beyond it a group of columns no longer fits the caches.
 _LARGEST_FRAME = 4 << 20
 _SMALLEST_FRAME = 64 << 10
@@ -85,6 +85,16 @@ class Collectives:
     def broadcast(self, flat: Tensor, root: int) -> None:
         """`flat` of group rank `root` lands in everybody's."""
         self._run("broadcast", flat.dtype, schedule.broadcast(self.ring, flat, root, self._frame_bytes))
+
+    def reduce(self, flat: Tensor, op: str, root: int) -> None:
+        """Group rank `root`'s flat tensor becomes the reduction of all; everybody else's stays as it is."""
+        reduction = self._reduction(op, flat.dtype)
+        if self._widens(op, flat.dtype):
+            self.direct.widened_reduce(flat, root, op == "AVG")
+            return
+        frame = self._frame_bytes // flat.element_size()
+        spare = self._spare_for(rooted.spare_numbers(self.ring, root, frame), flat.dtype)
+        self._run("reduce", flat.dtype, rooted.chain_to_root(self.ring, flat, root, frame, reduction, spare))
 
     def _run(self, name: str, dtype: torch.dtype, plan: schedule.Plan) -> None:
         stamp = Stamp(_OPS[name], name, CODES.get(dtype, 0), self._seq)

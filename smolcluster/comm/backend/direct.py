@@ -13,7 +13,7 @@ from smolcluster.comm.backend.pairs import Pairs
 from smolcluster.comm.backend.schedule import bytes_of
 from smolcluster.comm.backend.widened import COLUMN_BYTES, Memory, WidenedSum
 
-_OPS = {"all_to_all": 16, "gather": 17, "scatter": 18, "widened_sum": 19}
+_OPS = {"all_to_all": 16, "gather": 17, "scatter": 18, "widened_sum": 19, "widened_reduce": 20}
 
 
 class Direct:
@@ -33,10 +33,7 @@ class Direct:
 
         `share`: the others' sums land in their shards here too; `output` is then shards[my rank].
         """
-        memory = self._memory.get(output.dtype)
-        if memory is None:
-            memory = Memory(output.dtype, self._size - 1, min(self._frame_bytes, COLUMN_BYTES))
-            self._memory[output.dtype] = memory
+        memory = self._memory_for(output.dtype)
         column_bytes = memory.column * output.element_size()
         total = WidenedSum(shards[self._rank], output, self._size - 1, self._size if mean else 1, memory)
         sends: dict[int, list[Outgoing]] = {}
@@ -45,6 +42,16 @@ class Direct:
             sends[peer] = [*_sending(shards[peer], column_bytes), *(total.finished() if share else ())]
             receives[peer] = [*total.contributions(index), *(_landing(shards[peer], column_bytes) if share else ())]
         self._move(sends, receives, self._stamp("widened_sum", output.dtype))
+
+    def widened_reduce(self, flat: Tensor, root: int, mean: bool) -> None:
+        """The root's `flat` becomes the sum (or mean) over ranks, added in float32 and rounded once."""
+        stamp = self._stamp("widened_reduce", flat.dtype)
+        memory = self._memory_for(flat.dtype)
+        if self._rank != root:
+            self._move({root: _sending(flat, memory.column * flat.element_size())}, {}, stamp)
+            return
+        total = WidenedSum(flat, flat, self._size - 1, self._size if mean else 1, memory)
+        self._move({}, {peer: total.contributions(index) for index, peer in enumerate(self._others())}, stamp)
 
     def all_to_all(self, outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
         """inputs[r] goes to rank r; what rank r sends lands in outputs[r]. Flat, any sizes that agree pairwise."""
@@ -70,6 +77,11 @@ class Direct:
             return
         output.copy_(inputs[root])
         self._move({to: self._sending(inputs[to]) for to in self._others()}, {}, stamp)
+
+    def _memory_for(self, dtype: torch.dtype) -> Memory:
+        if dtype not in self._memory:
+            self._memory[dtype] = Memory(dtype, self._size - 1, min(self._frame_bytes, COLUMN_BYTES))
+        return self._memory[dtype]
 
     def _others(self) -> list[int]:
         """The other ranks, each rank beginning with the next one: so that not all send to the same one first."""

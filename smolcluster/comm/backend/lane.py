@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from smolcluster.errors import PeerLostError
+from smolcluster.errors import DeadlineError, PeerLostError
 
 Job = Callable[[], None]
 
@@ -30,7 +30,8 @@ class Lane:
         self.busy = False
         self.queue: deque[Work] = deque()
         self._closed = False
-        self._thread: threading.Thread | None = None
+        self._servers: list[threading.Thread] = []
+        self._free = 0  # servers that are not inside a callback
 
     def run(self, job: Job, result: list[Tensor]) -> Work:
         """Do `job` after those before it and return when it is done. Raises what it raises."""
@@ -54,11 +55,32 @@ class Lane:
             if self._closed:
                 raise PeerLostError(f"the group {self.name} was destroyed")
             self.queue.append(work)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name=f"smol-{self.name}", daemon=True)
-                self._thread.start()
+            if not self._free:
+                self._add_server()
             self.state.notify_all()
         return work
+
+    def call_back(self, signal: torch.futures.Future[Any]) -> None:
+        """Complete a future, which runs what was attached to it. That may wait for a job that is queued, or will be
+        (PowerSGD's hook does), in C++, where it cannot do the job itself: another server takes over meanwhile.
+        """
+        serving = threading.current_thread() in self._servers
+        with self.state:
+            if serving:
+                self._free -= 1
+            if not self._free and self.queue and not self._closed:
+                self._add_server()
+        try:
+            signal.set_result(None)
+        finally:
+            with self.state:
+                self._free += serving
+
+    def _add_server(self) -> None:
+        thread = threading.Thread(target=self._serve, name=f"smol-{self.name}", daemon=True)
+        self._servers.append(thread)
+        self._free += 1
+        thread.start()
 
     def drain(self) -> None:
         """Wait until everything queued so far is done; errors stay with their works."""
@@ -78,8 +100,9 @@ class Lane:
             self.state.notify_all()
         for work in dropped:
             work.fail(PeerLostError(f"the group {self.name} was destroyed before this operation began"))
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+        for thread in self._servers:
+            if thread is not threading.current_thread():
+                thread.join()
 
     def _serve(self) -> None:
         while True:
@@ -138,7 +161,7 @@ class Work(dist._Work):
             signal = self._signal
             self._lane.state.notify_all()
         if signal is not None:
-            signal.set_result(None)
+            self._lane.call_back(signal)
 
     def join(self) -> None:
         """Wait for the end, doing queued jobs here when nobody does. Each of them has its own deadline."""
@@ -157,12 +180,28 @@ class Work(dist._Work):
         if self._error is not None:
             raise self._error
 
-    def wait(self, timeout: timedelta | None = None) -> bool:  # noqa: ARG002
-        """Wait for the end; True, or the job's error. The job's own deadline bounds it, `timeout` is not needed."""
+    def wait(self, timeout: timedelta | None = None) -> bool:
+        """Wait for the end; True, or the job's error. DeadlineError after `timeout`; the operation then goes on.
+
+        Without one the job's own deadline bounds it. (c10d's C++ says zero for none.)
+        """
         if not self._done:
-            self.join()
+            if timeout is not None and timeout > timedelta():
+                self._wait_at_most(timeout.total_seconds())
+            else:
+                self.join()
         self.raise_error()
         return True
+
+    def _wait_at_most(self, seconds: float) -> None:
+        """Without doing the job here, which could take longer: the lane's thread does it."""
+        with self._lane.state:
+            if not self._lane.state.wait_for(self.is_completed, seconds):
+                raise DeadlineError(f"an operation of {self._lane.name} was not done within {seconds:g} s; it goes on")
+
+    def block_current_stream(self) -> None:
+        """c10d: nothing queued after this sees the tensors before they are there. A wait: they pass through the CPU."""
+        self.wait()
 
     def synchronize(self) -> None:
         """c10d: the same as wait."""

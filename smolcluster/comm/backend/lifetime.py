@@ -11,16 +11,20 @@ import torch.distributed as dist
 from torch import Tensor
 
 from smolcluster.comm.alarm import copy_of
+from smolcluster.comm.backend.attendance import Attendance
 from smolcluster.comm.backend.collectives import Collectives
+from smolcluster.comm.backend.flat import Flat, arrive, write_back
 from smolcluster.comm.backend.lane import Lane, Work
 from smolcluster.comm.backend.ownership import Ownership
 from smolcluster.comm.backend.p2p import PointToPoint
 from smolcluster.comm.backend.pairs import Pairs
+from smolcluster.comm.backend.profiling import run_on_thread, traced
+from smolcluster.comm.clock import Deadline
 from smolcluster.comm.control import Control
 from smolcluster.comm.link import Link
 from smolcluster.comm.membership import Membership
 from smolcluster.comm.mesh import Mesh
-from smolcluster.errors import PeerError, PeerLostError
+from smolcluster.errors import DeadlineError, PeerError, PeerLostError
 
 # How long a group that is destroyed waits for its neighbours to say the same.
 GOODBYE_S = 2.0
@@ -50,19 +54,21 @@ class GroupLifetime(dist.ProcessGroup):
         self._mesh = mesh
         self._control = control
         self._closing = False
+        self._timeout_s = timeout_s
         self._lane = Lane(f"collectives-{name}")
         self._ring_links: list[Link] = []
-        self._timeout_s = timeout_s
         self._pairs = Pairs(mesh, f"pairs/{name}", members, timeout_s)
         self._messages = Pairs(mesh, f"p2p/{name}", members, timeout_s)
-        self._point_to_point = PointToPoint(self._messages, f"p2p-{name}", timeout_s, self._guard)
-        self._ring: Collectives | None = None
         size = len(members)
+        self._point_to_point = PointToPoint(self._messages, rank, size, f"p2p-{name}", timeout_s, self._guard)
+        self._ring: Collectives | None = None
+        self._works: list[Work] | None = None  # those of the coalescing that is open
         if size > 1:
             following, previous = members[(rank + 1) % size], members[(rank - 1) % size]
             onward = self._open(following, f"ring/{name}")
             backward = onward if following == previous else self._open(previous, f"ring/{name}")
             self._ring = Collectives(rank, size, onward, backward, self._pairs, buffer_bytes, timeout_s)
+        self._attendance = Attendance(control, name, rank, members)
         self._owned = Ownership(owned) if owned is not None else None
 
     @property
@@ -71,8 +77,11 @@ class GroupLifetime(dist.ProcessGroup):
         return self._mesh, self._control
 
     def _open(self, peer: int, channel: str) -> Link:
+        # A rank may come to create the group as late as to any operation of it.
+        dialled = peer < self._mesh.me.rank
+        patience_s = self._mesh.timeout_s if dialled else max(self._mesh.timeout_s, self._timeout_s)
         try:
-            link = self._mesh.link(peer, channel, await_s=self._timeout_s)
+            link = self._mesh.link(peer, channel, deadline=Deadline(patience_s))
         except PeerError as error:
             raise self._control.verdict(error) from error
         self._ring_links.append(link)
@@ -80,26 +89,44 @@ class GroupLifetime(dist.ProcessGroup):
 
     def _do(
         self,
+        name: str,
         job: Callable[[Collectives], None],
+        ins: Sequence[Flat],
+        outs: Sequence[Flat],
         result: list[Tensor],
         opts: Any,
         alone: Callable[[], None] | None = None,
     ) -> Work:
-        """Run a collective: here when it is synchronous, else on the group's thread. `alone`: in a group of one."""
-        ring = self._ring
+        """Run a collective: here when it is synchronous, else on the group's thread.
 
-        def run() -> None:
+        `ins` are read, `outs` written, `result` is what the caller gave for them. `alone`: in a group of one.
+        """
+        ring = self._ring
+        timeout_s = self._timeout_s
+        if opts is not None and opts.timeout.total_seconds() > 0:  # c10d leaves it negative if nobody set it
+            timeout_s = opts.timeout.total_seconds()
+
+        def work() -> None:
+            arrive(ins)
             if ring is not None:
-                self._guard(lambda: job(ring))
+                ring.set_timeout(timeout_s)
+                self._attendance.begun += 1
+                self._guard(lambda: job(ring), name, timeout_s)
             elif alone is not None:
                 alone()
+            write_back(outs)
 
-        if opts is not None and not opts.asyncOp:
-            return self._lane.run(run, result)
-        return self._lane.submit(run, result)
+        def run() -> None:
+            run_on_thread(name, work)
 
-    def _guard(self, job: Callable[[], None]) -> None:
-        """Run a job; its failure becomes the run's, the same on every rank."""
+        synchronous = opts is not None and not opts.asyncOp
+        begun = traced(name, lambda: (self._lane.run if synchronous else self._lane.submit)(run, result))
+        if self._works is not None:
+            self._works.append(begun)
+        return begun
+
+    def _guard(self, job: Callable[[], None], name: str = "", timeout_s: float = 0.0) -> None:
+        """Run a job; its failure becomes the run's, the same on every rank. `name` and timeout are a collective's."""
         known = self._control.alarm.error
         if known is not None:
             raise copy_of(known)
@@ -108,7 +135,10 @@ class GroupLifetime(dist.ProcessGroup):
         except PeerError as error:
             if self._closing:
                 raise PeerLostError("the group was destroyed while this operation waited") from error
-            raise self._control.verdict(error) from error
+            cause = error
+            if name and isinstance(error, DeadlineError):
+                cause = self._attendance.explain(error, name, timeout_s)
+            raise self._control.verdict(cause) from error
 
     def _check_size(self, whole: Tensor, part: Tensor, name: str) -> None:
         if whole.numel() != part.numel() * self.size():
@@ -122,6 +152,7 @@ class GroupLifetime(dist.ProcessGroup):
             self._lane.drain()
             self._point_to_point.drain()
         self._closing = True
+        self._attendance.leave()
         self._lane.close()
         messages = self._messages.take_all()
         for link in messages:  # a receive that nobody answered must not hold us up
@@ -155,10 +186,17 @@ class GroupLifetime(dist.ProcessGroup):
 
     def set_timeout(self, timeout: timedelta) -> None:
         """How long nothing may move, for operations that begin from now on."""
-        self._point_to_point.timeout_s = timeout.total_seconds()
-        self._pairs.timeout_s = self._messages.timeout_s = timeout.total_seconds()
-        if self._ring is not None:
-            self._ring.set_timeout(timeout.total_seconds())
+        self._timeout_s = timeout.total_seconds()
+        for part in (self._point_to_point, self._pairs, self._messages):
+            part.timeout_s = self._timeout_s
+
+    def monitored_barrier(self, timeout: timedelta | None = None, wait_all_ranks: bool = False) -> None:
+        """A barrier whose DeadlineError names, on every rank that came, the first rank that did not, or all of them.
+
+        `torch.distributed.monitored_barrier` refuses every backend but gloo by its name: call this one.
+        """
+        timeout_s = self._timeout_s if timeout is None else timeout.total_seconds()
+        self._attendance.monitored_barrier(timeout_s, wait_all_ranks)
 
     def getBackendName(self) -> str:
         """For c10d's C++."""

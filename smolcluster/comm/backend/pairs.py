@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from smolcluster.comm.clock import Deadline
 from smolcluster.comm.link import Link
 from smolcluster.comm.mesh import Mesh
 
@@ -23,6 +24,7 @@ class Pairs:
         self._lock = threading.Lock()
         self._opening: dict[int, threading.Lock] = {}
         self._links: dict[int, Link] = {}
+        self._wake: Callable[[], None] | None = None
 
     def link(self, rank: int) -> Link:
         """The link to group rank `rank`. Waits for the peer to want it too; errors as Mesh.link."""
@@ -35,10 +37,51 @@ class Pairs:
             with self._lock:
                 known = self._links.get(rank)
             if known is None:
-                known = self._mesh.link(self._members[rank], self._channel, await_s=self.timeout_s)
-                with self._lock:
-                    self._links[rank] = known
+                known = self._open(rank, self._patience(rank))
             return known
+
+    def ready(self, rank: int) -> Link | None:
+        """The link to group rank `rank` if that needs no waiting for the peer; None: it has to come first."""
+        with self._lock:
+            known = self._links.get(rank)
+            opening = self._opening.setdefault(rank, threading.Lock())
+        if known is not None or not opening.acquire(blocking=False):  # who is opening it will call `on_open`
+            return known
+        try:
+            with self._lock:
+                known = self._links.get(rank)
+            if known is None and self._can_open(rank):
+                known = self._open(rank, self._patience(rank))
+            return known
+        finally:
+            opening.release()
+
+    def member(self, rank: int) -> int:
+        """The global rank of a group rank."""
+        return self._members[rank]
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        """Call `wake` whenever `ready` may have a new answer, until `take_all`."""
+        self._wake = wake
+        self._mesh.watch(self._channel, wake)
+
+    def _can_open(self, rank: int) -> bool:
+        # Higher ranks come to us; a lower one's listener welcomes us at any time.
+        peer = self._members[rank]
+        return peer < self._mesh.me.rank or self._mesh.has_come(peer, self._channel)
+
+    def _patience(self, rank: int) -> Deadline:
+        """To dial takes no longer than the mesh allows; a rank that has to dial us may be at its work for long."""
+        dialled = self._members[rank] < self._mesh.me.rank
+        return Deadline(min(self.timeout_s, self._mesh.timeout_s) if dialled else self.timeout_s)
+
+    def _open(self, rank: int, deadline: Deadline) -> Link:
+        made = self._mesh.link(self._members[rank], self._channel, deadline=deadline)
+        with self._lock:
+            self._links[rank] = made
+        if self._wake is not None:
+            self._wake()
+        return made
 
     def abort(self) -> None:
         """End them all: whoever waits on one wakes."""
@@ -49,6 +92,9 @@ class Pairs:
 
     def take_all(self) -> list[Link]:
         """All links, to be closed by the caller; none is kept."""
+        if self._wake is not None:
+            self._mesh.unwatch(self._channel)
+            self._wake = None
         with self._lock:
             links = list(self._links.values())
             self._links.clear()
