@@ -1,11 +1,12 @@
-"""How much of classicdp's communication hides behind backward, when it has a core of its own. Shows the trace.
+"""How much of classicdp's all-reduces hides behind backward, when they have a core of their own. Shows the trace.
 
     python -m benchmarks.overlap --quick --out overlap.json
 
 Two ranks on two cores. Rank 0 computes a real batch on the first core; its communication thread, and all of rank 1,
 whose batch is one short sample, have the second one. What is measured on rank 0, with torch.profiler: the seconds its
-communication thread spends in all-reduces of gradients, and how many of them lie before the end of backward. The trace
-of the last step is written beside the JSON; any viewer of Chrome's traces opens it. Needs Linux with two cores.
+communication thread spends in collectives of gradients (the all-reduces, and with a tied embedding the all-gather of
+looked up rows that follows backward), and how many of them lie before the end of backward. The trace of the last step
+is written beside the JSON; any viewer of Chrome's traces opens it. Needs Linux with two cores.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Overlap:
-    """One step of rank 0: its backward, and its gradients' all-reduces on the communication thread."""
+    """One step of rank 0: its backward, and its gradients' collectives on the communication thread."""
 
     step: Span
     backward: Span
@@ -68,7 +69,7 @@ class Overlap:
 
     @property
     def hidden(self) -> float:
-        """The share of the all-reduces' seconds that lies before the end of backward."""
+        """The share of the collectives' seconds that lies before the end of backward."""
         total = sum(span.seconds for span in self.reduces)
         return sum(max(0.0, min(span.stop, self.backward.stop) - span.start) for span in self.reduces) / total
 
@@ -102,7 +103,7 @@ def pin(cores: list[int], rank: int) -> None:
 
 
 def seen(events: Any) -> Overlap:
-    """Backward, and the all-reduces on the communication thread, in a profile."""
+    """Backward, and the collectives on the communication thread, in a profile."""
     main = next(event.thread for event in events if event.name == STEP)
 
     def spans(prefix: str, on_main: bool) -> list[Span]:
@@ -111,9 +112,9 @@ def seen(events: Any) -> Overlap:
 
     step = spans(STEP, on_main=True)[0]
     backward = spans("autograd::engine::evaluate_function", on_main=True)
-    reduces = spans("smol:all_reduce", on_main=False)
+    reduces = [span for name in ("smol:all_reduce", "smol:all_gather") for span in spans(name, on_main=False)]
     if not backward or not reduces:
-        raise RuntimeError("the profile has no backward or no all-reduce on another thread")
+        raise RuntimeError("the profile has no backward or no collective on another thread")
     whole = Span(min(span.start for span in backward), max(span.stop for span in backward))
     return Overlap(step, whole, sorted(reduces, key=lambda span: span.start))
 
@@ -137,8 +138,8 @@ def line(spans: list[Span], step: Span) -> str:
 
 def show(console: Console, measured: dict[str, list[Overlap]]) -> None:
     """The table, and the last step of each model as a picture."""
-    table = Table(title="classicdp, rank 0: all-reduces of gradients and backward, medians")
-    for column in ("gpt_config with", "backward ms", "all-reduce ms", "hidden"):
+    table = Table(title="classicdp, rank 0: collectives of gradients and backward, medians")
+    for column in ("gpt_config with", "backward ms", "collectives ms", "hidden"):
         table.add_column(column, justify="right" if column != "gpt_config with" else "left")
     for model, steps in measured.items():
         backward = statistics.median(step.backward.seconds for step in steps)
@@ -150,7 +151,7 @@ def show(console: Console, measured: dict[str, list[Overlap]]) -> None:
         last = steps[-1]
         console.print(f"\n{model}: one step of {last.step.seconds * 1e3:.0f} ms", highlight=False)
         console.print(f"  backward    |{line([last.backward], last.step)}|", highlight=False)
-        console.print(f"  all-reduce  |{line(last.reduces, last.step)}|", highlight=False)
+        console.print(f"  collectives |{line(last.reduces, last.step)}|", highlight=False)
 
 
 def main() -> int:

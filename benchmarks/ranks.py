@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import tempfile
 import time
 import traceback
@@ -98,7 +99,9 @@ class Team:
     def __init__(self, world_size: int, transport: Literal["smol", "gloo"], setup: Setup, keep_memory: bool) -> None:
         context = multiprocessing.get_context("spawn")
         # One thread per rank; gloo must not go looking for an interface by this machine's name.
-        os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo")
+        os.environ.update(
+            OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo0" if sys.platform == "darwin" else "lo"
+        )
         self._folder = tempfile.TemporaryDirectory()
         self._pipes: list[Connection] = []
         self._processes = []

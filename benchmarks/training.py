@@ -178,7 +178,7 @@ def bytes_and_state(worlds: tuple[int, ...]) -> list[dict[str, Any]]:
 
 
 def judge(raced: dict[str, Timed], weighed: list[dict[str, Any]]) -> list[Target]:
-    """The issue's targets and whether they were reached."""
+    """What is asked for, and whether it was reached."""
     zero, ddp = raced["DDP + ZeRO (gloo)"], raced["DDP (gloo)"]
     # Tokens a second are the same tokens over the seconds, so their ratio is that of the seconds upside down.
     speed = ratio(ddp.wall_s, raced["classicdp (smol)"].wall_s)

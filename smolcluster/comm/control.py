@@ -206,7 +206,7 @@ class Hub:
         self.table.submit(Op.SET, self.roll.answer((*args, b"0")), lambda _: None)
         for link in self._here():
             with contextlib.suppress(PeerError):  # its own thread reports the loss
-                link.send(Kind.ROLL, encode_parts((*args, str(link.peer).encode())))
+                link.tell(Kind.ROLL, encode_parts((*args, str(link.peer).encode())), TELL_S)
         reply([])
 
     def _gone(self, link: Link) -> None:

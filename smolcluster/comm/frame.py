@@ -3,7 +3,7 @@
      0  magic    4s   b"SMOL"
      4  version  u8   PROTOCOL_VERSION; the header's layout never changes, so that any version can refuse any other
      5  kind     u8   Kind
-     6  dtype    u8   code of the payload's element type (backend/reduce.py), 0 for plain bytes
+     6  dtype    u8   code of the payload's element type (backend/arithmetic.py), 0 for plain bytes
      7  op       u8   which operation of that kind
      8  seq      u32  the sender's count of operations on this link: two ends that drift apart are told so; of a
                       message: how many pieces it has

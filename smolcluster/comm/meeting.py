@@ -8,7 +8,9 @@ and torchrun's own restart counts differ between machines. Nothing but finding e
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -64,13 +66,15 @@ class Meeting:
 
     def publish(self, notice: Notice) -> int:
         """Rank 0, once it listens: begin a round. Its number."""
-        round_ = self._store.add("rounds", 1)
-        self._store.set(_at(round_), notice.encode())
-        return round_
+        with _lost_is_said():
+            round_ = self._store.add("rounds", 1)
+            self._store.set(_at(round_), notice.encode())
+        return int(round_)
 
     def conclude(self, round_: int) -> None:
         """Rank 0, when all have come or it gave up: take the notice back, and a secret with it."""
-        self._store.set(_at(round_), _OVER.decode())
+        with _lost_is_said():
+            self._store.set(_at(round_), _OVER.decode())
 
     def find(self, deadline: Deadline) -> tuple[int, Notice]:
         """Wait for a round that this rank has not been in. DeadlineError if none begins."""
@@ -84,14 +88,17 @@ class Meeting:
 
     def newest(self) -> int:
         """The last round that rank 0 began; 0 before the first."""
-        return self._store.add("rounds", 0)
+        with _lost_is_said():
+            return int(self._store.add("rounds", 0))
 
     def enter(self, round_: int) -> None:
         """This rank has reached rank 0 in that round."""
-        self._store.add(f"seen/{self._rank}", round_ - self._seen())
+        with _lost_is_said():
+            self._store.add(f"seen/{self._rank}", round_ - self._seen())
 
     def _seen(self) -> int:
-        return self._store.add(f"seen/{self._rank}", 0)
+        with _lost_is_said():
+            return int(self._store.add(f"seen/{self._rank}", 0))
 
     def _wait(self, key: str, deadline: Deadline) -> bytes:
         try:
@@ -104,6 +111,15 @@ class Meeting:
                 f"rank 0 did not come within {deadline.seconds:g} s. "
                 "Fix: look at rank 0's log; it has to initialise the backend smol as well."
             ) from error
+
+
+@contextlib.contextmanager
+def _lost_is_said() -> Iterator[None]:
+    """What c10d's stores raise when they are gone, as a PeerLostError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise PeerLostError(f"the rendezvous store was lost: {error}") from error
 
 
 def _at(round_: int) -> str:

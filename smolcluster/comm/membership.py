@@ -22,6 +22,7 @@ from smolcluster.comm.mesh import Card, Mesh
 from smolcluster.comm.pulse import Pulse
 from smolcluster.comm.spoke import Spoke
 from smolcluster.comm.store import SmolStore
+from smolcluster.comm.table import Op
 from smolcluster.errors import PeerError
 
 # How long a rank that is done waits for rank 0 to take its leave.
@@ -81,7 +82,7 @@ class Membership:
             self._star = star = self._open_star(deadline, reach or deadline)
             self.store = SmolStore(star, self.mesh, self.config.timeout_s)
             self.mesh.card_of = self._card_of
-            self._exchange_cards(deadline)
+            self._exchange_cards(star, deadline)
         except PeerError as error:
             self.tell(error)
             self.teardown(0.0)
@@ -90,11 +91,12 @@ class Membership:
             self.teardown(0.0)
             raise
 
-    def _exchange_cards(self, deadline: Deadline) -> None:
+    def _exchange_cards(self, star: Hub | Spoke, deadline: Deadline) -> None:
         config = self.config
         port = self._listener.endpoint.port if self._listener is not None else 0
         card = Card(config.listen, port, config.buffer_bytes)
-        self.store.set(f"smol/card/{config.rank}", card.encode())
+        # Rank 0 takes the others' links in rank order: it may be waiting for one that is still starting.
+        star.call(Op.SET, (f"smol/card/{config.rank}".encode(), card.encode()), deadline.left() + 1)
         # From here on every wait is for ranks that have started: `timeout_s` is enough for them.
         self.store.wait(
             [f"smol/card/{rank}" for rank in range(config.world_size)], timedelta(seconds=deadline.left() + 1)

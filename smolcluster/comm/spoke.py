@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Sequence
@@ -122,7 +123,9 @@ class Spoke:
                         call.done.set()
                 elif kind is Kind.ROLL:
                     answer = self.roll.answer(decode_parts(message.payload))
-                    self._link.send(Kind.REQUEST, encode_parts(answer), op=Op.SET, tag=_NOBODY_WAITS)
+                    # Rank 0 may be leaving: why is in what it sent before, and that is still to be read.
+                    with contextlib.suppress(PeerError):
+                        self._link.send(Kind.REQUEST, encode_parts(answer), op=Op.SET, tag=_NOBODY_WAITS)
                 elif kind is Kind.ABORT:
                     self.alarm.ring(decode_error(message.payload))
                 elif kind is Kind.FIN:

@@ -8,6 +8,7 @@ store, where whoever reaches torchrun's store can read it: torchrun's own level 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -68,8 +69,15 @@ def _invite(meeting: Meeting, settings: Settings, world_size: int, timeout_s: fl
         raise
     try:
         member.join(deadline)
-    finally:
+    except BaseException:
+        with contextlib.suppress(PeerError):  # why nobody could join says more
+            meeting.conclude(round_)
+        raise
+    try:
         meeting.conclude(round_)
+    except BaseException:
+        member.teardown(0.0)
+        raise
     return member
 
 
@@ -84,15 +92,20 @@ def _accept(
             member.join(deadline, reach=Deadline(min(REACH_S, deadline.left())))
         except PeerError as error:
             if member.reached:
-                meeting.enter(round_)
+                with contextlib.suppress(PeerError):  # the first error says more
+                    meeting.enter(round_)
                 raise
             # Nobody there: the notice may be of a start that was killed, and the next one may take a while.
             waits = isinstance(error, DeadlineError) and not deadline.expired
             if not waits and meeting.newest() == round_:
                 raise
-        else:
+            continue
+        try:
             meeting.enter(round_)
-            return member
+        except BaseException:
+            member.teardown(0.0)
+            raise
+        return member
 
 
 def _check(settings: Settings, notice: Notice) -> None:

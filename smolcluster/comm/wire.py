@@ -148,28 +148,24 @@ def _reason(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error)
 
 
-def await_ready(reader: Wire | None, writer: Wire | None, deadline: Deadline, slice_s: float | None = None) -> bool:
+def await_ready(reader: Wire | None, writer: Wire | None, deadline: Deadline) -> None:
     """`await_any` for one wire of each kind, or none."""
-    return await_any((reader,) if reader else (), (writer,) if writer else (), deadline, slice_s)
+    await_any((reader,) if reader else (), (writer,) if writer else (), deadline)
 
 
-def await_any(
-    readers: Sequence[Wire], writers: Sequence[Wire], deadline: Deadline, slice_s: float | None = None
-) -> bool:
-    """Wait until a reader can be read or a writer written. False when `slice_s` ran out before the deadline.
+def await_any(readers: Sequence[Wire], writers: Sequence[Wire], deadline: Deadline) -> None:
+    """Wait until a reader can be read or a writer written, or for an hour: look again, with the same deadline.
 
     DeadlineError at the deadline, naming whom it waited for.
     """
-    left = deadline.left()
-    wait_s = min(left, _LONGEST_WAIT_S) if slice_s is None else min(left, slice_s)
     try:
-        if _poll(readers, writers, wait_s):
-            return True
+        if _poll(readers, writers, min(deadline.left(), _LONGEST_WAIT_S)):
+            return
     except (OSError, ValueError) as error:  # Windows: closed by another thread while we waited
         who = " and ".join(dict.fromkeys(wire.who for wire in (*readers, *writers)))
         raise PeerLostError(f"the connection to {who} was closed: {_reason(error)}") from error
     if not deadline.expired:
-        return False
+        return
     waited_for, verb = (readers, "sent nothing") if readers else (writers, "took nothing")
     who = " and ".join(dict.fromkeys(wire.who for wire in waited_for))
     raise DeadlineError(f"{who} {verb} for {deadline.seconds:g} s")
@@ -177,10 +173,15 @@ def await_any(
 
 def await_readable(readers: Sequence[Wire], waker: socket.socket, wait_s: float) -> None:
     """Wait until one of the wires, or the waker, can be read, at most `wait_s`. Empties the waker."""
-    with contextlib.suppress(BlockingIOError):
+    try:
         if _poll_many(readers, waker, wait_s):
             while waker.recv(4096):
                 continue
+    except BlockingIOError:
+        return
+    except (OSError, ValueError) as error:  # closed by another thread while we waited
+        who = " and ".join(dict.fromkeys(wire.who for wire in readers)) or "this rank"
+        raise PeerLostError(f"the connection to {who} was closed: {_reason(error)}") from error
 
 
 if hasattr(select, "poll"):

@@ -1,7 +1,8 @@
 """Devices: which one a rank computes on, and how its tensors reach a wire that only takes CPU memory.
 
-No backend takes MPS tensors, and CUDA tensors travel over TCP through the CPU anyway. So this is the one file that
-copies between a device and CPU buffers. Everybody else calls `Collectives` with tensors that are where they are.
+No wire takes MPS tensors, and CUDA tensors travel over TCP through the CPU anyway. So this is the one file of a run
+that copies between a device and CPU buffers (comm/backend/staging.py does it for scripts that hand device tensors to
+torch.distributed themselves). Strategies call `Collectives` with tensors that are where they are.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ class FsdpFile(ClassicdpFile):
 
 
 class HostsFile(CommonFile):
-    """What the files with a server share. `host_ip` means something else in each: READING.md."""
+    """What the files with a server share. `host_ip` means something else in each."""
 
     host_ip: dict[str, Address] = Field(default_factory=dict)
     workers: list[MachineName] | None = Field(default=None, min_length=1)

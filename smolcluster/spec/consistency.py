@@ -1,4 +1,4 @@
-"""Facts a cluster YAML says twice: counts, ranks, addresses, the model. READING.md: an error, a note, or nothing."""
+"""Facts a cluster YAML says twice: counts, ranks, addresses, the model. An error, a note, or nothing."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What is trained (gpt_config.yaml, nn_config.yaml) and served (model_config_inference.yaml, model_weights.yaml).
 
-A key that is None in a training file was left to be worked out: READING.md says how.
+A key that is None in a training file was left to be worked out, as documentation/configuration.md says.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A request -> ClusterSpec and RunSpec: every file read, every rule of READING.md applied, all Problems at once."""
+"""A request -> ClusterSpec and RunSpec: every file read, rules applied where they differ, all Problems at once."""
 
 from __future__ import annotations
 

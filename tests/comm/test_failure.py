@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
@@ -126,15 +127,17 @@ def test_a_slow_rank_may_take_an_operations_time_to_open_a_link(pool: Pool, name
     pool.run(3, late_for, name, timeout_s=1.0, operation_s=60.0)
 
 
-def come_late(config: Any) -> Any:
-    if config.rank == 2:
+def come_late(config: Any, who: int) -> Any:
+    if config.rank == who:
         threading.Event().wait(4.0)
     return config
 
 
-def test_whoever_joined_waits_for_a_rank_that_starts_late(pool: Pool) -> None:
+@pytest.mark.parametrize("who", [1, 2])
+def test_whoever_joined_waits_for_a_rank_that_starts_late(pool: Pool, who: int) -> None:
     """Rank 0 has nothing to say until all are there: that is not the silence of the dead."""
-    outcomes = pool.outcomes(3, is_here, prepare=come_late, timeout_s=1.0, join_s=60.0, operation_s=60.0)
+    late = functools.partial(come_late, who=who)
+    outcomes = pool.outcomes(3, is_here, prepare=late, timeout_s=1.0, join_s=60.0, operation_s=60.0)
     assert [(outcome.value, outcome.error) for outcome in outcomes] == [(True, "")] * 3
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections import deque
 from typing import Any
 
@@ -227,3 +229,48 @@ def test_a_message_never_overtakes_an_older_one_of_its_tag() -> None:
     inbox._early.clear()
     assert inbox._take(1, 3) is inbox._pending[0].incoming
     assert inbox._take(1, 3) is None, "it has its message"
+
+
+def check_a_place_that_cannot_be_written(fabric: Any) -> str:
+    """Rank 0 receives into a tensor whose numbers share one place, beside a receive that is in order."""
+    if fabric.config.rank:
+        dist.send(torch.ones(4), 0, tag=1)
+        dist.send(torch.full((4,), 7.0), 0, tag=2)
+        dist.barrier()
+        return ""
+    good = torch.zeros(4)
+    waiting = dist.irecv(good, 1, tag=2)
+    with pytest.raises(RuntimeError) as caught:
+        dist.recv(torch.zeros(1).expand(4), 1, tag=1)
+    waiting.wait()
+    assert good.tolist() == [7.0] * 4
+    dist.barrier()
+    return str(caught.value)
+
+
+def test_a_receive_that_cannot_be_written_fails_alone(pool: Pool) -> None:
+    assert "single memory location" in pool.run(2, check_a_place_that_cannot_be_written)[0]
+
+
+def check_finished_receives_are_let_go(fabric: Any) -> int:
+    """Rank 0 has a standing receive while many others come and go; how many of their tensors live on."""
+    if fabric.config.rank:
+        for number in range(50):
+            dist.send(torch.full((4,), float(number)), 0, tag=1)
+        dist.send(torch.ones(4), 0, tag=9)
+        return 0
+    standing = dist.irecv(torch.zeros(4), 1, tag=9)
+    gone = []
+    for _ in range(50):
+        place = torch.zeros(4)
+        dist.irecv(place, 1, tag=1).wait()
+        gone.append(weakref.ref(place))
+    del place
+    gc.collect()
+    left = sum(reference() is not None for reference in gone)
+    standing.wait()
+    return left
+
+
+def test_finished_receives_are_let_go_while_others_wait(pool: Pool) -> None:
+    assert pool.run(2, check_finished_receives_are_let_go)[0] <= 1

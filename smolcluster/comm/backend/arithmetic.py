@@ -1,7 +1,7 @@
 """What a reduction does to two blocks of numbers, and the codes by which dtypes travel in headers.
 
 torch adds float16 and bfloat16 in float32 and rounds the sum once, so a fold rounds once per hop and never adds in the
-narrow type; with more than two ranks direct.py keeps the partial sums in float32 altogether.
+narrow type; with many ranks widened.py keeps the partial sums in float32 altogether.
 """
 
 from __future__ import annotations

@@ -39,7 +39,10 @@ class Attendance:
     def explain(self, error: DeadlineError, name: str, timeout_s: float) -> PeerError:
         """The error that names who has not come to the operation this rank is in, if everybody else has."""
         here = self.begun
-        counts = call_roll(self._control, self._group, self._members)
+        try:
+            counts = call_roll(self._control, self._group, self._members)
+        except PeerError:  # rank 0 does not answer, or the run has failed: the verdict knows
+            return error
         missing = [rank for rank in self._members if counts.get(rank, -1) < here]
         if not missing:
             return error
@@ -60,7 +63,8 @@ class Attendance:
         if self._rank == 0:
             missing = self._missing(place, timeout_s, wait_all_ranks)
             self._call(Op.SET, verdict, ",".join(map(str, missing)).encode())
-            self._forget(f"smol/barrier/{self._group}/{self._barriers - 1}")
+            if not missing:
+                self._forget(f"smol/barrier/{self._group}/{self._barriers - 1}")
         else:
             try:
                 self._control.call(Op.WAIT, (verdict.encode(),), timeout_s + _MARGIN_S)

@@ -17,7 +17,7 @@ from smolcluster.comm.backend.direct import Direct
 from smolcluster.comm.backend.flow import BLOCK_BYTES, Stamp, flow
 from smolcluster.comm.backend.pairs import Pairs
 from smolcluster.comm.backend.schedule import Reduction, Ring
-from smolcluster.comm.backend.widened import NARROW
+from smolcluster.comm.backend.widened import NARROW, RING_ADDS
 from smolcluster.comm.link import Link
 
 _OPS = {"all_reduce": 1, "reduce_scatter": 2, "all_gather": 3, "broadcast": 4, "reduce": 5}
@@ -89,7 +89,7 @@ class Collectives:
     def reduce(self, flat: Tensor, op: str, root: int) -> None:
         """Group rank `root`'s flat tensor becomes the reduction of all; everybody else's stays as it is."""
         reduction = self._reduction(op, flat.dtype)
-        if self._widens(op, flat.dtype):
+        if self._widens(op, flat.dtype, ring_adds=2):
             self.direct.widened_reduce(flat, root, op == "AVG")
             return
         frame = self._frame_bytes // flat.element_size()
@@ -108,8 +108,13 @@ class Collectives:
             columns = max(columns, schedule.GROUP)
         return max(1, -(-longest // max(1, columns)))
 
-    def _widens(self, op: str, dtype: torch.dtype) -> bool:
-        return self.ring.size > 2 and dtype in NARROW and op in ("SUM", "AVG")
+    def _widens(self, op: str, dtype: torch.dtype, ring_adds: int = RING_ADDS) -> bool:
+        """Whether narrow numbers are added in float32 and rounded once, and not on the way from rank to rank.
+
+        `ring_adds`: up to so many ranks sums take that way. Means do not, which may exist where the sum overflows.
+        """
+        most = {"SUM": ring_adds, "AVG": 2}.get(op)
+        return dtype in NARROW and most is not None and self.ring.size > most
 
     def _reduction(self, op: str, dtype: torch.dtype) -> Reduction:
         fold = fold_of(op, dtype)

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from smolcluster.comm.backend.arithmetic import Fold, dtype_name
-from smolcluster.comm.clock import Deadline
+from smolcluster.comm.clock import Patience
 from smolcluster.comm.frame import HEADER_BYTES, MAX_PAYLOAD, Header, Kind, pack, unpack
 from smolcluster.comm.wire import Wire, await_any
 from smolcluster.errors import ProtocolError
@@ -72,16 +72,15 @@ class Incoming(Protocol):
 class Landing:
     """A frame that lands where it stays."""
 
-    __slots__ = ("_hold", "size", "view")
+    __slots__ = ("size", "view")
 
-    def __init__(self, view: memoryview, hold: int = 0) -> None:
+    def __init__(self, view: memoryview) -> None:
         self.view = view
         self.size = len(view)
-        self._hold = hold
 
-    def ready(self, sent: int) -> bool:
-        """Once `hold` frames have gone out."""
-        return self._hold <= sent
+    def ready(self, sent: int) -> bool:  # noqa: ARG002
+        """At any time."""
+        return True
 
     def window(self, got: int) -> memoryview:
         """The rest of its place."""
@@ -234,14 +233,17 @@ def flow_all(traffics: Sequence[Traffic], stamp: Stamp, timeout_s: float) -> Non
     something else; PeerLostError when one goes.
     """
     under_way = [_Moving(traffic, stamp) for traffic in traffics]
+    patience = Patience(timeout_s)
     while under_way := [moving for moving in under_way if not moving.done]:
         moved = False
         for moving in under_way:
             moved = moving.advance() or moved
-        if not moved:
+        if moved:
+            patience.moved()
+        else:
             readers = [moving.inward for moving in under_way if moving.may_receive()]
             writers = [moving.out for moving in under_way if moving.may_send()]
-            await_any(readers, writers, Deadline(timeout_s))
+            await_any(readers, writers, patience)
 
 
 def flow(

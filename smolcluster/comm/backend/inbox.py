@@ -113,7 +113,7 @@ class Inbox:
         """Read until `until` is done, or nothing is pending. The caller has marked the turn busy."""
         try:
             self._guard(lambda: self._loop(until))
-        except (PeerError, ValueError, RuntimeError, TypeError) as error:
+        except Exception as error:  # noqa: BLE001  whatever it is, those who wait must learn of it
             self._fail_all(error)
         finally:
             with self.turn.state:
@@ -139,8 +139,7 @@ class Inbox:
 
     def _due(self, until: Receive | None) -> bool:
         """Whether to stop driving: what it is done for is done, or somebody's callbacks are to be run."""
-        done = until is not None and until.is_completed()
-        return done or any(receive.has_callbacks for receive in self._finished)
+        return bool(self._finished) or (until is not None and until.is_completed())
 
     def _wanted(self) -> list[int]:
         """Ranks to listen to: those that a pending receive names, all if one names nobody."""
@@ -242,7 +241,9 @@ class Inbox:
     def _finish(self, receive: Receive, error: BaseException | None = None) -> None:
         receive.finish(error)
         with self.turn.state:
-            self._finished.append(receive)
+            # Callbacks that are attached from now on run at once: it is done.
+            if receive.has_callbacks:
+                self._finished.append(receive)
 
     def _call_back(self) -> None:
         with self.turn.state:

@@ -67,7 +67,7 @@ class Early:
 
     def place(self, header: Header, _: str) -> memoryview:
         """Memory for the beginning of a frame's payload."""
-        self.bytes += header.length
+        self.bytes += HEADER_BYTES + header.length
         self.frames.append((header, []))
         return self.more()
 
@@ -161,10 +161,11 @@ class Stream:
         if self._message is None:
             raise ProtocolError(f"{self.who} sent piece {header.part} of a message without its beginning")
         if isinstance(self._message, Early):
-            self.kept += header.length
+            self.kept += HEADER_BYTES + header.length
             if self.kept > MAX_PAYLOAD:
                 raise ProtocolError(
-                    f"{self.who} sent {self.kept} bytes that nobody has asked for: at most {MAX_PAYLOAD} wait"
+                    f"{self.who} sent {self.kept} bytes that nobody has asked for: at most {MAX_PAYLOAD} wait. "
+                    "Fix: post the receives earlier, or let the sender wait for an answer now and then."
                 )
         self._header = header
         self._place(self._message.place(header, self.who), header.length)

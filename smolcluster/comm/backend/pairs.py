@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from smolcluster.comm.clock import Deadline
 from smolcluster.comm.link import Link
 from smolcluster.comm.mesh import Mesh
+from smolcluster.errors import PeerLostError
 
 
 class Pairs:
@@ -25,6 +26,7 @@ class Pairs:
         self._opening: dict[int, threading.Lock] = {}
         self._links: dict[int, Link] = {}
         self._wake: Callable[[], None] | None = None
+        self._aborted = False
 
     def link(self, rank: int) -> Link:
         """The link to group rank `rank`. Waits for the peer to want it too; errors as Mesh.link."""
@@ -45,7 +47,7 @@ class Pairs:
         with self._lock:
             known = self._links.get(rank)
             opening = self._opening.setdefault(rank, threading.Lock())
-        if known is not None or not opening.acquire(blocking=False):  # who is opening it will call `on_open`
+        if known is not None or not opening.acquire(blocking=False):  # who is opening it will `_wake` us
             return known
         try:
             with self._lock:
@@ -66,6 +68,8 @@ class Pairs:
         self._mesh.watch(self._channel, wake)
 
     def _can_open(self, rank: int) -> bool:
+        if self._aborted:
+            return True  # to be told so
         # Higher ranks come to us; a lower one's listener welcomes us at any time.
         peer = self._members[rank]
         return peer < self._mesh.me.rank or self._mesh.has_come(peer, self._channel)
@@ -76,6 +80,8 @@ class Pairs:
         return Deadline(min(self.timeout_s, self._mesh.timeout_s) if dialled else self.timeout_s)
 
     def _open(self, rank: int, deadline: Deadline) -> Link:
+        if self._aborted:
+            raise PeerLostError("the group was aborted")
         made = self._mesh.link(self._members[rank], self._channel, deadline=deadline)
         with self._lock:
             self._links[rank] = made
@@ -84,9 +90,12 @@ class Pairs:
         return made
 
     def abort(self) -> None:
-        """End them all: whoever waits on one wakes."""
+        """End them all: whoever waits on one wakes, and nobody gets another."""
         with self._lock:
+            self._aborted = True
             links = tuple(self._links.values())
+        if self._wake is not None:
+            self._wake()
         for link in links:
             link.abort()
 

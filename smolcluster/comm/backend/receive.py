@@ -41,7 +41,10 @@ class Receive(Work):
     def finish(self, error: BaseException | None = None) -> None:
         """The message is there, or never will be. `call_back` is to be called as well, by who does not drive."""
         if error is None:
-            self.incoming.part.write_back()
+            try:
+                self.incoming.part.write_back()
+            except Exception as failed:  # noqa: BLE001  its tensor's own trouble: nobody else's message is touched by it
+                error = failed
         with self._lane.state:
             self._error, self._done = error, True
             self._lane.state.notify_all()

@@ -1,7 +1,8 @@
 """Sums of narrow numbers: float16 and bfloat16 that are added in float32 and rounded once.
 
-Why they do not take the ring when three or more ranks add: the ring rounds the partial sum at every hop. Here each
-owner gets every rank's part of its shard itself. The bytes are the ring's, (N-1)/N x P.
+Why they do not take the ring when many ranks add: the ring rounds the partial sum at every hop. Here each owner gets
+every rank's part of its shard itself. The bytes are the ring's, (N-1)/N x P. With three ranks the ring rounds but once
+on the way, and is faster (`python -m benchmarks.collectives`): there only means come here, whose sums may overflow.
 
 A shard comes in column by column, from all ranks at once. A column is added when it is complete, always in the same
 order of ranks: so the sum does not depend on who was faster. In an all-reduce it goes out at once to everybody.
@@ -15,6 +16,8 @@ from torch import Tensor
 from smolcluster.comm.backend.schedule import bytes_of
 
 NARROW = (torch.float16, torch.bfloat16)
+# Up to so many ranks the sums of all_reduce and reduce_scatter take the ring.
+RING_ADDS = 3
 # A column's numbers on the wire, and how many columns may be incomplete. With the float32 sums they stay in a cache.
 COLUMN_BYTES = 512 << 10
 SLOTS = 4
