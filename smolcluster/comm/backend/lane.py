@@ -35,17 +35,22 @@ class Lane:
 
     def run(self, job: Job, result: list[Tensor]) -> Work:
         """Do `job` after those before it and return when it is done. Raises what it raises."""
-        with self.state:
-            idle = not self.busy and not self.queue and not self._closed
-            if idle:
-                self.busy = True
-        if not idle:
+        work = self.run_if_idle(job, result)
+        if work is None:
             work = self.submit(job, result)
             work.wait()
-            return work
+        else:
+            work.raise_error()
+        return work
+
+    def run_if_idle(self, job: Job, result: list[Tensor]) -> Work | None:
+        """Do `job` here and now, its error kept in its Work; None, and nothing done, when others are before it."""
+        with self.state:
+            if self.busy or self.queue or self._closed:
+                return None
+            self.busy = True
         work = Work(self, job, result)
         work.execute()
-        work.raise_error()
         return work
 
     def submit(self, job: Job, result: list[Tensor]) -> Work:

@@ -21,6 +21,9 @@ from smolcluster.comm.backend.schedule import bytes_of
 from smolcluster.comm.clock import Patience
 from smolcluster.comm.frame import Kind, pack
 
+# A socket that can be written has room for so much at least: a third of the smallest buffer that systems begin with.
+_INLINE_BYTES = 4096
+
 
 class PointToPoint:
     """The messages of one group. `guard` runs a job and turns its failure into the run's."""
@@ -48,7 +51,13 @@ class PointToPoint:
                 head = pack(Kind.MESSAGE, len(view), code, seq=len(frames), part=index, tag=tag)
                 link.out.send_all(head, view if len(view) else None, patience)
 
-        return self._lane(peer).submit(lambda: self._guard(job), result)
+        lane = self._lane(peer)
+        done: Work | None = None
+        if part.numbers.nbytes <= _INLINE_BYTES:
+            link = self._pairs.known(peer)
+            if link is not None and link.out.has_room():  # then nothing is waited for, and a hand-off costs more
+                done = lane.run_if_idle(lambda: self._guard(job), result)
+        return done or lane.submit(lambda: self._guard(job), result)
 
     def receive(self, part: Flat, peer: int | None, tag: int, result: list[Tensor]) -> Work:
         """Fill a flat tensor with the next message of that tag from `peer`, from whoever sends one if that is None."""

@@ -42,6 +42,11 @@ class Pairs:
                 known = self._open(rank, self._patience(rank))
             return known
 
+    def known(self, rank: int) -> Link | None:
+        """The link to group rank `rank` if it is open."""
+        with self._lock:
+            return self._links.get(rank)
+
     def ready(self, rank: int) -> Link | None:
         """The link to group rank `rank` if that needs no waiting for the peer; None: it has to come first."""
         with self._lock:
