@@ -44,12 +44,22 @@ def ours(strategy: str, stage: int, rank: int, world_size: int, spec: GPTSpec = 
 class _Loss(nn.Module):
     """DDP wants the loss to be what forward gives."""
 
-    def __init__(self) -> None:
+    def __init__(self, spec: GPTSpec = GPT) -> None:
         super().__init__()
-        self.model = build_model(GPT, None, seed=0)
+        self.model = build_model(spec, None, seed=0)
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return self.model.loss(x, y)
+
+
+def _step_of(module: nn.Module, optimizer: torch.optim.Optimizer) -> Step:
+    def step(x: torch.Tensor, y: torch.Tensor) -> None:
+        optimizer.zero_grad()
+        module(x, y).backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), CLIP_NORM)
+        optimizer.step()
+
+    return step
 
 
 def torchs(zero: bool, fused: bool) -> Step:
@@ -62,30 +72,18 @@ def torchs(zero: bool, fused: bool) -> Step:
     else:
         optimizer = torch.optim.AdamW(module.parameters(), **settings)
 
-    def step(x: torch.Tensor, y: torch.Tensor) -> None:
-        optimizer.zero_grad()
-        module(x, y).backward()
-        torch.nn.utils.clip_grad_norm_(module.parameters(), CLIP_NORM)
-        optimizer.step()
-
-    return step
+    return _step_of(module, optimizer)
 
 
-def fsdp2(reshard: bool, fused: bool) -> Step:
+def fsdp2(reshard: bool, fused: bool, spec: GPTSpec = GPT) -> Step:
     """FSDP2: a unit for each block and one for the rest. `reshard`: blocks are freed after their forward (ZeRO-3)."""
-    module = _Loss()
+    module = _Loss(spec)
     for block in module.model.transformer.h:
         fully_shard(block, reshard_after_forward=reshard)
     fully_shard(module, reshard_after_forward=reshard)
     optimizer = torch.optim.AdamW(module.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=fused or None)
 
-    def step(x: torch.Tensor, y: torch.Tensor) -> None:
-        optimizer.zero_grad()
-        module(x, y).backward()
-        torch.nn.utils.clip_grad_norm_(module.parameters(), CLIP_NORM)
-        optimizer.step()
-
-    return step
+    return _step_of(module, optimizer)
 
 
 def batch_of(

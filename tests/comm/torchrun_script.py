@@ -63,8 +63,14 @@ def version(sock: Any) -> str:
     return str(sock.version()) if hasattr(sock, "version") else "plain"
 
 
+def outlive_the_agents_signal() -> None:
+    """torchrun's agent ends the others as soon as one has failed; here they have time to tell what they saw."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 def dies() -> None:
     """In the first start rank 1 kills itself in the middle; the second gets through."""
+    outlive_the_agents_signal()
     dist.init_process_group("smol")
     try:
         for step in range(20):
@@ -96,6 +102,7 @@ def forgets() -> None:
 
 def raises() -> None:
     """Rank 1 fails for a reason of its own, and nothing is destroyed."""
+    outlive_the_agents_signal()
     dist.init_process_group("smol")
     total()
     if dist.get_rank() == 1:

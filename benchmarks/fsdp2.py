@@ -1,0 +1,104 @@
+"""Torch's FSDP2 over smol beside FSDP2 over gloo: what the backend alone changes, with few bytes and with many.
+
+    python -m benchmarks.fsdp2 --quick --out fsdp2.json
+
+Two ranks, batch 4 each, gpt_config with GPT-2's vocabulary: tied (70 MB of parameters) and untied (122 MB), freed after
+forward (reshard) and not; processes as they come, and with our setting of the allocator on both sides, which takes the
+page faults of FSDP2's own buffers out of both. Steps take turns; a ratio is the median of the rounds' own ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.contestants import GPT, batch_of, fsdp2
+from benchmarks.ranks import Team
+
+WARM_UP = 2
+UNITS = {"reshard": True, "no reshard": False}
+TRANSPORTS: tuple[Literal["smol", "gloo"], ...] = ("smol", "gloo")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting. Seconds of a step, medians; `ratio` is gloo's over smol's."""
+
+    tied: bool
+    our_malloc: bool
+    units: str
+    smol_s: float
+    gloo_s: float
+    ratio: float
+
+
+def prepare(rank: int, _: int, __: Any, tied: bool) -> dict[str, Callable[[], Any]]:
+    """A step with units that are freed after their forward, and one with units that stay."""
+    spec = GPT.model_copy(update={"tie_embeddings": tied})
+    x, y = batch_of(rank, 4, spec=spec)
+    return {name: partial(fsdp2(reshard, fused=False, spec=spec), x, y) for name, reshard in UNITS.items()}
+
+
+def run(tied: bool, our_malloc: bool, rounds: int) -> list[Row]:
+    """Both backends in turns."""
+    setup = partial(prepare, tied=tied)
+    walls: dict[tuple[str, str], list[float]] = {}
+    with Team(2, "smol", setup, keep_memory=our_malloc) as smol, Team(2, "gloo", setup, keep_memory=our_malloc) as gloo:
+        turns = [(name, team, task) for name, team in zip(TRANSPORTS, (smol, gloo), strict=True) for task in UNITS]
+        for number in range(WARM_UP + rounds):
+            shift = number % len(turns)
+            for name, team, task in turns[shift:] + turns[:shift]:
+                wall = max(done.wall_s for done in team.do(task))
+                if number >= WARM_UP:
+                    walls.setdefault((name, task), []).append(wall)
+    print(f"  {'tied' if tied else 'untied'}, {'our' if our_malloc else 'plain'} malloc", file=sys.stderr, flush=True)
+    return [
+        Row(
+            tied,
+            our_malloc,
+            task,
+            statistics.median(walls["smol", task]),
+            statistics.median(walls["gloo", task]),
+            statistics.median(g / s for s, g in zip(walls["smol", task], walls["gloo", task], strict=True)),
+        )
+        for task in UNITS
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.fsdp2", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="7 rounds (the default)")
+    size.add_argument("--full", action="store_true", help="15 rounds")
+    parser.add_argument("--out", type=Path, help="write the rows as JSON")
+    flags = parser.parse_args()
+    rounds = 15 if flags.full else 7
+    rows = [row for tied in (True, False) for ours in (False, True) for row in run(tied, ours, rounds)]
+    table = Table(title="FSDP2, one step, 2 ranks, batch 4 each, medians")
+    for column in ("embeddings", "units", "allocator", "smol ms", "gloo ms", "gloo / smol"):
+        table.add_column(column, justify="right" if "m" in column[:3] or "/" in column else "left")
+    for row in rows:
+        table.add_row(
+            "tied" if row.tied else "untied", row.units, "ours" if row.our_malloc else "plain",
+            f"{row.smol_s * 1e3:,.0f}", f"{row.gloo_s * 1e3:,.0f}", f"{row.ratio:.2f}",
+        )  # fmt: skip
+    Console(width=100).print(table)
+    if flags.out:
+        flags.out.write_text(json.dumps({"schema": 1, "rows": [asdict(row) for row in rows]}, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
