@@ -62,10 +62,7 @@ def kill(pool: Pool, n: int, name: str, victim: int) -> None:
         n, middle.survive, name, victim, signal.SIGKILL, prepare=middle.before_joining, operation_s=60.0
     )
     assert outcomes.pop(victim).error == "died"
-    # On a busy machine a survivor may not have come to the operation yet: then the same error ends what it is in.
-    early = [outcome for outcome in outcomes if outcome.error]
-    assert all(outcome.error == "PeerLostError" and f"rank {victim} " in outcome.value for outcome in early), outcomes
-    outcomes = [outcome for outcome in outcomes if not outcome.error]
+    assert all(not outcome.error for outcome in outcomes), outcomes
     check([outcome.value for outcome in outcomes], victim, name)
     assert all(outcome.value.kind == "PeerLostError" for outcome in outcomes), outcomes
     assert all(outcome.value.seconds < 10 for outcome in outcomes), outcomes  # the deadlines are 20 and 60
