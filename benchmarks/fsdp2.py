@@ -3,8 +3,9 @@
     python -m benchmarks.fsdp2 --quick --out fsdp2.json
 
 Two ranks, batch 4 each, gpt_config with GPT-2's vocabulary: tied (70 MB of parameters) and untied (122 MB), freed after
-forward (reshard) and not; processes as they come, and with our setting of the allocator on both sides, which takes the
-page faults of FSDP2's own buffers out of both. Steps take turns; a ratio is the median of the rounds' own ratios.
+forward (reshard) and not. `init_process_group("smol")` also sets the process's allocator, which spares FSDP2's own
+buffers their page faults; so besides a script as it comes there are rows with that setting on both sides and on
+neither, which show the transport alone. Steps take turns; a ratio is the median of the rounds' own ratios.
 """
 
 from __future__ import annotations
@@ -17,17 +18,22 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.contestants import GPT, batch_of, fsdp2
-from benchmarks.ranks import Team
+from benchmarks.ranks import Team, Transport
 
 WARM_UP = 2
 UNITS = {"reshard": True, "no reshard": False}
-TRANSPORTS: tuple[Literal["smol", "gloo"], ...] = ("smol", "gloo")
+# what the processes are, and whether they all get our setting of the allocator
+ALLOCATOR: dict[str, tuple[Transport, bool]] = {
+    "as it comes": ("smol script", False),
+    "ours on both": ("smol script", True),
+    "plain on both": ("smol", False),
+}
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Row:
     """One setting. Seconds of a step, medians; `ratio` is gloo's over smol's."""
 
     tied: bool
-    our_malloc: bool
+    allocator: str
     units: str
     smol_s: float
     gloo_s: float
@@ -49,23 +55,24 @@ def prepare(rank: int, _: int, __: Any, tied: bool) -> dict[str, Callable[[], An
     return {name: partial(fsdp2(reshard, fused=False, spec=spec), x, y) for name, reshard in UNITS.items()}
 
 
-def run(tied: bool, our_malloc: bool, rounds: int) -> list[Row]:
+def run(tied: bool, allocator: str, rounds: int) -> list[Row]:
     """Both backends in turns."""
     setup = partial(prepare, tied=tied)
     walls: dict[tuple[str, str], list[float]] = {}
-    with Team(2, "smol", setup, keep_memory=our_malloc) as smol, Team(2, "gloo", setup, keep_memory=our_malloc) as gloo:
-        turns = [(name, team, task) for name, team in zip(TRANSPORTS, (smol, gloo), strict=True) for task in UNITS]
+    transport, keep = ALLOCATOR[allocator]
+    with Team(2, transport, setup, keep_memory=keep) as smol, Team(2, "gloo", setup, keep_memory=keep) as gloo:
+        turns = [(name, team, task) for name, team in (("smol", smol), ("gloo", gloo)) for task in UNITS]
         for number in range(WARM_UP + rounds):
             shift = number % len(turns)
             for name, team, task in turns[shift:] + turns[:shift]:
                 wall = max(done.wall_s for done in team.do(task))
                 if number >= WARM_UP:
                     walls.setdefault((name, task), []).append(wall)
-    print(f"  {'tied' if tied else 'untied'}, {'our' if our_malloc else 'plain'} malloc", file=sys.stderr, flush=True)
+    print(f"  {'tied' if tied else 'untied'}, {allocator}", file=sys.stderr, flush=True)
     return [
         Row(
             tied,
-            our_malloc,
+            allocator,
             task,
             statistics.median(walls["smol", task]),
             statistics.median(walls["gloo", task]),
@@ -85,13 +92,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="write the rows as JSON")
     flags = parser.parse_args()
     rounds = 15 if flags.full else 7
-    rows = [row for tied in (True, False) for ours in (False, True) for row in run(tied, ours, rounds)]
+    rows = [row for tied in (True, False) for allocator in ALLOCATOR for row in run(tied, allocator, rounds)]
     table = Table(title="FSDP2, one step, 2 ranks, batch 4 each, medians")
     for column in ("embeddings", "units", "allocator", "smol ms", "gloo ms", "gloo / smol"):
         table.add_column(column, justify="right" if "m" in column[:3] or "/" in column else "left")
     for row in rows:
         table.add_row(
-            "tied" if row.tied else "untied", row.units, "ours" if row.our_malloc else "plain",
+            "tied" if row.tied else "untied", row.units, row.allocator,
             f"{row.smol_s * 1e3:,.0f}", f"{row.gloo_s * 1e3:,.0f}", f"{row.ratio:.2f}",
         )  # fmt: skip
     Console(width=100).print(table)

@@ -20,7 +20,9 @@ from typing import Any, Literal
 ANSWER_S = 600.0
 TIMEOUT_S = 300.0
 
-# rank, world size, the fabric (None over gloo) -> what a rank can be told to do, by name
+# "smol": as in our worker; the other two: by init_process_group, as any script
+Transport = Literal["smol", "smol script", "gloo"]
+# rank, world size, the fabric (a script has none) -> what a rank can be told to do, by name
 Setup = Callable[[int, int, Any], dict[str, Callable[[], Any]]]
 
 
@@ -50,18 +52,28 @@ def _open_smol(rank: int, world_size: int, folder: Path) -> AbstractContextManag
     )
 
 
-class _Gloo:
-    def __init__(self, rank: int, world_size: int, folder: Path) -> None:
+class _Script:
+    """The group of an ordinary script, as torch.distributed makes it."""
+
+    def __init__(self, backend: str, rank: int, world_size: int, folder: Path) -> None:
         import torch.distributed as dist
+
+        import smolcluster.comm  # noqa: F401  makes `smol` known
 
         place = (folder / "rendezvous").as_uri()
         limit = timedelta(seconds=TIMEOUT_S)
-        dist.init_process_group("gloo", init_method=place, rank=rank, world_size=world_size, timeout=limit)
+        dist.init_process_group(backend, init_method=place, rank=rank, world_size=world_size, timeout=limit)
 
     def close(self) -> None:
         import torch.distributed as dist
 
         dist.destroy_process_group()
+
+
+def _open(transport: str, rank: int, world_size: int, folder: Path) -> AbstractContextManager[Any]:
+    if transport == "smol":
+        return _open_smol(rank, world_size, folder)
+    return closing(_Script(transport.removesuffix(" script"), rank, world_size, folder))
 
 
 def _serve(
@@ -70,15 +82,13 @@ def _serve(
     import torch
     import torch.distributed as dist
 
-    from smolcluster.runtime.process import keep_freed_memory
+    from smolcluster.comm.allocator import keep_freed_memory
 
     torch.set_num_threads(1)
     if keep_memory:
         keep_freed_memory()
     try:
-        smol = transport == "smol"
-        group = _open_smol(rank, world_size, Path(folder)) if smol else closing(_Gloo(rank, world_size, Path(folder)))
-        with group as fabric:
+        with _open(transport, rank, world_size, Path(folder)) as fabric:
             tasks = setup(rank, world_size, fabric)
             pipe.send((True, list(tasks)))
             while (name := pipe.recv()) is not None:
@@ -94,9 +104,12 @@ def _serve(
 
 
 class Team:
-    """`world_size` processes of one group. `keep_memory`: with the allocator set as our worker sets it."""
+    """`world_size` processes of one group. `keep_memory`: with the allocator set as our worker sets it.
 
-    def __init__(self, world_size: int, transport: Literal["smol", "gloo"], setup: Setup, keep_memory: bool) -> None:
+    Otherwise it is as it comes: over "smol script" the backend sets it, unless SMOL_KEEP_MEMORY is 0.
+    """
+
+    def __init__(self, world_size: int, transport: Transport, setup: Setup, keep_memory: bool) -> None:
         context = multiprocessing.get_context("spawn")
         # One thread per rank; gloo must not go looking for an interface by this machine's name.
         os.environ.update(

@@ -2,7 +2,8 @@
 
     python -m benchmarks.training --quick --out training.json
 
-Ours run in processes set up as our worker sets them up, torch's own in plain ones; its FSDP2 runs over both backends.
+Ours run in processes set up as our worker sets them up, torch's own in plain ones; its FSDP2 runs over both backends,
+each made by init_process_group as in any script (which sets the allocator for smol, see benchmarks.fsdp2).
 They take turns step by step, the others standing still meanwhile, so that whatever else the machine does falls on all
 of them. Time is the slowest rank's, CPU seconds are all ranks', both medians; a ratio is the median of the rounds' own
 ratios, since the speed of a shared machine drifts from round to round. `--full` adds rows that say where the difference
@@ -125,11 +126,11 @@ def times(rounds: int, full: bool) -> dict[str, Timed]:
         teams = [
             stack.enter_context(Team(WORLD, "smol", our_steps, keep_memory=True)),
             stack.enter_context(Team(WORLD, "gloo", torchs_steps, keep_memory=False)),
-            stack.enter_context(Team(WORLD, "smol", fsdp2_steps, keep_memory=False)),
+            stack.enter_context(Team(WORLD, "smol script", fsdp2_steps, keep_memory=False)),
         ]
         if full:
             teams.append(stack.enter_context(Team(WORLD, "gloo", torchs_best_steps, keep_memory=True)))
-            teams.append(stack.enter_context(Team(WORLD, "smol", fsdp2_best_steps, keep_memory=True)))
+            teams.append(stack.enter_context(Team(WORLD, "smol script", fsdp2_best_steps, keep_memory=True)))
         turns = [(team, task) for team in teams for task in team.tasks]
         measured: dict[str, list[list[Done]]] = {task: [] for _, task in turns}
         for number in range(WARM_UP + rounds):

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from smolcluster.comm import GroupConfig, open_fabric
+from smolcluster.comm.allocator import keep_freed_memory
 from smolcluster.comm.config import read_secret
 from smolcluster.errors import ConfigError, InterruptedRun, Problem, SmolError
 from smolcluster.jobs.nodefile import load_node, load_plan
@@ -26,7 +27,7 @@ from smolcluster.plan.types import NodeConfig, Plan, RankPlan
 from smolcluster.runtime.context import Alone, RunContext
 from smolcluster.runtime.device import pick_device
 from smolcluster.runtime.failures import Failure, understand
-from smolcluster.runtime.process import die_with_parent, keep_freed_memory, log_to_stdout, peak_rss_mb
+from smolcluster.runtime.process import die_with_parent, log_to_stdout, peak_rss_mb
 from smolcluster.runtime.results import write_result
 from smolcluster.runtime.runfolder import RankResult, RunFolder
 from smolcluster.strategies.base import NotFiniteError

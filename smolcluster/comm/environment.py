@@ -19,13 +19,17 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Settings:
-    """`port` 0 takes a free one. `secret` is empty and `tls` None when nothing was said of them."""
+    """`port` 0 takes a free one. `secret` is empty and `tls` None when nothing was said of them.
+
+    `keep_memory`: set the allocator of this process (allocator.py).
+    """
 
     hosts: tuple[str, ...]
     port: int
     buffer_bytes: int
     timeout_s: float
     generation: int
+    keep_memory: bool = True
     secret: bytes = field(default=b"", repr=False)
     tls: TlsContexts | None = None
 
@@ -42,6 +46,7 @@ def read_settings(environ: Mapping[str, str], rendezvous: Endpoint | None) -> Se
         buffer_bytes=int(reader.number("SMOL_BUFFER_MB", 8.0) * (1 << 20)),
         timeout_s=reader.number("SMOL_TIMEOUT_S", 60.0),
         generation=reader.count("TORCHELASTIC_RESTART_COUNT"),
+        keep_memory=reader.switch("SMOL_KEEP_MEMORY"),
         secret=reader.secret(),
         tls=reader.tls(),
     )
@@ -114,6 +119,13 @@ class _Reader:
             self._wrong(key, f"{text!r} is not a whole number", "leave it out, or give a number from 0")
             return 0
         return int(text or 0)
+
+    def switch(self, key: str) -> bool:
+        """1 or 0, 1 if nothing was said."""
+        text = self._environ.get(key, "")
+        if text not in ("", "0", "1"):
+            self._wrong(key, f"{text!r} is neither 0 nor 1", "leave it out for 1")
+        return text != "0"
 
     def secret(self) -> bytes:
         key = "SMOL_SECRET_FILE"

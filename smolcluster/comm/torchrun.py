@@ -17,6 +17,7 @@ from dataclasses import replace
 
 import torch.distributed as dist
 
+from smolcluster.comm.allocator import keep_freed_memory
 from smolcluster.comm.clock import Deadline
 from smolcluster.comm.config import GroupConfig
 from smolcluster.comm.endpoint import Endpoint
@@ -41,6 +42,8 @@ def join(
     ConfigError: a variable is wrong. Any PeerError names who did not come or was refused; nothing is left behind.
     """
     settings = read_settings(environ, _endpoint_of(store))
+    if settings.keep_memory:
+        keep_freed_memory()
     deadline = Deadline(timeout_s)
     if world_size == 1:
         alone = Membership(_config(settings, rank, world_size, timeout_s, None))

@@ -91,8 +91,9 @@ def run_in_this_process(run: Run) -> int:
     """Train the run's only rank here. Its exit code; Ctrl-C ends it after its step, with the model saved."""
     import torch
 
+    from smolcluster.comm.allocator import keep_freed_memory
     from smolcluster.jobs.nodefile import load_node
-    from smolcluster.runtime.process import keep_freed_memory, log_to_stdout
+    from smolcluster.runtime.process import log_to_stdout
     from smolcluster.worker import run_rank
 
     [me] = run.plan.ranks

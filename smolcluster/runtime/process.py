@@ -11,9 +11,6 @@ import time
 import psutil
 
 _PR_SET_PDEATHSIG = 1
-# malloc.h of glibc. The values are C ints: 1 GB, and the most there is.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_BIGGEST_BLOCK, _NEVER = 1 << 30, (1 << 31) - 1
 
 
 def log_to_stdout() -> None:
@@ -42,15 +39,3 @@ def die_with_parent() -> None:
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
-def keep_freed_memory() -> None:
-    """On Linux with glibc, make malloc keep what is freed instead of giving it back to the kernel. Nothing elsewhere.
-
-    A training step frees and takes the same few large tensors over and over. By default each of them is mapped anew,
-    and the kernel clears its pages one fault at a time: a tenth of a step's CPU (python -m benchmarks.training --full).
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _BIGGEST_BLOCK)
-        mallopt(_M_TRIM_THRESHOLD, _NEVER)

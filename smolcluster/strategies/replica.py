@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 # A bucket is small enough that several travel during backward, and big enough that the start of a collective costs
 # next to nothing. BUCKET_BYTES is the most.
-BUCKETS = 16
+BUCKETS = 8
 LEAST_BUCKET_BYTES = 1 << 20
 BUCKET_BYTES = 16 << 20
 # Replicas on different devices drift apart by roundings: compared this often, in steps.

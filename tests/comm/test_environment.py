@@ -39,6 +39,7 @@ def test_everything_said(tmp_path: Path) -> None:
             "SMOL_BUFFER_MB": "0.5",
             "SMOL_TIMEOUT_S": "7.5",
             "TORCHELASTIC_RESTART_COUNT": "3",
+            "SMOL_KEEP_MEMORY": "0",
         },
         ALONE,
     )
@@ -48,6 +49,7 @@ def test_everything_said(tmp_path: Path) -> None:
     assert "quiet" not in repr(settings)
     assert settings.tls is not None
     assert (settings.buffer_bytes, settings.timeout_s, settings.generation) == (1 << 19, 7.5, 3)
+    assert not settings.keep_memory
 
 
 def test_every_problem_is_told(tmp_path: Path) -> None:
@@ -61,11 +63,12 @@ def test_every_problem_is_told(tmp_path: Path) -> None:
                 "SMOL_TLS_KEY": "key.pem",
                 "SMOL_BUFFER_MB": "-1",
                 "SMOL_TIMEOUT_S": "soon",
+                "SMOL_KEEP_MEMORY": "no",
             },
             ALONE,
         )
     text = str(caught.value)
-    assert text.startswith("8 problems in the configuration; nothing was started.")
+    assert text.startswith("9 problems in the configuration; nothing was started.")
     for part in (
         "SMOL_ADDRESS: cannot listen on 192.0.2.7:0: 192.0.2.7 is not an address of this machine now.",
         "SMOL_ADDRESS: refusing to listen on 0.0.0.0",
@@ -75,6 +78,7 @@ def test_every_problem_is_told(tmp_path: Path) -> None:
         "SMOL_TLS_CA: is not set",
         "SMOL_BUFFER_MB: '-1' is not a number above zero",
         "SMOL_TIMEOUT_S: 'soon' is not a number above zero",
+        "SMOL_KEEP_MEMORY: 'no' is neither 0 nor 1",
     ):
         assert part in text
 

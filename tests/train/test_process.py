@@ -11,30 +11,6 @@ from smolcluster.runtime.process import peak_rss_mb
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for something only Linux has")
 
-COUNT_FAULTS = """
-import resource, sys
-import numpy as np
-from smolcluster.runtime.process import keep_freed_memory
-if sys.argv[1] == "keep":
-    keep_freed_memory()
-np.ones(16_000_000)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(3):
-    np.ones(16_000_000)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-def faults(mode: str) -> int:
-    command = [sys.executable, "-c", COUNT_FAULTS, mode]
-    return int(subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout)
-
-
-@LINUX
-def test_large_tensors_are_not_mapped_anew() -> None:
-    assert faults("keep") < 100 < faults("leave")
-
-
 CHILD = """
 import time
 from smolcluster.runtime.process import die_with_parent
