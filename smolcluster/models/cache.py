@@ -5,8 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 
 
+# Room for this many tokens at first; it doubles, so that a short answer does not cost a long one's memory.
+_FIRST = 64
+
+
 class LayerCache:
-    """One layer's keys and values, (B, heads, capacity, head_dim) each, filled from the left."""
+    """One layer's keys and values, (B, heads, up to capacity, head_dim) each, filled from the left."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -16,16 +20,27 @@ class LayerCache:
 
     def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Add (B, heads, T, head_dim) keys and values; give views of all that is held now."""
-        if self._keys is None or self._values is None:
-            shape = (*key.shape[:2], self.capacity, key.shape[3])
-            self._keys, self._values = key.new_empty(shape), value.new_empty(shape)
         end = self.length + key.shape[2]
         if end > self.capacity:
             raise ValueError(f"{end} tokens do not fit into a cache for {self.capacity}")
+        if self._keys is None or self._values is None or end > self._keys.shape[2]:
+            self._keys, self._values = self._grown(self._keys, key, end), self._grown(self._values, value, end)
         self._keys[:, :, self.length : end] = key
         self._values[:, :, self.length : end] = value
         self.length = end
         return self._keys[:, :, :end], self._values[:, :, :end]
+
+    @property
+    def bytes(self) -> int:
+        """Memory held."""
+        return sum(held.nbytes for held in (self._keys, self._values) if held is not None)
+
+    def _grown(self, held: Tensor | None, like: Tensor, end: int) -> Tensor:
+        room = min(self.capacity, max(end, _FIRST if held is None else 2 * held.shape[2]))
+        grown = like.new_empty((*like.shape[:2], room, like.shape[3]))
+        if held is not None:
+            grown[:, :, : self.length] = held[:, :, : self.length]
+        return grown
 
 
 class KVCache:
@@ -38,3 +53,8 @@ class KVCache:
     def length(self) -> int:
         """Tokens held, the position of the next one."""
         return self.layers[0].length
+
+    @property
+    def bytes(self) -> int:
+        """Memory held by all layers."""
+        return sum(layer.bytes for layer in self.layers)
