@@ -9,6 +9,8 @@
     │   ├── DeadlineError                  a wait ran out (also a TimeoutError)
     │   └── PeerLostError                  the connection ended while it was needed
     ├── TrainingError            exit 4    the numbers went wrong (a loss that is not finite)
+    ├── RequestError             exit 2    a request to a served model that cannot be served as it is
+    │   └── BusyError                      too many wait already; the same request may be served later
     └── InterruptedRun           exit 130  somebody asked the run to stop
 
 A command prints `str(error)` and leaves with `error.exit_code`; a traceback means a bug of ours.
@@ -92,6 +94,16 @@ class TrainingError(SmolError):
     """The training itself failed: a loss or a norm that is not finite."""
 
     exit_code = 4
+
+
+class RequestError(SmolError):
+    """A request to a served model cannot be served as it is."""
+
+    exit_code = 2
+
+
+class BusyError(RequestError):
+    """Too many requests wait already."""
 
 
 class InterruptedRun(SmolError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-
 # Room for this many tokens at first; it doubles, so that a short answer does not cost a long one's memory.
 _FIRST = 64
 

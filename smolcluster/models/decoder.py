@@ -1,9 +1,9 @@
 """The decoder that is served, or a stage of it: GPT-2's and Llama's blocks in one form, without autograd.
 
 Rows of several sessions go through the large matrices together, one after the other in one (N, width) tensor; only
-attention looks at each session alone, for each has its own keys and values. Query, key and value are one matrix, gate and
-up another: a token's time is the number of calls and the bytes of the weights. Built by stage_weights.py. models/gpt.py
-is the GPT that is trained; a test holds the two together.
+attention looks at each session alone, for each has its own keys and values. Query, key and value are one matrix, gate
+and up another: a token's time is the number of calls and the bytes of the weights. Built by stage_weights.py.
+models/gpt.py is the GPT that is trained; a test holds the two together.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from smolcluster.models.shape import DecoderShape
 
 
 class Row(NamedTuple):
-    """`count` tokens that follow what `cache` holds. `wanted`: logits of the token after the last one are asked for."""
+    """`length` tokens that follow what `cache` holds. `wanted`: the logits after the last one are asked for."""
 
     cache: KVCache
-    count: int
+    length: int
     wanted: bool
 
 
@@ -67,12 +67,12 @@ class Attention:
             query, key = rotate(query, *turn), rotate(key, *turn)
         seen, start = [], 0
         for row in rows:
-            part = slice(start, start + row.count)
+            part = slice(start, start + row.length)
             keys, values = row.cache.layers[layer].append(
                 key[part].transpose(0, 1).unsqueeze(0), value[part].transpose(0, 1).unsqueeze(0)
             )
             seen.append(_attend(query[part], keys, values))
-            start += row.count
+            start += row.length
         return self.out(seen[0] if len(seen) == 1 else torch.cat(seen))
 
 
@@ -157,7 +157,7 @@ class Decoder:
 
     @torch.inference_mode()
     def __call__(self, x: Tensor, rows: Sequence[Row]) -> Tensor:
-        """The first stage takes (N,) int64 ids, the others (N, width); N is the sum of the rows' counts.
+        """The first stage takes (N,) int64 ids, the others (N, width); N is the sum of the rows' lengths.
 
         Gives (N, width), the last stage (W, vocabulary) float32, a row for each that is wanted. Caches grow.
         """
@@ -169,7 +169,7 @@ class Decoder:
             x = layer(x, rows, number, turn)
         if self.norm is None or self.head is None:
             return x
-        lasts = torch.tensor([row.count for row in rows]).cumsum(0) - 1
+        lasts = torch.tensor([row.length for row in rows]).cumsum(0) - 1
         wanted = [number for number, row in enumerate(rows) if row.wanted]
         if not wanted:
             return torch.empty(0, self.shape.vocab_size)
@@ -177,6 +177,6 @@ class Decoder:
 
     @staticmethod
     def _positions(rows: Sequence[Row]) -> Tensor:
-        if all(row.count == 1 for row in rows):
+        if all(row.length == 1 for row in rows):
             return torch.tensor([row.cache.length for row in rows])
-        return torch.cat([torch.arange(row.cache.length, row.cache.length + row.count) for row in rows])
+        return torch.cat([torch.arange(row.cache.length, row.cache.length + row.length) for row in rows])

@@ -4,8 +4,8 @@ fp32, bf16    the weight as it is
 int8          weights rounded per output channel, activations per row while they pass ("dynamic")
 
 PyTorch's dynamic int8 layer rounds all rows of a batch with one scale, so that a session's numbers would depend on who
-else is being served. Here every row is brought to the range -1..1 first, and a row that spans the whole range goes along:
-the scale is then always the same, sums are whole numbers, and each row gives the same bits in any company.
+else is being served. Here every row is brought to the range -1..1 first, and a row that spans the whole range goes
+along: the scale is then always the same, sums are whole numbers, and each row gives the same bits in any company.
 """
 
 from __future__ import annotations

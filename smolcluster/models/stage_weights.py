@@ -1,7 +1,7 @@
 """A stage of a decoder from a Hugging Face folder: its own layers, straight from the file, one tensor at a time.
 
-The names are the checkpoints'. A layer is brought to its precision before the next one is read, so memory stays near what
-the stage keeps.
+The names are the checkpoints'. A layer is brought to its precision before the next one is read, so memory stays near
+what the stage keeps.
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ from smolcluster.errors import ConfigError, Problem
         (errors.DeadlineError, 3),
         (errors.PeerLostError, 3),
         (errors.TrainingError, 4),
+        (errors.RequestError, 2),
+        (errors.BusyError, 2),
         (errors.InterruptedRun, 130),
     ],
 )

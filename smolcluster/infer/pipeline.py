@@ -1,0 +1,286 @@
+"""The head's side of the chain: its own stage, the links to the others, and one inbox for all that comes back.
+
+    open     wait for every stage, give out an epoch; again after a loss, with who is there then
+    send     a message through the own stage into the chain        put    takes Traffic, Lost, Pinged as they come
+
+The thread that calls `send` computes the head's layers. The loss of any stage is one Lost; until the next `open`
+nothing more is sent. It knows nothing of requests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from smolcluster.comm.announce import announce
+from smolcluster.comm.clock import Deadline
+from smolcluster.comm.config import GroupConfig
+from smolcluster.comm.control import heartbeat_s
+from smolcluster.comm.link import Link
+from smolcluster.comm.pulse import Pulse
+from smolcluster.errors import PeerError, PeerLostError, ProtocolError
+from smolcluster.infer.layout import (
+    CONTROL,
+    Assignment,
+    Here,
+    Layout,
+    Pong,
+    Report,
+    back_channel,
+    heard,
+    hop_channel,
+    say,
+)
+from smolcluster.infer.messages import MOST_BYTES, Op, Reset, Traffic, decode, send
+from smolcluster.infer.stage import Stage
+from smolcluster.infer.worker import Load, drop, open_mesh
+from smolcluster.models.partition import LayerRange
+
+
+@dataclass(frozen=True)
+class Lost:
+    """An epoch is over: its chain is broken. `error` names the rank and what happened."""
+
+    epoch: int
+    error: PeerError
+
+
+@dataclass(frozen=True)
+class Pinged:
+    """A stage's answer to a ping."""
+
+    rank: int
+    pong: Pong
+
+
+Incoming = Traffic | Lost | Pinged
+
+
+class Control:
+    """The head's link to one stage, and the thread that listens to it."""
+
+    def __init__(self, rank: int, link: Link, port: int, timeout_s: float, put: Callable[[object], None]) -> None:
+        self.rank = rank
+        self.link = link
+        self.port = port
+        self.closing = False
+        self._timeout_s = timeout_s
+        self._put = put
+        self._reports: dict[int, tuple[Op, Report]] = {}
+        self._changed = threading.Condition()
+        self.error: PeerError | None = None
+        self._thread = threading.Thread(target=self._listen, name=f"smol-control-{rank}", daemon=True)
+        self._thread.start()
+
+    def ready(self, epoch: int, deadline: Deadline) -> None:
+        """Wait until the stage is ready for the epoch. PeerError if it says that it failed, or goes, or is late."""
+        with self._changed:
+            self._changed.wait_for(lambda: epoch in self._reports or self.error is not None, deadline.left())
+            op, report = self._reports.get(epoch, (None, None))
+            if report is not None and op is Op.FAILED:
+                raise PeerLostError(f"rank {self.rank} could not take its layers: {report.reason}")
+            if report is None:
+                raise self.error or PeerLostError(f"rank {self.rank} was not ready within {deadline.seconds:g} s")
+
+    def end(self) -> None:
+        """Hang up and join."""
+        self.closing = True
+        self.link.say_fin()
+        self._thread.join(1.0)
+        self.link.abort()
+        self._thread.join()
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                op, word = heard(self.link.receive(self._timeout_s), self.link.who)
+                if isinstance(word, Report):
+                    with self._changed:
+                        self._reports[word.epoch] = (op, word)
+                        self._changed.notify_all()
+                    if op is Op.FAILED:
+                        self._put(Lost(word.epoch, PeerLostError(word.reason)))
+                elif isinstance(word, Pong):
+                    self._put(Pinged(self.rank, word))
+        except PeerError as error:
+            with self._changed:
+                self.error = error
+                self._changed.notify_all()
+            if not self.closing:
+                self._put(error)
+
+
+class Pipeline:
+    """Made, it listens; `open` brings the chain up. `put` takes what comes back, from several threads."""
+
+    def __init__(self, config: GroupConfig, layout: Layout, load: Load, put: Callable[[Incoming], None]) -> None:
+        self.layout = layout
+        self.epoch = 0
+        self._config = config
+        self._load = load
+        self._put = put
+        self._mesh = open_mesh(config)
+        self._controls: dict[int, Control] = {}
+        self._stage: Stage | None = None
+        self._onward: Link | None = None
+        self._back: Link | None = None
+        self._receiver: threading.Thread | None = None
+        self._broken = True
+        self._lock = threading.Lock()
+        if config.endpoint_file is not None and self._mesh.listener is not None:
+            announce(config.endpoint_file, self._mesh.listener.endpoint, config.run_id, config.generation)
+        self._pulse = Pulse(self._beat, heartbeat_s(config.timeout_s))
+
+    @property
+    def stage(self) -> Stage:
+        """The head's own."""
+        assert self._stage is not None, "open first"
+        return self._stage
+
+    @property
+    def slots(self) -> int:
+        """How many steps can be under way at once without waiting for each other."""
+        return len(self.layout.places)
+
+    def missing(self) -> tuple[int, ...]:
+        """Ranks of the layout whose control link is not there."""
+        return tuple(
+            place.rank
+            for place in self.layout.places[1:]
+            if (known := self._controls.get(place.rank)) is None or known.error is not None
+        )
+
+    def open(self, within_s: float) -> None:
+        """Begin the next epoch with all ranks of the layout. PeerError tells who did not come or failed; try again."""
+        deadline = Deadline(within_s)
+        self.close_epoch()
+        self.epoch += 1
+        epoch, places = self.epoch, self.layout.places
+        for rank in self.missing():
+            self._greet(rank, deadline)
+        self._assign(deadline)
+        head = LayerRange(places[0].start, places[0].stop, self.layout.layers)
+        if self._stage is None or self._stage.decoder.range != head:
+            self._stage = None
+            self._stage = Stage(self._load(head, self.layout.precision))
+        list(self._stage.handle(Reset(epoch)))
+        # READY first: a stage that cannot load says so at once, and no link is waited for in vain.
+        for place in places[1:]:
+            self._controls[place.rank].ready(epoch, deadline)
+        if len(places) > 1:
+            self._onward = self._mesh.link(places[1].rank, hop_channel(epoch), deadline=deadline)
+            self._back = self._mesh.link(self.layout.tail, back_channel(epoch), deadline=deadline)
+            arguments = (self._back, epoch)
+            self._receiver = threading.Thread(target=self._receive, args=arguments, name="smol-back", daemon=True)
+            self._receiver.start()
+        with self._lock:
+            self._broken = False
+
+    def send(self, message: Traffic) -> None:
+        """Compute the head's part of a message and send it on. A broken chain drops it: Lost was put, or will be."""
+        if self._broken:
+            return
+        try:
+            for out in self.stage.handle(message):
+                if self._onward is not None:
+                    send(self._onward, out)
+                else:
+                    self._put(out)
+        except PeerError as error:
+            self._lose(self.epoch, error)
+
+    def ping(self) -> None:
+        """Ask every stage for its state; Pinged comes."""
+        for control in tuple(self._controls.values()):
+            with contextlib.suppress(PeerError):
+                say(control.link, Op.PING, None)
+
+    def lose(self, reason: str) -> None:
+        """Give this epoch up."""
+        self._lose(self.epoch, PeerLostError(reason))
+
+    def close_epoch(self) -> None:
+        """End the chain of this epoch; the stages stay and wait."""
+        with self._lock:
+            self._broken = True
+        for link in (self._onward, self._back):
+            if link is not None:
+                link.abort()
+        if self._receiver is not None:
+            self._receiver.join()
+        drop(self._mesh, self._onward, self._back)
+        self._onward = self._back = self._receiver = None
+
+    def close(self) -> None:
+        """End everything; the stages' processes end too. Idempotent."""
+        self.close_epoch()
+        self._pulse.close()
+        for control in self._controls.values():
+            control.end()
+            drop(self._mesh, control.link)
+        self._controls.clear()
+        if self._mesh.listener is not None:
+            self._mesh.listener.close()
+
+    def _greet(self, rank: int, deadline: Deadline) -> None:
+        old = self._controls.pop(rank, None)
+        if old is not None:
+            old.end()
+            drop(self._mesh, old.link)
+        link = self._mesh.link(rank, CONTROL, deadline=deadline)
+        _, word = heard(link.receive(self._config.timeout_s), link.who)
+        if not isinstance(word, Here):
+            drop(self._mesh, link)
+            raise ProtocolError(f"rank {rank} did not say where it is")
+        self._controls[rank] = Control(rank, link, word.port, self._config.timeout_s, self._from_control)
+
+    def _assign(self, deadline: Deadline) -> None:
+        places = self.layout.places
+        listener = self._mesh.listener
+        for number, place in enumerate(places[1:], 1):
+            before = places[number - 1].rank
+            if before:
+                port = self._controls[before].port
+            else:
+                assert listener is not None, "a head with stages listens"
+                port = listener.endpoint.port
+            word = Assignment(
+                epoch=self.epoch,
+                place=place,
+                layers=self.layout.layers,
+                precision=self.layout.precision,
+                upstream=before,
+                port=port,
+                after=places[number + 1].rank if number + 1 < len(places) else None,
+                within_s=max(0.1, deadline.left()),
+            )
+            say(self._controls[place.rank].link, Op.ASSIGN, word)
+
+    def _receive(self, back: Link, epoch: int) -> None:
+        try:
+            while True:
+                self._put(decode(back.receive(self._config.timeout_s, MOST_BYTES), back.who))
+        except PeerError as error:
+            self._lose(epoch, error)
+
+    def _from_control(self, what: object) -> None:
+        if isinstance(what, Lost):
+            self._lose(what.epoch, what.error)
+        elif isinstance(what, PeerError):
+            self._lose(self.epoch, what)
+        elif isinstance(what, Pinged):
+            self._put(what)
+
+    def _lose(self, epoch: int, error: PeerError) -> None:
+        with self._lock:
+            if self._broken or epoch != self.epoch:
+                return
+            self._broken = True
+        self._put(Lost(epoch, error))
+
+    def _beat(self) -> None:
+        for link in self._mesh.links():
+            with contextlib.suppress(PeerError):  # whoever receives on it sees that too
+                link.pulse(heartbeat_s(self._config.timeout_s))

@@ -1,0 +1,99 @@
+"""What somebody asks for, what they get, and how much the engine takes on at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from smolcluster.models.sampling import Sampling
+from smolcluster.spec.modelfile import ServedModel
+
+Finish = Literal["stop", "length", "cancelled"]
+Trouble = Literal["deadline", "stage_lost", "session", "closed"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One text to continue. `prompt` is text, or token ids; `seed` None takes the engine's.
+
+    `max_tokens` None goes on to the model's default; more than the context has room for is cut. `deadline_s` counts
+    from submission, waiting included; None is the engine's.
+    """
+
+    prompt: str | Sequence[int]
+    max_tokens: int | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    deadline_s: float | None = None
+    ignore_end: bool = False
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens read and written. `first_s`: seconds from submission to the first token; None when none came."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    first_s: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A token, and the text that can be shown because of it: none while a character or a stop string is open."""
+
+    token: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """The end. `text` is what was still held back."""
+
+    reason: Finish
+    text: str
+    usage: Usage
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The end, and no good one."""
+
+    trouble: Trouble
+    message: str
+    usage: Usage
+
+
+Event = Delta | Done | Failed
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the engine takes on. `tokens`: room in all active sessions' caches together; None as the sessions need.
+
+    `in_flight` None: as many steps as there are stages. `step_s`: after so long without an answer the chain is lost.
+    """
+
+    sessions: int = 16
+    queue: int = 64
+    tokens: int | None = None
+    prefill_chunk: int = 128
+    in_flight: int | None = None
+    request_s: float = 300.0
+    step_s: float = 120.0
+
+
+def default_sampling(model: ServedModel, strategy: str | None = None) -> Sampling:
+    """How model_config_inference.yaml says to decode: the active strategy, or another of its strategies by name."""
+    name = strategy or model.active_decoding_strategy
+    said = model.decoding_strategies.get(name)  # type: ignore[call-overload]
+    if name == "greedy":
+        return Sampling(temperature=0.0)
+    temperature = said.temperature if said is not None else 1.0
+    if name == "top_k":
+        return Sampling(temperature, top_k=(said.k if said else None) or 40)
+    if name == "top_p":
+        return Sampling(temperature, top_p=(said.p if said else None) or 0.9)
+    return Sampling(temperature)

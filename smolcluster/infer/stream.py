@@ -1,0 +1,75 @@
+"""A request's events, for whoever asked: iterate, in a thread or in asyncio; leaving early cancels it."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Protocol
+
+from smolcluster.errors import DeadlineError
+from smolcluster.infer.request import Done, Event, Failed
+
+# On top of the request's own deadline, which the engine keeps: its thread may be in the middle of something long.
+_GRACE_S = 60.0
+
+
+class Cancels(Protocol):
+    """What a stream needs of the engine."""
+
+    def cancel(self, key: int) -> None:
+        """End the request."""
+        ...
+
+
+class Stream:
+    """Events of one request: Delta, ..., then one Done or Failed. One reader. `within_s` is the request's deadline."""
+
+    def __init__(self, key: int, engine: Cancels, tell: Callable[[Event], None] | None = None) -> None:
+        self.key = key
+        self.within_s = 0.0
+        self._engine = engine
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self.put: Callable[[Event], None] = tell or self._events.put
+
+    def cancel(self) -> None:
+        """End the request, from any thread. The stream still ends with an event."""
+        self._engine.cancel(self.key)
+
+    def __iter__(self) -> Iterator[Event]:
+        """For a thread. DeadlineError if the engine itself is stuck."""
+        until = time.monotonic() + self.within_s + _GRACE_S
+        ended = False
+        try:
+            while not ended:
+                try:
+                    event = self._events.get(timeout=max(0.0, until - time.monotonic()))
+                except queue.Empty:
+                    raise DeadlineError(f"the engine did not answer within {self.within_s + _GRACE_S:g} s") from None
+                ended = isinstance(event, (Done, Failed))
+                yield event
+        finally:
+            if not ended:
+                self.cancel()
+
+
+async def events(submit: Callable[[Callable[[Event], None]], Stream]) -> AsyncIterator[Event]:
+    """For asyncio: `events(lambda tell: engine.submit(request, tell))`. Closing the generator cancels the request."""
+    loop = asyncio.get_running_loop()
+    waiting: asyncio.Queue[Event] = asyncio.Queue()
+
+    def tell(event: Event) -> None:
+        loop.call_soon_threadsafe(waiting.put_nowait, event)
+
+    stream = submit(tell)
+    ended = False
+    try:
+        async with asyncio.timeout(stream.within_s + _GRACE_S):
+            while not ended:
+                event = await waiting.get()
+                ended = isinstance(event, (Done, Failed))
+                yield event
+    finally:
+        if not ended:
+            stream.cancel()

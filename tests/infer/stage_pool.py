@@ -1,0 +1,138 @@
+"""Warm processes that can be stages: importing torch costs seconds. Each dies with the process that made it.
+
+`with pool.serving(folder, cuts) as engine:` is a model split over real processes; the test's own is the head.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from smolcluster.comm.config import GroupConfig
+from smolcluster.infer.engine import Engine
+from smolcluster.infer.layout import Layout, Place
+from smolcluster.models.partition import LayerRange
+from smolcluster.models.shape import read_shape
+from smolcluster.models.stage_weights import load_stage
+
+START_S = 90.0
+
+
+def settings(rank: int, world_size: int, folder: str, **changes: Any) -> GroupConfig:
+    fields: dict[str, Any] = {
+        "rank": rank,
+        "world_size": world_size,
+        "listen": ("127.0.0.1",),
+        "port": 0,
+        "peers": dict.fromkeys(range(world_size), "127.0.0.1"),
+        "buffer_bytes": 1 << 18,
+        "timeout_s": 20.0,
+        "join_s": START_S,
+        "run_id": "serving",
+        "digest": "d" * 64,
+        "secret": b"a secret of the tests",
+        "endpoint_file": Path(folder) / "endpoint.json",
+    }
+    return GroupConfig(**{**fields, **changes})
+
+
+def loader(folder: Path):
+    def load(part: LayerRange, precision: Any) -> Any:
+        return load_stage(folder, part, precision)
+
+    return load
+
+
+def work(pipe: Connection) -> None:
+    from smolcluster.infer.worker import Worker
+    from smolcluster.runtime.process import die_with_parent
+
+    die_with_parent()
+    torch.set_num_threads(1)
+    while True:
+        try:
+            config, folder = pipe.recv()
+        except EOFError:
+            return
+        try:
+            Worker(config, loader(folder)).run()
+            pipe.send("")
+        except Exception as error:  # noqa: BLE001  the test sees it
+            pipe.send(f"{type(error).__name__}: {error}")
+
+
+class StagePool:
+    def __init__(self) -> None:
+        self._context = multiprocessing.get_context("spawn")
+        self._workers: list[tuple[Any, Connection]] = []
+
+    def ready(self, count: int) -> None:
+        for number in range(count):
+            if number < len(self._workers) and self._workers[number][0].is_alive():
+                continue
+            ours, theirs = self._context.Pipe()
+            process = self._context.Process(target=work, args=(theirs,), daemon=True)
+            process.start()
+            theirs.close()
+            if number < len(self._workers):
+                self._workers[number][1].close()
+                self._workers[number] = (process, ours)
+            else:
+                self._workers.append((process, ours))
+
+    def begin(self, rank: int, config: GroupConfig, folder: Path) -> None:
+        self.ready(rank)
+        self._workers[rank - 1][1].send((config, folder))
+
+    def pid(self, rank: int) -> int:
+        return self._workers[rank - 1][0].pid
+
+    def kill(self, rank: int) -> None:
+        process = self._workers[rank - 1][0]
+        process.kill()
+        process.join(20)
+
+    def ended(self, rank: int, within_s: float = 30.0) -> str | None:
+        """What the stage's run ended with; None if its process died."""
+        pipe = self._workers[rank - 1][1]
+        try:
+            assert pipe.poll(within_s), f"rank {rank} did not end"
+            return pipe.recv()
+        except (EOFError, ConnectionResetError):
+            return None
+
+    @contextmanager
+    def serving(
+        self, folder: Path, cuts: Sequence[tuple[int, int]], precision: str = "fp32", comm: Any = None, **options: Any
+    ) -> Iterator[Engine]:
+        shape = read_shape(folder)
+        places = tuple(Place(rank=rank, start=start, stop=stop) for rank, (start, stop) in enumerate(cuts))
+        layout = Layout(layers=shape.layers, precision=precision, places=places)
+        with tempfile.TemporaryDirectory() as meeting:
+            world = len(cuts)
+            self.config_of = lambda rank: settings(rank, world, meeting, **(comm or {}))
+            self.folder = folder
+            for rank in range(1, world):
+                self.begin(rank, self.config_of(rank), folder)
+            defaults: dict[str, Any] = {"context": shape.max_positions}
+            engine = Engine(self.config_of(0), layout, loader(folder), **{**defaults, **options})
+            try:
+                engine.start(START_S)
+                yield engine
+            finally:
+                engine.close()
+                self.endings = [self.ended(rank) for rank in range(1, world)]
+
+    def close(self) -> None:
+        for process, pipe in self._workers:
+            pipe.close()
+            process.kill()
+        for process, _ in self._workers:
+            process.join()
