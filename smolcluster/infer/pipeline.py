@@ -38,6 +38,9 @@ from smolcluster.infer.stage import Stage
 from smolcluster.infer.worker import Load, drop, open_mesh
 from smolcluster.models.partition import LayerRange
 
+# A broken chain is seen by its neighbours first. So long we wait for the control link of the one who caused it to end.
+VERDICT_S = 0.5
+
 
 @dataclass(frozen=True)
 class Lost:
@@ -128,6 +131,7 @@ class Pipeline:
         self._back: Link | None = None
         self._receiver: threading.Thread | None = None
         self._broken = True
+        self._gone = threading.Event()
         self._lock = threading.Lock()
         if config.endpoint_file is not None and self._mesh.listener is not None:
             announce(config.endpoint_file, self._mesh.listener.endpoint, config.run_id, config.generation)
@@ -158,6 +162,7 @@ class Pipeline:
         self.close_epoch()
         self.epoch += 1
         epoch, places = self.epoch, self.layout.places
+        self._gone.clear()
         for rank in self.missing():
             self._greet(rank, deadline)
         self._assign(deadline)
@@ -189,7 +194,7 @@ class Pipeline:
                 else:
                     self._put(out)
         except PeerError as error:
-            self._lose(self.epoch, error)
+            self._lose(self.epoch, self._verdict(error))
 
     def ping(self) -> None:
         """Ask every stage for its state; Pinged comes."""
@@ -263,12 +268,19 @@ class Pipeline:
             while True:
                 self._put(decode(back.receive(self._config.timeout_s, MOST_BYTES), back.who))
         except PeerError as error:
-            self._lose(epoch, error)
+            self._lose(epoch, self._verdict(error))
+
+    def _verdict(self, seen: PeerError) -> PeerError:
+        """The one who has really gone, if somebody has; else what was seen."""
+        if not self._broken and self._gone.wait(VERDICT_S):
+            return next((known.error for known in self._controls.values() if known.error is not None), seen)
+        return seen
 
     def _from_control(self, what: object) -> None:
         if isinstance(what, Lost):
-            self._lose(what.epoch, what.error)
+            self._lose(what.epoch, self._verdict(what.error))
         elif isinstance(what, PeerError):
+            self._gone.set()
             self._lose(self.epoch, what)
         elif isinstance(what, Pinged):
             self._put(what)

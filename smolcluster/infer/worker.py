@@ -156,12 +156,13 @@ class Worker:
                 for out in stage.handle(message):
                     send(onward, out)
         except Exception as error:  # a bug or a lack of memory ends this epoch as well
-            upstream.abort()
-            onward.abort()
+            # The reason first: hung up links alone would look as if this rank had died.
             if not self._ending.is_set():
                 log.error("epoch %d ended: %s", epoch, error, exc_info=not isinstance(error, PeerError))
                 with contextlib.suppress(PeerError):
                     say(control, Op.FAILED, Report(epoch=epoch, reason=f"rank {self._config.rank}: {error}"))
+            upstream.abort()
+            onward.abort()
 
     def _leave_chain(self) -> None:
         self._ending.set()

@@ -11,6 +11,7 @@ along: the scale is then always the same, sums are whole numbers, and each row g
 from __future__ import annotations
 
 import platform
+import warnings
 from typing import Any, Literal, Protocol
 
 import torch
@@ -56,7 +57,10 @@ class Int8:
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         scale = weight.abs().amax(1).clamp_min(_SMALLEST).double() / 127
         zero = torch.zeros(weight.shape[0], dtype=torch.int64)
-        rounded = torch.quantize_per_channel(weight, scale, zero, 0, torch.qint8)
+        with warnings.catch_warnings():
+            # PyTorch means to move them to another package; the versions we allow have them, and none as fast.
+            warnings.filterwarnings("ignore", message="torch.quantize_per_tensor")
+            rounded = torch.quantize_per_channel(weight, scale, zero, 0, torch.qint8)
         self._packed: Any = torch.ops.quantized.linear_prepack(rounded, None)
         self._bias = bias
         self._span = torch.zeros(1, weight.shape[1])

@@ -42,7 +42,7 @@ def make(kind: str):
 
 
 def save(kind: str, folder: Path, **how):
-    """The model, and its folder. Weights large enough that every part matters and greedy texts do not repeat at once."""
+    """The model, and its folder. Weights so large that every part matters and greedy texts do not repeat at once."""
     torch.manual_seed(KINDS.index(kind))
     model = make(kind).eval()
     with torch.no_grad():

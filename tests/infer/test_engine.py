@@ -123,9 +123,13 @@ def test_what_cannot_be_served_is_said_at_once(stages, models):
             with pytest.raises(RequestError, match=words):
                 engine.submit(request)
         held = [engine.submit(Request([number], 30, GREEDY)) for number in (1, 2)]
+
+        def flood() -> None:  # the first ones may have ended meanwhile
+            for number in range(50):
+                held.append(engine.submit(Request([number], 30, GREEDY)))  # noqa: PERF401
+
         with pytest.raises(BusyError, match="try again"):
-            for number in range(50):  # the first ones may have ended meanwhile
-                held.append(engine.submit(Request([number], 30, GREEDY)))
+            flood()
         assert all(isinstance(collect(stream)[2], Done) for stream in held)
 
 
