@@ -28,6 +28,7 @@ from smolcluster.infer.pipeline import Incoming, Lost, Pinged, Pipeline
 from smolcluster.infer.request import Event, Limits, Request
 from smolcluster.infer.schedule import Schedule
 from smolcluster.infer.session import Session
+from smolcluster.infer.stage import StageState
 from smolcluster.infer.stream import Stream
 from smolcluster.infer.worker import Load
 
@@ -189,6 +190,10 @@ class Engine:
             self._pipeline.ping()
             self._ponged.wait_for(lambda: ranks <= self._pongs.keys(), within_s)
             return dict(self._pongs)
+
+    def head_state(self) -> StageState:
+        """The same of the head's own stage."""
+        return self._pipeline.stage.state()
 
     def reconnect(self, within_s: float) -> None:
         """Begin a new epoch with all stages: those that are there, and those that were lost once they come again.

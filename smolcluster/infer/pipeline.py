@@ -37,6 +37,7 @@ from smolcluster.infer.messages import MOST_BYTES, Op, Reset, Traffic, decode, s
 from smolcluster.infer.stage import Stage
 from smolcluster.infer.worker import Load, drop, open_mesh
 from smolcluster.models.partition import LayerRange
+from smolcluster.runtime.process import give_back_memory
 
 # A broken chain is seen by its neighbours first. So long we wait for the control link of the one who caused it to end.
 VERDICT_S = 0.5
@@ -170,6 +171,7 @@ class Pipeline:
         if self._stage is None or self._stage.decoder.range != head:
             self._stage = None
             self._stage = Stage(self._load(head, self.layout.precision))
+            give_back_memory()
         list(self._stage.handle(Reset(epoch)))
         # READY first: a stage that cannot load says so at once, and no link is waited for in vain.
         for place in places[1:]:
@@ -209,7 +211,9 @@ class Pipeline:
     def close_epoch(self) -> None:
         """End the chain of this epoch; the stages stay and wait."""
         with self._lock:
-            self._broken = True
+            was_broken, self._broken = self._broken, True
+        if self._onward is not None and not was_broken:
+            self._onward.say_fin()  # an end, and no loss
         for link in (self._onward, self._back):
             if link is not None:
                 link.abort()

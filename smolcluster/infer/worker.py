@@ -23,6 +23,7 @@ from smolcluster.comm.clock import Deadline
 from smolcluster.comm.config import GroupConfig
 from smolcluster.comm.control import heartbeat_s
 from smolcluster.comm.endpoint import Endpoint, listen
+from smolcluster.comm.frame import Kind
 from smolcluster.comm.handshake import Identity
 from smolcluster.comm.link import Link
 from smolcluster.comm.listener import Listener
@@ -35,6 +36,7 @@ from smolcluster.infer.stage import Stage
 from smolcluster.models.decoder import Decoder
 from smolcluster.models.dense import Precision
 from smolcluster.models.partition import LayerRange
+from smolcluster.runtime.process import give_back_memory
 
 log = logging.getLogger("smolcluster.infer")
 Load = Callable[[LayerRange, Precision], Decoder]
@@ -107,7 +109,7 @@ class Worker:
     def _follow(self, control: Link) -> None:
         while True:
             message = control.receive(self._config.timeout_s)
-            if message.header.kind.name == "FIN":
+            if message.header.kind is Kind.FIN:
                 control.answer_fin()
                 return
             op, word = heard(message, control.who)
@@ -131,6 +133,7 @@ class Worker:
             self._stage = None  # two sets of weights at once may not fit
             self._stage = Stage(self._load(part, word.precision))
             self._loaded = (part, word.precision)
+            give_back_memory()
         stage = self._stage
         list(stage.handle(Reset(word.epoch)))
         where = Endpoint(self._config.peers[word.upstream], word.port)
@@ -152,8 +155,11 @@ class Worker:
     def _compute(self, stage: Stage, upstream: Link, onward: Link, control: Link, epoch: int) -> None:
         try:
             while True:
-                message = decode(upstream.receive(self._config.timeout_s, MOST_BYTES), upstream.who)
-                for out in stage.handle(message):
+                frame = upstream.receive(self._config.timeout_s, MOST_BYTES)
+                if frame.header.kind is Kind.FIN:
+                    onward.say_fin()
+                    return
+                for out in stage.handle(decode(frame, upstream.who)):
                     send(onward, out)
         except Exception as error:  # a bug or a lack of memory ends this epoch as well
             # The reason first: hung up links alone would look as if this rank had died.
