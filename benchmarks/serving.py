@@ -3,10 +3,9 @@
     python -m benchmarks.serving --quick --out serving.json
 
 GPT-2's shape (124 M parameters, random weights), greedy, one thread per process. In every round each contestant writes
-the same number of tokens: transformers in fp32; our three stages in fp32 and in int8, one stream; eight streams at once. A
-ratio is the median of the rounds' own ratios. What a hop costs is the time of a token that no stage spends computing,
-divided by the hops: sampling, Python and the waking of the next process are in it. `--threads` adds the same chain with
-threads of their own for receiving and sending, which is why a stage has none.
+the same number of tokens: transformers in fp32; our three stages in fp32 and in int8, one stream; eight streams at
+once. A ratio is the median of the rounds' own ratios. What a hop costs is the time of a token that no stage spends
+computing, divided by the hops: sampling, Python and the waking of the next process are in it.
 """
 
 from __future__ import annotations
@@ -82,6 +81,7 @@ class Loader:
         self.folder = folder
 
     def __call__(self, part: LayerRange, precision: Precision) -> Any:
+        """Those of one stage."""
         return load_stage(Path(self.folder), part, precision)
 
 

@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from smolcluster.commands import check, enroll, generate, job, plan, prepare, report
+from smolcluster.commands import check, enroll, generate, job, plan, prepare, report, weights
 from smolcluster.errors import SmolError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("prepare")(prepare.prepare)
 app.command("generate")(generate.generate)
 app.command("report")(report.report)
 app.command("enroll")(enroll.enroll)
+app.command("weights")(weights.weights)
 app.add_typer(job.app, name="job")
 
 

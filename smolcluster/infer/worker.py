@@ -3,9 +3,8 @@
     control thread   ASSIGN -> load layers, open this epoch's links, READY; PING -> PONG. The end of it ends the process
     chain thread     receive, compute, send, in one thread: the kernel's socket buffers are the queue between stages
 
-Threads of their own for receiving and sending cost a hand-over each, and one core gains nothing from them (measured in
-benchmarks/serving.py). When a neighbour dies the stage tells the head, forgets its sessions, and waits for the next
-epoch.
+A thread of its own for receiving or sending would cost a hand-over for every message. When a neighbour dies the stage
+tells the head, forgets its sessions, and waits for the next epoch.
 """
 
 from __future__ import annotations

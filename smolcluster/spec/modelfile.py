@@ -132,14 +132,19 @@ class ServedModel(FileModel):
     num_layers: int = Field(gt=0)
     max_new_tokens: int = Field(default=256, gt=0)
     ctx_length: int = Field(default=1024, gt=0)
+    precision: Literal["fp32", "bf16", "int8"] = "fp32"
     active_decoding_strategy: Literal["greedy", "sampling", "top_p", "top_k"] = "top_k"
     decoding_strategies: dict[Literal["greedy", "sampling", "top_p", "top_k"], Decoding] = Field(default_factory=dict)
 
 
 class Weights(FileModel):
-    """One entry of model_weights.yaml: where the files come from, their SHA-256, the licence."""
+    """One entry of model_weights.yaml: where the files come from, their SHA-256, the licence.
+
+    `package`: a GGUF file in an installed package, `package/path/in/it`, for where the hub's files are not.
+    """
 
     source: Literal["hub", "package", "path"]
     location: str = Field(min_length=1)
     files: dict[str, str | None] = Field(min_length=1)
     licence: str = Field(min_length=1)
+    package: str | None = Field(default=None, min_length=1)

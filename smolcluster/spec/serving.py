@@ -39,7 +39,10 @@ class ServingStage(Frozen):
 
 
 class ServeSpec(Frozen):
-    """What is served and by whom. Stages are in rank order; times in seconds."""
+    """What is served and by whom. Stages are in rank order; times in seconds.
+
+    `given`: the person's `stages` say who has which layers; else the ranges here are even ones, for the plan to better.
+    """
 
     model_name: str
     model: ServedModel
@@ -48,6 +51,7 @@ class ServeSpec(Frozen):
     frontend_port: int
     request_timeout_s: float
     seed: int
+    given: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class Split:
     stages: list[ServingStage] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    given: bool = False
 
 
 def can_serve(node: Node) -> bool:
@@ -103,6 +108,7 @@ def resolve_serving(request: Request) -> Served:
         frontend_port=file.web_interface.frontend_port,
         request_timeout_s=timeout_s,
         seed=file.seed,
+        given=split.given,
     )
     return Served(cluster, serve, tuple(dict.fromkeys(told)))
 
@@ -119,6 +125,7 @@ def stages_of(settings: Settings, cluster: ClusterSpec, model: ServedModel | Non
     assert isinstance(file, InferenceFile)
     split = Split()
     if file.stages is not None and not _replaced(file, settings, split):
+        split.given = True
         ranges = _given_ranges(file.stages, settings, model, split)
         places: dict[str, KeyPath] = {entry.host: ("stages", index, "host") for index, entry in enumerate(file.stages)}
         if len(places) < len(file.stages):

@@ -9,8 +9,10 @@ from pydantic import BaseModel, RootModel
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.spec.clusterfile import CLUSTER_FILES
 from smolcluster.spec.document import Document, read_document
+from smolcluster.spec.layers import merge
 from smolcluster.spec.modelfile import MODEL_FILES, ServedModel, Weights
 from smolcluster.spec.problems import did_you_mean, listed
+from smolcluster.spec.validate import validated
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs"
 
@@ -53,3 +55,14 @@ def overlays(inventory: Path) -> tuple[dict[str, Document], list[Problem]]:
             fix = did_you_mean(path.name, FILE_MODELS, f"files here overlay the shipped ones: {listed(FILE_MODELS)}")
             problems.append(Problem(document.file, 0, "", "no shipped file has this name", fix))
     return found, problems
+
+
+def weights_table(inventory: Path) -> dict[str, Weights]:
+    """model_weights.yaml, the person's own over the shipped one. ConfigError."""
+    own, problems = overlays(inventory)
+    if problems:
+        raise ConfigError(problems)
+    name = "model_weights.yaml"
+    layers = [document for document in (shipped(name), own.get(name)) if document is not None]
+    merged = merge(layers)
+    return {key: validated(Document(name, entry, {}, prefix=(key,)), Weights) for key, entry in merged.data.items()}

@@ -1,0 +1,137 @@
+"""Where a served model's files are: a local folder, what an earlier call made, the hub's cache, a package, the hub.
+
+`model_weights.yaml` has an entry per name; a path of a folder needs none. It says what it took and under which licence,
+and never takes something of another kind instead. The hub is asked only when that is allowed. Files whose SHA-256 is
+pinned are checked wherever they come from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from smolcluster.data.hubclient import Hub, HubUnavailable
+from smolcluster.errors import InputError, Problem
+from smolcluster.models.swap import put_in_place
+from smolcluster.spec.modelfile import Weights
+from smolcluster.spec.problems import did_you_mean, listed
+
+CONFIG = "config.json"
+CACHE = Path(".cache/models")
+INSTALL = "pip install 'smolcluster[serve]'"
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model in Hugging Face format, and what to say of it."""
+
+    folder: Path
+    source: str
+    licence: str
+
+
+def find_weights(
+    name: str, table: Mapping[str, Weights], cache: Path = CACHE, download: bool = False, hub: Hub | None = None
+) -> ModelFolder:
+    """The folder of a name of model_weights.yaml, or of a path. InputError says where it was looked for."""
+    path = Path(name).expanduser()
+    if (path / CONFIG).is_file():
+        return ModelFolder(path, f"folder {path}", "as its owner says")
+    if name not in table:
+        fix = did_you_mean(name, table, f"give a model folder, or one of {listed(table)}")
+        raise _problem(name, "is neither a model folder nor a name in model_weights.yaml", fix)
+    entry = table[name]
+    found = _look(name, entry, cache, download, hub or Hub())
+    _check(found.folder, entry.files)
+    return found
+
+
+def _look(name: str, entry: Weights, cache: Path, download: bool, hub: Hub) -> ModelFolder:
+    if entry.source == "path":
+        folder = Path(entry.location).expanduser()
+        if not (folder / CONFIG).is_file():
+            raise _problem(name, f"there is no model at {folder}", "mend `location` in model_weights.yaml")
+        return ModelFolder(folder, f"folder {folder}", entry.licence)
+    if entry.source == "hub":
+        cached = [hub.cached(entry.location, file) for file in entry.files]
+        whole = [file for file in cached if file is not None]
+        if len(whole) == len(cached) and len({file.parent for file in whole}) == 1:
+            return ModelFolder(whole[0].parent, f"{entry.location} from the local hub cache", entry.licence)
+    package = entry.location if entry.source == "package" else entry.package
+    made = cache / name
+    if package is not None:
+        if (made / CONFIG).is_file():
+            return ModelFolder(made, f"{package}, converted before", entry.licence)
+        gguf = package_file(package)
+        if gguf is not None:
+            convert_gguf(gguf, made)
+            return ModelFolder(made, f"{package}, converted now", entry.licence)
+    if entry.source == "hub" and download:
+        try:
+            files = [hub.download(entry.location, file) for file in entry.files]
+        except HubUnavailable as error:
+            raise _problem(name, str(error), "connect to the network, or give a local folder") from error
+        return ModelFolder(files[0].parent, f"{entry.location} from the hub", entry.licence)
+    carried = f"; the package {package.split('/')[0]}, which carries it, is not installed" if package else ""
+    fix = f"{INSTALL}, " if package else ""
+    what = f"{entry.location} is not in the local hub cache{carried}, and the hub was not to be asked"
+    raise _problem(name, what, f"{fix}give a local folder, or allow the download (--download)")
+
+
+def package_file(place: str) -> Path | None:
+    """The file `package/path/in/it`; None where the package is not installed or lacks it. Nothing of it is run."""
+    package, _, inside = place.partition("/")
+    spec = importlib.util.find_spec(package)
+    for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
+        if (Path(folder) / inside).is_file():
+            return Path(folder) / inside
+    return None
+
+
+def convert_gguf(gguf: Path, folder: Path) -> None:
+    """A GGUF file as a Hugging Face folder with safetensors in float16, whole or not at all. Takes a minute, once."""
+    try:
+        import accelerate  # noqa: F401
+        import gguf as _  # noqa: F401
+        import torch
+        import transformers
+    except ImportError as error:
+        raise _problem(str(gguf), f"{error.name} is needed to read it, and is not installed", INSTALL) from error
+    folder = folder.absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        source: dict[str, Any] = {"gguf_file": gguf.name}
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, **source)
+        # Four-bit values times a half-precision scale: half precision keeps what is there.
+        model.to(torch.float16).save_pretrained(building)
+        transformers.AutoTokenizer.from_pretrained(gguf.parent, **source).save_pretrained(building)
+        building.chmod(0o755)
+        put_in_place(building, folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _check(folder: Path, files: Mapping[str, str | None]) -> None:
+    """The pinned ones among the files."""
+    for name, wanted in files.items():
+        if wanted is None:
+            continue
+        try:
+            with (folder / name).open("rb") as opened:
+                found = hashlib.file_digest(opened, "sha256").hexdigest()
+        except OSError as error:
+            raise _problem(str(folder / name), f"cannot be read: {error.strerror}", "fetch the model again") from error
+        if found != wanted.lower():
+            what = f"has the SHA-256 {found}, model_weights.yaml says {wanted}"
+            raise _problem(str(folder / name), what, "fetch the model again, or mend the hash if you trust the file")
+
+
+def _problem(where: str, what: str, fix: str) -> InputError:
+    return InputError([Problem(where, 0, "", what, fix)])

@@ -1,0 +1,129 @@
+"""Which machine computes which layers of a served model: as `stages:` says, else by memory and measured speed. Pure.
+
+A token passes all stages, and with several sessions under way the slowest stage is everybody's pace: so the slowest one
+is made as fast as it can be, and of such splits the most even one is taken. The projection onto the vocabulary is work
+too: for GPT-2 as much as five layers, for the last stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from pydantic import Field
+
+from smolcluster.errors import ConfigError, Problem
+from smolcluster.spec.base import Frozen
+from smolcluster.spec.cluster import ClusterSpec
+from smolcluster.spec.serving import ServeSpec
+
+PROFILE_SCHEMA = 1
+_MB = 1024 * 1024
+# Python, torch, a step's activations.
+STAGE_BASE_MB = 400
+Ranges = tuple[tuple[int, int], ...]
+
+
+class Profile(Frozen):
+    """profile.json: how fast each machine was measured to be, in layers per second or any unit they share."""
+
+    schema_: int = Field(default=PROFILE_SCHEMA, alias="schema", serialization_alias="schema")
+    speeds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ModelWeight:
+    """What a model weighs. Bytes at its precision; `head_layers`: how many layers' work the head is."""
+
+    layers: int
+    layer_bytes: int
+    table_bytes: int
+    head_bytes: int
+    cache_bytes: int
+    head_layers: float
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One stage's machine. `memory_mb` None: unknown, so nothing is refused."""
+
+    name: str
+    memory_mb: int | None = None
+    speed: float = 1.0
+
+
+def stage_ranges(cluster: ClusterSpec, serve: ServeSpec, weight: ModelWeight, profile: Profile | None = None) -> Ranges:
+    """Half-open ranges in the order of `serve.stages`. ConfigError tells which machine has too little memory."""
+    speeds: Mapping[str, float] = profile.speeds if profile is not None else {}
+    machines = [
+        Machine(stage.node, cluster.node(stage.node).memory_mb, speeds.get(stage.node, 1.0)) for stage in serve.stages
+    ]
+    if not serve.given:
+        return split(weight, machines)
+    ranges = tuple((stage.start, stage.stop) for stage in serve.stages)
+    _check_memory(weight, machines, ranges)
+    return ranges
+
+
+def split(weight: ModelWeight, machines: Sequence[Machine]) -> Ranges:
+    """The split with the fastest slowest stage that fits into everybody's memory; every machine gets a layer."""
+    count = len(machines)
+    if not 1 <= count <= weight.layers:
+        what = f"{weight.layers} layers cannot be split over {count} machines"
+        raise ConfigError([Problem("", 0, "stages", what, "name fewer machines")])
+
+    # Seconds of the slowest stage, then the sum of squares: among equally fast splits the most even one.
+    @cache
+    def best(number: int, start: int) -> tuple[float, float, Ranges] | None:
+        """For machines `number` and on, layers `start` and on."""
+        last = number == count - 1
+        found: tuple[float, float, Ranges] | None = None
+        stops = [weight.layers] if last else range(weight.layers - (count - number - 1), start, -1)
+        for stop in stops:
+            if not _fits(weight, machines[number], start, stop):
+                continue
+            rest = (0.0, 0.0, ()) if last else best(number + 1, stop)
+            if rest is None:
+                continue
+            took = (stop - start + (weight.head_layers if last else 0.0)) / machines[number].speed
+            option = (max(took, rest[0]), took * took + rest[1], ((start, stop), *rest[2]))
+            if found is None or option[:2] < found[:2]:
+                found = option
+        return found
+
+    chosen = best(0, 0)
+    if chosen is None:
+        need = _need_mb(weight, 0, weight.layers) + (count - 1) * STAGE_BASE_MB
+        have = ", ".join(f"{one.name} {one.memory_mb or 'unknown'}" for one in machines)
+        what = f"the model needs about {need} MB over {count} machines, and there is no split that fits: {have}"
+        fix = "take a smaller model, int8 weights, or more machines"
+        raise ConfigError([Problem("", 0, "machines.memory_mb", what, fix)])
+    return chosen[2]
+
+
+def _need_mb(weight: ModelWeight, start: int, stop: int) -> int:
+    size = (stop - start) * (weight.layer_bytes + weight.cache_bytes)
+    size += weight.table_bytes if start == 0 else 0
+    size += weight.head_bytes if stop == weight.layers else 0
+    return STAGE_BASE_MB + -(-size // _MB)
+
+
+def _fits(weight: ModelWeight, machine: Machine, start: int, stop: int) -> bool:
+    return machine.memory_mb is None or _need_mb(weight, start, stop) <= machine.memory_mb
+
+
+def _check_memory(weight: ModelWeight, machines: Sequence[Machine], ranges: Ranges) -> None:
+    problems = [
+        Problem(
+            "",
+            0,
+            f"machines.{machine.name}.memory_mb",
+            f"layers {start}:{stop} need {_need_mb(weight, start, stop)} MB there, and it has {machine.memory_mb}",
+            "give it fewer layers in `stages`, or leave `stages` out",
+        )
+        for machine, (start, stop) in zip(machines, ranges, strict=True)
+        if not _fits(weight, machine, start, stop)
+    ]
+    if problems:
+        raise ConfigError(problems)
