@@ -86,6 +86,8 @@ class Stage:
                 yield self._error(
                     span.session, f"tokens {span.pos} to {span.pos + span.length} after {held}, with room for {room}"
                 )
+            elif span.length < 1:
+                yield self._error(span.session, "it has no tokens in this step")
             elif any(span.session == other.session for other, _ in good):
                 yield self._error(span.session, "it is twice in one step")
             else:

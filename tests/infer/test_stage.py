@@ -109,9 +109,15 @@ def test_a_row_that_does_not_continue_its_cache_is_an_error_and_the_others_are_c
 
 
 @pytest.mark.parametrize(
-    "spans", [(Span(1, 0, 9, True),), (Span(1, 0, 1, True), Span(1, 1, 1, True)), (Span(1, 0, 1, True),) * 2]
+    "spans",
+    [
+        (Span(1, 0, 0, True),),
+        (Span(1, 0, 9, True),),
+        (Span(1, 0, 1, True), Span(1, 1, 1, True)),
+        (Span(1, 0, 1, True),) * 2,
+    ],
 )
-def test_too_many_tokens_and_a_session_twice_are_errors(stage, spans):
+def test_no_tokens_too_many_and_a_session_twice_are_errors(stage, spans):
     list(stage.handle(Open(0, 1, 8)))
     assert any(isinstance(one, Error) and one.session == 1 for one in stage.handle(step(*spans)))
 
