@@ -6,7 +6,7 @@ messages   what travels, and its bytes       request    what is asked for, what 
 stage      a stage's state machine           session    one request on its way: tokens, text, where it stands
 worker     the process of a later stage      schedule   who is in the next step
 pipeline   the head's ends of the chain      sampling   the next token    text   stop strings
-lines      links of the head to its stages   engine     the loop that holds it together
+control    the link of the head to a stage   engine     the loop that holds it together
 
 It never meets training: both use models/.
 """

@@ -22,10 +22,11 @@ from tokenizers import Tokenizer
 
 from smolcluster.comm.config import GroupConfig
 from smolcluster.errors import BusyError, PeerError, PeerLostError, RequestError
+from smolcluster.infer.control import Lost, Pinged
 from smolcluster.infer.layout import Layout, Pong
 from smolcluster.infer.messages import Cancel, Error, Logits, Open, Reset, Step
-from smolcluster.infer.pipeline import Incoming, Lost, Pinged, Pipeline
-from smolcluster.infer.request import Event, Limits, Request
+from smolcluster.infer.pipeline import Incoming, Pipeline
+from smolcluster.infer.request import Event, Limits, Request, prompt_ids
 from smolcluster.infer.schedule import Schedule
 from smolcluster.infer.session import Session
 from smolcluster.infer.stage import StageState
@@ -111,7 +112,7 @@ class Engine:
         self._ponged = threading.Condition()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="smol-head", daemon=True)
-        self._vocabulary: int | None = None
+        self._vocabulary = 0
 
     def __enter__(self) -> Engine:
         return self
@@ -136,7 +137,7 @@ class Engine:
 
         RequestError: it cannot be served as it is. BusyError: too many wait already. PeerLostError: no chain now.
         """
-        prompt = self._prompt(request)
+        prompt = prompt_ids(request, self._tokenizer, self._vocabulary, self.context)
         max_tokens = min(request.max_tokens or self.max_tokens, self.context - len(prompt) + 1)
         if not self._schedule.fits(len(prompt) + max_tokens - 1):
             raise RequestError(
@@ -217,26 +218,6 @@ class Engine:
         asked = _Asked(work, Future())
         self._inbox.put(asked)
         asked.answer.result(within_s)
-
-    def _prompt(self, request: Request) -> list[int]:
-        if isinstance(request.prompt, str):
-            if self._tokenizer is None:
-                raise RequestError("this model has no tokenizer: give token ids")
-            prompt = self._tokenizer.encode(request.prompt, add_special_tokens=False).ids
-        else:
-            prompt = [int(token) for token in request.prompt]
-        vocabulary = self._vocabulary or 0
-        if not prompt:
-            raise RequestError("the prompt is empty: there is nothing to go on from")
-        if not all(0 <= token < vocabulary for token in prompt):
-            raise RequestError(f"the prompt has tokens that are not in the vocabulary of {vocabulary}")
-        if len(prompt) > self.context:
-            raise RequestError(f"the prompt has {len(prompt)} tokens, the context is {self.context}")
-        if request.stop and self._tokenizer is None:
-            raise RequestError("this model has no tokenizer: there can be no stop strings")
-        if request.max_tokens is not None and request.max_tokens < 1:
-            raise RequestError(f"max_tokens must be 1 or more, not {request.max_tokens}")
-        return prompt
 
     # From here on: the head's thread.
 

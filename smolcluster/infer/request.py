@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tokenizers import Tokenizer
+
+from smolcluster.errors import RequestError
 from smolcluster.models.sampling import Sampling
 from smolcluster.spec.modelfile import ServedModel
 
@@ -83,6 +86,27 @@ class Limits:
     in_flight: int | None = None
     request_s: float = 300.0
     step_s: float = 120.0
+
+
+def prompt_ids(request: Request, tokenizer: Tokenizer | None, vocabulary: int, context: int) -> list[int]:
+    """The token ids of its prompt. RequestError when it cannot be served as it is."""
+    if isinstance(request.prompt, str):
+        if tokenizer is None:
+            raise RequestError("this model has no tokenizer: give token ids")
+        prompt = tokenizer.encode(request.prompt, add_special_tokens=False).ids
+    else:
+        prompt = [int(token) for token in request.prompt]
+    if not prompt:
+        raise RequestError("the prompt is empty: there is nothing to go on from")
+    if not all(0 <= token < vocabulary for token in prompt):
+        raise RequestError(f"the prompt has tokens that are not in the vocabulary of {vocabulary}")
+    if len(prompt) > context:
+        raise RequestError(f"the prompt has {len(prompt)} tokens, the context is {context}")
+    if request.stop and tokenizer is None:
+        raise RequestError("this model has no tokenizer: there can be no stop strings")
+    if request.max_tokens is not None and request.max_tokens < 1:
+        raise RequestError(f"max_tokens must be 1 or more, not {request.max_tokens}")
+    return prompt
 
 
 def default_sampling(model: ServedModel, strategy: str | None = None) -> Sampling:
