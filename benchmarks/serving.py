@@ -130,21 +130,23 @@ def busy_s(served: Engine) -> float:
 
 
 def rate_of_many(served: Engine, tokens: int) -> tuple[float, float]:
-    """Tokens per second of all streams together, and the slowest stream's share of the mean."""
-    rates = [0.0] * STREAMS
+    """Tokens per second of all streams together while all of them write, and the slowest stream's share of the mean."""
+    times: list[list[float]] = [[] for _ in range(STREAMS)]
 
     def read(number: int) -> None:
-        began = time.perf_counter()
-        count = sum(isinstance(event, Delta) for event in served.submit(Request(prompt(number), tokens, GREEDY)))
-        rates[number] = count / (time.perf_counter() - began)
+        for event in served.submit(Request(prompt(number), tokens, GREEDY)):
+            if isinstance(event, Delta):
+                times[number].append(time.perf_counter())
 
-    began = time.perf_counter()
     readers = [threading.Thread(target=read, args=(number,)) for number in range(STREAMS)]
     for reader in readers:
         reader.start()
     for reader in readers:
         reader.join()
-    return STREAMS * tokens / (time.perf_counter() - began), min(rates) / statistics.mean(rates)
+    # The prompts are read one after the other: from the last stream's first token until the first one is done.
+    began, ended = max(one[0] for one in times), min(one[-1] for one in times)
+    rates = [sum(began < at <= ended for at in one) / (ended - began) for one in times]
+    return sum(rates), min(rates) / statistics.mean(rates)
 
 
 @torch.inference_mode()
