@@ -205,14 +205,20 @@ def test_a_rank_that_listens_on_several_addresses_is_dialled_on_the_nearest(stor
         assert control.out.sock.getpeername()[0] == "127.2.0.2"
 
 
-def test_a_store_that_goes_away_is_no_missing_rank() -> None:
+def test_a_store_that_goes_away_is_no_missing_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     client = dist.TCPStore("127.0.0.1", server.port, is_master=False)
-    ended = threading.Event()
+    waiting, wait = threading.Event(), Meeting._wait
+
+    def says_so(meeting: Meeting, key: str, deadline: Deadline) -> bytes:
+        waiting.set()
+        return wait(meeting, key, deadline)
+
+    monkeypatch.setattr(Meeting, "_wait", says_so)
 
     def goes() -> None:
         nonlocal server
-        ended.wait(0.5)
+        assert waiting.wait(10)
         del server
 
     error, _ = together(lambda: torchrun.join(client, 1, 2, 20.0, {}), goes)
