@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,43 @@ def test_a_notice_that_a_killed_rank_0_left_is_passed_over(
         return joining(store, 2)[0]()
 
     leave(together(late, joining(store, 2)[1]))
+
+
+def test_a_stale_notice_of_a_port_that_the_next_start_took_is_passed_over(
+    store: dist.HashStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rank 0 listens at a fixed port again and has not said so when rank 1 dials the port by the old notice."""
+    with socket.create_server(("127.0.0.1", 0)) as opened:
+        port = opened.getsockname()[1]
+    Meeting(store, 0).publish(replace(NOTICE, port=port))
+    looks_again, publish, find = threading.Event(), Meeting.publish, Meeting.find
+
+    def publish_late(meeting: Meeting, notice: Notice) -> int:
+        assert looks_again.wait(10), "rank 1 gave up"
+        return publish(meeting, notice)
+
+    def note(meeting: Meeting, deadline: Deadline, after: int = 0) -> tuple[int, Notice]:
+        if after:
+            looks_again.set()
+        return find(meeting, deadline, after)
+
+    monkeypatch.setattr(Meeting, "publish", publish_late)
+    monkeypatch.setattr(Meeting, "find", note)
+    members = together(*joining(store, 2, per_rank={0: {"SMOL_PORT": str(port)}}))
+    leave(members)
+    assert members[1].config.peer_ports == {0: port}
+
+
+def test_a_port_that_another_run_holds_is_said_at_the_deadline(store: dist.HashStore) -> None:
+    other = dist.HashStore()
+    calls = joining(other, 2, timeout_s=5.0)
+    with ExitStack() as stack:
+        stranger = together(*calls)
+        stack.callback(leave, stranger)
+        Meeting(store, 0).publish(replace(NOTICE, port=stranger[0].endpoint.port))
+        (error,) = together(joining(store, 2, timeout_s=1.0)[1])
+    assert isinstance(error, HandshakeError)
+    assert "refused us: another run: gone, not " in str(error)
 
 
 def test_rounds_that_were_missed_are_passed_over(store: dist.HashStore) -> None:
