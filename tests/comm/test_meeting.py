@@ -16,6 +16,8 @@ import torch.distributed as dist
 
 from smolcluster.comm import torchrun
 from smolcluster.comm.clock import Deadline
+from smolcluster.comm.control import Hub
+from smolcluster.comm.link import Link
 from smolcluster.comm.meeting import Meeting, Notice
 from smolcluster.comm.membership import Membership
 from smolcluster.errors import DeadlineError, HandshakeError, PeerError, ProtocolError
@@ -176,6 +178,26 @@ def test_heartbeats_go_on_while_a_rank_is_late(store: dist.HashStore) -> None:
         return calls[2]()
 
     leave(together(calls[0], calls[1], late))
+
+
+def test_rank_0_takes_ranks_in_the_order_in_which_they_come(
+    store: dist.HashStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rank 1 starts when rank 2 has been taken."""
+    calls, taken, attach = joining(store, 3), threading.Event(), Hub.attach
+
+    def note(hub: Hub, link: Link) -> None:
+        attach(hub, link)
+        if link.peer == 2:
+            taken.set()
+
+    monkeypatch.setattr(Hub, "attach", note)
+
+    def late() -> Membership:
+        assert taken.wait(10), "rank 2 has to wait for rank 1"
+        return calls[1]()
+
+    leave(together(calls[0], late, calls[2]))
 
 
 def test_a_wrong_secret(store: dist.HashStore, tmp_path: Path) -> None:
