@@ -17,6 +17,7 @@ from smolcluster.runtime.device import Collectives
 from smolcluster.strategies.adamw import FlatAdamW
 from smolcluster.strategies.base import Batch, LossSum, Model, StepResult, Verdict
 from smolcluster.strategies.flat import Layout
+from smolcluster.strategies.layernorms import LayerNorms
 from smolcluster.strategies.pieces import Piece, Range, slices_of, whole_slices
 from smolcluster.strategies.slices import Slice, fill
 
@@ -36,6 +37,7 @@ class Synchronous:
         self._device = context.device
         self._began = 0.0
         self._blocked_before_s = 0.0
+        self._layer_norms = LayerNorms()
 
     def hold(self, layout: Layout, params: Sequence[Piece], updates: Sequence[Piece], grads: Sequence[Piece]) -> None:
         """Say what lies here: the parameters, those of them that this rank updates, and the gradients it does it with.
@@ -82,8 +84,13 @@ class Synchronous:
         torch.autograd.backward([loss])
         return LossSum(loss.item(), y.numel())
 
+    def ask_layer_norms(self) -> None:
+        """Have the next step measure the gradient's norm by parameter."""
+        self._layer_norms.ask()
+
     def squares(self, gradients: Iterable[torch.Tensor]) -> float:
-        """The sum of squares of these gradients."""
+        """The sum of squares of these gradients, this rank's share of the whole: they are summed over ranks now."""
+        self._layer_norms.measure(self.layout, self.grads, self.my_shards())
         norms = [float(torch.linalg.vector_norm(gradient)) for gradient in gradients]
         return sum(norm * norm for norm in norms)
 
@@ -93,9 +100,12 @@ class Synchronous:
 
     def result(self, verdict: Verdict) -> StepResult:
         """Close the account of a step."""
+        norms = self._layer_norms.agree(verdict.tokens, self.exchange)
         comm_s = self.collectives.blocked_s - self._blocked_before_s
         compute_s = time.perf_counter() - self._began - comm_s
-        return StepResult(verdict.loss, verdict.tokens, verdict.grad_norm, compute_s, comm_s, verdict.stop)
+        return StepResult(
+            verdict.loss, verdict.tokens, verdict.grad_norm, compute_s, comm_s, verdict.stop, layer_norms=norms
+        )
 
     # -- beside the step ------------------------------------------------------------------------------------------
 

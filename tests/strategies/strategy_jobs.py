@@ -61,7 +61,13 @@ def context_of(
 
 
 def steps_of(strategy: Strategy, shares: tuple[int, ...], rank: int, count: int, micro: int = 64) -> list[Any]:
-    return [strategy.train_step(shares_of(s, shares, rank, micro), 1e-2) for s in range(count)]
+    """Every second step's norms by parameter are asked for."""
+    results = []
+    for step in range(count):
+        if step % 2 == 0:
+            strategy.ask_layer_norms()
+        results.append(strategy.train_step(shares_of(step, shares, rank, micro), 1e-2))
+    return results
 
 
 @contextlib.contextmanager
@@ -107,6 +113,7 @@ def train(
     return {
         "losses": [r.loss for r in results],
         "norms": [r.grad_norm for r in results],
+        "layers": [r.layer_norms for r in results],
         "tokens": [r.tokens for r in results],
         "evaluated": evaluated,
         "state": {key: value.detach().clone() for key, value in whole.items()},
