@@ -18,6 +18,7 @@ from smolcluster.strategies.adamw import FlatAdamW
 from smolcluster.strategies.base import Batch, LossSum, Model, StepResult, Verdict
 from smolcluster.strategies.flat import Layout
 from smolcluster.strategies.layernorms import LayerNorms
+from smolcluster.strategies.lookups import lookups_of
 from smolcluster.strategies.pieces import Piece, Range, slices_of, whole_slices
 from smolcluster.strategies.slices import Slice, fill
 
@@ -33,6 +34,7 @@ class Synchronous:
         self.rank = context.rank
         self.max_norm = context.run.training.grad_clip_norm
         self.collectives = Collectives(context.rank, context.world_size, context.device)
+        self.lookups = lookups_of(context, model, self.collectives)
         self._weight_decay = context.run.training.weight_decay
         self._device = context.device
         self._began = 0.0
@@ -83,6 +85,11 @@ class Synchronous:
         loss = self.summed_loss(x, y)
         torch.autograd.backward([loss])
         return LossSum(loss.item(), y.numel())
+
+    def add_lookups(self) -> None:
+        """Add the gradients that came apart from the others to the sums of those, where this rank updates."""
+        if self.lookups is not None:
+            self.lookups.add_all(self.layout, self.grads)
 
     def ask_layer_norms(self) -> None:
         """Have the next step measure the gradient's norm by parameter."""
@@ -138,6 +145,11 @@ class Synchronous:
             "optimizer": [*self.adamw.exp_avg, *self.adamw.exp_avg_sq],
         }
         return {what: sum(tensor.nbytes for tensor in tensors) for what, tensors in held.items()}
+
+    def close(self) -> None:
+        """Let go of the model."""
+        if self.lookups is not None:
+            self.lookups.close()
 
     def gradient_memory(self) -> list[torch.Tensor]:
         """The buffers that hold gradients between steps."""
