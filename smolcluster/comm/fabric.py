@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from smolcluster.comm import gloo
 from smolcluster.comm.alarm import failure_of
-from smolcluster.comm.backend.register import NAME, register
+from smolcluster.comm.backend.register import NAME, forget_failed_init, register
 from smolcluster.comm.clock import Deadline
 from smolcluster.comm.config import GroupConfig
 from smolcluster.comm.membership import Membership
@@ -52,8 +52,7 @@ class Fabric:
         if config.transport == "gloo" and config.listen:
             self._gloo_before = gloo.bind_gloo(config.listen[0])
         register()
-        # c10d names groups by a count that a failed init leaves behind: ranks would give the same group other names.
-        dist.distributed_c10d._world.group_count = 0
+        forget_failed_init()
         # gloo hears no alarm: its operations have to give up by themselves.
         patience_s = (config.operation_s if config.transport == "smol" else 0.0) or config.timeout_s
         dist.init_process_group(

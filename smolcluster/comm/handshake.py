@@ -37,7 +37,12 @@ NONCE_BYTES = 32
 _DRAIN_BYTES = 64 * 1024
 _DRAIN_S = 0.5
 _MOST_REASON = 1000
+_OTHER_START = ("another run: ", "generation ")
 Direction = Literal["out", "in"]
+
+
+class OtherStartError(HandshakeError):
+    """The other end belongs to another run, or to another generation of this one: one of the two is stale."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ def dial_handshake(sock: socket.socket, me: Identity, peer: int, hello: Hello, d
     reason = _mismatch(me, claim) or _wrong_rank(claim, peer)
     if reason:
         _refuse(wire, reason, deadline)
-        raise HandshakeError(f"{who} was refused: {reason}")
+        raise _refusal(f"{who} was refused", reason)
     fingerprints = (me.fingerprint, peer_fingerprint(sock)) if peer_fingerprint(sock) else (b"", b"")
     _send(wire, Kind.PROOF, _proof(me.secret, b"dialler", mine, theirs, *fingerprints), deadline)
     answer = _receive(wire, Kind.WELCOME, deadline)
@@ -161,6 +166,10 @@ def _mismatch(me: Identity, claim: dict[str, str | int]) -> str:
     if claim.get("digest") != me.digest:
         return "another plan: the digests differ; copy plan.json of this run to that machine again"
     return ""
+
+
+def _refusal(what: str, reason: str) -> HandshakeError:
+    return (OtherStartError if reason.startswith(_OTHER_START) else HandshakeError)(f"{what}: {reason}")
 
 
 def _wrong_rank(claim: dict[str, str | int], peer: int) -> str:
@@ -243,7 +252,7 @@ def _receive(wire: Wire, expected: Kind, deadline: Deadline) -> bytes:
             f"{wire.who} connected but did not finish the handshake within {deadline.seconds:g} s"
         ) from error
     if header.kind is Kind.REFUSE:
-        raise HandshakeError(f"{wire.who} refused us: {plain(payload.decode('utf-8', 'replace'), _MOST_REASON)}")
+        raise _refusal(f"{wire.who} refused us", plain(payload.decode("utf-8", "replace"), _MOST_REASON))
     if header.kind is not expected:
         raise ProtocolError(f"{wire.who} sent {header.kind.name} where {expected.name} was due")
     return bytes(payload)

@@ -95,7 +95,6 @@ class Membership:
         config = self.config
         port = self._listener.endpoint.port if self._listener is not None else 0
         card = Card(config.listen, port, config.buffer_bytes)
-        # Rank 0 takes the others' links in rank order: it may be waiting for one that is still starting.
         star.call(Op.SET, (f"smol/card/{config.rank}".encode(), card.encode()), deadline.left() + 1)
         # From here on every wait is for ranks that have started: `timeout_s` is enough for them.
         self.store.wait(
@@ -114,11 +113,14 @@ class Membership:
                 announce(config.endpoint_file, self._listener.endpoint, config.run_id, config.generation)
             # Those who have come must hear from us while we wait for the others.
             self._start_pulse(hub)
-            for peer in range(1, config.world_size):
+            missing = set(range(1, config.world_size))
+            while missing:  # in the order in which they come: a slow one keeps nobody from being heard
+                peer = self._listener.first_of(missing, control.CHANNEL, deadline)
+                missing.discard(peer)
                 try:
                     hub.attach(self.mesh.link(peer, control.CHANNEL, deadline=deadline))
                 except PeerError:
-                    for other in range(peer + 1, config.world_size):  # they have to be told who it was
+                    for other in sorted(missing):  # those who have come have to be told who it was
                         with contextlib.suppress(PeerError):
                             hub.attach(self.mesh.link(other, control.CHANNEL, deadline=Deadline(0)))
                     raise

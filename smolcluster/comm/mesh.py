@@ -126,6 +126,13 @@ class Mesh:
             raise copy_of(failure)
         return made
 
+    def patience(self, peer: int, operation_s: float) -> Deadline:
+        """How long to wait for a link to a rank that lives and comes to the operation late.
+
+        To dial takes no longer than the timeout; a rank that has to dial us may be at its work for an operation's time.
+        """
+        return Deadline(min(operation_s, self.timeout_s) if peer < self.me.rank else operation_s)
+
     def has_come(self, peer: int, channel: str) -> bool:
         """Whether `link` to a higher rank would not have to wait."""
         return self.listener is not None and self.listener.holds(channel, peer)

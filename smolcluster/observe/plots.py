@@ -27,6 +27,8 @@ def write_plots(story: RunStory, summary: Summary, folder: Path) -> list[Path]:
         return []
     folder.mkdir(parents=True, exist_ok=True)
     draw: dict[str, Painter] = {"loss": _loss, "throughput": _throughput, "bytes": _bytes, "time": _time}
+    if any(rank.gradients for rank in story.ranks):
+        draw["gradients"] = _gradients
     return [path for name, paint in draw.items() for path in _save(folder / name, paint, story, summary)]
 
 
@@ -105,6 +107,30 @@ def _time(axes: Axes, story: RunStory, _: Summary) -> None:
     axes.set_ylim(bottom=0)
     axes.set_ylabel("seconds per step, mean over ranks")
     axes.set_title(f"{story.run_id}: time per step")
+
+
+def _gradients(axes: Axes, story: RunStory, _: Summary) -> None:
+    records = max((rank.gradients for rank in story.ranks), key=len)
+    blocks = sorted({_block(name) for record in records for name in record.norms}, key=_in_order)
+    colours = mpl.colormaps["viridis"](np.linspace(0, 0.95, len(blocks)))
+    for block, colour in zip(blocks, colours, strict=True):
+        sums = [sum(norm**2 for name, norm in r.norms.items() if _block(name) == block) for r in records]
+        axes.plot([r.step for r in records], np.sqrt(sums), marker=".", linewidth=1, color=colour, label=block)
+    axes.set_yscale("log")
+    axes.set_ylabel("norm of the mean gradient")
+    axes.set_title(f"{story.run_id}: gradients by layer")
+
+
+def _block(name: str) -> str:
+    """The layer a parameter belongs to: h.3 for h.3.attn.c_attn.weight, ln_f for ln_f.weight."""
+    parts = name.split(".")
+    numbered = next((index for index, part in enumerate(parts) if part.isdecimal()), None)
+    return ".".join(parts[:-1] if numbered is None else parts[: numbered + 1]) or name
+
+
+def _in_order(block: str) -> list[tuple[bool, int, str]]:
+    """Block 10 comes after block 9."""
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in block.split(".")]
 
 
 def _longest(story: RunStory) -> tuple[StepRecord, ...]:

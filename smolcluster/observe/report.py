@@ -11,7 +11,16 @@ from pathlib import Path
 from smolcluster.errors import InputError, Problem
 from smolcluster.observe.records import Reader
 from smolcluster.plan.types import Plan, RankPlan
-from smolcluster.runtime.runfolder import LinkRecord, RankResult, RunFolder, Status, StepRecord, Summary, run_at
+from smolcluster.runtime.runfolder import (
+    GradientRecord,
+    LinkRecord,
+    RankResult,
+    RunFolder,
+    Status,
+    StepRecord,
+    Summary,
+    run_at,
+)
 
 PEER_FAILED = 3
 # The codes of errors.py; anything else (a signal's 137) is a rank that was there no more.
@@ -29,6 +38,7 @@ class RankStory:
     result: RankResult | None
     steps: tuple[StepRecord, ...]
     links: tuple[LinkRecord, ...]
+    gradients: tuple[GradientRecord, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -114,8 +124,8 @@ def tail_of(path: Path, lines: int = TAIL_LINES) -> tuple[str, ...]:
 
 
 def _rank_story(folder: RunFolder, rank: RankPlan, reader: Reader) -> RankStory:
-    steps, links = reader.metrics(folder.metrics(rank.node, rank.rank))
-    return RankStory(rank, reader.result(folder.result(rank.node, rank.rank)), steps, links)
+    records = reader.metrics(folder.metrics(rank.node, rank.rank))
+    return RankStory(rank, reader.result(folder.result(rank.node, rank.rank)), *records)
 
 
 def _culprit(folder: RunFolder, ranks: tuple[RankStory, ...]) -> Culprit | None:

@@ -144,6 +144,18 @@ class LinkRecord(Frozen):
     buffered: int
 
 
+class GradientRecord(Frozen):
+    """A third kind of line, in rank 0's metrics.jsonl only: norms of the mean gradient before clipping, by parameter.
+
+    Every eval_steps steps and at the last, where training.track_gradients asks for them.
+    """
+
+    schema_: int = Field(default=METRICS_SCHEMA, alias="schema", serialization_alias="schema")
+    step: int
+    time: float
+    norms: dict[str, float]
+
+
 class RankResult(Frozen):
     """What a rank says when it ends (result.json). Written by the worker, or by the supervisor for a rank that died."""
 

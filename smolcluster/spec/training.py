@@ -65,9 +65,6 @@ def trained(file: TrainedModelFile, origin: Merged) -> Trained:
         polyak_alpha=section.polyak_alpha,
     )
     schedule = _schedule(file, origin, problems, notes)
-    if section.track_gradients and isinstance(model, GPTSpec):
-        why = "norms per layer come later; grad_norm, of all parameters, is always in metrics.jsonl"
-        notes.append(origin.note(("training", "track_gradients"), "true", "nothing", why))
     project = file.logging.project_name or f"smolcluster-{model.type}-{data.dataset}"
     return Trained(model, training, schedule, data, project, problems, notes)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import math
 import pkgutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -27,8 +27,9 @@ Batch = Sequence[tuple[torch.Tensor, torch.Tensor]]
 class StepResult:
     """One step of the whole cluster, the same on every rank but for the times.
 
-    loss: mean over all ranks' tokens, before the update. grad_norm: of the mean gradient, before clipping. comm_s:
-    seconds this rank waited on communication that nothing hid; compute_s: the rest. stop: some rank asked for the end.
+    loss: mean over all ranks' tokens, before the update. grad_norm: of the mean gradient, before clipping; layer_norms:
+    the same by parameter, where they were asked for. comm_s: seconds this rank waited on communication that nothing
+    hid; compute_s: the rest. stop: some rank asked for the end.
     """
 
     loss: float
@@ -38,6 +39,7 @@ class StepResult:
     comm_s: float
     stop: bool
     staleness: int = 0
+    layer_norms: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,10 @@ class Strategy(Protocol):
 
     def train_step(self, batch: Batch, lr: float, stop: bool = False) -> StepResult:
         """Take this rank's share of a step. NotFiniteError before anything was updated; PeerError if a rank is gone."""
+        ...
+
+    def ask_layer_norms(self) -> None:
+        """Have the next step measure `layer_norms` too. All ranks must call it before the same step."""
         ...
 
     def eval_loss(self, x: torch.Tensor, y: torch.Tensor) -> LossSum:

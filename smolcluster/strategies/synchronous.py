@@ -17,6 +17,8 @@ from smolcluster.runtime.device import Collectives
 from smolcluster.strategies.adamw import FlatAdamW
 from smolcluster.strategies.base import Batch, LossSum, Model, StepResult, Verdict
 from smolcluster.strategies.flat import Layout
+from smolcluster.strategies.layernorms import LayerNorms
+from smolcluster.strategies.lookups import lookups_of
 from smolcluster.strategies.pieces import Piece, Range, slices_of, whole_slices
 from smolcluster.strategies.slices import Slice, fill
 
@@ -32,10 +34,12 @@ class Synchronous:
         self.rank = context.rank
         self.max_norm = context.run.training.grad_clip_norm
         self.collectives = Collectives(context.rank, context.world_size, context.device)
+        self.lookups = lookups_of(context, model, self.collectives)
         self._weight_decay = context.run.training.weight_decay
         self._device = context.device
         self._began = 0.0
         self._blocked_before_s = 0.0
+        self._layer_norms = LayerNorms()
 
     def hold(self, layout: Layout, params: Sequence[Piece], updates: Sequence[Piece], grads: Sequence[Piece]) -> None:
         """Say what lies here: the parameters, those of them that this rank updates, and the gradients it does it with.
@@ -82,8 +86,18 @@ class Synchronous:
         torch.autograd.backward([loss])
         return LossSum(loss.item(), y.numel())
 
+    def add_lookups(self) -> None:
+        """Add the gradients that came apart from the others to the sums of those, where this rank updates."""
+        if self.lookups is not None:
+            self.lookups.add_all(self.layout, self.grads)
+
+    def ask_layer_norms(self) -> None:
+        """Have the next step measure the gradient's norm by parameter."""
+        self._layer_norms.ask()
+
     def squares(self, gradients: Iterable[torch.Tensor]) -> float:
-        """The sum of squares of these gradients."""
+        """The sum of squares of these gradients, this rank's share of the whole: they are summed over ranks now."""
+        self._layer_norms.measure(self.layout, self.grads, self.my_shards())
         norms = [float(torch.linalg.vector_norm(gradient)) for gradient in gradients]
         return sum(norm * norm for norm in norms)
 
@@ -93,9 +107,12 @@ class Synchronous:
 
     def result(self, verdict: Verdict) -> StepResult:
         """Close the account of a step."""
+        norms = self._layer_norms.agree(verdict.tokens, self.exchange)
         comm_s = self.collectives.blocked_s - self._blocked_before_s
         compute_s = time.perf_counter() - self._began - comm_s
-        return StepResult(verdict.loss, verdict.tokens, verdict.grad_norm, compute_s, comm_s, verdict.stop)
+        return StepResult(
+            verdict.loss, verdict.tokens, verdict.grad_norm, compute_s, comm_s, verdict.stop, layer_norms=norms
+        )
 
     # -- beside the step ------------------------------------------------------------------------------------------
 
@@ -128,6 +145,11 @@ class Synchronous:
             "optimizer": [*self.adamw.exp_avg, *self.adamw.exp_avg_sq],
         }
         return {what: sum(tensor.nbytes for tensor in tensors) for what, tensors in held.items()}
+
+    def close(self) -> None:
+        """Let go of the model."""
+        if self.lookups is not None:
+            self.lookups.close()
 
     def gradient_memory(self) -> list[torch.Tensor]:
         """The buffers that hold gradients between steps."""

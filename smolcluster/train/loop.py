@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from smolcluster.data import TokenFolder, step_indices, steps_per_epoch
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.metrics import MetricsWriter
-from smolcluster.runtime.runfolder import LinkRecord, StepRecord
+from smolcluster.runtime.runfolder import GradientRecord, LinkRecord, StepRecord
 from smolcluster.runtime.schedule import learning_rate
 from smolcluster.runtime.seeding import seed_step
 from smolcluster.strategies.base import Batch, StepResult, Strategy
@@ -82,12 +82,14 @@ class Loop:
         lr = learning_rate(step, self.total_steps, self._training.learning_rate, self._context.run.schedule)
         seed_step(self._context.run.seed, step, self._context.rank)
         batch = self._batch_of(step)
+        due = step % self._training.eval_steps == 0 or step == self.total_steps
+        if due and self._training.track_gradients:
+            self._strategy.ask_layer_norms()
         result = self._strategy.train_step(batch, lr, self._stop())
         seconds = time.perf_counter() - began
         after = self._context.wires.counters()
         tokens = sum(y.numel() for _, y in batch)
         self._take(step, result, tokens)
-        due = step % self._training.eval_steps == 0 or step == self.total_steps
         fresh = self._evaluate() if due and not self.account.stopped else False
         self._metrics.write(
             StepRecord(
@@ -108,6 +110,8 @@ class Loop:
                 total_steps=self.total_steps,
             )
         )
+        if result.layer_norms is not None and self._context.rank == 0:  # they are the same on every rank
+            self._metrics.write(GradientRecord(step=step, time=time.time(), norms=dict(result.layer_norms)))
         self._look_at_links(step)
         self._say(step, result.loss, tokens / seconds, fresh)
 

@@ -61,7 +61,13 @@ def context_of(
 
 
 def steps_of(strategy: Strategy, shares: tuple[int, ...], rank: int, count: int, micro: int = 64) -> list[Any]:
-    return [strategy.train_step(shares_of(s, shares, rank, micro), 1e-2) for s in range(count)]
+    """Every second step's norms by parameter are asked for."""
+    results = []
+    for step in range(count):
+        if step % 2 == 0:
+            strategy.ask_layer_norms()
+        results.append(strategy.train_step(shares_of(step, shares, rank, micro), 1e-2))
+    return results
 
 
 @contextlib.contextmanager
@@ -107,6 +113,7 @@ def train(
     return {
         "losses": [r.loss for r in results],
         "norms": [r.grad_norm for r in results],
+        "layers": [r.layer_norms for r in results],
         "tokens": [r.tokens for r in results],
         "evaluated": evaluated,
         "state": {key: value.detach().clone() for key, value in whole.items()},
@@ -114,7 +121,10 @@ def train(
 
 
 def account(rank: int, world_size: int, name: str, stage: int, kind: str = "wide", micros: int = 1) -> dict[str, Any]:
-    """Bytes sent per step and bytes of state held, of a rank, and the sizes of the model's parameters."""
+    """Bytes sent per step and bytes of state held, of a rank, and the sizes of the model's parameters.
+
+    `rows`: the bytes of looked up rows that travel apart, of a rank.
+    """
     from strategy_pool import FABRICS
 
     model = model_of(kind, seed=0)
@@ -127,8 +137,11 @@ def account(rank: int, world_size: int, name: str, stage: int, kind: str = "wide
     for step in range(steps):
         strategy.train_step(shares_of(step, shares, rank, 1), 1e-3)
     after = FABRICS[rank].counters()
+    lookups = strategy.lookups
+    rows = lookups._most_rows * (lookups._width + 1) * 4 if lookups is not None else 0
     strategy.close()
     return {
+        "rows": rows,
         "out": (after.bytes_out - before.bytes_out) / steps,
         "in": (after.bytes_in - before.bytes_in) / steps,
         "state": strategy.state_bytes(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from train_folders import plan_of, run_spec, write_run
 
 from smolcluster.jobs.nodefile import load_node
 from smolcluster.models.hf import load_pretrained
+from smolcluster.observe.plots import write_plots
+from smolcluster.observe.report import read_run, summary_of
 from smolcluster.runtime.metrics import read_metrics
 from smolcluster.runtime.runfolder import RankResult, RunFolder
 from smolcluster.worker import run_rank
@@ -33,6 +36,21 @@ def test_learns_and_leaves_everything(tmp_path: Path, data: Path) -> None:
     assert [record.step for record in steps if record.val_loss is not None] == [10, 20, 30]
     assert all(record.total_steps == 30 and record.tokens == 8 * 16 for record in steps)
     assert load_pretrained(place.model).spec.model_dim == 32
+
+
+def test_gradient_norms_by_parameter_are_recorded_where_they_are_asked_for(tmp_path: Path, data: Path) -> None:
+    place = run(tmp_path, data, max_steps=7, eval_steps=3, track_gradients=True)[2]
+    rank = read_run(place.path).ranks[0]
+    assert [record.step for record in rank.gradients] == [3, 6, 7]
+    whole = {record.step: record.grad_norm for record in rank.steps}
+    for record in rank.gradients:
+        assert "transformer.h.1.mlp.c_proj.weight" in record.norms
+        assert math.hypot(*record.norms.values()) == pytest.approx(whole[record.step], rel=1e-4)
+    plots = {path.name for path in write_plots(read_run(place.path), summary_of(place.path), place.plots)}
+    assert {"gradients.svg", "gradients.png"} <= plots
+    assert len(read_metrics(place.metrics("node1", 0))[0]) == 7
+    quiet = run(tmp_path / "quiet", data, max_steps=3)[2]
+    assert read_run(quiet.path).ranks[0].gradients == ()
 
 
 def test_same_seed_same_numbers(tmp_path: Path, data: Path) -> None:

@@ -4,6 +4,7 @@ A unit (embeddings, a block, last norm and loss) is gathered while the one befor
 gathered again for its backward, and its gradients are reduce-scattered while backward goes on. On the wire at most
 3(N-1)/N x P per rank and micro-batch: two gathers and a reduce-scatter. Less where backward needs no second gather: of
 the last unit, which stays, and of embeddings (a tied one is gathered twice all the same, for both ends of the model).
+Where the gradients of a tied embedding's lookups travel apart it is the last unit's: its own leave first and not last.
 
 A model is whole on every rank once, before it is cut; what is not trained stays whole.
 """
@@ -33,7 +34,8 @@ class Stage3(Synchronous):
 
     def __init__(self, context: RunContext, model: nn.Module) -> None:
         super().__init__(context, model)
-        self.layout, units = readings_of(model, context.world_size)
+        tied = self.lookups.name if self.lookups else None
+        self.layout, units = readings_of(model, context.world_size, tied)
         self.parameters = UnitParameters(self.layout, self.rank, self.collectives)
         self.gradients = ScatteredGradients(self.layout, self.rank, self.collectives)
         self.stream = GradientStream(self.layout, self.gradients.room, self._leave)
@@ -49,6 +51,7 @@ class Stage3(Synchronous):
         for number in range(self.rounds(batch)):
             local += self.micro_batch(batch[number] if number < len(batch) else None)
         self.gradients.arrived()
+        self.add_lookups()
         tally = Tally(local.loss, local.tokens, stop, self.squares(self.gradient_memory()))
         verdict = judge(self.exchange(tally.row()), self.max_norm)
         for bucket in self.layout.buckets:
@@ -105,3 +108,4 @@ class Stage3(Synchronous):
         """Take the hooks off the model. Its parameters stay sharded: `export` first."""
         self.stream.close()
         self.passage.close()
+        super().close()
