@@ -8,6 +8,8 @@ from pydantic import Field
 
 from smolcluster.spec.base import Frozen
 
+# Of forward and backward: all in float32, or what torch.autocast does with products in the shorter type.
+Precision = Literal["fp32", "bf16", "fp16"]
 STRATEGIES = ("single", "classicdp", "fsdp", "edp", "syncps", "mp", "diloco")
 
 
@@ -41,6 +43,7 @@ class TrainingSpec(Frozen):
     """`batch_size` is per rank (samples); `max_steps` None means `epochs` passes over the data.
 
     `grad_accumulation` cuts a rank's samples of one step into that many micro-batches; the global batch stays the same.
+    `precision` is that of forward and backward: parameters, their gradients and the optimizer are float32 always.
     """
 
     batch_size: int = Field(gt=0)
@@ -53,6 +56,9 @@ class TrainingSpec(Frozen):
     grad_accumulation: int = Field(default=1, ge=1)
     track_gradients: bool = False
     polyak_alpha: float = Field(default=0.5, gt=0, le=1)
+    precision: Precision = "fp32"
+    activation_checkpointing: bool = False
+    compile: bool = False
 
 
 class ScheduleSpec(Frozen):

@@ -63,6 +63,9 @@ def trained(file: TrainedModelFile, origin: Merged) -> Trained:
         grad_accumulation=section.grad_accumulation,
         track_gradients=section.track_gradients,
         polyak_alpha=section.polyak_alpha,
+        precision=section.precision,
+        activation_checkpointing=section.activation_checkpointing,
+        compile=section.compile,
     )
     schedule = _schedule(file, origin, problems, notes)
     if section.track_gradients and isinstance(model, GPTSpec):

@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from torch import nn
+
 from smolcluster.data import TokenFolder
 from smolcluster.models import GPT, build_model
+from smolcluster.models.compiled import require_compiler
 from smolcluster.models.hf import save_pretrained
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.metrics import MetricsWriter
+from smolcluster.runtime.precision import require_precision
 from smolcluster.strategies.base import build_strategy
 from smolcluster.train.loop import Account, Loop
 
@@ -25,6 +29,7 @@ def train_rank(context: RunContext, account: Account, stop: Callable[[], bool]) 
     data.require(context.plan.global_batch)
     model = build_model(context.run.model, data.meta.vocab_size, seed=context.run.seed).to(context.device)
     model.train()
+    _prepare(context, model)
     strategy = build_strategy(context, model)
     log.info("rank %d of %d on %s: %s", context.rank, context.world_size, context.device, context.run.strategy)
     with MetricsWriter(context.folder.metrics(context.me.node, context.rank)) as metrics:
@@ -34,3 +39,16 @@ def train_rank(context: RunContext, account: Account, stop: Callable[[], bool]) 
     if tensors is not None and isinstance(model, GPT):
         save_pretrained(model, context.data_dir / "tokenizer.json", context.folder.model, tensors)
         log.info("model written to %s", context.folder.model)
+
+
+def _prepare(context: RunContext, model: nn.Module) -> None:
+    """Make the model compute as the run wants it. ConfigError where this machine cannot."""
+    training, node = context.run.training, context.me.node
+    require_precision(training.precision, context.device, node)
+    if not isinstance(model, GPT):
+        return
+    if training.activation_checkpointing:
+        model.checkpoint_blocks()
+    if training.compile:
+        require_compiler(context.device, node)
+        model.compile_blocks()
