@@ -19,6 +19,7 @@ from smolcluster.models.cache import KVCache, LayerCache
 from smolcluster.models.compiled import compiled
 from smolcluster.models.lookup import LookupSink, lookup_apart
 from smolcluster.models.loss import chunked_cross_entropy
+from smolcluster.models.short import product
 from smolcluster.models.units import ShardUnit
 from smolcluster.spec.run import GPTSpec
 
@@ -36,7 +37,7 @@ class Projection(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        return functional.linear(x, self.weight.t(), self.bias)
+        return product(x, self.weight, self.bias)
 
 
 class Attention(nn.Module):

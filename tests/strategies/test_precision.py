@@ -9,12 +9,16 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from strategy_jobs import context_of, steps_of
 from strategy_models import model_of, shares_of
 from strategy_pool import Pool
+from torch.multiprocessing.reductions import StorageWeakRef
 
+from smolcluster.errors import ConfigError
+from smolcluster.models.compiled import require_compiler
 from smolcluster.strategies.base import NotFiniteError, build_strategy, judge
 from smolcluster.strategies.scaling import FIRST, GROWTH_EVERY, LARGEST, SMALLEST, next_scale
 
@@ -107,6 +111,82 @@ def test_recomputed_blocks_change_no_bit(pool: Pool, name: str, stage: int, prec
         assert one["state"].keys() == other["state"].keys()
         for key, value in one["state"].items():
             assert torch.equal(value, other["state"][key]), key
+
+
+# -- what stage 3 gives back, what is compiled ----------------------------------------------------------------------
+
+
+def after_a_forward(strategy: Any, stored: list[torch.Tensor]) -> tuple[set[int], set[int]]:
+    """A step of stage 3: which buckets' memory is there between forward and backward, and which it means to hold."""
+    parameters, passage = strategy.parameters, strategy.passage
+    fetch, finish, lend = parameters.fetch, passage.finish_forward, passage._lend
+    memory: dict[int, StorageWeakRef] = {}
+    found: list[tuple[set[int], set[int]]] = []
+
+    def fetched(bucket: Any) -> None:
+        fetch(bucket)
+        memory[bucket.index] = StorageWeakRef(parameters._whole[bucket.index].untyped_storage())
+
+    def finished() -> None:
+        finish()
+        found.append(({n for n, storage in memory.items() if not storage.expired()}, set(parameters._whole)))
+
+    def lent(tensor: torch.Tensor) -> Any:
+        given = lend(tensor)
+        if isinstance(given, torch.Tensor):
+            stored.append(given)
+        return given
+
+    parameters.fetch, passage.finish_forward, passage._lend = fetched, finished, lent
+    steps_of(strategy, (3,), 0, 1)
+    return found[0]
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_stage_3_gives_units_back_in_every_precision(precision: str, recompute: bool) -> None:
+    model = model_of("deep gpt", seed=1)
+    if recompute:
+        model.checkpoint_blocks()
+    shapes = {tuple(sorted(p.shape)) for p in model.transformer.h.parameters() if p.dim() == 2}
+    strategy = build_strategy(context_of("fsdp", 0, 1, stage=3, precision=precision), model)
+    stored: list[torch.Tensor] = []
+    there, wanted = after_a_forward(strategy, stored)
+    strategy.close()
+    assert there == wanted
+    assert len(wanted) < 5 < len(strategy.layout.buckets)
+    assert not [tensor for tensor in stored if tuple(sorted(tensor.shape)) in shapes], "no short copy of a weight"
+
+
+@pytest.fixture(scope="module")
+def compiler() -> None:
+    try:
+        require_compiler(torch.device("cpu"), "here")
+    except ConfigError as error:
+        pytest.skip(f"needs a C++ compiler and Python's headers: {error}")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiler")
+def test_compiled_blocks_are_equal_in_every_stage_and_leave_no_process_behind() -> None:
+    children = psutil.Process().children(recursive=True)
+    expected = None
+    for stage, compiles in [(0, False), (0, True), (1, True), (2, True), (3, True)]:
+        model = model_of("gpt", seed=1)
+        names = list(model.state_dict())
+        if compiles:
+            model.compile_blocks()
+        strategy = build_strategy(context_of("fsdp", 0, 1, stage=stage), model)
+        losses = [result.loss for result in steps_of(strategy, (6,), 0, 4, micro=3)]
+        if stage == 3:
+            there, wanted = after_a_forward(strategy, [])
+            assert there == wanted
+        strategy.close()
+        expected = expected or losses
+        assert losses == pytest.approx(expected, abs=1e-5)
+        assert list(model.state_dict()) == names
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0, "blocks were compiled indeed"
+    assert psutil.Process().children(recursive=True) == children
 
 
 # -- the scale of the loss ----------------------------------------------------------------------------------------
