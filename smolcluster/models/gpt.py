@@ -21,9 +21,9 @@ from smolcluster.models.lookup import LookupSink, lookup_apart
 from smolcluster.models.loss import chunked_cross_entropy
 from smolcluster.models.short import product
 from smolcluster.models.units import ShardUnit
+from smolcluster.spec.pretrained import LAYER_NORM_EPS
 from smolcluster.spec.run import GPTSpec
 
-LAYER_NORM_EPS = 1e-5
 INIT_STD = 0.02
 
 
@@ -108,7 +108,9 @@ class Transformer(nn.Module):
         super().__init__()
         self.dropout = spec.dropout
         self.wte = nn.Embedding(spec.vocab_size, spec.model_dim, _weight=torch.empty(spec.vocab_size, spec.model_dim))
-        self.wpe = nn.Embedding(spec.max_seq_len, spec.model_dim, _weight=torch.empty(spec.max_seq_len, spec.model_dim))
+        self.wpe = nn.Embedding(
+            spec.num_positions, spec.model_dim, _weight=torch.empty(spec.num_positions, spec.model_dim)
+        )
         self.h = nn.ModuleList(Block(spec) for _ in range(spec.num_layers))
         self.ln_f = nn.LayerNorm(spec.model_dim, eps=LAYER_NORM_EPS)
         self.lookup_sink: LookupSink | None = None
@@ -155,7 +157,7 @@ class GPT(nn.Module):
         return self.transformer.wte.weight if self.lm_head is None else self.lm_head.weight
 
     def forward(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
-        """(B, T) int64 -> logits (B, T, V). ValueError when the tokens do not fit into max_seq_len."""
+        """(B, T) int64 -> logits (B, T, V). ValueError when the tokens do not fit into num_positions."""
         return functional.linear(self.transformer(ids, cache), self.head)
 
     def next_logits(self, ids: Tensor, cache: KVCache) -> Tensor:

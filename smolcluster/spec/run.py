@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from smolcluster.spec.base import Frozen
 
@@ -14,7 +14,11 @@ STRATEGIES = ("single", "classicdp", "fsdp", "edp", "syncps", "mp", "diloco")
 
 
 class GPTSpec(Frozen):
-    """A GPT-2 style decoder. `vocab_size` is what the tokenizer should give; the data folder's meta.json decides."""
+    """A GPT-2 style decoder. `vocab_size` is what the tokenizer should give; the data folder's meta.json decides.
+
+    `max_seq_len` is the length of a sample; `num_positions`, as many if nobody says, what the model has positions for:
+    weights to start from may have more.
+    """
 
     type: Literal["gpt"] = "gpt"
     model_dim: int = Field(gt=0)
@@ -23,8 +27,16 @@ class GPTSpec(Frozen):
     ff_dim: int = Field(gt=0)
     dropout: float = Field(ge=0, lt=1)
     max_seq_len: int = Field(gt=0)
+    num_positions: int = Field(default=0, ge=0)
     tie_embeddings: bool = True
     vocab_size: int = Field(gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _positions(cls, values: Any) -> Any:
+        if isinstance(values, dict) and not values.get("num_positions") and "max_seq_len" in values:
+            return {**values, "num_positions": values["max_seq_len"]}
+        return values
 
 
 class NNSpec(Frozen):
@@ -109,6 +121,7 @@ class RunSpec(Frozen):
     """One run of one strategy. `participants` are in rank order.
 
     `balance` weighs the ranks of a node (default 1) when the global batch is shared out; the sum does not change.
+    `init`: the folder, on the controller, of the weights to start from; None draws them from the seed.
     """
 
     strategy: Literal["single", "classicdp", "fsdp", "edp", "syncps", "mp", "diloco"]
@@ -126,3 +139,4 @@ class RunSpec(Frozen):
     use_quantization: bool = False
     syncps_timeout_s: float = Field(default=0.1, gt=0)
     project_name: str
+    init: str | None = None
