@@ -25,7 +25,8 @@ from smolcluster.spec.pretrained import CONFIG, INDEX, TOKENIZER_FILES, WEIGHTS,
 from smolcluster.spec.problems import did_you_mean, listed
 from smolcluster.spec.run import GPTSpec, RunSpec
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+# As the hub checks them: no path, and nothing it would refuse with an exception of its own.
+_HUB_ID = re.compile(r"(?!.*(?:--|\.\.))\w(?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?", re.ASCII)
 
 
 def find_weights(name: str, table: Mapping[str, Weights], whole: bool, hub: Hub | None = None) -> Path:

@@ -24,7 +24,7 @@ def next_scale(scale: float, good_steps: int, skipped: bool) -> tuple[float, int
 
 
 class LossScale:
-    """The scale of a run. `used`: whether it has one; without, it is 1 and nothing ever changes it.
+    """The scale of a run. `used`: whether it has one; without, it is 1, and what a float16 run left stays as it is.
 
     It is meant for the mean over the `tokens` of a whole step, as GradScaler's is. Our losses are sums over tokens, so
     these are multiplied by `factor`: the scale over `tokens`, which stand for the next power of two. It costs no bit.
@@ -33,13 +33,13 @@ class LossScale:
     def __init__(self, used: bool, tokens: int = 1) -> None:
         self.used = used
         self._tokens = 1 << max(0, tokens - 1).bit_length() if used else 1
-        self._scale = torch.tensor(FIRST if used else 1.0)
+        self._scale = torch.tensor(FIRST)
         self._good_steps = torch.zeros(())
 
     @property
     def value(self) -> float:
         """What the mean loss is multiplied by, a power of two."""
-        return float(self._scale)
+        return float(self._scale) if self.used else 1.0
 
     @property
     def factor(self) -> float:
@@ -63,7 +63,5 @@ class LossScale:
             self._good_steps.fill_(good_steps)
 
     def state(self) -> dict[str, torch.Tensor]:
-        """What a checkpoint keeps, by name, live."""
-        if not self.used:
-            return {}
+        """What a checkpoint keeps, by name, live. In every precision, so that one may go on in another."""
         return {"optim.loss_scale": self._scale, "optim.loss_scale_good_steps": self._good_steps}

@@ -143,11 +143,7 @@ class Synchronous:
 
     def load_slices(self, slices: Iterable[Slice]) -> None:
         """Take all parameters and moments that lie here from slices of any cut."""
-        given = list(slices)
-        # A run that had no scale may go on in float16: it begins with a new one.
-        new = self.loss_scale.state().keys() - {part.name for part in given}
-        held = [*self._cut_slices(None), *self._whole_slices(pieces=len(self.updates))]
-        fill([part for part in held if part.name not in new], given)
+        fill([*self._cut_slices(None), *self._whole_slices(pieces=len(self.updates))], slices)
 
     def state_bytes(self) -> dict[str, int]:
         """Bytes of model state this rank holds between steps: parameters, gradients, optimizer (moments)."""
