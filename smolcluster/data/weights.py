@@ -67,7 +67,8 @@ def prepare_weights(run: RunSpec, data: Path, cache: Path, say: Callable[[str], 
     files = [folder / CONFIG, *weight_files(folder)]
     hashes = {file.name: _sha256(file) for file in files}
     final = cache / f"init-{hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:16]}"
-    if not final.is_dir():
+    if not _is_copy(final, files):
+        shutil.rmtree(final, ignore_errors=True)
         _copy(files, final)
     say(f"weights: {folder}, a copy in {final}")
     return final
@@ -90,6 +91,12 @@ def _copy(files: list[Path], final: Path) -> None:
                 raise
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def _is_copy(folder: Path, files: list[Path]) -> bool:
+    """Whether a copy is there and nobody took or cut a file of it."""
+    copies = [(file, folder / file.name) for file in files]
+    return all(copy.is_file() and copy.stat().st_size == file.stat().st_size for file, copy in copies)
 
 
 def _from_hub(repo: str, whole: bool, hub: Hub) -> Path:

@@ -127,7 +127,7 @@ class Transformer(nn.Module):
             rows = self.wte(ids)
         x = rows + self.wpe.weight[start : start + length]
         x = functional.dropout(x, self.dropout, self.training)
-        recomputes = self.recomputes and torch.is_grad_enabled()
+        recomputes = self.recomputes and cache is None and torch.is_grad_enabled()
         for number, block in enumerate(self.h):
             if recomputes:
                 # Keeps the block's input alone; dropout's random numbers are drawn again from the same state.

@@ -5,6 +5,7 @@ Only GPT-2 that is computed as ours is: another architecture, activation or kind
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,18 +34,20 @@ _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Weights to start from, and their shape. `tokenizer`: whether they bring one."""
+    """Weights to start from, their shape, the SHA-256 of their config.json. `tokenizer`: whether they bring one."""
 
     folder: Path
     spec: GPTSpec
     tokenizer: bool
+    sha256: str
 
 
 def read_pretrained(folder: Path) -> Pretrained:
     """The model in a folder; its weights are not looked at. InputError when it is none that can be trained."""
     spec = read_config(folder)
     ready = (folder / TOKENIZER).is_file() or all((folder / name).is_file() for name in ("vocab.json", "merges.txt"))
-    return Pretrained(folder, spec, ready)
+    digest = hashlib.sha256((folder / CONFIG).read_bytes()).hexdigest()
+    return Pretrained(folder, spec, ready, digest)
 
 
 def read_config(folder: Path) -> GPTSpec:

@@ -14,7 +14,7 @@ from smolcluster.spec.document import Document, Tree, read_document
 from smolcluster.spec.layers import Merged, canonical_model, canonical_port, merge
 from smolcluster.spec.modelfile import MODEL_FILES, TrainedModelFile
 from smolcluster.spec.overrides import cut, flag, override
-from smolcluster.spec.pretrained import Pretrained, read_pretrained
+from smolcluster.spec.pretrained import CONFIG, Pretrained, read_pretrained
 from smolcluster.spec.problems import explain
 from smolcluster.spec.recognise import recognise, wrong_file
 from smolcluster.spec.request import Request
@@ -126,6 +126,7 @@ def _add_start(layers: _Layers, request: Request) -> Pretrained | None:
     except ConfigError as error:
         layers.problems += error.problems
         return None
+    layers.inputs[str(start.folder / CONFIG)] = start.sha256
     tree: Tree = {"model": {key: getattr(start.spec, key) for key in SHAPE}}
     if start.tokenizer:
         tree["data"] = {"tokenizer": str(start.folder)}

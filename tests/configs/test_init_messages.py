@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ def test_the_weights_say_the_shape_and_bring_their_tokenizer(folder: Path) -> No
     assert model.dropout == 0, "how one trains is not what the weights say"
     assert resolved.run.data.tokenizer == str(folder)
     assert resolved.run.init == str(folder)
+    assert resolved.inputs[str(folder / "config.json")] == sha256((folder / "config.json").read_bytes()).hexdigest()
     [note] = [note for note in resolved.notes if note.startswith("--init")]
     assert "3 layers of 48, 4 heads, vocabulary 320, 200 positions), and their tokenizer" in note
     assert "samples are 128 tokens long" in note

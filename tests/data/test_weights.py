@@ -187,6 +187,10 @@ def test_the_copy_is_named_by_its_content_and_holds_what_is_needed(tmp_path: Pat
     assert prepare_weights(run_from(original), text, tmp_path / "cache") != copy
     assert (copy / "model.safetensors").read_text() == "numbers"
     assert not list((tmp_path / "cache").glob(".building-*"))
+    (copy / "model.safetensors").write_text("cut")
+    (original / "model.safetensors").write_text("numbers")
+    assert prepare_weights(run_from(original), text, tmp_path / "cache") == copy
+    assert (copy / "model.safetensors").read_text() == "numbers", "a copy that was cut is made again"
 
 
 def test_a_tokenizer_with_more_tokens_than_the_weights_know(tmp_path: Path, text: Path) -> None:
