@@ -103,6 +103,7 @@ def _context(config: NodeConfig, plan: Plan, me: RankPlan) -> RunContext:
         folder=RunFolder(Path(config.run_dir)),
         data_dir=Path(config.data_dir),
         wires=Alone(),
+        init_dir=Path(config.init_dir) if config.init_dir else None,
     )
 
 

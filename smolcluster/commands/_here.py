@@ -21,6 +21,7 @@ from types import FrameType
 import yaml
 
 from smolcluster.data.prepare import prepare_data
+from smolcluster.data.weights import prepare_weights
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.jobs import poll_job, start_job, stop_job
 from smolcluster.jobs.types import ACTIVE_STATES, ASKED_GRACE_S, PollResult
@@ -60,7 +61,9 @@ def require_local(resolved: Resolved, plan: Plan) -> None:
 def lay_out(resolved: Resolved, plan: Plan) -> Run:
     """Prepare the data and write the run's folder in the workdir of its first node; runs/latest then points to it."""
     workdir = Path(resolved.cluster.node(plan.ranks[0].node).workdir).expanduser().absolute()
-    data = prepare_data(plan.run, workdir.parent / ".cache" / "data", lambda line: print(line, file=sys.stderr))
+    cache = workdir.parent / ".cache" / "data"
+    data = prepare_data(plan.run, cache, lambda line: print(line, file=sys.stderr))
+    weights = prepare_weights(plan.run, data, cache, lambda line: print(line, file=sys.stderr))
     now = datetime.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     folder = RunFolder(workdir / f"{now}-{plan.run.strategy}-{secrets.token_hex(2)}")
     write_atomic(folder.plan, plan.to_json())
@@ -77,6 +80,7 @@ def lay_out(resolved: Resolved, plan: Plan) -> Run:
             plan_digest=plan.digest(),
             secret_file=str(secret),
             data_dir=str(data),
+            init_dir=str(weights) if weights and node == plan.ranks[0].node else None,
             python=sys.executable,
             lease_s=LEASE_S,
             ranks=tuple(rank.rank for rank in plan.ranks if rank.node == node),

@@ -10,6 +10,7 @@ from smolcluster.commands._request import (
     ClusterConfigOption,
     ConfigOption,
     DatasetOption,
+    InitOption,
     InventoryOption,
     ModelOption,
     NodesOption,
@@ -31,6 +32,7 @@ def train(
     cluster_config: ClusterConfigOption = None,
     nodes: NodesOption = None,
     override: OverrideOption = None,
+    init: InitOption = None,
 ) -> None:
     """Train on this machine. Machines elsewhere are the playbook's: ansible-playbook train.yml -e strategy=NAME."""
     from smolcluster.commands._here import lay_out, require_local, run_in_processes, run_in_this_process
@@ -38,7 +40,9 @@ def train(
     from smolcluster.plan import make_plan
     from smolcluster.spec import resolve
 
-    request = request_from(inventory, strategy, model, dataset, config, cluster_config, nodes, override)
+    request = request_from(
+        inventory, strategy, model, dataset, config, cluster_config, nodes, override, init, whole=True
+    )
     resolved = resolve(request)
     plan = make_plan(resolved.cluster, resolved.run, resolved.notes, resolved.inputs)
     print_notes(plan.notes)

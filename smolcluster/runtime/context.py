@@ -87,7 +87,8 @@ class Alone:
 class RunContext:
     """One rank's view of its run.
 
-    `device` is a real device, never "auto". `data_dir` holds train.bin, val.bin, meta.json and tokenizer.json.
+    `device` is a real device, never "auto". `data_dir` holds train.bin, val.bin, meta.json and tokenizer.json,
+    `init_dir` the weights to start from, where they are.
     """
 
     run_id: str
@@ -98,6 +99,7 @@ class RunContext:
     folder: RunFolder
     data_dir: Path
     wires: Wires
+    init_dir: Path | None = None
 
     @property
     def run(self) -> RunSpec:

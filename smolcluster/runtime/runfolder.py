@@ -129,6 +129,9 @@ class StepRecord(Frozen):
     bytes_in: int
     staleness: int = 0
     val_loss: float | None = None
+    # Under float16: what the loss was multiplied by, and whether gradients overflowed and nothing was updated.
+    loss_scale: float | None = None
+    skipped: bool | None = None
     total_steps: int
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from smolcluster.spec.run import Precision
 from smolcluster.spec.values import FileModel
 
 
@@ -32,6 +33,9 @@ class TrainingSection(FileModel):
     grad_accumulation: int = Field(default=1, ge=1)
     track_gradients: bool = False
     polyak_alpha: float = Field(default=0.5, gt=0, le=1)
+    precision: Precision = "fp32"
+    activation_checkpointing: bool = False
+    compile: bool = False
 
 
 class ScheduleSection(FileModel):

@@ -51,7 +51,7 @@ def _resolve(request: Request, runnable: bool) -> Resolved:
     problems += wrong
     if settings is None:
         raise ConfigError(problems)
-    training = trained(settings.model, settings.model_from)
+    training = trained(settings.model, settings.model_from, settings.start)
     problems += training.problems
     if cluster is None or document is None:
         raise ConfigError(problems)
@@ -122,6 +122,7 @@ def _run(
         use_quantization=file.use_quantization if isinstance(file, EdpFile) else False,
         syncps_timeout_s=file.timeout if isinstance(file, SyncpsFile) else 0.1,
         project_name=training.project_name,
+        init=str(settings.start.folder) if settings.start else None,
     )
     return run, notes, problems
 

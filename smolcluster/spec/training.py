@@ -10,8 +10,10 @@ from smolcluster.spec.document import KeyPath
 from smolcluster.spec.layers import Merged
 from smolcluster.spec.modelfile import GPTFile, NNFile, TrainedModelFile
 from smolcluster.spec.owntext import TEXT_SUFFIXES, text_files
+from smolcluster.spec.pretrained import Pretrained
 from smolcluster.spec.problems import did_you_mean, listed
 from smolcluster.spec.run import DataSpec, GPTSpec, ModelSpec, NNSpec, ScheduleSpec, TrainingSpec
+from smolcluster.spec.start import started
 
 _TEXTS = ("pydoc", "wikitext2", "snli", "wiki-sample")
 _IMAGES = ("mnist",)
@@ -42,12 +44,14 @@ class Trained:
     notes: list[str] = field(default_factory=list)
 
 
-def trained(file: TrainedModelFile, origin: Merged) -> Trained:
-    """Resolve the merged model config."""
+def trained(file: TrainedModelFile, origin: Merged, start: Pretrained | None = None) -> Trained:
+    """Resolve the merged model config; `start`: the weights that the model starts from."""
     problems: list[Problem] = []
     notes: list[str] = []
     data = _data(file, origin, problems)
     model = _model(file, origin, data, problems)
+    if start is not None and isinstance(model, GPTSpec):
+        model = started(model, start, origin, problems, notes)
     section = file.training
     clipping = file.gradient_clipping
     clips = clipping.enabled if clipping.enabled is not None else clipping.max_norm is not None
@@ -63,6 +67,9 @@ def trained(file: TrainedModelFile, origin: Merged) -> Trained:
         grad_accumulation=section.grad_accumulation,
         track_gradients=section.track_gradients,
         polyak_alpha=section.polyak_alpha,
+        precision=section.precision,
+        activation_checkpointing=section.activation_checkpointing,
+        compile=section.compile,
     )
     schedule = _schedule(file, origin, problems, notes)
     project = file.logging.project_name or f"smolcluster-{model.type}-{data.dataset}"

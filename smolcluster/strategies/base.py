@@ -29,7 +29,8 @@ class StepResult:
 
     loss: mean over all ranks' tokens, before the update. grad_norm: of the mean gradient, before clipping; layer_norms:
     the same by parameter, where they were asked for. comm_s: seconds this rank waited on communication that nothing
-    hid; compute_s: the rest. stop: some rank asked for the end.
+    hid; compute_s: the rest. stop: some rank asked for the end. loss_scale: float16's (scaling.py), None without.
+    skipped: float16 overflowed: nothing was updated, grad_norm is 0.
     """
 
     loss: float
@@ -40,6 +41,8 @@ class StepResult:
     stop: bool
     staleness: int = 0
     layer_norms: Mapping[str, float] | None = None
+    loss_scale: float | None = None
+    skipped: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,13 +119,17 @@ class Strategy(Protocol):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What all ranks conclude from one small exchange: the step's loss, and the factor for the summed gradients."""
+    """What all ranks conclude from one small exchange: the step's loss, and the factor for the summed gradients.
+
+    skip: float16 overflowed somewhere, so nothing is updated; loss is then not finite if a rank's was not.
+    """
 
     loss: float
     tokens: int
     grad_norm: float
     scale: float
     stop: bool
+    skip: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,25 +146,33 @@ class Tally:
         return [self.loss_sum, float(self.tokens), float(self.stop), self.squares]
 
 
-def judge(rows: list[list[float]], max_norm: float | None) -> Verdict:
+def judge(rows: list[list[float]], max_norm: float | None, loss_scale: float = 1.0, skippable: bool = False) -> Verdict:
     """Make the same decision from the same rows on every rank: pure, in float64, in rank order.
 
-    The gradients are sums of loss times tokens; `scale` makes them the mean over all tokens, clipped to `max_norm`.
+    The gradients are sums of loss times tokens times `loss_scale`; `scale` makes them the mean over all tokens, clipped
+    to `max_norm`. What is not finite is NotFiniteError, or where it is `skippable` a step that is left out.
     """
+    tokens = sum(int(row[1]) for row in rows)
+    if tokens == 0:
+        raise ValueError("no rank had a sample in this step")
+    stop = any(row[2] for row in rows)
+    if skippable and not all(math.isfinite(row[0]) and math.isfinite(row[3]) for row in rows):
+        return Verdict(sum(row[0] for row in rows) / tokens, tokens, 0.0, 0.0, stop, skip=True)
+    _refuse_what_is_not_finite(rows)
+    norm = math.sqrt(math.fsum(row[3] for row in rows)) / loss_scale / tokens
+    # 1e-6 as in torch.nn.utils.clip_grad_norm_, whose numbers people know.
+    clip = 1.0 if max_norm is None else min(1.0, max_norm / (norm + 1e-6))
+    loss = math.fsum(row[0] for row in rows) / tokens
+    return Verdict(loss, tokens, norm, clip / tokens / loss_scale, stop)
+
+
+def _refuse_what_is_not_finite(rows: list[list[float]]) -> None:
     advice = "lower training.learning_rate, lengthen lr_schedule.warmup_iters or set training.grad_clip_norm"
     for rank, row in enumerate(rows):
         if not math.isfinite(row[0]):
             raise NotFiniteError(f"the loss of rank {rank} is not finite: {advice}", rank)
     if not all(math.isfinite(row[3]) for row in rows):  # summed over ranks already: nobody knows whose it was
         raise NotFiniteError(f"the gradient is not finite, though every rank's loss is: {advice}", None)
-    tokens = sum(int(row[1]) for row in rows)
-    if tokens == 0:
-        raise ValueError("no rank had a sample in this step")
-    norm = math.sqrt(math.fsum(row[3] for row in rows)) / tokens
-    # 1e-6 as in torch.nn.utils.clip_grad_norm_, whose numbers people know.
-    clip = 1.0 if max_norm is None else min(1.0, max_norm / (norm + 1e-6))
-    loss = math.fsum(row[0] for row in rows) / tokens
-    return Verdict(loss, tokens, norm, clip / tokens, any(row[2] for row in rows))
 
 
 def build_strategy(context: RunContext, model: nn.Module) -> Strategy:

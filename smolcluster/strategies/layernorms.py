@@ -40,8 +40,8 @@ class LayerNorms:
                 self._squares[part.name] += _squares(part.tensor)
         self._wanted = False
 
-    def agree(self, tokens: int, exchange: Exchange) -> dict[str, float] | None:
-        """The norms of the mean gradient over `tokens`, by parameter, the same everywhere; None if nobody asked."""
+    def agree(self, tokens: float, exchange: Exchange) -> dict[str, float] | None:
+        """The norms of the mean gradient over `tokens` (times the loss scale), by parameter, the same everywhere; None if nobody asked."""
         if self._squares is None:
             return None
         rows = exchange(list(self._squares.values()))

@@ -5,6 +5,7 @@ Where parameters, gradients and moments lie is the strategies' own affair; they 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
@@ -14,12 +15,15 @@ from torch import nn
 
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.device import Collectives
+from smolcluster.runtime.precision import autocast
+from smolcluster.spec.run import GPTSpec
 from smolcluster.strategies.adamw import FlatAdamW
-from smolcluster.strategies.base import Batch, LossSum, Model, StepResult, Verdict
+from smolcluster.strategies.base import Batch, LossSum, Model, NotFiniteError, StepResult, Tally, Verdict, judge
 from smolcluster.strategies.flat import Layout
 from smolcluster.strategies.layernorms import LayerNorms
 from smolcluster.strategies.lookups import lookups_of
 from smolcluster.strategies.pieces import Piece, Range, slices_of, whole_slices
+from smolcluster.strategies.scaling import LossScale
 from smolcluster.strategies.slices import Slice, fill
 
 
@@ -37,6 +41,9 @@ class Synchronous:
         self.lookups = lookups_of(context, model, self.collectives)
         self._weight_decay = context.run.training.weight_decay
         self._device = context.device
+        self._precision = context.run.training.precision
+        self.loss_scale = LossScale(self._precision == "fp16", tokens_of_a_step(context))
+        self._last_loss: float | None = None
         self._began = 0.0
         self._blocked_before_s = 0.0
         self._layer_norms = LayerNorms()
@@ -83,7 +90,7 @@ class Synchronous:
     def differentiate(self, x: torch.Tensor, y: torch.Tensor) -> LossSum:
         """Forward and backward of a micro-batch."""
         loss = self.summed_loss(x, y)
-        torch.autograd.backward([loss])
+        torch.autograd.backward([self.loss_scale.scaled(loss)])
         return LossSum(loss.item(), y.numel())
 
     def add_lookups(self) -> None:
@@ -105,14 +112,31 @@ class Synchronous:
         """Every rank's few numbers in rank order, the same bits everywhere."""
         return self.collectives.exchange(values)
 
+    def agree(self, local: LossSum, stop: bool, gradients: Iterable[torch.Tensor]) -> Verdict:
+        """What all ranks conclude from this step; `gradients` is this rank's even share of the summed ones."""
+        # Each rank measures 1/N of the gradient, and all add up the same N numbers: the norm, and with it the decision
+        # to clip, is the same to the bit even between devices that round differently.
+        tally = Tally(local.loss, local.tokens, stop, self.squares(gradients))
+        scale = self.loss_scale
+        return judge(self.exchange(tally.row()), self.max_norm, scale.factor, scale.skippable)
+
     def result(self, verdict: Verdict) -> StepResult:
         """Close the account of a step."""
-        norms = self._layer_norms.agree(verdict.tokens, self.exchange)
+        # With all ranks' gradients multiplied by the scale, so are their norms; those of a step left out mean nothing.
+        norms = self._layer_norms.agree(verdict.tokens * self.loss_scale.factor, self.exchange)
         comm_s = self.collectives.blocked_s - self._blocked_before_s
         compute_s = time.perf_counter() - self._began - comm_s
+        used = self.loss_scale.value if self.loss_scale.used else None
+        self.loss_scale.take(verdict.skip)
+        if math.isfinite(verdict.loss):
+            self._last_loss = verdict.loss
+        elif self._last_loss is None:
+            what = "no loss has been finite yet: float16 overflows in the forward pass, which no scale mends"
+            raise NotFiniteError(f"{what}; use training.precision: bf16 or fp32", None)
         return StepResult(
-            verdict.loss, verdict.tokens, verdict.grad_norm, compute_s, comm_s, verdict.stop, layer_norms=norms
-        )
+            self._last_loss, verdict.tokens, verdict.grad_norm, compute_s, comm_s, verdict.stop,
+            layer_norms=None if verdict.skip else norms, loss_scale=used, skipped=verdict.skip,
+        )  # fmt: skip
 
     # -- beside the step ------------------------------------------------------------------------------------------
 
@@ -156,7 +180,8 @@ class Synchronous:
         raise NotImplementedError
 
     def _loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return cast(Model, self.model).loss(x.to(self._device), y.to(self._device))
+        with autocast(self._precision, self._device):
+            return cast(Model, self.model).loss(x.to(self._device), y.to(self._device))
 
     def _cut_slices(self, within: list[Range] | None) -> Iterator[Slice]:
         yield from slices_of(self.layout, "{}", self.params, within)
@@ -165,7 +190,14 @@ class Synchronous:
             yield from slices_of(self.layout, "optim.{}." + name, pieces, within)
 
     def _whole_slices(self, pieces: int) -> Iterator[Slice]:
-        """What is not cut: tensors that are not trained, and the optimizer's count of steps, once for every piece."""
+        """What is not cut: what is not trained, the loss's scale, the optimizer's steps, once for every piece."""
         yield from whole_slices(self.untrained())
+        yield from whole_slices(self.loss_scale.state())
         for count in self.adamw.steps[:pieces]:
             yield from whole_slices({"optim.step": count})
+
+
+def tokens_of_a_step(context: RunContext) -> int:
+    """Targets of a whole step, over all ranks, as the plan has them."""
+    model = context.run.model
+    return context.plan.global_batch * (model.max_seq_len if isinstance(model, GPTSpec) else 1)

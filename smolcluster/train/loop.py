@@ -107,6 +107,8 @@ class Loop:
                 bytes_in=after.bytes_in - before.bytes_in,
                 staleness=result.staleness,
                 val_loss=self.account.val_loss if fresh else None,
+                loss_scale=result.loss_scale,
+                skipped=result.skipped or None,
                 total_steps=self.total_steps,
             )
         )

@@ -5,11 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from torch import nn
+
 from smolcluster.data import TokenFolder
+from smolcluster.errors import ConfigError, Problem
 from smolcluster.models import GPT, build_model
-from smolcluster.models.hf import save_pretrained
+from smolcluster.models.compiled import require_compiler
+from smolcluster.models.hf import load_weights, save_pretrained
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.metrics import MetricsWriter
+from smolcluster.runtime.precision import require_precision
 from smolcluster.strategies.base import build_strategy
 from smolcluster.train.loop import Account, Loop
 
@@ -23,8 +28,11 @@ def train_rank(context: RunContext, account: Account, stop: Callable[[], bool]) 
     """
     data = TokenFolder.open(context.data_dir)
     data.require(context.plan.global_batch)
-    model = build_model(context.run.model, data.meta.vocab_size, seed=context.run.seed).to(context.device)
+    # Weights to start from have a vocabulary of their own, which may be longer than the tokenizer's.
+    vocabulary = None if context.run.init else data.meta.vocab_size
+    model = build_model(context.run.model, vocabulary, seed=context.run.seed).to(context.device)
     model.train()
+    _prepare(context, model)
     strategy = build_strategy(context, model)
     log.info("rank %d of %d on %s: %s", context.rank, context.world_size, context.device, context.run.strategy)
     with MetricsWriter(context.folder.metrics(context.me.node, context.rank)) as metrics:
@@ -34,3 +42,22 @@ def train_rank(context: RunContext, account: Account, stop: Callable[[], bool]) 
     if tensors is not None and isinstance(model, GPT):
         save_pretrained(model, context.data_dir / "tokenizer.json", context.folder.model, tensors)
         log.info("model written to %s", context.folder.model)
+
+
+def _prepare(context: RunContext, model: nn.Module) -> None:
+    """Make the model compute as the run wants it. ConfigError where this machine cannot."""
+    training, node = context.run.training, context.me.node
+    require_precision(training.precision, context.device, node)
+    if not isinstance(model, GPT):
+        return
+    if context.run.init is not None and context.rank == 0:  # the others get rank 0's
+        if context.init_dir is None:
+            what, fix = "this node was given no weights to start from", "start the run again from the controller"
+            raise ConfigError([Problem("", 0, "init_dir", what, fix)])
+        load_weights(context.init_dir, model)
+        log.info("starts from the weights in %s", context.init_dir)
+    if training.activation_checkpointing:
+        model.checkpoint_blocks()
+    if training.compile:
+        require_compiler(context.device, node)
+        model.compile_blocks()

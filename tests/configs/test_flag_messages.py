@@ -137,6 +137,20 @@ FLAGS = {
         '--override transport=nccl: transport: must be one of smol, gloo, auto, not the text "nccl"'
         " | write one of these",
     ),
+    "a precision under another name": (
+        {"overrides": ("training.precision=float16",)},
+        "--override training.precision=float16: training.precision: must be one of fp32, bf16, fp16, not the text"
+        ' "float16" | did you mean fp16?',
+    ),
+    "an option under another name": (
+        {"overrides": ("training.gradient_checkpointing=true",)},
+        "--override training.gradient_checkpointing=true: training.gradient_checkpointing: unknown key"
+        " | did you mean activation_checkpointing?",
+    ),
+    "another option under another name": (
+        {"overrides": ("training.amp=true",)},
+        "--override training.amp=true: training.amp: unknown key | did you mean precision?",
+    ),
     "stale": (
         {"overrides": ("staleness_bound=5",)},
         "--override staleness_bound=5: staleness_bound: stale-synchronous training (bound 5) is not built yet"

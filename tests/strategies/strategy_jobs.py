@@ -30,13 +30,16 @@ def context_of(
     clip: float | None = 1.0,
     seed: int = 0,
     samples: int = 5,
+    **training: Any,
 ) -> RunContext:
     spec = GPTSpec(model_dim=16, num_layers=2, num_heads=2, ff_dim=32, dropout=0, max_seq_len=LENGTH, vocab_size=VOCAB)
     run = RunSpec(
         strategy=strategy,
         participants=tuple(Participant(node=f"node{r}", port=0) for r in range(world_size)),
         model=spec,
-        training=TrainingSpec(batch_size=2, epochs=1, learning_rate=1e-2, weight_decay=0.01, grad_clip_norm=clip),
+        training=TrainingSpec(
+            batch_size=2, epochs=1, learning_rate=1e-2, weight_decay=0.01, grad_clip_norm=clip, **training
+        ),
         schedule=ScheduleSpec(warmup_iters=0, min_lr=0),
         data=DataSpec(dataset="pydoc", tokenizer="bpe:64"),
         comm=CommSpec(),

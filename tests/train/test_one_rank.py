@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from train_folders import plan_of, run_spec, write_run
 
 from smolcluster.jobs.nodefile import load_node
@@ -64,6 +65,34 @@ def test_accumulation_changes_nothing_but_memory(tmp_path: Path, data: Path) -> 
     parts = run(tmp_path / "b", data, grad_accumulation=3)[1]
     assert parts.loss_last == pytest.approx(whole.loss_last, abs=1e-5)
     assert parts.val_loss == pytest.approx(whole.val_loss, abs=1e-5)
+
+
+def test_precision_and_recomputing_reach_the_steps(tmp_path: Path, data: Path) -> None:
+    plain = run(tmp_path / "a", data)[1]
+    options = {"activation_checkpointing": True, "grad_accumulation": 2}
+    code, short, place = run(tmp_path / "b", data, precision="fp16", **options)
+    assert code == 0
+    assert short.loss_last == pytest.approx(plain.loss_last, abs=5e-3)
+    assert short.loss_last != plain.loss_last
+    steps, _ = read_metrics(place.metrics("node1", 0))
+    assert {record.loss_scale for record in steps} == {65536}
+    assert not any(record.skipped for record in steps)
+    assert "loss_scale" not in RunFolder(tmp_path / "a").metrics("node1", 0).read_text()
+    assert {tensor.dtype for tensor in load_pretrained(place.model).state_dict().values()} == {torch.float32}
+
+
+def test_a_device_that_lacks_the_precision_is_named(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacks(*_: object, **__: object) -> None:
+        raise RuntimeError("MPS BFloat16 is only supported on MacOS 14 or newer\nmore of it")
+
+    monkeypatch.setattr("smolcluster.runtime.precision.functional.linear", lacks)
+    code, result, _ = run(tmp_path, data, precision="bf16")
+    assert (code, result.status) == (2, "failed")
+    for part in ("node1 cannot compute in bfloat16 on cpu", "only supported on MacOS 14", "fp16 or fp32"):
+        assert part in result.reason
+    assert "more of it" not in result.reason
 
 
 def test_stop_ends_after_the_step_with_a_model(tmp_path: Path, data: Path) -> None:

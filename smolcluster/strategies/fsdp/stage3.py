@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from smolcluster.runtime.context import RunContext
-from smolcluster.strategies.base import Batch, LossSum, StepResult, Tally, judge
+from smolcluster.strategies.base import Batch, LossSum, StepResult
 from smolcluster.strategies.flat import Bucket
 from smolcluster.strategies.fsdp.passage import Passage
 from smolcluster.strategies.fsdp.scatter import ScatteredGradients
@@ -52,10 +52,10 @@ class Stage3(Synchronous):
             local += self.micro_batch(batch[number] if number < len(batch) else None)
         self.gradients.arrived()
         self.add_lookups()
-        tally = Tally(local.loss, local.tokens, stop, self.squares(self.gradient_memory()))
-        verdict = judge(self.exchange(tally.row()), self.max_norm)
-        for bucket in self.layout.buckets:
-            self.adamw.step(bucket.index, lr, verdict.scale)
+        verdict = self.agree(local, stop, self.gradient_memory())
+        if not verdict.skip:
+            for bucket in self.layout.buckets:
+                self.adamw.step(bucket.index, lr, verdict.scale)
         return self.result(verdict)
 
     def micro_batch(self, micro: Micro | None) -> LossSum:
@@ -70,7 +70,7 @@ class Stage3(Synchronous):
             with self.passage.lending():
                 loss = self.summed_loss(*micro)
             self.passage.finish_forward()
-            torch.autograd.backward([loss])
+            torch.autograd.backward([self.loss_scale.scaled(loss)])
             local = LossSum(loss.item(), micro[1].numel())
         self.stream.flush()
         self.passage.finish_backward()
