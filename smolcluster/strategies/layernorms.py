@@ -41,7 +41,10 @@ class LayerNorms:
         self._wanted = False
 
     def agree(self, tokens: float, exchange: Exchange) -> dict[str, float] | None:
-        """The norms of the mean gradient over `tokens` (times the loss scale), by parameter, the same everywhere; None if nobody asked."""
+        """The norms of the mean gradient, by parameter, the same everywhere; None if nobody asked.
+
+        `tokens`: what the gradients are sums over, times the factor of their loss scale.
+        """
         if self._squares is None:
             return None
         rows = exchange(list(self._squares.values()))
