@@ -113,6 +113,21 @@ def test_recomputed_blocks_change_no_bit(pool: Pool, name: str, stage: int, prec
             assert torch.equal(value, other["state"][key]), key
 
 
+def test_recomputing_finds_its_unit_though_a_later_one_got_no_gradient() -> None:
+    """Nothing but the recomputed call itself tells stage 3 then that backward has come to the block before."""
+    losses = []
+    for recompute in (False, True):
+        model = model_of("deep gpt", seed=1)
+        for block in model.transformer.h:
+            block.unused = torch.nn.Parameter(torch.ones(3))
+        if recompute:
+            model.checkpoint_blocks()
+        strategy = build_strategy(context_of("fsdp", 0, 1, stage=3), model)
+        losses.append([result.loss for result in steps_of(strategy, (4,), 0, 3, micro=2)])
+        strategy.close()
+    assert losses[0] == losses[1]
+
+
 # -- what stage 3 gives back, what is compiled ----------------------------------------------------------------------
 
 
