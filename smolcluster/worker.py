@@ -26,6 +26,7 @@ from smolcluster.plan.types import NodeConfig, Plan, RankPlan
 from smolcluster.runtime.context import Alone, RunContext
 from smolcluster.runtime.device import pick_device
 from smolcluster.runtime.failures import Failure, understand
+from smolcluster.runtime.generation import GenerationNote, last_generation, next_generation, write_generation
 from smolcluster.runtime.process import die_with_parent, keep_freed_memory, log_to_stdout, peak_rss_mb
 from smolcluster.runtime.results import write_result
 from smolcluster.runtime.runfolder import RankResult, RunFolder
@@ -43,6 +44,7 @@ DONE = Failure(0, "", ours=False, bug=False)
 def run_rank(config: NodeConfig, plan: Plan, me: RankPlan, stop: Callable[[], bool]) -> int:
     """Take a rank's part in a run and write its result.json. The exit code; only bugs of result writing raise."""
     account = Account()
+    folder = RunFolder(Path(config.run_dir))
     ending, sent, received = DONE, 0, 0
     try:
         context = _context(config, plan, me)
@@ -75,8 +77,10 @@ def run_rank(config: NodeConfig, plan: Plan, me: RankPlan, stop: Callable[[], bo
         wire_bytes_in=received,
         peak_rss_mb=peak_rss_mb(),
         transport=plan.transport if plan.world_size > 1 else "none",
+        generation=max(0, last_generation(folder, me.node, me.rank, config.generation)),
+        finished=status == "completed",
     )
-    write_result(RunFolder(Path(config.run_dir)), result)
+    write_result(folder, result)
     return ending.exit_code
 
 
@@ -109,20 +113,26 @@ def _context(config: NodeConfig, plan: Plan, me: RankPlan) -> RunContext:
 def _wires(context: RunContext, config: NodeConfig) -> Iterator[RunContext]:
     """The context with its wires open. They are closed in order after a good end, and cut after a bad one, so that the
     other ranks learn of it at once instead of at their deadlines."""
+    folder, node, rank = context.folder, context.me.node, context.rank
+    first = config.generation
+    number = next_generation(folder, node, rank, first) if rank == 0 else first
     if context.world_size == 1:
-        yield context
+        yield replace(context, generation=number)
         return
     group = GroupConfig.from_plan(
         context.plan,
         context.me,
         run_id=config.run_id,
-        generation=config.generation,
+        generation=number,
         secret=read_secret(Path(config.secret_file), "secret_file", "run the playbook again"),
-        endpoint_file=context.folder.endpoint(context.node_of(0)),
+        endpoint_file=folder.endpoint(context.node_of(0)),
+        after=None if rank == 0 else last_generation(folder, node, rank, first),
+        entered=lambda found: write_generation(folder, node, rank, GenerationNote(generation=found)),
     )
     fabric = open_fabric(group)
+    log.info("rank %d of %d is in generation %d", rank, context.world_size, fabric.generation)
     try:
-        yield replace(context, wires=fabric)
+        yield replace(context, wires=fabric, generation=fabric.generation)
     except BaseException as error:
         fabric.abort(understand(error).reason)
         raise

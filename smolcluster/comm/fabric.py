@@ -47,6 +47,11 @@ class Fabric:
             self._teardown(0.0)
             raise
 
+    @property
+    def generation(self) -> int:
+        """Which start of the run's ranks this is."""
+        return self._member.generation
+
     def _open_group(self) -> None:
         config = self.config
         if config.transport == "gloo" and config.listen:

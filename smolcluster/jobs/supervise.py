@@ -1,4 +1,5 @@
-"""The life of one job on one node: start its ranks, watch them, end them together, say how it went.
+"""The life of one job on one node: start its ranks, watch them, end them together, start them again where that helps
+(restarts.py), say how it went.
 
 One thread owns the job: the main one. Everybody else (waiters of ranks, the control link, signal handlers) puts an
 event into its queue. Ranks are started from it too, see processes.py.
@@ -6,6 +7,7 @@ event into its queue. Ranks are started from it too, see processes.py.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -17,22 +19,24 @@ from typing import Literal
 from smolcluster.jobs.control import ControlServer
 from smolcluster.jobs.endings import describe, exit_code_of, result_for
 from smolcluster.jobs.lease import Lease
+from smolcluster.jobs.nodefile import ranks_of
 from smolcluster.jobs.processes import RankProcess, rank_environment
 from smolcluster.jobs.registry import Active, Registry
-from smolcluster.jobs.state import write_state
+from smolcluster.jobs.restarts import Restarts
+from smolcluster.jobs.state import earlier_state, told_by_ranks, write_state
 from smolcluster.jobs.stopping import StopOrder, Stopping
 from smolcluster.jobs.tail import last_step
 from smolcluster.jobs.types import STOP_GRACE_S
 from smolcluster.jobs.verdict import INTERRUPTED, NOT_STARTED, judge
 from smolcluster.jobs.wire import Reply, Request
-from smolcluster.plan.types import NodeConfig, RankPlan
+from smolcluster.plan.types import NodeConfig, Plan
 from smolcluster.runtime.results import read_result, write_result
 from smolcluster.runtime.runfolder import JobState, RankResult, RunFolder
 
 _log = logging.getLogger("smolcluster.supervisor")
 # Python on Windows does not wake a waiting main thread for a signal, so it looks up this often.
 _LOOK_UP_S = 1.0
-_State = Literal["starting", "running", "completed", "failed", "stopped"]
+_State = Literal["starting", "running", "restarting", "completed", "failed", "stopped"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Supervisor:
         self,
         node_file: Path,
         config: NodeConfig,
-        ranks: tuple[RankPlan, ...],
+        plan: Plan,
         registry: Registry,
         claim: Active,
         environment: Mapping[str, str],
@@ -61,7 +65,7 @@ class Supervisor:
     ) -> None:
         self._node_file = node_file
         self._config = config
-        self._plans = ranks
+        self._plans = ranks_of(config, plan)
         self._registry = registry
         self._claim = claim
         self._environment = environment
@@ -74,6 +78,9 @@ class Supervisor:
         self._running: dict[int, RankProcess] = {}
         self._codes: dict[int, int] = {}
         self._ended = threading.Event()
+        self._asked = False
+        before = earlier_state(self._folder, config.run_id, config.node)
+        self._restarts = Restarts(plan.run.recovery, plan.run.strategy, before)
         self._state = self._new_state("starting")
 
     def request_stop(self, reason: str, grace_s: float = STOP_GRACE_S) -> None:
@@ -82,13 +89,14 @@ class Supervisor:
 
     def run(self) -> int:
         """Start the ranks and stay until all have ended. The code to leave with: 0, 130 stopped, else a failure's."""
-        for plan in self._plans:
-            self._folder.result(self._config.node, plan.rank).unlink(missing_ok=True)
         with ControlServer(self._folder.control(self._config.node), self._answer) as control:
             try:
                 self._publish("starting")
                 self._start_all()
                 self._watch()
+                while self._goes_on():
+                    self._start_all()
+                    self._watch()
             finally:
                 self._end_all()
             code = self._finish()
@@ -99,9 +107,31 @@ class Supervisor:
             self._ended.set()
         return code
 
+    def _goes_on(self) -> bool:
+        """Whether the ranks, which have all ended, are started again. Whoever asked for a stop meanwhile is heard."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                event = self._events.get_nowait()
+                if isinstance(event, StopOrder):
+                    self._begin_stop(event)
+        if not self._restarts.due(self._codes, self._results(), self._stopping.order, self._asked or self._lease.out):
+            return False
+        _log.info("%s: %s", self._restarts.said, self._restarts.reason)
+        self._publish("restarting")
+        for process in self._started.values():
+            process.join(STOP_GRACE_S)
+        self._stopping = Stopping()
+        self._started, self._codes = {}, {}
+        return True
+
     def _start_all(self) -> None:
         for plan in self._plans:
+            self._folder.result(self._config.node, plan.rank).unlink(missing_ok=True)
+        for plan in self._plans:
             log = self._folder.log(self._config.node, plan.rank)
+            if self._restarts.count:
+                with log.open("a", encoding="utf-8") as file:
+                    file.write(f"---- {self._restarts.said}: {self._restarts.reason}\n")
             command = (self._config.python, *self._worker, str(self._node_file), "--rank", str(plan.rank))
             environment = rank_environment(self._environment, plan.threads)
             try:
@@ -144,6 +174,7 @@ class Supervisor:
         return max(0.001, min(_LOOK_UP_S, lease, self._stopping.next_step_s()))
 
     def _begin_stop(self, order: StopOrder) -> None:
+        self._asked = self._asked or order.outcome == "stopped"
         if self._stopping.begin(order, tuple(self._running.values())):
             _log.info("stopping: %s", order.reason)
 
@@ -188,9 +219,12 @@ class Supervisor:
         for process in self._started.values():
             process.join(STOP_GRACE_S)
 
+    def _results(self) -> list[RankResult]:
+        found = [read_result(self._folder, self._config.node, plan.rank) for plan in self._plans]
+        return [result for result in found if result is not None]
+
     def _finish(self) -> int:
-        results = [read_result(self._folder, self._config.node, plan.rank) for plan in self._plans]
-        verdict = judge(self._codes, [result for result in results if result is not None], self._stopping.order)
+        verdict = judge(self._codes, self._results(), self._stopping.order)
         self._publish(verdict.state, verdict.reason)
         _log.info("%s%s", verdict.state, f": {verdict.reason}" if verdict.reason else "")
         return verdict.exit_code
@@ -203,7 +237,7 @@ class Supervisor:
         ranks = dict.fromkeys(self._running, "running") | {
             rank: str(exit_code_of(code)) for rank, code in self._codes.items()
         }
-        return JobState(
+        known = JobState(
             run_id=self._config.run_id,
             node=self._config.node,
             state=state,
@@ -211,7 +245,11 @@ class Supervisor:
             generation=self._config.generation,
             ranks=dict(sorted(ranks.items())),
             reason=reason,
+            restarts=self._restarts.count,
+            restart_reason=self._restarts.reason,
+            restart_ours=self._restarts.ours,
         )
+        return told_by_ranks(self._folder, known)
 
     def _write_failure(self, rank: int, code: int, reason: str) -> None:
         result = RankResult(

@@ -50,6 +50,7 @@ class RunStory:
     plan: Plan
     ranks: tuple[RankStory, ...]
     generation: int
+    restarts: int
     culprit: Culprit | None
     notes: tuple[str, ...] = ()
 
@@ -64,8 +65,10 @@ def read_run(path: Path) -> RunStory:
         what = unreadable if path.exists() else "there is no such run"
         raise InputError([Problem(str(path), 0, "", what, "give a folder under runs/, or runs/latest")])
     ranks = tuple(_rank_story(folder, rank, reader) for rank in plan.ranks)
-    generation = _generation(folder, plan, reader)
-    return RunStory(folder.path.name, plan, ranks, generation, _culprit(folder, ranks), tuple(reader.notes))
+    jobs = [reader.job(folder.job_state(node)) for node in dict.fromkeys(rank.node for rank in plan.ranks)]
+    generation = max((job.generation for job in jobs if job is not None), default=0)
+    restarts = max((job.restarts for job in jobs if job is not None), default=0)
+    return RunStory(folder.path.name, plan, ranks, generation, restarts, _culprit(folder, ranks), tuple(reader.notes))
 
 
 def summary_of(path: Path) -> Summary:
@@ -99,7 +102,7 @@ def summarise(story: RunStory) -> Summary:
         wire_bytes_per_step=sum(_mean([record.bytes_out for record in rank.steps]) for rank in story.ranks),
         peak_rss_mb=tuple(rank.result.peak_rss_mb if rank.result else 0.0 for rank in story.ranks),
         staleness_max=max((record.staleness for rank in story.ranks for record in rank.steps), default=0),
-        restarts=story.generation,
+        restarts=story.restarts,
         generation=story.generation,
     )
 
@@ -145,11 +148,6 @@ def _ending(story: RunStory, results: list[RankResult]) -> tuple[Status, int, st
         code = culprit.exit_code if culprit.exit_code in KNOWN_CODES else PEER_FAILED
         return "failed", code, f"rank {culprit.rank} on {culprit.node}: {culprit.reason}"
     return "completed", 0, ""
-
-
-def _generation(folder: RunFolder, plan: Plan, reader: Reader) -> int:
-    jobs = [reader.job(folder.job_state(node)) for node in dict.fromkeys(rank.node for rank in plan.ranks)]
-    return max((job.generation for job in jobs if job is not None), default=0)
 
 
 def _speed(steps: tuple[StepRecord, ...]) -> float:

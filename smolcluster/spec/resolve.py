@@ -19,7 +19,7 @@ from smolcluster.spec.modelfile import MODEL_FILES
 from smolcluster.spec.participants import TakingPart, taking_part
 from smolcluster.spec.problems import did_you_mean, listed
 from smolcluster.spec.request import Request, Resolved
-from smolcluster.spec.run import STRATEGIES, CommSpec, Participant, RunSpec
+from smolcluster.spec.run import STRATEGIES, CommSpec, Participant, RecoverySpec, RunSpec
 from smolcluster.spec.settings import Settings, gather
 from smolcluster.spec.training import Trained, trained
 
@@ -114,6 +114,7 @@ def _run(
         schedule=training.schedule,
         data=training.data,
         comm=_comm(file),
+        recovery=_recovery(file),
         seed=file.seed,
         balance=file.balance,
         fsdp_stage=file.fsdp_stage if isinstance(file, FsdpFile) else 0,
@@ -136,6 +137,11 @@ def _comm(file: CommonFile) -> CommSpec:
         track_network_metrics=file.track_network_metrics,
         metrics_log_interval=file.metrics_log_interval,
     )
+
+
+def _recovery(file: CommonFile) -> RecoverySpec:
+    said = file.recovery
+    return RecoverySpec(max_restarts=said.max_restarts, elastic=said.elastic, elastic_wait_s=said.elastic_wait)
 
 
 def _check_free_ports(cluster: ClusterSpec, participants: tuple[Participant, ...], settings: Settings) -> list[Problem]:

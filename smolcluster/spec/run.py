@@ -85,6 +85,17 @@ class CommSpec(Frozen):
     metrics_log_interval: int = Field(default=50, gt=0)
 
 
+class RecoverySpec(Frozen):
+    """What happens when a rank or its machine dies. `max_restarts`: how often a node starts its ranks again in a run.
+
+    `elastic`: whoever has not come `elastic_wait_s` after the first of a new generation is left out of it.
+    """
+
+    max_restarts: int = Field(default=3, ge=0)
+    elastic: bool = False
+    elastic_wait_s: float = Field(default=30.0, gt=0)
+
+
 class Participant(Frozen):
     """A node of the inventory that takes part. `port` 0 means any free port. `role` is "server" in a star's centre.
 
@@ -112,6 +123,7 @@ class RunSpec(Frozen):
     schedule: ScheduleSpec
     data: DataSpec
     comm: CommSpec
+    recovery: RecoverySpec = RecoverySpec()
     seed: int
     balance: dict[str, float] = Field(default_factory=dict)
     fsdp_stage: int = Field(default=1, ge=0, le=3)

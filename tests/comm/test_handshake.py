@@ -41,7 +41,8 @@ def meet(dialler: Identity, acceptor: Identity, peer: int = 0, **options: Any) -
 
 def test_two_of_the_same_run_meet() -> None:
     mine, theirs = meet(ME, SERVER)
-    assert isinstance(mine, Wire)
+    assert isinstance(mine[0], Wire)
+    assert mine[1] == ME.generation
     assert isinstance(theirs[0], Wire)
     assert theirs[1] == HELLO
 

@@ -1,0 +1,91 @@
+"""Ranks that die are started again, as often as the run says, and never where that cannot help."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from smolcluster.jobs import poll_job, stop_job
+from smolcluster.jobs.state import read_state
+from smolcluster.runtime.generation import GenerationNote, write_generation
+from smolcluster.runtime.runfolder import JobState
+
+from .conftest import NodeMaker
+from .node import FakeNode, until
+
+
+def ended(node: FakeNode) -> JobState:
+    until(lambda: poll_job(node.run_dir, node.node).job.state in ("completed", "failed", "stopped"), "the job ends")
+    return poll_job(node.run_dir, node.node).job
+
+
+def test_a_rank_that_is_killed_is_started_again_with_the_others(new_node: NodeMaker) -> None:
+    node = new_node("run|done", "kill|done", max_restarts=3)
+    node.start()
+    job = ended(node)
+    assert (job.state, job.restarts, job.ranks) == ("completed", 1, {0: "0", 1: "0"})
+    assert job.restart_reason.startswith("rank 1: ended by signal 9")
+    assert job.restart_ours
+    for rank, first in enumerate(("run", "kill")):
+        lines = node.folder.log("node1", rank).read_text().splitlines()
+        assert lines[0] == f"rank {rank} does {first}"
+        assert lines[1].startswith("---- restart 1 of 3: rank 1: ended by signal 9")
+        assert lines[2] == f"rank {rank} does done"
+    node.gone()
+
+
+def test_a_rank_that_lost_a_peer_is_started_again_too(new_node: NodeMaker) -> None:
+    node = new_node("code:3|done", max_restarts=1)
+    node.start()
+    job = ended(node)
+    assert (job.state, job.restarts, job.restart_ours) == ("completed", 1, False)
+
+
+def test_restarts_are_counted_and_end(new_node: NodeMaker) -> None:
+    node = new_node("kill", max_restarts=2)
+    node.start()
+    job = ended(node)
+    assert (job.state, job.restarts) == ("failed", 2)
+    assert (node.file.parent / "starts-0").stat().st_size == 3
+
+
+@pytest.mark.parametrize("behaviour", ["code:2", "code:4", "code:130", "done"])
+def test_what_would_end_the_same_way_is_not_tried_again(new_node: NodeMaker, behaviour: str) -> None:
+    node = new_node(behaviour, max_restarts=3)
+    node.start()
+    assert ended(node).restarts == 0
+    assert (node.file.parent / "starts-0").stat().st_size == 1
+
+
+def test_a_stop_ends_a_run_whose_ranks_keep_dying(new_node: NodeMaker) -> None:
+    node = new_node("kill", max_restarts=1_000_000)
+    node.start()
+    until(lambda: poll_job(node.run_dir, "node1").job.restarts > 2, "it is started again and again")
+    stop_job(node.run_dir, "node1")
+    node.gone()
+
+
+def test_a_lost_lease_ends_a_run_whose_ranks_keep_dying(new_node: NodeMaker) -> None:
+    node = new_node("kill", max_restarts=1_000_000, lease_s=0.4)
+    node.start()
+    until(lambda: node.registry.active() is None, "the run ends with its lease", 10)
+    assert poll_job(node.run_dir, "node1").job.state != "completed"
+
+
+def test_whoever_takes_a_run_over_from_a_dead_supervisor_counts_on(new_node: NodeMaker) -> None:
+    node = new_node("run|done", max_restarts=3)
+    pid = node.start().pid
+    node.rank_pids()
+    write_generation(node.folder, "node1", 0, GenerationNote(generation=5, step=40))
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: node.registry.active() is None, "the supervisor is dead")
+    lost = poll_job(node.run_dir, "node1").job
+    assert (lost.state, lost.lost, lost.restarts, lost.generation, lost.resumed_step) == ("failed", True, 0, 5, 40)
+    node.start()
+    job = ended(node)
+    assert (job.state, job.lost, job.restarts) == ("completed", False, 1)
+    assert f"(pid {pid}) ended without a word" in job.restart_reason
+    assert read_state(node.folder, "node1").generation == 5
+    node.gone()
