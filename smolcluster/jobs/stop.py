@@ -74,7 +74,7 @@ def settle(folder: RunFolder, node: str, stopped: str = "") -> JobState:
     registry.clear(folder.path)
     # It may have ended in order between the first look and the second.
     state = read_state(folder, node)
-    if state.state not in ACTIVE_STATES:
+    if state.state not in ACTIVE_STATES or registry.active_in(folder.path) is not None:  # or started again since
         return state
     lost = f"the supervisor on {node} (pid {state.pid}) ended without a word: killed, or the machine restarted"
     ranks = {rank: str(INTERRUPTED) if code == "running" else code for rank, code in state.ranks.items()}
