@@ -166,6 +166,9 @@ class RankResult(Frozen):
     wire_bytes_in: int = 0
     peak_rss_mb: float = 0.0
     transport: str = ""
+    # The run and step whose checkpoint this rank began with; of the last start, if there were several.
+    resumed_from: str = ""
+    resumed_step: int | None = None
 
 
 class JobState(Frozen):
@@ -207,6 +210,8 @@ class Summary(Frozen):
     staleness_max: int
     restarts: int
     generation: int
+    resumed_from: str = ""
+    resumed_step: int | None = None
 
 
 def run_at(path: Path) -> Path:
