@@ -31,7 +31,7 @@ from smolcluster.runtime.process import die_with_parent, keep_freed_memory, log_
 from smolcluster.runtime.results import write_result
 from smolcluster.runtime.runfolder import RankResult, RunFolder
 from smolcluster.strategies.base import NotFiniteError
-from smolcluster.train.loop import Account
+from smolcluster.train.account import Account
 from smolcluster.train.rank import train_rank
 
 log = logging.getLogger("smolcluster.worker")
@@ -79,6 +79,8 @@ def run_rank(config: NodeConfig, plan: Plan, me: RankPlan, stop: Callable[[], bo
         transport=plan.transport if plan.world_size > 1 else "none",
         generation=max(0, last_generation(folder, me.node, me.rank, config.generation)),
         finished=status == "completed",
+        resumed_from=account.resumed_from,
+        resumed_step=account.resumed_step,
     )
     write_result(folder, result)
     return ending.exit_code
@@ -106,6 +108,7 @@ def _context(config: NodeConfig, plan: Plan, me: RankPlan) -> RunContext:
         folder=RunFolder(Path(config.run_dir)),
         data_dir=Path(config.data_dir),
         wires=Alone(),
+        resume_from=Path(config.resume_from) if config.resume_from else None,
     )
 
 

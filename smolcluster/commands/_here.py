@@ -57,9 +57,14 @@ def require_local(resolved: Resolved, plan: Plan) -> None:
         raise ConfigError([Problem("", 0, "nodes", what, fix)])
 
 
-def lay_out(resolved: Resolved, plan: Plan) -> Run:
+def workdir_of(resolved: Resolved, plan: Plan) -> Path:
+    """Where runs lie: the workdir of the plan's first node."""
+    return Path(resolved.cluster.node(plan.ranks[0].node).workdir).expanduser().absolute()
+
+
+def lay_out(resolved: Resolved, plan: Plan, resume_from: Path | None = None) -> Run:
     """Prepare the data and write the run's folder in the workdir of its first node; runs/latest then points to it."""
-    workdir = Path(resolved.cluster.node(plan.ranks[0].node).workdir).expanduser().absolute()
+    workdir = workdir_of(resolved, plan)
     data = prepare_data(plan.run, workdir.parent / ".cache" / "data", lambda line: print(line, file=sys.stderr))
     now = datetime.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     folder = RunFolder(workdir / f"{now}-{plan.run.strategy}-{secrets.token_hex(2)}")
@@ -80,6 +85,7 @@ def lay_out(resolved: Resolved, plan: Plan) -> Run:
             python=sys.executable,
             lease_s=LEASE_S,
             ranks=tuple(rank.rank for rank in plan.ranks if rank.node == node),
+            resume_from=str(resume_from) if resume_from is not None else None,
         )
         files[node] = folder.node(node) / "node.yaml"
         write_atomic(files[node], yaml.safe_dump(config.model_dump(by_alias=True, mode="json"), sort_keys=False))

@@ -104,6 +104,8 @@ def summarise(story: RunStory) -> Summary:
         staleness_max=max((record.staleness for rank in story.ranks for record in rank.steps), default=0),
         restarts=story.restarts,
         generation=story.generation,
+        resumed_from=first.resumed_from if first else "",
+        resumed_step=first.resumed_step if first else None,
     )
 
 

@@ -176,6 +176,9 @@ class RankResult(Frozen):
     transport: str = ""
     generation: int = 0
     finished: bool = False
+    # The run and step whose checkpoint this rank began with; of the last start, if there were several.
+    resumed_from: str = ""
+    resumed_step: int | None = None
 
 
 class JobState(Frozen):
@@ -227,6 +230,8 @@ class Summary(Frozen):
     staleness_max: int
     restarts: int
     generation: int
+    resumed_from: str = ""
+    resumed_step: int | None = None
 
 
 def run_at(path: Path) -> Path:

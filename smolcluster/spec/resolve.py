@@ -116,6 +116,7 @@ def _run(
         comm=_comm(file),
         recovery=_recovery(file),
         seed=file.seed,
+        checkpoint=training.checkpoint,
         balance=file.balance,
         fsdp_stage=file.fsdp_stage if isinstance(file, FsdpFile) else 0,
         staleness_bound=file.staleness_bound if isinstance(file, ClassicdpFile) else 0,

@@ -96,6 +96,19 @@ class RecoverySpec(Frozen):
     elastic_wait_s: float = Field(default=30.0, gt=0)
 
 
+class CheckpointSpec(Frozen):
+    """When the state is saved, and how much of it is kept. `every_steps` 0: never.
+
+    `keep` are the last so many; `keep_best` keeps the one with the lowest validation loss besides. `replicas` is on
+    how many nodes each file lies.
+    """
+
+    every_steps: int = Field(default=50, ge=0)
+    keep: int = Field(default=3, ge=1)
+    keep_best: bool = True
+    replicas: int = Field(default=1, ge=1)
+
+
 class Participant(Frozen):
     """A node of the inventory that takes part. `port` 0 means any free port. `role` is "server" in a star's centre.
 
@@ -125,6 +138,7 @@ class RunSpec(Frozen):
     comm: CommSpec
     recovery: RecoverySpec = RecoverySpec()
     seed: int
+    checkpoint: CheckpointSpec = Field(default_factory=CheckpointSpec)
     balance: dict[str, float] = Field(default_factory=dict)
     fsdp_stage: int = Field(default=1, ge=0, le=3)
     staleness_bound: int = Field(default=0, ge=0)

@@ -9,9 +9,12 @@ from smolcluster.data import TokenFolder
 from smolcluster.models import GPT, build_model
 from smolcluster.models.hf import save_pretrained
 from smolcluster.runtime.context import RunContext
-from smolcluster.runtime.metrics import MetricsWriter
+from smolcluster.runtime.generation import GenerationNote, write_generation
+from smolcluster.runtime.metrics import MetricsWriter, cut_after
 from smolcluster.strategies.base import build_strategy
-from smolcluster.train.loop import Account, Loop
+from smolcluster.train.account import Account
+from smolcluster.train.keeping import Keeper, resume
+from smolcluster.train.loop import Loop
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +30,22 @@ def train_rank(context: RunContext, account: Account, stop: Callable[[], bool]) 
     model.train()
     strategy = build_strategy(context, model)
     log.info("rank %d of %d on %s: %s", context.rank, context.world_size, context.device, context.run.strategy)
-    with MetricsWriter(context.folder.metrics(context.me.node, context.rank)) as metrics:
-        Loop(context, strategy, data, metrics, account, stop).run()
+    resume(context, strategy, account)
+    begun = GenerationNote(generation=context.generation, step=account.steps)
+    write_generation(context.folder, context.me.node, context.rank, begun)
+    metrics_file = context.folder.metrics(context.me.node, context.rank)
+    cut_after(metrics_file, account.steps)
+    keeper = Keeper(context, strategy)
+    with MetricsWriter(metrics_file) as metrics:
+        try:
+            Loop(context, strategy, data, metrics, account, stop, keeper).run()
+        except BaseException:
+            keeper.abandon()
+            raise
     tensors = strategy.export()
-    strategy.close()
     if tensors is not None and isinstance(model, GPT):
         save_pretrained(model, context.data_dir / "tokenizer.json", context.folder.model, tensors)
         log.info("model written to %s", context.folder.model)
+    # Nobody is done before the model is there: if rank 0 dies here all begin again, and have to be there for that.
+    strategy.exchange([0.0])
+    strategy.close()
