@@ -70,6 +70,12 @@ class Crew:
         record = last_step(self.folder.metrics(self.plan.ranks[rank].node, rank))
         return record.step if record is not None else 0
 
+    def newest_checkpoint(self) -> int:
+        """The step of the newest one; 0 where there is none."""
+        return max(
+            (int(path.stem.removeprefix("step-")) for path in self.folder.checkpoints.glob("step-*.json")), default=0
+        )
+
     def until(self, condition: Callable[[], bool], what: str) -> None:
         """Wait for it while everybody is followed; what a supervisor's death leaves is started again."""
         deadline, pause = time.monotonic() + DEADLINE_S, threading.Event()
