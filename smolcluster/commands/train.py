@@ -57,8 +57,8 @@ def train(
     plan = make_plan(resolved.cluster, resolved.run, resolved.notes, resolved.inputs)
     print_notes(plan.notes)
     require_local(resolved, plan)
-    source = checkpoint_named(resume, workdir_of(resolved, plan)) if resume is not None else None
-    run = lay_out(resolved, plan, source)
+    found = checkpoint_named(resume, workdir_of(resolved, plan)) if resume is not None else None
+    run = lay_out(resolved, plan, found.path if found is not None else None)
     code = run_in_this_process(run) if plan.world_size == 1 else run_in_processes(run)
     report(run.folder.path)
     if code:
