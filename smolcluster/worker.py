@@ -79,6 +79,7 @@ def run_rank(config: NodeConfig, plan: Plan, me: RankPlan, stop: Callable[[], bo
         transport=plan.transport if plan.world_size > 1 else "none",
         generation=max(0, last_generation(folder, me.node, me.rank, config.generation)),
         finished=status == "completed",
+        final=ending.final,
         resumed_from=account.resumed_from,
         resumed_step=account.resumed_step,
     )
@@ -137,7 +138,8 @@ def _wires(context: RunContext, config: NodeConfig) -> Iterator[RunContext]:
     try:
         yield replace(context, wires=fabric, generation=fabric.generation)
     except BaseException as error:
-        fabric.abort(understand(error).reason)
+        failure = understand(error)
+        fabric.abort(failure.reason, failure.final)
         raise
     fabric.close()
 

@@ -27,7 +27,7 @@ from smolcluster.comm.spoke import Spoke
 from smolcluster.comm.store import SmolStore
 from smolcluster.comm.table import Op
 from smolcluster.comm.wire import HungUpError
-from smolcluster.errors import DeadlineError, HandshakeError, PeerError
+from smolcluster.errors import DeadlineError, HandshakeError, PeerError, RunOverError
 
 # How long a rank that is done waits for rank 0 to take its leave.
 FAREWELL_S = 5.0
@@ -190,11 +190,14 @@ class Membership:
         if not self._closed and self._star is not None:
             self._star.verdict(error)
 
-    def give_up(self, reason: str = "") -> None:
-        """The other ranks' operations fail from now on, with an error that names this rank and `reason`."""
+    def give_up(self, reason: str = "", for_good: bool = False) -> None:
+        """The other ranks' operations fail from now on, with an error that names this rank and `reason`.
+
+        `for_good`: starting again would not help, and they get a RunOverError.
+        """
         if self.alarm.error is None:
             why = f": {reason}" if reason else ""
-            self.tell(PeerError(f"rank {self.config.rank} gave up{why}"))
+            self.tell((RunOverError if for_good else PeerError)(f"rank {self.config.rank} gave up{why}"))
 
     @property
     def farewell_s(self) -> float:

@@ -35,12 +35,14 @@ class Restarts:
     ) -> bool:
         """Whether ranks that ended like that are started again; counts it if so. `asked`: somebody wants the run ended.
 
-        `codes` and `results` as for `judge`. A rank that was done means that the run is.
+        `codes` and `results` as for `judge`.
         """
         bad = [code for code in codes.values() if code not in (0, INTERRUPTED)]
         stopped = asked or (order is not None and order.outcome == "stopped")
-        final = any(code in FINAL_CODES for code in bad) or 0 in codes.values() or _were_done(results)
-        if not bad or stopped or final or self.count >= self._most:
+        final = any(code in FINAL_CODES for code in bad) or any(result.final for result in results)
+        # A rank that was done means that all are: none is before the model has been written.
+        done = 0 in codes.values() or any(result.finished for result in results)
+        if not bad or stopped or final or done or self.count >= self._most:
             return False
         self.count += 1
         self.reason = judge(codes, results, order).reason
@@ -51,8 +53,3 @@ class Restarts:
     def said(self) -> str:
         """`restart 1 of 3`."""
         return f"restart {self.count} of {self._most}"
-
-
-def _were_done(results: Sequence[RankResult]) -> bool:
-    """Whether a rank died when it had finished its work: see Supervisor._complete_result."""
-    return any(result.finished for result in results)

@@ -152,7 +152,7 @@ class RankResult(Frozen):
     """What a rank says when it ends (result.json). Written by the worker, or by the supervisor for a rank that died.
 
     `generation`: the start of the run's ranks that it tells of, counted from 0. `finished`: its work was done, whatever
-    happened to it afterwards.
+    happened to it afterwards; `final`: another start would fail the same way.
     """
 
     schema_: int = Field(default=RESULT_SCHEMA, alias="schema", serialization_alias="schema")
@@ -176,6 +176,7 @@ class RankResult(Frozen):
     transport: str = ""
     generation: int = 0
     finished: bool = False
+    final: bool = False
     # The run and step whose checkpoint this rank began with; of the last start, if there were several.
     resumed_from: str = ""
     resumed_step: int | None = None

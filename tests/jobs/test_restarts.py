@@ -8,9 +8,12 @@ import signal
 import pytest
 
 from smolcluster.jobs import poll_job, stop_job
+from smolcluster.jobs.restarts import Restarts
 from smolcluster.jobs.state import read_state
+from smolcluster.jobs.stopping import StopOrder
 from smolcluster.runtime.generation import GenerationNote, write_generation
-from smolcluster.runtime.runfolder import JobState
+from smolcluster.runtime.runfolder import JobState, RankResult
+from smolcluster.spec.run import RecoverySpec
 
 from .conftest import NodeMaker
 from .node import FakeNode, until
@@ -57,6 +60,32 @@ def test_what_would_end_the_same_way_is_not_tried_again(new_node: NodeMaker, beh
     node.start()
     assert ended(node).restarts == 0
     assert (node.file.parent / "starts-0").stat().st_size == 1
+
+
+@pytest.mark.parametrize(
+    ("codes", "changes", "order", "asked", "due"),
+    [
+        ({0: -9, 1: 130}, {}, StopOrder("failed", "rank 0 of this node failed", 1), False, True),
+        ({0: 3}, {}, None, False, True),
+        ({0: 1}, {}, None, False, True),
+        ({0: 3}, {"final": True}, None, False, False),
+        ({0: -9}, {"finished": True}, None, False, False),
+        ({0: 0, 1: -9}, {}, None, False, False),
+        ({0: 3}, {}, StopOrder("stopped", "enough", 1), False, False),
+        ({0: 3}, {}, None, True, False),
+        ({0: 130}, {}, None, False, False),
+        ({0: 127}, {}, None, False, False),
+    ],
+)
+def test_when_a_restart_is_due(
+    codes: dict[int, int], changes: dict[str, bool], order: StopOrder | None, asked: bool, due: bool
+) -> None:
+    result = RankResult(rank=0, node="n", status="failed", exit_code=3, **changes)
+    restarts = Restarts(RecoverySpec(max_restarts=1), "fsdp", None)
+    assert restarts.due(codes, [result], order, asked) is due
+    assert restarts.count == due
+    assert not restarts.due(codes, [result], order, asked), "there was one to be had"
+    assert not Restarts(RecoverySpec(max_restarts=1), "edp", None).due(codes, [result], order, asked)
 
 
 def test_a_stop_ends_a_run_whose_ranks_keep_dying(new_node: NodeMaker) -> None:
