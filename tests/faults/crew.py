@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from smolcluster.jobs import poll_job, start_job, stop_job
 from smolcluster.jobs.identity import ProcessId, alive, end
+from smolcluster.jobs.nodefile import load_node
 from smolcluster.jobs.registry import Registry
 from smolcluster.jobs.tail import last_step
 from smolcluster.jobs.types import ACTIVE_STATES
@@ -46,9 +48,13 @@ class Crew:
     def nodes(self) -> list[str]:
         return list(dict.fromkeys(rank.node for rank in self.plan.ranks))
 
-    def lay_out(self) -> None:
+    def lay_out(self, **settings: object) -> None:
+        """Write the run's files; `settings` are laid over every node.yaml."""
         written = write_run(self.path, self.plan, self.data, sys.executable)
         self.files = dict(zip(self.nodes, written, strict=True))
+        for file in written:
+            config = load_node(file).model_copy(update=settings)
+            file.write_text(yaml.safe_dump(config.model_dump(by_alias=True, mode="json")))
 
     def start(self, *nodes: str) -> None:
         for node in nodes or self.nodes:
@@ -76,13 +82,13 @@ class Crew:
             (int(path.stem.removeprefix("step-")) for path in self.folder.checkpoints.glob("step-*.json")), default=0
         )
 
-    def until(self, condition: Callable[[], bool], what: str) -> None:
+    def until(self, condition: Callable[[], bool], what: str, pause_s: float = 0.05) -> None:
         """Wait for it while everybody is followed; what a supervisor's death leaves is started again."""
         deadline, pause = time.monotonic() + DEADLINE_S, threading.Event()
         while not condition():
             assert time.monotonic() < deadline, f"not within {DEADLINE_S:g} s: {what}\n{self.said()}"
             self.revive()
-            pause.wait(0.05)
+            pause.wait(pause_s)
 
     def revive(self) -> None:
         """What a playbook that follows does."""
@@ -120,6 +126,17 @@ class Crew:
         assert active is not None, self.said()
         shoot(active.owner)
 
+    def forget(self) -> None:
+        """The controller is gone: nobody renews the leases, until every supervisor has ended."""
+        deadline, pause = time.monotonic() + DEADLINE_S, threading.Event()
+        while any(Registry.of_run(self.path, node).active() for node in self.nodes):
+            assert time.monotonic() < deadline, self.said()
+            pause.wait(0.05)
+
+    def writing(self) -> bool:
+        """Whether a checkpoint is being written at this moment."""
+        return any(self.path.glob("nodes/*/checkpoints/*/.*")) or any(self.folder.checkpoints.glob(".*"))
+
     def kill_all(self) -> None:
         """The whole machine loses its power, as far as this run is concerned."""
         for node in self.nodes:
@@ -143,10 +160,10 @@ def shoot(who: ProcessId) -> None:
 
 
 @contextmanager
-def crew(path: Path, plan: Plan, data: Path) -> Iterator[Crew]:
-    """A run that is laid out and not started. Nothing of it is left behind."""
+def crew(path: Path, plan: Plan, data: Path, **settings: object) -> Iterator[Crew]:
+    """A run that is laid out and not started; `settings` for node.yaml. Nothing of it is left behind."""
     made = Crew(path, plan, data)
-    made.lay_out()
+    made.lay_out(**settings)
     try:
         yield made
     finally:
