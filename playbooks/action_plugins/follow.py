@@ -231,7 +231,7 @@ class _Lines:
         self._start: Mark | None = None
         self._shown: Mark | None = None
         self._restarts = 0
-        self._generation = 0
+        self._generation = -1
 
     def show(self, answer: PollResult) -> None:
         self._tell_restarts(answer.job)
@@ -252,6 +252,8 @@ class _Lines:
         if job.resumed_step is not None and job.generation > self._generation:
             self._generation = job.generation
             self._start = self._shown = None
+            if not job.generation and not job.resumed_step:
+                return  # the first start of a run
             said = f"generation {job.generation} starts from step {job.resumed_step}"
             Display().display(f"{self._node:<{self._width}}  {said}")
 
