@@ -18,15 +18,15 @@ from pathlib import Path
 
 import torch
 
-from smolcluster.comm import GroupConfig, open_fabric
-from smolcluster.comm.config import read_secret
+from smolcluster.comm import open_fabric
 from smolcluster.errors import ConfigError, InterruptedRun, Problem, SmolError
 from smolcluster.jobs.nodefile import load_node, load_plan
 from smolcluster.plan.types import NodeConfig, Plan, RankPlan
 from smolcluster.runtime.context import Alone, RunContext
 from smolcluster.runtime.device import pick_device
+from smolcluster.runtime.entering import enter
 from smolcluster.runtime.failures import Failure, understand
-from smolcluster.runtime.generation import GenerationNote, last_generation, next_generation, write_generation
+from smolcluster.runtime.generation import last_generation
 from smolcluster.runtime.process import die_with_parent, keep_freed_memory, log_to_stdout, peak_rss_mb
 from smolcluster.runtime.results import write_result
 from smolcluster.runtime.runfolder import RankResult, RunFolder
@@ -117,24 +117,12 @@ def _context(config: NodeConfig, plan: Plan, me: RankPlan) -> RunContext:
 def _wires(context: RunContext, config: NodeConfig) -> Iterator[RunContext]:
     """The context with its wires open. They are closed in order after a good end, and cut after a bad one, so that the
     other ranks learn of it at once instead of at their deadlines."""
-    folder, node, rank = context.folder, context.me.node, context.rank
-    first = config.generation
-    number = next_generation(folder, node, rank, first) if rank == 0 else first
-    if context.world_size == 1:
-        yield replace(context, generation=number)
+    group, context = enter(context, config)
+    if group is None:
+        yield context
         return
-    group = GroupConfig.from_plan(
-        context.plan,
-        context.me,
-        run_id=config.run_id,
-        generation=number,
-        secret=read_secret(Path(config.secret_file), "secret_file", "run the playbook again"),
-        endpoint_file=folder.endpoint(context.node_of(0)),
-        after=None if rank == 0 else last_generation(folder, node, rank, first),
-        entered=lambda found: write_generation(folder, node, rank, GenerationNote(generation=found)),
-    )
     fabric = open_fabric(group)
-    log.info("rank %d of %d is in generation %d", rank, context.world_size, fabric.generation)
+    log.info("rank %d of %d is in generation %d", context.rank, context.world_size, fabric.generation)
     try:
         yield replace(context, wires=fabric, generation=fabric.generation)
     except BaseException as error:

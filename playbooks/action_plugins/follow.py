@@ -42,6 +42,7 @@ _SPEC: dict[str, dict[str, Any]] = {
     "node_file": {"type": "str", "default": ""},
     "launcher": {"type": "str", "default": "auto"},
     "max_restarts": {"type": "int", "default": 0},
+    "elastic": {"type": "bool", "default": False},
     "every_s": {"type": "float", "default": 5.0},
     "answer_s": {"type": "float", "default": 15.0},
     "straggle_s": {"type": "float", "default": 75.0},
@@ -188,7 +189,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         write_atomic(self._notes / self._options["node"], json.dumps(note))
 
     def _straggles(self) -> str | None:
-        """Why this node must be ended now: another's part has failed and this one had its time to notice."""
+        """Why this node must be ended now: another's part has failed and this one had its time to notice.
+
+        An elastic run goes on without the other.
+        """
+        if self._options["elastic"]:
+            return None
         for name in self._options["nodes"]:
             try:
                 note = json.loads((self._notes / name).read_text())

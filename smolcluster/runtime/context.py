@@ -128,6 +128,12 @@ class RunContext:
     data_dir: Path
     wires: Wires
     resume_from: Path | None = None
+    home: int | None = None
+
+    @property
+    def seat(self) -> int:
+        """The number under which this process keeps its log, metrics and result: its rank in the run's whole plan."""
+        return self.rank if self.home is None else self.home
 
     @property
     def run(self) -> RunSpec:

@@ -15,11 +15,15 @@ GENERATION_SCHEMA = 1
 
 
 class GenerationNote(Frozen):
-    """generation.json of a rank. `step`: the step that generation began after, None until the rank knows."""
+    """generation.json of a rank. `step`: the step that generation began after, None until the rank knows.
+
+    `members`: of an elastic run, the ranks of the whole plan that take part in it; else empty.
+    """
 
     schema_: int = Field(default=GENERATION_SCHEMA, alias="schema", serialization_alias="schema")
     generation: int = Field(ge=0)
     step: int | None = Field(default=None, ge=0)
+    members: tuple[int, ...] = ()
 
 
 def read_generation(folder: RunFolder, node: str, rank: int) -> GenerationNote | None:
@@ -50,3 +54,9 @@ def last_generation(folder: RunFolder, node: str, rank: int, first: int) -> int:
     """The last generation the rank was in; one below `first` before it was in any."""
     last = read_generation(folder, node, rank)
     return first - 1 if last is None else last.generation
+
+
+def note_step(folder: RunFolder, node: str, rank: int, step: int) -> None:
+    """Add to the rank's note after which step its generation began."""
+    known = read_generation(folder, node, rank) or GenerationNote(generation=0)
+    write_generation(folder, node, rank, known.model_copy(update={"step": step}))

@@ -110,6 +110,10 @@ class RunFolder:
         """The start of the run's ranks that this rank was in last: GenerationNote."""
         return self.rank(node, rank) / "generation.json"
 
+    def muster(self, node: str, rank: int) -> Path:
+        """Where a rank of an elastic run is found before there is a generation, if its port is any free one."""
+        return self.rank(node, rank) / "muster.json"
+
     def endpoint(self, node: str) -> Path:
         """Rank 0's own announcement of a port chosen at start (plan port 0); readable by ranks of the same machine."""
         return self.node(node) / "endpoint.json"

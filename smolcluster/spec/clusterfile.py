@@ -29,7 +29,7 @@ class RecoveryFile(FileModel):
 
     max_restarts: int = Field(default=3, ge=0)
     elastic: bool = False
-    elastic_wait: float = Field(default=30.0, gt=0)
+    elastic_wait: float = Field(default=60.0, gt=0)
 
 
 class CommonFile(FileModel):

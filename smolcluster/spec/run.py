@@ -93,7 +93,7 @@ class RecoverySpec(Frozen):
 
     max_restarts: int = Field(default=3, ge=0)
     elastic: bool = False
-    elastic_wait_s: float = Field(default=30.0, gt=0)
+    elastic_wait_s: float = Field(default=60.0, gt=0)
 
 
 class CheckpointSpec(Frozen):

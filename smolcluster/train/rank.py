@@ -9,7 +9,7 @@ from smolcluster.data import TokenFolder
 from smolcluster.models import GPT, build_model
 from smolcluster.models.hf import save_pretrained
 from smolcluster.runtime.context import RunContext
-from smolcluster.runtime.generation import GenerationNote, write_generation
+from smolcluster.runtime.generation import note_step
 from smolcluster.runtime.metrics import MetricsWriter, cut_after
 from smolcluster.strategies.base import build_strategy
 from smolcluster.train.account import Account
@@ -31,9 +31,8 @@ def train_rank(context: RunContext, account: Account, stop: Callable[[], bool]) 
     strategy = build_strategy(context, model)
     log.info("rank %d of %d on %s: %s", context.rank, context.world_size, context.device, context.run.strategy)
     resume(context, strategy, account)
-    begun = GenerationNote(generation=context.generation, step=account.steps)
-    write_generation(context.folder, context.me.node, context.rank, begun)
-    metrics_file = context.folder.metrics(context.me.node, context.rank)
+    note_step(context.folder, context.me.node, context.seat, account.steps)
+    metrics_file = context.folder.metrics(context.me.node, context.seat)
     cut_after(metrics_file, account.steps)
     keeper = Keeper(context, strategy)
     with MetricsWriter(metrics_file) as metrics:

@@ -152,7 +152,9 @@ class _Loader:
                 return candidate
             where = self._sources[candidate.source].folder
             what = f"the checkpoint of step {candidate.step} in {where} is not whole: nobody sees"
-            advice = "Start the node that has it, or bring the file back"
+            advice = (
+                "Start the node that has it, or bring the file back; -e replicate_checkpoints=2 would have kept another"
+            )
             self._note([f"{what} {'; '.join(candidate.missing)}. {advice}"])
         return None
 
