@@ -61,3 +61,8 @@ def load(fabric: Any, folder: Path, data: Path, made: Plan, step: int, against: 
             wrong.append(part.name)
     strategy.close()
     return wrong or ([] if len(names) > 10 else ["hardly anything was held"])
+
+
+def call(fabric: Any, job: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    """A job with named arguments: the pool's own are the group's settings."""
+    return job(fabric, *arguments, **named)
