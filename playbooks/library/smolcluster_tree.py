@@ -17,15 +17,15 @@ DOCUMENTATION = r"""
 module: smolcluster_tree
 short_description: Pack and unpack what a node left of a run
 description:
-  - C(packed) writes logs, metrics and results of one node, and the model and the manifests of checkpoints where it has
-    them, into an archive; with C(checkpoints) also the checkpoints' files.
+  - C(packed) writes logs, metrics and results of one node, and the model where it has one, into an archive.
     Secrets (the control link's token, the run's secret) stay on the node.
+  - Checkpoints stay too, unless they are asked for. Their manifests come along.
   - C(unpacked) puts such an archive into a run folder; files are replaced one by one, each in one step.
 options:
   state: {type: str, required: true, choices: [packed, unpacked], description: What to do.}
   run_dir: {type: path, required: true, description: The run's folder on this machine.}
   node: {type: str, description: The node whose tree is packed.}
-  checkpoints: {type: bool, default: false, description: Whether the files of checkpoints are packed too.}
+  checkpoints: {type: bool, default: false, description: Whether the files of checkpoints are packed as well.}
   archive: {type: path, description: The archive to unpack.}
 author: smolcluster
 """
@@ -45,22 +45,22 @@ _STAYS = frozenset({"control.json", "endpoint.json", "node.yaml"})
 
 
 def pack(run_dir: Path, node: str, checkpoints: bool = False) -> tuple[Path, int]:
-    """Archive nodes/<node>, model/ and the manifests of a run folder. A file that grows meanwhile is taken as it
-    stands, one that goes meanwhile is left out. `checkpoints`: what they name on this node, too.
-    """
-    own, shards = run_dir / "nodes" / node, run_dir / "nodes" / node / "checkpoints"
-    found = [*own.rglob("*"), *(run_dir / "model").rglob("*"), *(run_dir / "checkpoints").glob("step-*.json")]
-    paths = sorted(path for path in found if checkpoints or not path.is_relative_to(shards))
+    """Archive nodes/<node>, model/ and the manifests of a run folder. A file that grows is taken as it stands."""
     handle, name = tempfile.mkstemp(prefix=f"smolcluster-{node}-", suffix=".tar.gz")
     count = 0
     with os.fdopen(handle, "wb") as file, tarfile.open(fileobj=file, mode="w:gz", compresslevel=1) as archive:
-        for path in paths:
-            if path.is_file() and not path.is_symlink() and path.name not in _STAYS and not path.name.startswith("."):
-                # An old checkpoint may be removed by a run that goes on.
-                with contextlib.suppress(FileNotFoundError), path.open("rb") as source:
-                    info = archive.gettarinfo(arcname=path.relative_to(run_dir).as_posix(), fileobj=source)
-                    archive.addfile(info, source)
-                    count += 1
+        trees = [run_dir / "nodes" / node, run_dir / "model", run_dir / "checkpoints"]
+        shards = run_dir / "nodes" / node / "checkpoints"
+        for path in sorted(path for tree in trees for path in tree.rglob("*")):
+            if path.is_symlink() or path.name in _STAYS or path.name.startswith("."):
+                continue
+            if shards in path.parents and not checkpoints:
+                continue
+            # A run that goes on removes old checkpoints meanwhile: what is gone is not packed.
+            with contextlib.suppress(FileNotFoundError, IsADirectoryError), path.open("rb") as source:
+                info = archive.gettarinfo(arcname=path.relative_to(run_dir).as_posix(), fileobj=source)
+                archive.addfile(info, source)
+                count += 1
     return Path(name), count
 
 
@@ -89,8 +89,8 @@ def main() -> None:
             "state": {"type": "str", "required": True, "choices": ["packed", "unpacked"]},
             "run_dir": {"type": "path", "required": True},
             "node": {"type": "str"},
-            "checkpoints": {"type": "bool", "default": False},
             "archive": {"type": "path"},
+            "checkpoints": {"type": "bool", "default": False},
         },
         required_if=[("state", "packed", ["node"]), ("state", "unpacked", ["archive"])],
     )

@@ -9,7 +9,7 @@ import pytest
 from smolcluster.errors import InputError
 from smolcluster.runtime.metrics import read_metrics
 from smolcluster.runtime.runfolder import RunFolder
-from tests.checkpoint.jobs import load, train
+from tests.checkpoint.jobs import call, load, train
 from tests.checkpoint.runs import loaded, plan, same, state_of
 from tests.comm.pool import Pool
 
@@ -20,11 +20,7 @@ READERS = [(1, "single", 0), (2, "fsdp", 3), (3, "classicdp", 0), (3, "fsdp", 2)
 
 def run(pool: Pool, job, world_size: int, *args, **named) -> list:
     """A job at a world size; a rank alone needs no group."""
-    return [job(None, *args, **named)] if world_size == 1 else pool.run(world_size, _call, job, args, named)
-
-
-def _call(fabric, job, args, named):
-    return job(fabric, *args, **named)
+    return [job(None, *args, **named)] if world_size == 1 else pool.run(world_size, call, job, args, named)
 
 
 def losses(folder: Path) -> dict[int, float]:

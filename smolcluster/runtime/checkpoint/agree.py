@@ -9,6 +9,7 @@ from smolcluster.errors import DeadlineError
 from smolcluster.runtime.checkpoint.files import explain, write_whole
 from smolcluster.runtime.checkpoint.manifest import Cursor, Manifest, Place, Progress, ShardFile, manifest_file
 from smolcluster.runtime.checkpoint.notes import Notes
+from smolcluster.runtime.checkpoint.replicas import Copy
 from smolcluster.runtime.checkpoint.retention import drop_manifests, look_at, to_keep
 from smolcluster.runtime.context import RunContext
 from smolcluster.spec.base import Frozen
@@ -35,12 +36,12 @@ class Facts(Frozen):
 class Account(Frozen):
     """What one rank did of a save. `failures` are for people; without one, `file` is what it wrote.
 
-    `copies` are the ranks whose files it keeps a copy of, with the place of each.
+    `copies` are those it keeps of others' files.
     """
 
     tokens: int
     file: ShardFile | None
-    copies: tuple[tuple[int, Place], ...] = ()
+    copies: tuple[Copy, ...] = ()
     failures: tuple[str, ...] = ()
 
 
@@ -92,7 +93,7 @@ class Agreement:
 
     def _decide(self, facts: Facts, accounts: Sequence[Account]) -> Verdict:
         """Rank 0: write the manifest if all is well, and take away the checkpoints that go."""
-        failures = tuple(text for account in accounts for text in account.failures)
+        failures = (*(text for account in accounts for text in account.failures), *_wrong_copies(accounts))
         if failures:
             return Verdict(failures=failures)
         folder = self._context.folder
@@ -112,12 +113,23 @@ class Agreement:
         return Verdict(manifest=text, kept=tuple(sorted(kept)))
 
 
+def _wrong_copies(accounts: Sequence[Account]) -> tuple[str, ...]:
+    """Copies that are not what was sent: memory or a wire that changes bytes."""
+    hashes = {account.file.rank: account.file.sha256 for account in accounts if account.file is not None}
+    return tuple(
+        f"{copy.place.node} did not get rank {copy.rank}'s file as it was sent. Fix: test the memory of both machines"
+        for account in accounts
+        for copy in account.copies
+        if hashes.get(copy.rank, copy.sha256) != copy.sha256
+    )
+
+
 def manifest_of(context: RunContext, facts: Facts, accounts: Sequence[Account]) -> Manifest:
     """The manifest of a checkpoint whose files all lie in their places."""
     copies: dict[int, list[Place]] = {}
     for account in accounts:
-        for rank, place in account.copies:
-            copies.setdefault(rank, []).append(place)
+        for copy in account.copies:
+            copies.setdefault(copy.rank, []).append(copy.place)
     files = [account.file for account in accounts if account.file is not None]
     assert len(files) == context.world_size, "an account without a failure has a file"
     run = context.run

@@ -24,6 +24,7 @@ from smolcluster.spec.run import ModelSpec
 CHECKPOINT_SCHEMA = 1
 MANIFEST_COPY = "manifest.json"
 STEP_NAME = re.compile(r"step-(\d{8,})")
+SHARD_NAME = re.compile(r"^(copy-of-)?rank-\d+\.safetensors$")
 
 
 class BadManifestError(ValueError):
@@ -48,7 +49,12 @@ class Place(Frozen):
     """Where a file lies: in this step's folder of a node."""
 
     node: str = Field(pattern=r"^[^/\\\x00]+$")
-    name: str = Field(pattern=r"^(copy-of-)?rank-\d+\.safetensors$")
+    name: str = Field(pattern=SHARD_NAME.pattern)
+
+    @staticmethod
+    def is_name(name: str) -> bool:
+        """Whether a file could be one of ours by its name."""
+        return SHARD_NAME.fullmatch(name) is not None
 
 
 class ShardFile(Frozen):

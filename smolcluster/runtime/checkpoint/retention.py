@@ -1,13 +1,12 @@
 """Which checkpoints stay, and how the others go: the manifest first, so that none is ever half there. No torch.
 
-What cannot be read here (a newer version wrote it, a byte flipped) is not removed either. Times of files mean nothing:
-clocks of home computers are set back.
+What cannot be read here (a newer version wrote it, a byte flipped) is not removed, nor what is not ours. Times of files
+mean nothing: clocks of home computers are set back.
 """
 
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from smolcluster.runtime.checkpoint.files import PART, remove
 from smolcluster.runtime.checkpoint.manifest import (
     MANIFEST_COPY,
     BadManifestError,
+    Place,
     node_folder,
     parse_manifest,
     step_folder,
@@ -82,11 +82,14 @@ def drop_files(folder: RunFolder, node: str, now: int, kept: frozenset[int]) -> 
             _drop(path)
 
 
-def _drop(path: Path) -> None:
-    remove(path / MANIFEST_COPY)
-    # What cannot be removed now is tried again after the next checkpoint.
-    with contextlib.suppress(OSError):
-        shutil.rmtree(path)
+def _drop(place: Path) -> None:
+    """Remove what is ours in a step's folder, and the folder if nothing else is in it."""
+    remove(place / MANIFEST_COPY)
+    for path in place.glob("*"):
+        if Place.is_name(path.name) or path.name.endswith(PART):
+            remove(path)
+    with contextlib.suppress(OSError):  # something of somebody's is in it, or it is for another time
+        place.rmdir()
 
 
 def drop_step(folder: RunFolder, node: str, step: int, names: Iterable[str]) -> None:

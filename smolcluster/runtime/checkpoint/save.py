@@ -17,6 +17,7 @@ from smolcluster.errors import PeerError
 from smolcluster.runtime.checkpoint.agree import SLOWEST_S, Account, Agreement, Facts, Verdict
 from smolcluster.runtime.checkpoint.files import explain, write_whole
 from smolcluster.runtime.checkpoint.manifest import MANIFEST_COPY, Place, ShardFile, shard_name, step_folder
+from smolcluster.runtime.checkpoint.replicas import Received, Replicas
 from smolcluster.runtime.checkpoint.retention import drop_files, drop_step
 from smolcluster.runtime.checkpoint.snapshot import Camera, Snapshot
 from smolcluster.runtime.context import RunContext
@@ -47,6 +48,7 @@ class Saver:
         self._stage = stage
         self._camera = Camera()
         self._agreement = Agreement(context, stage)
+        self._replicas = Replicas(context, LONGEST_S) if context.run.checkpoint.every_steps else None
         self._thread: threading.Thread | None = None
         self._bug: BaseException | None = None
         self.waited_s = 0.0
@@ -96,7 +98,7 @@ class Saver:
             self._bug = error
 
     def _write(self, facts: Facts, snapshot: Snapshot) -> Account:
-        """This rank's file."""
+        """This rank's file, and the copies it keeps of others'."""
         context = self._context
         path = step_folder(context.folder, context.me.node, facts.step) / shard_name(context.rank)
         self._stage("begin")
@@ -106,26 +108,31 @@ class Saver:
                 yield chunk
                 self._stage("writing")
 
+        file, failures = None, []
         try:
             written = write_whole(path, watched())
         except OSError as error:
-            failure = f"{context.me.node} could not write {path}: {explain(error)}"
-            return Account(tokens=facts.tokens, file=None, failures=(failure,))
+            failures.append(f"{context.me.node} could not write {path}: {explain(error)}")
+        else:
+            place = Place(node=context.me.node, name=path.name)
+            file = ShardFile(
+                rank=context.rank,
+                bytes=written.bytes,
+                sha256=written.sha256,
+                places=(place,),
+                entries=snapshot.entries,
+            )
         self._stage("written")
-        file = ShardFile(
-            rank=context.rank,
-            bytes=written.bytes,
-            sha256=written.sha256,
-            places=(Place(node=context.me.node, name=path.name),),
-            entries=snapshot.entries,
-        )
-        return Account(tokens=facts.tokens, file=file)
+        received = self._replicas.exchange(snapshot, path.parent) if self._replicas else Received()
+        self._stage("copied")
+        failures += received.failures
+        return Account(tokens=facts.tokens, file=file, copies=tuple(received.copies), failures=tuple(failures))
 
     def _settle(self, facts: Facts, mine: Account, verdict: Verdict) -> None:
         """Do what all ranks agreed on."""
         context, step = self._context, facts.step
         if not verdict.manifest:
-            names = [shard_name(context.rank), *(place.name for _, place in mine.copies)]
+            names = [shard_name(context.rank), *(copy.place.name for copy in mine.copies)]
             drop_step(context.folder, context.me.node, step, names)
             if context.rank == 0 or mine.failures:
                 reasons = "\n  ".join(verdict.failures)

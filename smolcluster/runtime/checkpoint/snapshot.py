@@ -92,7 +92,7 @@ def _ranges(box: Box) -> str:
 
 
 def _header(entries: Sequence[Entry], ends: Sequence[int]) -> bytes:
-    starts = [0, *ends[:-1]]
+    starts = [0, *ends][: len(ends)]
     table = {
         entry.key: {"dtype": entry.dtype, "shape": list(entry.sizes), "data_offsets": [start, end]}
         for entry, start, end in zip(entries, starts, ends, strict=True)
