@@ -39,6 +39,8 @@ class Crew:
     data: Path
     files: dict[str, Path] = field(default_factory=dict)
     seen: set[ProcessId] = field(default_factory=set)
+    # Nodes that nobody starts again.
+    lost: set[str] = field(default_factory=set)
 
     @property
     def folder(self) -> RunFolder:
@@ -93,6 +95,8 @@ class Crew:
     def revive(self) -> None:
         """What a playbook that follows does."""
         for node in self.nodes:
+            if node in self.lost:
+                continue
             job = self.job(node)
             if job.lost and job.restarts < self.plan.run.recovery.max_restarts:
                 self.start(node)
@@ -118,13 +122,13 @@ class Crew:
 
     def kill_rank(self, rank: int) -> None:
         active = Registry.of_run(self.path, self.plan.ranks[rank].node).active()
-        assert active is not None, self.said()
-        shoot(active.ranks[rank])
+        if active is not None:  # else the shot came after the end
+            shoot(active.ranks[rank])
 
     def kill_supervisor(self, node: str) -> None:
         active = Registry.of_run(self.path, node).active()
-        assert active is not None, self.said()
-        shoot(active.owner)
+        if active is not None:
+            shoot(active.owner)
 
     def forget(self) -> None:
         """The controller is gone: nobody renews the leases, until every supervisor has ended."""
