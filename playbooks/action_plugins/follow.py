@@ -200,7 +200,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 note = json.loads((self._notes / name).read_text())
             except FileNotFoundError:
                 continue
-            if note["state"] == "completed":
+            if note["state"] == "completed" and time.time() - note["time"] <= 2 * self._options["straggle_s"]:
+                # A rank that died after its work was done starts again and finds nobody: in the end it is stopped.
                 continue
             if note["at_once"] or time.time() - note["time"] > self._options["straggle_s"]:
                 return f"the run has {note['state']} on {name}"

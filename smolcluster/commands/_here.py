@@ -123,6 +123,8 @@ def run_in_processes(run: Run) -> int:
             start_job(file)
         while True:
             answers = [watch.look(run.folder.path) for watch in watches.values()]
+            if not asked.is_set() and _start_again(run, answers):
+                continue
             if all(answer.job.state not in ACTIVE_STATES for answer in answers):
                 break
             if asked.is_set():
@@ -132,6 +134,15 @@ def run_in_processes(run: Run) -> int:
             pause.wait(POLL_EVERY_S)
     states = {answer.job.state for answer in answers}
     return 3 if "failed" in states else 130 if "stopped" in states else 0
+
+
+def _start_again(run: Run, answers: list[PollResult]) -> bool:
+    """Start the supervisors that died without a word, as often as the run allows restarts. Whether there were any."""
+    dead = [each.job for each in answers if each.job.lost and each.job.restarts < run.plan.run.recovery.max_restarts]
+    for job in dead:
+        print(f"{job.node}  its supervisor died; starting it again", flush=True)
+        start_job(run.node_files[job.node])
+    return bool(dead)
 
 
 class _Watch:

@@ -147,6 +147,8 @@ def _recovery(file: CommonFile) -> RecoverySpec:
 
 def _check_free_ports(cluster: ClusterSpec, participants: tuple[Participant, ...], settings: Settings) -> list[Problem]:
     """Port 0 of rank 0 is announced in a file: all ranks must see the same folder."""
+    if settings.cluster.recovery.elastic:
+        return _check_elastic_ports(cluster, participants, settings)
     head = cluster.node(participants[0].node)
     if participants[0].port != 0:
         return []
@@ -156,6 +158,19 @@ def _check_free_ports(cluster: ClusterSpec, participants: tuple[Participant, ...
             what = f"0 (any free port) cannot be announced to {other.name}, which does not share {head.name}'s files"
             return [settings.cluster_from.problem(("port", "default"), what, "write a port, 65432 for one")]
     return []
+
+
+def _check_elastic_ports(
+    cluster: ClusterSpec, participants: tuple[Participant, ...], settings: Settings
+) -> list[Problem]:
+    """When rank 0 is lost any other may lead: every port of 0 is announced in a file that all must see."""
+    nodes = [cluster.node(participant.node) for participant in participants]
+    one_folder = all(node.connection == "local" and node.workdir == nodes[0].workdir for node in nodes)
+    free = [participant.node for participant in participants if participant.port == 0]
+    if one_folder or not free or len(participants) == 1:
+        return []
+    what = f"0 (any free port) on {listed(free)} cannot be found by the others, which elastic asks for"
+    return [settings.cluster_from.problem(("port", "default"), what, "write a port, 65432 for one")]
 
 
 def _check_balance(file: CommonFile, settings: Settings, participants: tuple[Participant, ...]) -> list[Problem]:
