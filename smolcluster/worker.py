@@ -44,7 +44,6 @@ DONE = Failure(0, "", ours=False, bug=False)
 def run_rank(config: NodeConfig, plan: Plan, me: RankPlan, stop: Callable[[], bool]) -> int:
     """Take a rank's part in a run and write its result.json. The exit code; only bugs of result writing raise."""
     account = Account()
-    folder = RunFolder(Path(config.run_dir))
     ending, sent, received = DONE, 0, 0
     try:
         context = _context(config, plan, me)
@@ -54,8 +53,18 @@ def run_rank(config: NodeConfig, plan: Plan, me: RankPlan, stop: Callable[[], bo
             finally:
                 counters = context.wires.counters()
                 sent, received = counters.bytes_out, counters.bytes_in
+            # Before the others are let go: whoever is killed from here on was done, and is not started again.
+            _write(config, plan, me, account, DONE, sent, received)
     except BaseException as error:  # noqa: BLE001  whatever ended it, the result must say so
         ending = _ending(error, me.rank)
+    return _write(config, plan, me, account, ending, sent, received)
+
+
+def _write(
+    config: NodeConfig, plan: Plan, me: RankPlan, account: Account, ending: Failure, sent: int, received: int
+) -> int:
+    """Write the rank's result.json; the exit code it tells of."""
+    folder = RunFolder(Path(config.run_dir))
     if ending is DONE and account.stopped:
         ending = Failure(InterruptedRun.exit_code, "stopped as asked", ours=False, bug=False)
     status = {0: "completed", InterruptedRun.exit_code: "stopped"}.get(ending.exit_code, "failed")

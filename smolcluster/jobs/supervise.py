@@ -92,11 +92,11 @@ class Supervisor:
         with ControlServer(self._folder.control(self._config.node), self._answer) as control:
             try:
                 self._publish("starting")
-                self._start_all()
-                self._watch()
-                while self._goes_on():
-                    self._start_all()
-                    self._watch()
+                if self._were_done():
+                    _log.info("the ranks had done all their work when the last supervisor died")
+                    self._codes = dict.fromkeys((plan.rank for plan in self._plans), 0)
+                else:
+                    self._run_ranks()
             finally:
                 self._end_all()
             code = self._finish()
@@ -106,6 +106,18 @@ class Supervisor:
             self._registry.release(self._claim)
             self._ended.set()
         return code
+
+    def _were_done(self) -> bool:
+        """Whether this supervisor took over a run in which nothing is left to do here."""
+        results = self._results()
+        return bool(self._restarts.count) and len(results) == len(self._plans) and all(r.finished for r in results)
+
+    def _run_ranks(self) -> None:
+        self._start_all()
+        self._watch()
+        while self._goes_on():
+            self._start_all()
+            self._watch()
 
     def _goes_on(self) -> bool:
         """Whether the ranks, which have all ended, are started again. Whoever asked for a stop meanwhile is heard."""
@@ -179,29 +191,30 @@ class Supervisor:
             _log.info("stopping: %s", order.reason)
 
     def _note_end(self, event: RankEnded) -> None:
-        rank, code = event.rank, event.returncode
+        rank = event.rank
         self._running.pop(rank, None)
-        self._codes[rank] = code
-        _log.info("rank %d ended: %s", rank, describe(code) if code else "done")
-        self._complete_result(rank, code)
+        _log.info("rank %d ended: %s", rank, describe(event.returncode) if event.returncode else "done")
+        code = self._codes[rank] = self._told_code(rank, event.returncode)
         if code not in (0, INTERRUPTED):
             order = StopOrder("failed", f"rank {rank} of this node failed", STOP_GRACE_S)
             self._begin_stop(order)
         self._publish("running")
 
-    def _complete_result(self, rank: int, code: int) -> None:
-        """See to it that a rank that ended badly has a result.json that says so."""
+    def _told_code(self, rank: int, code: int) -> int:
+        """The return code that counts. A rank that ended badly gets a result.json that says so if it left none; one
+        that had said all it was to say was done, whatever happened to it on its way out.
+        """
         if code == 0:
-            return
+            return code
         node = self._config.node
         result = read_result(self._folder, node, rank)
         if result is None:
             last = last_step(self._folder.metrics(node, rank))
             write_result(self._folder, result_for(rank, node, code, self._ended_by_us(rank, code), last))
-        elif result.status == "completed":
-            reason = f"{describe(code)}, after it had finished its work"
-            failed = {"status": "failed", "exit_code": exit_code_of(code), "reason": reason, "root_cause": True}
-            write_result(self._folder, result.model_copy(update=failed))
+        elif result.status != "failed":
+            _log.info("rank %d had done its work before", rank)
+            return result.exit_code
+        return code
 
     def _ended_by_us(self, rank: int, code: int) -> str:
         """Why the supervisor ended this rank; "" if it died of itself."""

@@ -92,18 +92,23 @@ class Crew:
             self.revive()
             pause.wait(pause_s)
 
+    def goes_on(self, node: str) -> bool:
+        """Whether its part has not ended, or will be taken up again by a new supervisor."""
+        job = self.job(node)
+        return job.state in ACTIVE_STATES or self.may_be_revived(job)
+
+    def may_be_revived(self, job: JobState) -> bool:
+        return job.lost and job.node not in self.lost and job.restarts < self.plan.run.recovery.max_restarts
+
     def revive(self) -> None:
         """What a playbook that follows does."""
         for node in self.nodes:
-            if node in self.lost:
-                continue
-            job = self.job(node)
-            if job.lost and job.restarts < self.plan.run.recovery.max_restarts:
+            if self.may_be_revived(self.job(node)):
                 self.start(node)
 
     def ended(self) -> list[JobState]:
         """Follow until every node's part has ended."""
-        self.until(lambda: all(self.job(node).state not in ACTIVE_STATES for node in self.nodes), "the run ends")
+        self.until(lambda: not any(map(self.goes_on, self.nodes)), "the run ends")
         return [self.job(node) for node in self.nodes]
 
     def said(self) -> str:

@@ -12,6 +12,7 @@ from smolcluster.jobs.restarts import Restarts
 from smolcluster.jobs.state import read_state
 from smolcluster.jobs.stopping import StopOrder
 from smolcluster.runtime.generation import GenerationNote, write_generation
+from smolcluster.runtime.results import write_result
 from smolcluster.runtime.runfolder import JobState, RankResult
 from smolcluster.spec.run import RecoverySpec
 
@@ -117,4 +118,33 @@ def test_whoever_takes_a_run_over_from_a_dead_supervisor_counts_on(new_node: Nod
     assert (job.state, job.lost, job.restarts) == ("completed", False, 1)
     assert f"(pid {pid}) ended without a word" in job.restart_reason
     assert read_state(node.folder, "node1").generation == 5
+    node.gone()
+
+
+def finished(node: FakeNode, **changes: object) -> None:
+    result = RankResult(rank=0, node="node1", status="completed", exit_code=0, finished=True)
+    write_result(node.folder, result.model_copy(update=changes))
+
+
+def test_a_rank_that_is_killed_when_its_work_was_done_was_done(new_node: NodeMaker) -> None:
+    node = new_node("run", max_restarts=3)
+    node.start()
+    (pid,) = node.rank_pids()
+    finished(node)
+    os.kill(pid, signal.SIGKILL)
+    job = ended(node)
+    assert (job.state, job.restarts, job.ranks) == ("completed", 0, {0: "0"})
+
+
+def test_a_supervisor_that_takes_over_finished_work_starts_nothing(new_node: NodeMaker) -> None:
+    node = new_node("run", max_restarts=3)
+    pid = node.start().pid
+    node.rank_pids()
+    finished(node)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: node.registry.active() is None, "the supervisor is dead")
+    assert poll_job(node.run_dir, "node1").job.lost
+    node.start()
+    assert ended(node).state == "completed"
+    assert (node.file.parent / "starts-0").stat().st_size == 1
     node.gone()
