@@ -31,7 +31,7 @@ train: $(VENV)/.local  ## train the default GPT on three nodes of this machine (
 test: $(VENV)/.dev  ## every test (ARGS="-k name" for some, JOBS=1 for one after the other)
 	$(RUN) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-soak: $(VENV)/.dev  ## what takes long: ten thousand random collectives, ranks killed and frozen everywhere
+soak: $(VENV)/.dev  ## what takes long: ten thousand random collectives, ranks killed and frozen everywhere, a hundred runs shot at
 	$(RUN) $(BIN)/python -m pytest -s -m soak $(ARGS)
 
 check: $(VENV)/.dev  ## style, types, import layers, playbooks

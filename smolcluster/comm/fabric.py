@@ -47,6 +47,11 @@ class Fabric:
             self._teardown(0.0)
             raise
 
+    @property
+    def generation(self) -> int:
+        """Which start of the run's ranks this is."""
+        return self._member.generation
+
     def _open_group(self) -> None:
         config = self.config
         if config.transport == "gloo" and config.listen:
@@ -92,10 +97,13 @@ class Fabric:
         """Leave politely: finish what is queued, FIN and acknowledgement on every link, threads joined. Idempotent."""
         self._teardown(self._member.farewell_s)
 
-    def abort(self, reason: str = "") -> None:
-        """Leave at once; the other ranks' operations fail with PeerLostError that names this rank and `reason`."""
+    def abort(self, reason: str = "", for_good: bool = False) -> None:
+        """Leave at once; the other ranks' operations fail with an error that names this rank and `reason`.
+
+        `for_good`: they, too, need not start again.
+        """
         if not self._closed:
-            self._member.give_up(reason)
+            self._member.give_up(reason, for_good)
         self._teardown(0.0)
 
     def _teardown(self, patience_s: float) -> None:

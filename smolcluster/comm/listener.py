@@ -83,6 +83,10 @@ class Listener:
         self._thread = threading.Thread(target=self._serve, name="smol-listener", daemon=True)
         self._thread.start()
 
+    def enter(self, me: Identity) -> None:
+        """From now on callers must be of this generation. Before, those of whatever it was made with."""
+        self._me = me
+
     @property
     def endpoint(self) -> Endpoint:
         """The first address we listen on, with the port the system chose."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from smolcluster.errors import InputError, Problem
 from smolcluster.observe.records import Reader
 from smolcluster.plan.types import Plan, RankPlan
+from smolcluster.runtime.generation import read_generation
 from smolcluster.runtime.runfolder import (
     GradientRecord,
     LinkRecord,
@@ -60,6 +61,7 @@ class RunStory:
     plan: Plan
     ranks: tuple[RankStory, ...]
     generation: int
+    restarts: int
     culprit: Culprit | None
     notes: tuple[str, ...] = ()
 
@@ -73,9 +75,12 @@ def read_run(path: Path) -> RunStory:
         unreadable = "is not a run folder: it has no plan.json that can be read"
         what = unreadable if path.exists() else "there is no such run"
         raise InputError([Problem(str(path), 0, "", what, "give a folder under runs/, or runs/latest")])
-    ranks = tuple(_rank_story(folder, rank, reader) for rank in plan.ranks)
-    generation = _generation(folder, plan, reader)
-    return RunStory(folder.path.name, plan, ranks, generation, _culprit(folder, ranks), tuple(reader.notes))
+    taking_part = _taking_part(folder, plan, reader)
+    ranks = tuple(_rank_story(folder, rank, reader) for rank in taking_part)
+    jobs = [reader.job(folder.job_state(node)) for node in dict.fromkeys(rank.node for rank in plan.ranks)]
+    generation = max((job.generation for job in jobs if job is not None), default=0)
+    restarts = max((job.restarts for job in jobs if job is not None), default=0)
+    return RunStory(folder.path.name, plan, ranks, generation, restarts, _culprit(folder, ranks), tuple(reader.notes))
 
 
 def summary_of(path: Path) -> Summary:
@@ -95,8 +100,8 @@ def summarise(story: RunStory) -> Summary:
         status=status,
         exit_code=exit_code,
         reason=reason,
-        world_size=story.plan.world_size,
-        transport=story.plan.transport if story.plan.world_size > 1 else "none",
+        world_size=len(story.ranks),
+        transport=story.plan.transport if len(story.ranks) > 1 else "none",
         steps=min((result.steps for result in results), default=0),
         tokens=sum(result.tokens for result in results),
         seconds=max((result.seconds for result in results), default=0.0),
@@ -109,8 +114,10 @@ def summarise(story: RunStory) -> Summary:
         wire_bytes_per_step=sum(_mean([record.bytes_out for record in rank.steps]) for rank in story.ranks),
         peak_rss_mb=tuple(rank.result.peak_rss_mb if rank.result else 0.0 for rank in story.ranks),
         staleness_max=max((record.staleness for rank in story.ranks for record in rank.steps), default=0),
-        restarts=story.generation,
+        restarts=story.restarts,
         generation=story.generation,
+        resumed_from=first.resumed_from if first else "",
+        resumed_step=first.resumed_step if first else None,
     )
 
 
@@ -121,6 +128,20 @@ def tail_of(path: Path, lines: int = TAIL_LINES) -> tuple[str, ...]:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - TAIL_BYTES))
         return tuple(file.read().decode("utf-8", errors="replace").splitlines()[-lines:])
+
+
+def _taking_part(folder: RunFolder, plan: Plan, reader: Reader) -> tuple[RankPlan, ...]:
+    """The ranks of the last generation: an elastic run goes on without those it lost."""
+    notes = [read_generation(folder, rank.node, rank.rank) for rank in plan.ranks]
+    last = max((note for note in notes if note is not None), key=lambda note: note.generation, default=None)
+    if last is None or not last.members:
+        return plan.ranks
+    for rank in plan.ranks:
+        if rank.rank not in last.members:
+            reader.notes.append(
+                f"rank {rank.rank} on {rank.node} was lost, generation {last.generation} went on without it"
+            )
+    return tuple(rank for rank in plan.ranks if rank.rank in last.members)
 
 
 def _rank_story(folder: RunFolder, rank: RankPlan, reader: Reader) -> RankStory:
@@ -155,11 +176,6 @@ def _ending(story: RunStory, results: list[RankResult]) -> tuple[Status, int, st
         code = culprit.exit_code if culprit.exit_code in KNOWN_CODES else PEER_FAILED
         return "failed", code, f"rank {culprit.rank} on {culprit.node}: {culprit.reason}"
     return "completed", 0, ""
-
-
-def _generation(folder: RunFolder, plan: Plan, reader: Reader) -> int:
-    jobs = [reader.job(folder.job_state(node)) for node in dict.fromkeys(rank.node for rank in plan.ranks)]
-    return max((job.generation for job in jobs if job is not None), default=0)
 
 
 def _speed(steps: tuple[StepRecord, ...]) -> float:

@@ -45,6 +45,10 @@ def _run_table(summary: Summary) -> Table:
         ("validation loss", _change(summary.val_loss_first, summary.val_loss)),
         ("wire", f"{summary.wire_bytes_per_step / 1e6:,.2f} MB per step, all ranks"),
     ]
+    if summary.restarts:
+        rows.append(("restarts", f"{summary.restarts}, generation {summary.generation} was the last"))
+    if summary.resumed_step is not None:
+        rows.insert(1, ("resumed", f"from step {summary.resumed_step:,} of {escape(summary.resumed_from)}"))
     for row in rows:
         table.add_row(*row)
     return table

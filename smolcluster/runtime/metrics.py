@@ -56,6 +56,22 @@ class MetricsWriter:
         self.close()
 
 
+def cut_after(path: Path, step: int) -> None:
+    """Take the lines of later steps out of a metrics.jsonl, if there is one: a run that goes on from `step` writes
+    them again. A line that a crash cut short goes too.
+    """
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue
+    write_atomic(path, "".join(line + "\n" for line in kept))
+
+
 def read_metrics(path: Path) -> tuple[list[StepRecord], list[LinkRecord]]:
     """The steps and the links of a file, in order. A line that a crash cut short is left out; no file is no records."""
     steps: list[StepRecord] = []

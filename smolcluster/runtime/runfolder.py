@@ -106,6 +106,14 @@ class RunFolder:
         """RankResult, written at the end."""
         return self.rank(node, rank) / "result.json"
 
+    def generation(self, node: str, rank: int) -> Path:
+        """The start of the run's ranks that this rank was in last: GenerationNote."""
+        return self.rank(node, rank) / "generation.json"
+
+    def muster(self, node: str, rank: int) -> Path:
+        """Where a rank of an elastic run is found before there is a generation, if its port is any free one."""
+        return self.rank(node, rank) / "muster.json"
+
     def endpoint(self, node: str) -> Path:
         """Rank 0's own announcement of a port chosen at start (plan port 0); readable by ranks of the same machine."""
         return self.node(node) / "endpoint.json"
@@ -160,7 +168,11 @@ class GradientRecord(Frozen):
 
 
 class RankResult(Frozen):
-    """What a rank says when it ends (result.json). Written by the worker, or by the supervisor for a rank that died."""
+    """What a rank says when it ends (result.json). Written by the worker, or by the supervisor for a rank that died.
+
+    `generation`: the start of the run's ranks that it tells of, counted from 0. `finished`: its work was done, whatever
+    happened to it afterwards; `final`: another start would fail the same way.
+    """
 
     schema_: int = Field(default=RESULT_SCHEMA, alias="schema", serialization_alias="schema")
     rank: int
@@ -181,19 +193,35 @@ class RankResult(Frozen):
     wire_bytes_in: int = 0
     peak_rss_mb: float = 0.0
     transport: str = ""
+    generation: int = 0
+    finished: bool = False
+    final: bool = False
+    # The run and step whose checkpoint this rank began with; of the last start, if there were several.
+    resumed_from: str = ""
+    resumed_step: int | None = None
 
 
 class JobState(Frozen):
-    """job.json: the supervisor's own state. `ranks` maps a rank to "running" or the exit code as text."""
+    """job.json: the supervisor's own state. `ranks` maps a rank to "running" or the exit code as text.
+
+    `restarts` counts how often the node's ranks were started again, `restart_reason` says why the last time
+    (`restart_ours`: because of something here), `resumed_step` after which step they went on. `lost`: the supervisor
+    itself died, and somebody else wrote this.
+    """
 
     schema_: int = Field(default=JOB_SCHEMA, alias="schema", serialization_alias="schema")
     run_id: str
     node: str
-    state: Literal["starting", "running", "completed", "failed", "stopped"]
+    state: Literal["starting", "running", "restarting", "completed", "failed", "stopped"]
     pid: int
     generation: int
     ranks: dict[int, str]
     reason: str = ""
+    restarts: int = 0
+    restart_reason: str = ""
+    restart_ours: bool = False
+    resumed_step: int | None = None
+    lost: bool = False
 
 
 class Summary(Frozen):
@@ -222,6 +250,8 @@ class Summary(Frozen):
     staleness_max: int
     restarts: int
     generation: int
+    resumed_from: str = ""
+    resumed_step: int | None = None
 
 
 def run_at(path: Path) -> Path:

@@ -53,6 +53,15 @@ class DataSection(FileModel):
     tokenizer: str = Field(default="openai-community/gpt2", min_length=1)
 
 
+class CheckpointSection(FileModel):
+    """`checkpoint:`. every_steps 0 saves nothing."""
+
+    every_steps: int = Field(default=50, ge=0)
+    keep: int = Field(default=3, ge=1)
+    keep_best: bool = True
+    replicas: int = Field(default=1, ge=1)
+
+
 class LoggingSection(FileModel):
     """`logging:`. project_name null is smolcluster-<model>-<dataset>."""
 
@@ -66,6 +75,7 @@ class TrainedModelFile(FileModel):
     gradient_clipping: ClippingSection = Field(default_factory=ClippingSection)
     lr_schedule: ScheduleSection = Field(default_factory=ScheduleSection)
     data: DataSection = Field(default_factory=DataSection)
+    checkpoint: CheckpointSection = Field(default_factory=CheckpointSection)
     logging: LoggingSection = Field(default_factory=LoggingSection)
 
 

@@ -16,7 +16,7 @@ from smolcluster.spec.problems import did_you_mean, keys_at, listed
 from smolcluster.spec.validate import known_keys
 
 # Of an inventory's defaults these fit every model; its `model`, `data` and `lr_schedule` are said of the GPT.
-_ANY_MODEL = {"training", "gradient_clipping", "logging"}
+_ANY_MODEL = {"training", "gradient_clipping", "checkpoint", "logging"}
 
 
 def flag(name: str, shown: str, tree: Tree) -> Document:

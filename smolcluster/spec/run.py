@@ -103,6 +103,30 @@ class CommSpec(Frozen):
     metrics_log_interval: int = Field(default=50, gt=0)
 
 
+class RecoverySpec(Frozen):
+    """What happens when a rank or its machine dies. `max_restarts`: how often a node starts its ranks again in a run.
+
+    `elastic`: whoever has not come `elastic_wait_s` after the first of a new generation is left out of it.
+    """
+
+    max_restarts: int = Field(default=3, ge=0)
+    elastic: bool = False
+    elastic_wait_s: float = Field(default=60.0, gt=0)
+
+
+class CheckpointSpec(Frozen):
+    """When the state is saved, and how much of it is kept. `every_steps` 0: never.
+
+    `keep` are the last so many; `keep_best` keeps the one with the lowest validation loss besides. `replicas` is on
+    how many nodes each file lies.
+    """
+
+    every_steps: int = Field(default=50, ge=0)
+    keep: int = Field(default=3, ge=1)
+    keep_best: bool = True
+    replicas: int = Field(default=1, ge=1)
+
+
 class Participant(Frozen):
     """A node of the inventory that takes part. `port` 0 means any free port. `role` is "server" in a star's centre.
 
@@ -131,7 +155,9 @@ class RunSpec(Frozen):
     schedule: ScheduleSpec
     data: DataSpec
     comm: CommSpec
+    recovery: RecoverySpec = RecoverySpec()
     seed: int
+    checkpoint: CheckpointSpec = Field(default_factory=CheckpointSpec)
     balance: dict[str, float] = Field(default_factory=dict)
     fsdp_stage: int = Field(default=1, ge=0, le=3)
     staleness_bound: int = Field(default=0, ge=0)

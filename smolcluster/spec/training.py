@@ -12,7 +12,7 @@ from smolcluster.spec.modelfile import GPTFile, NNFile, TrainedModelFile
 from smolcluster.spec.owntext import TEXT_SUFFIXES, text_files
 from smolcluster.spec.pretrained import Pretrained
 from smolcluster.spec.problems import did_you_mean, listed
-from smolcluster.spec.run import DataSpec, GPTSpec, ModelSpec, NNSpec, ScheduleSpec, TrainingSpec
+from smolcluster.spec.run import CheckpointSpec, DataSpec, GPTSpec, ModelSpec, NNSpec, ScheduleSpec, TrainingSpec
 from smolcluster.spec.start import started
 
 _TEXTS = ("pydoc", "wikitext2", "snli", "wiki-sample")
@@ -39,6 +39,7 @@ class Trained:
     training: TrainingSpec
     schedule: ScheduleSpec
     data: DataSpec
+    checkpoint: CheckpointSpec
     project_name: str
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -73,7 +74,8 @@ def trained(file: TrainedModelFile, origin: Merged, start: Pretrained | None = N
     )
     schedule = _schedule(file, origin, problems, notes)
     project = file.logging.project_name or f"smolcluster-{model.type}-{data.dataset}"
-    return Trained(model, training, schedule, data, project, problems, notes)
+    checkpoint = CheckpointSpec(**file.checkpoint.model_dump())
+    return Trained(model, training, schedule, data, checkpoint, project, problems, notes)
 
 
 def _schedule(file: TrainedModelFile, origin: Merged, problems: list[Problem], notes: list[str]) -> ScheduleSpec:

@@ -17,7 +17,7 @@ from torch import nn
 
 from smolcluster.errors import ConfigError, Problem, TrainingError
 from smolcluster.runtime.context import RunContext
-from smolcluster.strategies.slices import Slice
+from smolcluster.runtime.slices import Slice
 
 # A step's work for one rank: its micro-batches (x, y). Gradients are summed over them; no micro-batch is allowed.
 Batch = Sequence[tuple[torch.Tensor, torch.Tensor]]
@@ -106,6 +106,10 @@ class Strategy(Protocol):
 
     def named_slices(self) -> Iterator[Slice]:
         """What this rank owns of parameters and optimizer: over all ranks every element exactly once."""
+        ...
+
+    def held_slices(self) -> Iterator[Slice]:
+        """What lies on this rank, owned or not: all that load_slices has to be given."""
         ...
 
     def load_slices(self, slices: Iterable[Slice]) -> None:

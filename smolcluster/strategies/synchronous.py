@@ -16,6 +16,7 @@ from torch import nn
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.device import Collectives
 from smolcluster.runtime.precision import autocast
+from smolcluster.runtime.slices import Slice, fill
 from smolcluster.spec.run import GPTSpec
 from smolcluster.strategies.adamw import FlatAdamW
 from smolcluster.strategies.base import Batch, LossSum, Model, NotFiniteError, StepResult, Tally, Verdict, judge
@@ -24,7 +25,6 @@ from smolcluster.strategies.layernorms import LayerNorms
 from smolcluster.strategies.lookups import lookups_of
 from smolcluster.strategies.pieces import Piece, Range, slices_of, whole_slices
 from smolcluster.strategies.scaling import LossScale
-from smolcluster.strategies.slices import Slice, fill
 
 
 class Synchronous:
@@ -157,9 +157,14 @@ class Synchronous:
         if self.rank == 0:
             yield from self._whole_slices(pieces=1)
 
+    def held_slices(self) -> Iterator[Slice]:
+        """All parameters and moments that lie here: what load_slices fills."""
+        yield from self._cut_slices(None)
+        yield from self._whole_slices(pieces=len(self.updates))
+
     def load_slices(self, slices: Iterable[Slice]) -> None:
         """Take all parameters and moments that lie here from slices of any cut."""
-        fill([*self._cut_slices(None), *self._whole_slices(pieces=len(self.updates))], slices)
+        fill(self.held_slices(), slices)
 
     def state_bytes(self) -> dict[str, int]:
         """Bytes of model state this rank holds between steps: parameters, gradients, optimizer (moments)."""

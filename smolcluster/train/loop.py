@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from smolcluster.data import TokenFolder, step_indices, steps_per_epoch
 from smolcluster.runtime.context import RunContext
@@ -14,25 +13,13 @@ from smolcluster.runtime.runfolder import GradientRecord, LinkRecord, StepRecord
 from smolcluster.runtime.schedule import learning_rate
 from smolcluster.runtime.seeding import seed_step
 from smolcluster.strategies.base import Batch, StepResult, Strategy
+from smolcluster.train.account import Account
 from smolcluster.train.evaluate import evaluate
+from smolcluster.train.keeping import Keeper
 
 log = logging.getLogger(__name__)
 
 PROGRESS_EVERY_S = 2.0
-
-
-@dataclass
-class Account:
-    """What a rank did: of the cluster the losses, of itself the tokens. Filled as the loop goes, always right."""
-
-    steps: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    loss_first: float | None = None
-    loss_last: float | None = None
-    val_loss_first: float | None = None
-    val_loss: float | None = None
-    stopped: bool = False
 
 
 class Loop:
@@ -46,8 +33,10 @@ class Loop:
         metrics: MetricsWriter,
         account: Account,
         stop: Callable[[], bool],
+        keeper: Keeper | None = None,
     ) -> None:
         self.account = account
+        self._keeper = keeper
         self._context = context
         self._strategy = strategy
         self._data = data
@@ -61,6 +50,8 @@ class Loop:
         )
         self._began = time.monotonic()
         self._said = 0.0
+        self._first_step = account.steps
+        self._measured: int | None = None  # the step of account.val_loss
 
     def run(self) -> None:
         """Train to the end, or to the step at which somebody's wish to stop is known to all.
@@ -68,13 +59,29 @@ class Loop:
         NotFiniteError or PeerError end it early; `account` then holds what was done until there.
         """
         self._began = time.monotonic()
+        before_s = self.account.seconds
         try:
-            self._evaluate()
-            self.account.val_loss_first = self.account.val_loss
+            if self.account.val_loss is None:  # a resumed run knows it
+                self._evaluate()
+                self.account.val_loss_first = self.account.val_loss
             while self.account.steps < self.total_steps and not self.account.stopped:
                 self._step(self.account.steps + 1)
+                self.account.seconds = before_s + time.monotonic() - self._began
+                self._keep()
+            if self._keeper is not None:
+                self._keeper.finish()
         finally:
-            self.account.seconds = time.monotonic() - self._began
+            self.account.seconds = before_s + time.monotonic() - self._began
+
+    def _keep(self) -> None:
+        """Save the state, if it is time to."""
+        ended = self.account.stopped or self.account.steps == self.total_steps
+        if self._keeper is not None and self._keeper.due(self.account.steps, ended):
+            measured = self._measured == self.account.steps
+            self._keeper.save(self.account, self.total_steps, self._epoch(self.account.steps), measured)
+
+    def _epoch(self, steps: int) -> int:
+        return steps // steps_per_epoch(self._data.sample_count("train"), self._batch)
 
     def _step(self, step: int) -> None:
         began = time.perf_counter()
@@ -142,6 +149,7 @@ class Loop:
             self.account.stopped = self.account.steps < self.total_steps
             return False
         self.account.val_loss = loss
+        self._measured = self.account.steps
         return True
 
     def _look_at_links(self, step: int) -> None:
@@ -161,10 +169,10 @@ class Loop:
 
     def _say(self, step: int, loss: float, tokens_per_s: float, fresh: bool) -> None:
         now = time.monotonic()
-        if not (fresh or step in (1, self.total_steps) or now - self._said >= PROGRESS_EVERY_S):
+        if not (fresh or step in (self._first_step + 1, self.total_steps) or now - self._said >= PROGRESS_EVERY_S):
             return
         self._said = now
-        left_s = (now - self._began) / step * (self.total_steps - step)
+        left_s = (now - self._began) / (step - self._first_step) * (self.total_steps - step)
         validation = f"  val_loss {self.account.val_loss:.4f}" if fresh else ""
         eta = f"{int(left_s // 60)}:{int(left_s % 60):02d}"
         total = self.total_steps

@@ -169,7 +169,7 @@ def begin(local: Cluster, playing: list[Playing], *variables: str) -> tuple[Play
 
 
 def test_a_killed_rank_ends_the_run_everywhere_and_is_named(local: Cluster, playing: list[Playing]) -> None:
-    run, run_id = begin(local, playing)
+    run, run_id = begin(local, playing, "max_restarts=0")
     (victim,) = [each for each in local.processes() if "--rank" in each.cmdline() and each.cmdline()[-1] == "1"]
     victim.kill()
     outcome = run.end()

@@ -81,8 +81,8 @@ def test_a_node_without_smolcluster_is_named(remote: Cluster) -> None:
     assert not remote.runs.exists()
 
 
-def begin(remote: Cluster, playing: list[Playing]) -> tuple[Playing, str]:
-    run = remote.begin("train", override=LONG)
+def begin(remote: Cluster, playing: list[Playing], *variables: str) -> tuple[Playing, str]:
+    run = remote.begin("train", *variables, override=LONG)
     playing.append(run)
     run_id = run.until(r"^Run (\S+)$")[1]
     for node in NODES:
@@ -91,7 +91,7 @@ def begin(remote: Cluster, playing: list[Playing]) -> tuple[Playing, str]:
 
 
 def test_a_rank_killed_on_another_machine(remote: Cluster, playing: list[Playing]) -> None:
-    run, run_id = begin(remote, playing)
+    run, run_id = begin(remote, playing, "max_restarts=0")
     (victim,) = [each for each in remote.processes() if "--rank" in each.cmdline() and each.cmdline()[-1] == "2"]
     victim.kill()
     outcome = run.end()

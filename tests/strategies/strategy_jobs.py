@@ -173,7 +173,7 @@ def resume(
     kind: str,
 ) -> list[float]:
     """Losses of the steps first.. of a run that starts from somebody else's slices."""
-    from smolcluster.strategies.slices import Slice
+    from smolcluster.runtime.slices import Slice
 
     strategy = build_strategy(context_of(name, rank, world_size, stage=stage), model_of(kind, seed=99))
     strategy.load_slices(Slice(*fields) for fields in given)

@@ -293,7 +293,7 @@ def test_the_verdict_takes_the_scale_out() -> None:
 
 
 def resumed(rank: int, world_size: int, given: list[Any] | None, precision: str) -> tuple[list[Any], float]:
-    from smolcluster.strategies.slices import Slice
+    from smolcluster.runtime.slices import Slice
 
     strategy = build_strategy(context_of("fsdp", rank, world_size, precision=precision), model_of("gpt", seed=1))
     if given is None:  # a step left out, and a good one
