@@ -1,4 +1,4 @@
-"""The slices of a checkpoint that a rank needs: read from files it sees, or received from a rank that sees the others."""
+"""The slices of a checkpoint that a rank needs: read from files it sees, or received from a rank that sees them."""
 
 from __future__ import annotations
 
