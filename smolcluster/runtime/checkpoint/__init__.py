@@ -8,5 +8,8 @@ replicas.py    the same file on other nodes
 retention.py   which checkpoints stay
 sources.py     what a rank sees of checkpoints
 choice.py      which checkpoint is taken, from what all ranks see
+fit.py         whether it fits this run
 load.py        verified, read, given to the strategy
+reading.py     slices read from files, or received from who sees them
+notes.py, talk.py, agree.py      what ranks tell each other
 """

@@ -13,26 +13,22 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
-
-import torch
-from safetensors import safe_open
 
 from smolcluster.errors import InputError, Problem
 from smolcluster.runtime.checkpoint.choice import Candidate, candidates
 from smolcluster.runtime.checkpoint.files import hash_of
 from smolcluster.runtime.checkpoint.fit import Shapes, differences, notes_on, uncovered
 from smolcluster.runtime.checkpoint.manifest import Entry, Manifest, parse_manifest
-from smolcluster.runtime.checkpoint.snapshot import TORCH_DTYPES
+from smolcluster.runtime.checkpoint.reading import Entries, Schedule, slices_of
 from smolcluster.runtime.checkpoint.sources import Known, Lookout, Source, View
-from smolcluster.runtime.checkpoint.talk import gather, send_tensor, send_text
+from smolcluster.runtime.checkpoint.talk import gather, send_text
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.slices import Box, Slice, overlap
 
 log = logging.getLogger(__name__)
-
-Entries = dict[int, list[int]]  # by file of a manifest, numbers of its entries
 
 
 class Holder(Protocol):
@@ -58,18 +54,6 @@ class Restored:
     def step(self) -> int:
         """The last step that was taken."""
         return self.manifest.step
-
-
-@dataclass(frozen=True)
-class _Schedule:
-    """How a rank comes by what it needs: `read` from files it sees, `sent` (by file: the sender, what it sends)."""
-
-    read: Entries
-    sent: dict[int, tuple[int, list[int]]]
-
-    def files_of(self, rank: int) -> list[int]:
-        """The files that this rank reads from."""
-        return sorted({*self.read, *(file for file, (sender, _) in self.sent.items() if sender == rank)})
 
 
 def restore(context: RunContext, strategy: Holder, sources: Sequence[Source]) -> Restored | None:
@@ -122,7 +106,7 @@ class _Loader:
             if wrong:
                 self._note(wrong)
                 continue
-            self._strategy.load_slices(self._slices(manifest, schedule))
+            self._strategy.load_slices(slices_of(manifest, schedule, self._rank, partial(self._path, manifest)))
             self._tell(manifest)
             return Restored(manifest, self._sources[chosen.source].folder)
 
@@ -182,7 +166,7 @@ class _Loader:
         box = Box(entry.offset, entry.sizes)
         return any(overlap(box, mine) is not None for mine in self._held.get(entry.name, ()))
 
-    def _schedule(self, manifest: Manifest, chosen: Candidate) -> _Schedule:
+    def _schedule(self, manifest: Manifest, chosen: Candidate) -> Schedule:
         read: Entries = {}
         lacking: Entries = {}
         for number, file in enumerate(manifest.files):
@@ -194,9 +178,9 @@ class _Loader:
             for number, entries in json.loads(text).items():
                 wanted.setdefault(int(number), set()).update(entries)
         sent = {number: (chosen.seen[number][0], sorted(wanted[number])) for number in sorted(wanted)}
-        return _Schedule(read, sent)
+        return Schedule(read, lacking, sent)
 
-    def _wrong_files(self, manifest: Manifest, schedule: _Schedule) -> list[str]:
+    def _wrong_files(self, manifest: Manifest, schedule: Schedule) -> list[str]:
         """Hash what this rank is going to read; what is not as it was written is not looked at again."""
         wrong = []
         for number in schedule.files_of(self._rank):
@@ -218,28 +202,6 @@ class _Loader:
         assert path is not None, "only files that this rank sees are read"
         return path
 
-    def _slices(self, manifest: Manifest, schedule: _Schedule) -> Iterator[Slice]:
-        """What this rank needs, read or received, in the same order everywhere."""
-        for number, file in enumerate(manifest.files):
-            sender, sent = schedule.sent.get(number, (-1, []))
-            own = schedule.read.get(number, [])
-            if sender == self._rank or own:
-                with safe_open(self._path(manifest, number), "pt") as reader:
-                    for index in sorted({*own, *sent}):
-                        entry = file.entries[index]
-                        here = index in own or sender == self._rank
-                        tensor = reader.get_tensor(entry.key) if here else _room(entry)
-                        if index in sent:
-                            send_tensor(tensor, sender)
-                        if index in own or self._needed(entry):
-                            yield _slice(entry, tensor)
-            else:
-                for index in sent:
-                    tensor = _room(file.entries[index])
-                    send_tensor(tensor, sender)
-                    if self._needed(file.entries[index]):
-                        yield _slice(file.entries[index], tensor)
-
     def _tell(self, manifest: Manifest) -> None:
         if self._rank != 0:
             return
@@ -250,11 +212,3 @@ class _Loader:
         for text in notes_on(manifest, self._context):
             log.info("note: %s", text)
         log.info("resumed from step %d of %s", manifest.step, manifest.run_id)
-
-
-def _room(entry: Entry) -> torch.Tensor:
-    return torch.empty(entry.sizes, dtype=TORCH_DTYPES[entry.dtype])
-
-
-def _slice(entry: Entry, tensor: torch.Tensor) -> Slice:
-    return Slice(entry.name, entry.shape, Box(entry.offset, entry.sizes), tensor)
