@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from smolcluster.commands import check, enroll, generate, job, plan, prepare, report
+from smolcluster.commands import check, enroll, fetch, generate, job, plan, prepare, report
 from smolcluster.errors import SmolError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
 app.command("check")(check.check)
 app.command("plan")(plan.plan)
 app.command("prepare")(prepare.prepare)
+app.command("fetch")(fetch.fetch)
 app.command("generate")(generate.generate)
 app.command("report")(report.report)
 app.command("enroll")(enroll.enroll)

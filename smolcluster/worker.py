@@ -71,6 +71,7 @@ def run_rank(config: NodeConfig, plan: Plan, me: RankPlan, stop: Callable[[], bo
         loss_last=account.loss_last,
         val_loss_first=account.val_loss_first,
         val_loss=account.val_loss,
+        val_accuracy=account.val_accuracy,
         wire_bytes_out=sent,
         wire_bytes_in=received,
         peak_rss_mb=peak_rss_mb(),

@@ -60,7 +60,8 @@ def require_local(resolved: Resolved, plan: Plan) -> None:
 def lay_out(resolved: Resolved, plan: Plan) -> Run:
     """Prepare the data and write the run's folder in the workdir of its first node; runs/latest then points to it."""
     workdir = Path(resolved.cluster.node(plan.ranks[0].node).workdir).expanduser().absolute()
-    data = prepare_data(plan.run, workdir.parent / ".cache" / "data", lambda line: print(line, file=sys.stderr))
+    cache = workdir.parent / ".cache" / "data"
+    data = prepare_data(plan.run, cache, lambda line: print(line, file=sys.stderr), plan.global_batch)
     now = datetime.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     folder = RunFolder(workdir / f"{now}-{plan.run.strategy}-{secrets.token_hex(2)}")
     write_atomic(folder.plan, plan.to_json())

@@ -47,6 +47,7 @@ class DataSection(FileModel):
     dataset: str = Field(default="wikitext2", min_length=1)
     path: str | None = Field(default=None, min_length=1)
     tokenizer: str = Field(default="openai-community/gpt2", min_length=1)
+    streaming: bool = False
 
 
 class LoggingSection(FileModel):

@@ -7,14 +7,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from smolcluster.data import TokenFolder, step_indices, steps_per_epoch
+from smolcluster.data import Samples, step_indices, steps_per_epoch
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.metrics import MetricsWriter
 from smolcluster.runtime.runfolder import LinkRecord, StepRecord
 from smolcluster.runtime.schedule import learning_rate
+from smolcluster.runtime.scores import validation_text
 from smolcluster.runtime.seeding import seed_step
 from smolcluster.strategies.base import Batch, StepResult, Strategy
 from smolcluster.train.evaluate import evaluate
+from smolcluster.train.prefetch import Prefetch
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ class Account:
     loss_last: float | None = None
     val_loss_first: float | None = None
     val_loss: float | None = None
+    val_accuracy: float | None = None
     stopped: bool = False
 
 
@@ -42,7 +45,7 @@ class Loop:
         self,
         context: RunContext,
         strategy: Strategy,
-        data: TokenFolder,
+        data: Samples,
         metrics: MetricsWriter,
         account: Account,
         stop: Callable[[], bool],
@@ -59,6 +62,7 @@ class Loop:
         self.total_steps = self._training.max_steps or self._training.epochs * steps_per_epoch(
             data.sample_count("train"), self._batch
         )
+        self._ahead = Prefetch(self._batch_of, self.total_steps)
         self._began = time.monotonic()
         self._said = 0.0
 
@@ -74,6 +78,7 @@ class Loop:
             while self.account.steps < self.total_steps and not self.account.stopped:
                 self._step(self.account.steps + 1)
         finally:
+            self._ahead.close()
             self.account.seconds = time.monotonic() - self._began
 
     def _step(self, step: int) -> None:
@@ -81,7 +86,9 @@ class Loop:
         before = self._context.wires.counters()
         lr = learning_rate(step, self.total_steps, self._training.learning_rate, self._context.run.schedule)
         seed_step(self._context.run.seed, step, self._context.rank)
-        batch = self._batch_of(step)
+        asked = time.perf_counter()
+        batch = self._ahead.take(step)
+        waited = time.perf_counter() - asked
         result = self._strategy.train_step(batch, lr, self._stop())
         seconds = time.perf_counter() - began
         after = self._context.wires.counters()
@@ -105,6 +112,9 @@ class Loop:
                 bytes_in=after.bytes_in - before.bytes_in,
                 staleness=result.staleness,
                 val_loss=self.account.val_loss if fresh else None,
+                val_accuracy=self.account.val_accuracy if fresh else None,
+                data_s=waited,
+                counts=self._data.counts,
                 total_steps=self.total_steps,
             )
         )
@@ -131,11 +141,11 @@ class Loop:
 
     def _evaluate(self) -> bool:
         """Measure the validation loss. False if a wish to stop, now known to all, came between."""
-        loss = evaluate(self._context, self._strategy, self._data, self._stop)
-        if loss is None:
+        score = evaluate(self._context, self._strategy, self._data, self._stop)
+        if score is None:
             self.account.stopped = self.account.steps < self.total_steps
             return False
-        self.account.val_loss = loss
+        self.account.val_loss, self.account.val_accuracy = score.loss, score.accuracy
         return True
 
     def _look_at_links(self, step: int) -> None:
@@ -159,7 +169,8 @@ class Loop:
             return
         self._said = now
         left_s = (now - self._began) / step * (self.total_steps - step)
-        validation = f"  val_loss {self.account.val_loss:.4f}" if fresh else ""
+        validation = f"  {validation_text(self.account.val_loss, self.account.val_accuracy)}" if fresh else ""
         eta = f"{int(left_s // 60)}:{int(left_s % 60):02d}"
         total = self.total_steps
-        log.info("step %d/%d  loss %.4f%s  %.0f tokens/s  ETA %s", step, total, loss, validation, tokens_per_s, eta)
+        speed = f"{tokens_per_s:.0f} {self._data.counts}/s"
+        log.info("step %d/%d  loss %.4f%s  %s  ETA %s", step, total, loss, validation, speed, eta)

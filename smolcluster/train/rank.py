@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from smolcluster.data import TokenFolder
+from smolcluster.data import ImageMeta, open_samples
 from smolcluster.models import GPT, build_model
+from smolcluster.models.classifier import Scaling, save_classifier
 from smolcluster.models.hf import save_pretrained
+from smolcluster.models.nn import SimpleNN
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.metrics import MetricsWriter
 from smolcluster.strategies.base import build_strategy
@@ -21,9 +23,9 @@ def train_rank(context: RunContext, account: Account, stop: Callable[[], bool]) 
 
     Errors of the tree in errors.py, or torch's wrapping of a PeerError.
     """
-    data = TokenFolder.open(context.data_dir)
+    data = open_samples(context.data_dir)
     data.require(context.plan.global_batch)
-    model = build_model(context.run.model, data.meta.vocab_size, seed=context.run.seed).to(context.device)
+    model = build_model(context.run.model, data.vocab_size, seed=context.run.seed).to(context.device)
     model.train()
     strategy = build_strategy(context, model)
     log.info("rank %d of %d on %s: %s", context.rank, context.world_size, context.device, context.run.strategy)
@@ -33,4 +35,7 @@ def train_rank(context: RunContext, account: Account, stop: Callable[[], bool]) 
     strategy.close()
     if tensors is not None and isinstance(model, GPT):
         save_pretrained(model, context.data_dir / "tokenizer.json", context.folder.model, tensors)
+    if tensors is not None and isinstance(model, SimpleNN) and isinstance(data.meta, ImageMeta):
+        save_classifier(model.spec, Scaling(data.meta.mean, data.meta.std), context.folder.model, tensors)
+    if tensors is not None:
         log.info("model written to %s", context.folder.model)
