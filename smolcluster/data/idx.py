@@ -30,10 +30,12 @@ def read_idx(file: Path) -> np.ndarray:
     if len(data) < 4 or data[:2] != b"\0\0" or data[2] != BYTES_CODE or not data[3]:
         raise _broken(file, "is not an IDX file of unsigned bytes")
     start = 4 + 4 * data[3]
+    if len(data) < start:
+        raise _broken(file, "ends in the middle of its header")
     shape = tuple(int(size) for size in np.frombuffer(data[4:start], dtype=">u4"))
-    if len(data) < start or len(data) - start != math.prod(shape):
+    if len(data) - start != math.prod(shape):
         whole = " x ".join(map(str, shape))
-        raise _broken(file, f"says {whole}, but has {max(0, len(data) - start):,} bytes after its header")
+        raise _broken(file, f"says {whole}, but has {len(data) - start:,} bytes after its header")
     return np.frombuffer(data, dtype=np.uint8, offset=start).reshape(shape)
 
 

@@ -1,4 +1,7 @@
-"""A run's figures: loss, accuracy or perplexity, throughput, bytes per step, time per step. SVG for documents, PNG for a quick look."""
+"""A run's figures: loss, accuracy or perplexity, throughput, bytes per step, time per step.
+
+SVG for documents, PNG for a quick look.
+"""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def clock(seconds: float | None) -> str:
 
 
 def progress_line(node: str, records: Mapping[int, StepRecord], eta_s: float | None, width: int = 10) -> str:
-    """A node's line. Tokens/s (pictures: samples/s) is the sum of its ranks; `width` is the column of node names, for lines that align."""
+    """A node's line. Tokens/s (pictures: samples/s) is the sum of its ranks; `width` is the column of node names."""
     record = slowest(records)
     total = str(record.total_steps)
     speed = sum(each.tokens_per_s for each in records.values())

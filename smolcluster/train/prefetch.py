@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 from smolcluster.strategies.base import Batch
 
-# One is being made while another waits to be taken: a batch that took longer than a step would not be helped by more.
-READY = 2
+# Enough to bridge a moment in which the machine does something else; a batch is small beside a model.
+READY = 4
 
 
 class Prefetch:
