@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import shutil
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -18,35 +16,16 @@ import torch
 from smolcluster.commands.generate import generate
 from smolcluster.errors import InputError
 from smolcluster.models.classifier import load_classifier
+from tests.data.idx_files import pictures, write_idx
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def idx(array: np.ndarray) -> bytes:
-    head = struct.pack(">BBBB", 0, 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
-    return gzip.compress(head + array.tobytes())
-
-
-def pictures(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Noise with a bright quarter; the label says which."""
-    chance = np.random.default_rng(count)
-    labels = chance.integers(0, 4, count).astype(np.uint8)
-    images = chance.integers(0, 90, (count, 28, 28)).astype(np.uint8)
-    for image, label in zip(images, labels, strict=True):
-        row, column = 14 * (label // 2), 14 * (label % 2)
-        image[row : row + 14, column : column + 14] += 120
-    return images, labels
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     (tmp_path / "inventory").mkdir()
     shutil.copy(ROOT / "inventory" / "local.smol.yml", tmp_path / "inventory")
-    (tmp_path / "mine").mkdir()
-    for name, count in (("train", 600), ("t10k", 130)):
-        images, labels = pictures(count)
-        (tmp_path / "mine" / f"{name}-images-idx3-ubyte.gz").write_bytes(idx(images))
-        (tmp_path / "mine" / f"{name}-labels-idx1-ubyte.gz").write_bytes(idx(labels))
+    write_idx(tmp_path / "mine", train=600, test=130, packed=True)
     return tmp_path
 
 
@@ -80,7 +59,7 @@ def test_from_files_to_a_model(project: Path, strategy: str, stage: int) -> None
     assert "perplexity.svg" not in plots
     # What was saved tells as many right as the summary says: accuracy is counted over all ranks, exactly.
     model, scaling = load_classifier(project / "runs" / "latest" / "model")
-    images, labels = pictures(130)
+    images, labels = pictures(130, seed=len("test"))
     with torch.no_grad():
         told = model(scaling(torch.from_numpy(images).flatten(1))).argmax(1)
     assert int((told == torch.from_numpy(labels.astype(np.int64))).sum()) == round(summary["val_accuracy"] * 130)
