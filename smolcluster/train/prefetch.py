@@ -12,8 +12,9 @@ from collections.abc import Callable
 
 from smolcluster.strategies.base import Batch
 
-# Enough to bridge a moment in which the machine does something else; a batch is small beside a model.
-READY = 4
+# Enough to bridge a moment in which the machine does something else; a batch is small beside a model. They are made
+# anew when half of them are gone: threads that take turns at every step cost a small model more than its samples do.
+READY = 16
 
 
 class Prefetch:
@@ -45,7 +46,8 @@ class Prefetch:
             while not self._made:
                 self._changed.wait()
             _, batch = self._made.popleft()
-            self._changed.notify_all()
+            if len(self._made) <= self._most // 2:
+                self._changed.notify_all()
         if isinstance(batch, BaseException):
             raise batch
         return batch
@@ -72,8 +74,9 @@ class Prefetch:
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not self._closed and (len(self._made) >= self._most or self._next > self._last):
-                    self._changed.wait()
+                if len(self._made) >= self._most or self._next > self._last:
+                    while not self._closed and (len(self._made) > self._most // 2 or self._next > self._last):
+                        self._changed.wait()
                 if self._closed:
                     return
                 step, course = self._next, self._course

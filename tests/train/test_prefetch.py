@@ -39,11 +39,11 @@ def test_it_is_ahead_but_not_far() -> None:
             full.set()
         return batch(step)
 
-    ahead = Prefetch(make, last=100, ready=3)
+    ahead = Prefetch(make, last=100, ready=4)
     ahead.take(1)
     assert full.wait(10), "steps 2 to 4 are made while nobody asks"
     ahead.close()
-    assert made == [1, 2, 3, 4]
+    assert made in ([1, 2, 3, 4], [1, 2, 3, 4, 5]), "the fifth, if the first was taken before the fourth was made"
 
 
 def test_nothing_is_made_after_the_last_step() -> None:
