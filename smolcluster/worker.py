@@ -83,6 +83,7 @@ def _write(
         loss_last=account.loss_last,
         val_loss_first=account.val_loss_first,
         val_loss=account.val_loss,
+        val_accuracy=account.val_accuracy,
         wire_bytes_out=sent,
         wire_bytes_in=received,
         peak_rss_mb=peak_rss_mb(),

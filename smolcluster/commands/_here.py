@@ -67,7 +67,7 @@ def lay_out(resolved: Resolved, plan: Plan, resume_from: Path | None = None) -> 
     """Prepare the data and write the run's folder in the workdir of its first node; runs/latest then points to it."""
     workdir = workdir_of(resolved, plan)
     cache = workdir.parent / ".cache" / "data"
-    data = prepare_data(plan.run, cache, lambda line: print(line, file=sys.stderr))
+    data = prepare_data(plan.run, cache, lambda line: print(line, file=sys.stderr), plan.global_batch)
     weights = prepare_weights(plan.run, data, cache, lambda line: print(line, file=sys.stderr))
     now = datetime.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     folder = RunFolder(workdir / f"{now}-{plan.run.strategy}-{secrets.token_hex(2)}")

@@ -30,5 +30,5 @@ def report(
     show(console, story, summary)
     if plots:
         console.print(f"plots: {run_dir / 'plots'}", highlight=False, soft_wrap=True)
-    if summary.status == "completed" and folder.model.exists():
+    if summary.status == "completed" and folder.model.exists() and summary.perplexity is not None:
         console.print(f'try it: python -m smolcluster generate {run_dir} "Once upon"', highlight=False, soft_wrap=True)

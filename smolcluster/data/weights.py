@@ -12,13 +12,12 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from smolcluster.data.building import hash_of, workshop
 from smolcluster.data.hubclient import Hub, HubUnavailable
-from smolcluster.data.meta import read_meta
-from smolcluster.data.prepare import BUILDING
+from smolcluster.data.meta import DataMeta, read_meta
 from smolcluster.errors import ConfigError, InputError, Problem
 from smolcluster.spec.modelfile import Weights
 from smolcluster.spec.pretrained import CONFIG, INDEX, TOKENIZER_FILES, WEIGHTS, weight_files
@@ -58,14 +57,16 @@ def prepare_weights(run: RunSpec, data: Path, cache: Path, say: Callable[[str], 
     if run.init is None:
         return None
     assert isinstance(run.model, GPTSpec), "spec.training refuses anything else"
-    tokens, known = read_meta(data).vocab_size, run.model.vocab_size
+    meta = read_meta(data)
+    assert isinstance(meta, DataMeta), "a GPT reads tokens"
+    tokens, known = meta.vocab_size, run.model.vocab_size
     if tokens > known:
         what = f"this tokenizer has {tokens:,} tokens, and the weights to start from know {known:,}"
         fix = f"use theirs: leave data.tokenizer away, or --override data.tokenizer={run.init}"
         raise ConfigError([Problem("", 0, "data.tokenizer", what, fix)])
     folder = Path(run.init)
     files = [folder / CONFIG, *weight_files(folder)]
-    hashes = {file.name: _sha256(file) for file in files}
+    hashes = {file.name: hash_of(file) for file in files}
     final = cache / f"init-{hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:16]}"
     if not _is_copy(final, files):
         shutil.rmtree(final, ignore_errors=True)
@@ -76,9 +77,7 @@ def prepare_weights(run: RunSpec, data: Path, cache: Path, say: Callable[[str], 
 
 def _copy(files: list[Path], final: Path) -> None:
     """Copy the files aside, then give the folder its name: a reader never sees half of it."""
-    final.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=BUILDING, dir=final.parent))
-    try:
+    with workshop(final.parent) as building:
         for file in files:
             shutil.copyfile(file, building / file.name)
             with (building / file.name).open("rb+") as copy:
@@ -89,8 +88,6 @@ def _copy(files: list[Path], final: Path) -> None:
         except OSError:
             if not final.is_dir():  # else another caller was first, with the same content
                 raise
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
 
 
 def _is_copy(folder: Path, files: list[Path]) -> bool:
@@ -146,15 +143,10 @@ def _compare(name: str, folder: Path, entry: Weights) -> None:
     for file, wanted in entry.files.items():
         if wanted is None or not (folder / file).is_file():
             continue
-        found = _sha256(folder / file)
+        found = hash_of(folder / file)
         if found != wanted.lower():
             what = f"{file} is not what model_weights.yaml pins: its SHA-256 is {found}, not {wanted}"
             raise _problem(name, what, f"delete {folder / file} and fetch it again, or pin what you trust")
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as source:
-        return hashlib.file_digest(source, "sha256").hexdigest()
 
 
 def _problem(name: str, what: str, fix: str) -> InputError:

@@ -1,4 +1,7 @@
-"""A run's figures: loss, throughput, bytes per step, time per step. SVG for documents, PNG for a quick look."""
+"""A run's figures: loss, accuracy or perplexity, throughput, bytes per step, time per step.
+
+SVG for documents, PNG for a quick look.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from matplotlib.figure import Figure
 
 from smolcluster.observe.report import RunStory
 from smolcluster.runtime.runfolder import StepRecord, Summary
+from smolcluster.runtime.scores import perplexity
 
 SIZE_INCHES = (7.0, 4.0)
 
@@ -29,6 +33,8 @@ def write_plots(story: RunStory, summary: Summary, folder: Path) -> list[Path]:
     draw: dict[str, Painter] = {"loss": _loss, "throughput": _throughput, "bytes": _bytes, "time": _time}
     if any(rank.gradients for rank in story.ranks):
         draw["gradients"] = _gradients
+    if _scores(story, summary):
+        draw["perplexity" if summary.val_accuracy is None else "accuracy"] = _score
     return [path for name, paint in draw.items() for path in _save(folder / name, paint, story, summary)]
 
 
@@ -71,8 +77,31 @@ def _loss(axes: Axes, story: RunStory, summary: Summary) -> None:
         points.insert(0, (0, summary.val_loss_first))
     if points:
         axes.plot(*zip(*points, strict=True), marker="o", label="validation")
-    axes.set_ylabel("loss (nats per token)")
+    axes.set_ylabel(f"loss (nats per {summary.counts.removesuffix('s')})")
     axes.set_title(f"{story.run_id}: loss")
+
+
+def _score(axes: Axes, story: RunStory, summary: Summary) -> None:
+    axes.plot(*zip(*_scores(story, summary), strict=True), marker="o", label="validation")
+    if summary.val_accuracy is None:
+        axes.set_yscale("log")
+        axes.set_ylabel(f"perplexity per token of {summary.tokenizer}")
+        axes.set_title(f"{story.run_id}: perplexity")
+    else:
+        axes.set_ylabel("told right, %")
+        axes.set_title(f"{story.run_id}: accuracy")
+
+
+def _scores(story: RunStory, summary: Summary) -> list[tuple[int, float]]:
+    """Accuracy in per cent, or perplexity, at the steps it was measured at; of a model that has none, nothing."""
+    records = _longest(story)
+    if summary.val_accuracy is not None:
+        return [(r.step, 100 * r.val_accuracy) for r in records if r.val_accuracy is not None]
+    if summary.perplexity is None:
+        return []
+    measured = [(r.step, perplexity(r.val_loss)) for r in records if r.val_loss is not None]
+    first = summary.val_loss_first
+    return measured if first is None else [(0, perplexity(first)), *measured]
 
 
 def _throughput(axes: Axes, story: RunStory, summary: Summary) -> None:
@@ -80,7 +109,7 @@ def _throughput(axes: Axes, story: RunStory, summary: Summary) -> None:
     axes.plot(steps, columns.sum(axis=0), linewidth=1, label="all ranks")
     axes.axhline(summary.tokens_per_s, linestyle="--", color="grey", label=f"mean {summary.tokens_per_s:,.0f}")
     axes.set_ylim(bottom=0)
-    axes.set_ylabel("tokens per second")
+    axes.set_ylabel(f"{summary.counts} per second")
     axes.set_title(f"{story.run_id}: throughput")
 
 

@@ -22,6 +22,7 @@ from smolcluster.runtime.runfolder import (
     Summary,
     run_at,
 )
+from smolcluster.runtime.scores import perplexity
 
 PEER_FAILED = 3
 # The codes of errors.py; anything else (a signal's 137) is a rank that was there no more.
@@ -93,6 +94,8 @@ def summarise(story: RunStory) -> Summary:
     results = [rank.result for rank in story.ranks if rank.result is not None]
     status, exit_code, reason = _ending(story, results)
     first = results[0] if results else None
+    val_loss = first.val_loss if first else None
+    writes = story.plan.run.model.type == "gpt"
     return Summary(
         run_id=story.run_id,
         kind="train",
@@ -109,7 +112,12 @@ def summarise(story: RunStory) -> Summary:
         loss_first=first.loss_first if first else None,
         loss_last=first.loss_last if first else None,
         val_loss_first=first.val_loss_first if first else None,
-        val_loss=first.val_loss if first else None,
+        val_loss=val_loss,
+        val_accuracy=first.val_accuracy if first else None,
+        perplexity=perplexity(val_loss) if writes and val_loss is not None else None,
+        tokenizer=story.plan.run.data.tokenizer if writes else None,
+        counts="tokens" if writes else "samples",
+        data_share=_data_share(story),
         params=story.plan.params,
         wire_bytes_per_step=sum(_mean([record.bytes_out for record in rank.steps]) for rank in story.ranks),
         peak_rss_mb=tuple(rank.result.peak_rss_mb if rank.result else 0.0 for rank in story.ranks),
@@ -182,6 +190,13 @@ def _speed(steps: tuple[StepRecord, ...]) -> float:
     """Tokens of this rank per second of training, without its evaluations."""
     seconds = sum(record.step_s for record in steps)
     return sum(record.tokens for record in steps) / seconds if seconds else 0.0
+
+
+def _data_share(story: RunStory) -> float:
+    """The part of all ranks' steps that they waited for samples."""
+    seconds = sum(record.step_s for rank in story.ranks for record in rank.steps)
+    waited = sum(record.data_s for rank in story.ranks for record in rank.steps)
+    return waited / seconds if seconds else 0.0
 
 
 def _mean(values: list[int]) -> float:

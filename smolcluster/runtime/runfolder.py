@@ -140,6 +140,11 @@ class StepRecord(Frozen):
     # Under float16: what the loss was multiplied by, and whether gradients overflowed and nothing was updated.
     loss_scale: float | None = None
     skipped: bool | None = None
+    val_accuracy: float | None = None
+    # Of step_s: how long the step waited for its samples.
+    data_s: float = 0.0
+    # What `tokens` counts: a picture is one.
+    counts: Literal["tokens", "samples"] = "tokens"
     total_steps: int
 
 
@@ -189,6 +194,7 @@ class RankResult(Frozen):
     loss_last: float | None = None
     val_loss_first: float | None = None
     val_loss: float | None = None
+    val_accuracy: float | None = None
     wire_bytes_out: int = 0
     wire_bytes_in: int = 0
     peak_rss_mb: float = 0.0
@@ -244,6 +250,14 @@ class Summary(Frozen):
     loss_last: float | None
     val_loss_first: float | None
     val_loss: float | None
+    # The share told right, of a model that tells classes; exp(val_loss) of one that writes, per token of `tokenizer`.
+    val_accuracy: float | None = None
+    perplexity: float | None = None
+    tokenizer: str | None = None
+    # What tokens and tokens_per_s count.
+    counts: Literal["tokens", "samples"] = "tokens"
+    # The share of training time that the ranks waited for samples.
+    data_share: float = 0.0
     params: int
     wire_bytes_per_step: float
     peak_rss_mb: tuple[float, ...]

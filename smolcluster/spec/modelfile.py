@@ -51,6 +51,7 @@ class DataSection(FileModel):
     dataset: str = Field(default="wikitext2", min_length=1)
     path: str | None = Field(default=None, min_length=1)
     tokenizer: str = Field(default="openai-community/gpt2", min_length=1)
+    streaming: bool = False
 
 
 class CheckpointSection(FileModel):

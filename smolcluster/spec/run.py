@@ -83,12 +83,14 @@ class ScheduleSpec(Frozen):
 class DataSpec(Frozen):
     """`dataset` is a name (pydoc, wikitext2, snli, mnist) or "text" with `path` the person's own file or folder.
 
-    `tokenizer`: "bpe:2048" trains a byte-level BPE of that size on the corpus; a folder; or a hub id.
+    `tokenizer`: "bpe:2048" trains a byte-level BPE of that size on the corpus; a folder; or a hub id. `streaming` reads
+    a dataset of the hub as it comes, and leaves no copy of it on the disk.
     """
 
     dataset: str
     path: str | None = None
     tokenizer: str
+    streaming: bool = False
 
 
 class CommSpec(Frozen):

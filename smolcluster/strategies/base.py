@@ -10,7 +10,7 @@ import math
 import pkgutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import nn
@@ -47,13 +47,17 @@ class StepResult:
 
 @dataclass(frozen=True)
 class LossSum:
-    """A sum of losses over `tokens` tokens: what can be added up over batches and ranks."""
+    """A sum of losses over `tokens` elements of y: what can be added up over batches and ranks.
+
+    right: how many of them a model that tells classes told right; 0 of another model, and while training.
+    """
 
     loss: float
     tokens: int
+    right: int = 0
 
     def __add__(self, other: LossSum) -> LossSum:
-        return LossSum(self.loss + other.loss, self.tokens + other.tokens)
+        return LossSum(self.loss + other.loss, self.tokens + other.tokens, self.right + other.right)
 
 
 class NotFiniteError(TrainingError):
@@ -68,11 +72,21 @@ class Model(Protocol):
     """What a strategy needs of a model besides being an nn.Module: the mean loss of a batch, a scalar with a graph.
 
     It may also have `shard_units() -> Sequence[ShardUnit]` (models/units.py): the stretches of its forward pass whose
-    parameters fsdp stage 3 gathers one after the other. Without it the whole model is one unit.
+    parameters fsdp stage 3 gathers one after the other. Without it the whole model is one unit. And a model that tells
+    classes has `graded(x, y) -> (mean loss, how many were told right)`, from which its accuracy comes.
     """
 
     def loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """The mean over the elements of y."""
+        ...
+
+
+@runtime_checkable
+class TellsClasses(Protocol):
+    """A model whose answers are right or wrong."""
+
+    def graded(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The mean loss over the elements of y, and how many of them were told right; two scalars."""
         ...
 
 

@@ -19,7 +19,17 @@ from smolcluster.runtime.precision import autocast
 from smolcluster.runtime.slices import Slice, fill
 from smolcluster.spec.run import GPTSpec
 from smolcluster.strategies.adamw import FlatAdamW
-from smolcluster.strategies.base import Batch, LossSum, Model, NotFiniteError, StepResult, Tally, Verdict, judge
+from smolcluster.strategies.base import (
+    Batch,
+    LossSum,
+    Model,
+    NotFiniteError,
+    StepResult,
+    Tally,
+    TellsClasses,
+    Verdict,
+    judge,
+)
 from smolcluster.strategies.flat import Layout
 from smolcluster.strategies.layernorms import LayerNorms
 from smolcluster.strategies.lookups import lookups_of
@@ -147,9 +157,9 @@ class Synchronous:
         was_training = self.model.training
         self.model.eval()
         with torch.no_grad():
-            loss = self._loss(x, y).item()
+            loss, right = self._graded(x, y)
         self.model.train(was_training)
-        return LossSum(loss * y.numel(), y.numel())
+        return LossSum(loss * y.numel(), y.numel(), right)
 
     def named_slices(self) -> Iterator[Slice]:
         """What this rank owns: its even share of every bucket, parameters and optimizer state; rank 0 also the rest."""
@@ -187,6 +197,14 @@ class Synchronous:
     def _loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         with autocast(self._precision, self._device):
             return cast(Model, self.model).loss(x.to(self._device), y.to(self._device))
+
+    def _graded(self, x: torch.Tensor, y: torch.Tensor) -> tuple[float, int]:
+        """The mean loss, and how many of a model's classes were right: 0 of a model that tells none."""
+        if not isinstance(self.model, TellsClasses):
+            return self._loss(x, y).item(), 0
+        with autocast(self._precision, self._device):
+            loss, right = self.model.graded(x.to(self._device), y.to(self._device))
+        return loss.item(), int(right.item())
 
     def _cut_slices(self, within: list[Range] | None) -> Iterator[Slice]:
         yield from slices_of(self.layout, "{}", self.params, within)

@@ -16,6 +16,7 @@ class Account:
     loss_last: float | None = None
     val_loss_first: float | None = None
     val_loss: float | None = None
+    val_accuracy: float | None = None
     stopped: bool = False
     resumed_from: str = ""
     resumed_step: int | None = None

@@ -37,6 +37,7 @@ class Keeper:
             loss_last=account.loss_last,
             val_loss_first=account.val_loss_first,
             val_loss=account.val_loss,
+            val_accuracy=account.val_accuracy,
             measured=measured,
         )
         self._saver.save(facts, self._strategy.named_slices())
@@ -79,4 +80,5 @@ def take_up(account: Account, restored: Restored, context: RunContext) -> None:
     account.seconds = progress.seconds
     account.loss_first, account.loss_last = progress.loss_first, progress.loss_last
     account.val_loss_first, account.val_loss = progress.val_loss_first, progress.val_loss
+    account.val_accuracy = progress.val_accuracy
     account.resumed_from, account.resumed_step = manifest.run_id, manifest.step

@@ -6,16 +6,18 @@ import logging
 import time
 from collections.abc import Callable
 
-from smolcluster.data import TokenFolder, step_indices, steps_per_epoch
+from smolcluster.data import Samples, step_indices, steps_per_epoch
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.metrics import MetricsWriter
 from smolcluster.runtime.runfolder import GradientRecord, LinkRecord, StepRecord
 from smolcluster.runtime.schedule import learning_rate
+from smolcluster.runtime.scores import validation_text
 from smolcluster.runtime.seeding import seed_step
 from smolcluster.strategies.base import Batch, StepResult, Strategy
 from smolcluster.train.account import Account
 from smolcluster.train.evaluate import evaluate
 from smolcluster.train.keeping import Keeper
+from smolcluster.train.prefetch import Prefetch
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +31,7 @@ class Loop:
         self,
         context: RunContext,
         strategy: Strategy,
-        data: TokenFolder,
+        data: Samples,
         metrics: MetricsWriter,
         account: Account,
         stop: Callable[[], bool],
@@ -48,6 +50,7 @@ class Loop:
         self.total_steps = self._training.max_steps or self._training.epochs * steps_per_epoch(
             data.sample_count("train"), self._batch
         )
+        self._ahead = Prefetch(self._batch_of, self.total_steps)
         self._began = time.monotonic()
         self._said = 0.0
         self._first_step = account.steps
@@ -71,6 +74,7 @@ class Loop:
             if self._keeper is not None:
                 self._keeper.finish()
         finally:
+            self._ahead.close()
             self.account.seconds = before_s + time.monotonic() - self._began
 
     def _keep(self) -> None:
@@ -88,7 +92,9 @@ class Loop:
         before = self._context.wires.counters()
         lr = learning_rate(step, self.total_steps, self._training.learning_rate, self._context.run.schedule)
         seed_step(self._context.run.seed, step, self._context.rank)
-        batch = self._batch_of(step)
+        asked = time.perf_counter()
+        batch = self._ahead.take(step)
+        waited = time.perf_counter() - asked
         due = step % self._training.eval_steps == 0 or step == self.total_steps
         if due and self._training.track_gradients:
             self._strategy.ask_layer_norms()
@@ -116,6 +122,9 @@ class Loop:
                 val_loss=self.account.val_loss if fresh else None,
                 loss_scale=result.loss_scale,
                 skipped=result.skipped or None,
+                val_accuracy=self.account.val_accuracy if fresh else None,
+                data_s=waited,
+                counts=self._data.counts,
                 total_steps=self.total_steps,
             )
         )
@@ -144,11 +153,11 @@ class Loop:
 
     def _evaluate(self) -> bool:
         """Measure the validation loss. False if a wish to stop, now known to all, came between."""
-        loss = evaluate(self._context, self._strategy, self._data, self._stop)
-        if loss is None:
+        score = evaluate(self._context, self._strategy, self._data, self._stop)
+        if score is None:
             self.account.stopped = self.account.steps < self.total_steps
             return False
-        self.account.val_loss = loss
+        self.account.val_loss, self.account.val_accuracy = score.loss, score.accuracy
         self._measured = self.account.steps
         return True
 
@@ -173,7 +182,8 @@ class Loop:
             return
         self._said = now
         left_s = (now - self._began) / (step - self._first_step) * (self.total_steps - step)
-        validation = f"  val_loss {self.account.val_loss:.4f}" if fresh else ""
+        validation = f"  {validation_text(self.account.val_loss, self.account.val_accuracy)}" if fresh else ""
         eta = f"{int(left_s // 60)}:{int(left_s % 60):02d}"
         total = self.total_steps
-        log.info("step %d/%d  loss %.4f%s  %.0f tokens/s  ETA %s", step, total, loss, validation, tokens_per_s, eta)
+        speed = f"{tokens_per_s:.0f} {self._data.counts}/s"
+        log.info("step %d/%d  loss %.4f%s  %s  ETA %s", step, total, loss, validation, speed, eta)

@@ -7,11 +7,13 @@ from collections.abc import Callable
 
 from torch import nn
 
-from smolcluster.data import TokenFolder
+from smolcluster.data import ImageMeta, open_samples
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.models import GPT, build_model
+from smolcluster.models.classifier import Scaling, save_classifier
 from smolcluster.models.compiled import require_compiler
 from smolcluster.models.hf import load_weights, save_pretrained
+from smolcluster.models.nn import SimpleNN
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.generation import note_step
 from smolcluster.runtime.metrics import MetricsWriter, cut_after
@@ -29,10 +31,10 @@ def train_rank(context: RunContext, account: Account, stop: Callable[[], bool]) 
 
     Errors of the tree in errors.py, or torch's wrapping of a PeerError.
     """
-    data = TokenFolder.open(context.data_dir)
+    data = open_samples(context.data_dir)
     data.require(context.plan.global_batch)
     # Weights to start from have a vocabulary of their own, which may be longer than the tokenizer's.
-    vocabulary = None if context.run.init else data.meta.vocab_size
+    vocabulary = None if context.run.init else data.vocab_size
     model = build_model(context.run.model, vocabulary, seed=context.run.seed).to(context.device)
     model.train()
     _prepare(context, model)
@@ -53,6 +55,9 @@ def train_rank(context: RunContext, account: Account, stop: Callable[[], bool]) 
     tensors = strategy.export()
     if tensors is not None and isinstance(model, GPT):
         save_pretrained(model, context.data_dir / "tokenizer.json", context.folder.model, tensors)
+    if tensors is not None and isinstance(model, SimpleNN) and isinstance(data.meta, ImageMeta):
+        save_classifier(model.spec, Scaling(data.meta.mean, data.meta.std), context.folder.model, tensors)
+    if tensors is not None:
         log.info("model written to %s", context.folder.model)
     # Nobody is done before the model is there: if rank 0 dies here all begin again, and have to be there for that.
     strategy.exchange([0.0])

@@ -44,7 +44,11 @@ FLAGS = {
     ),
     "strategy": ({"strategy": "fdsp"}, "--strategy fdsp: there is no such strategy | did you mean fsdp?"),
     "model": ({"model": "gtp"}, "--model gtp: there is no such model | did you mean gpt?"),
-    "model not built": ({"model": "nn"}, "--model nn: training SimpleNN is not built yet | use --model gpt"),
+    "text for SimpleNN": (
+        {"model": "nn", "dataset": "snli"},
+        "--dataset snli: data.dataset: snli is text, and an nn model is trained on pictures"
+        " | write mnist, or the path of a folder with its files",
+    ),
     "diloco": (
         {"strategy": "diloco"},
         "--strategy diloco: diloco is not built yet; its config is read and checked, but it cannot run"

@@ -30,6 +30,7 @@ class Facts(Frozen):
     loss_last: float | None
     val_loss_first: float | None
     val_loss: float | None
+    val_accuracy: float | None
     measured: bool
 
 
@@ -151,6 +152,7 @@ def manifest_of(context: RunContext, facts: Facts, accounts: Sequence[Account]) 
             loss_last=facts.loss_last,
             val_loss_first=facts.val_loss_first,
             val_loss=facts.val_loss,
+            val_accuracy=facts.val_accuracy,
         ),
         cursor=Cursor(
             epoch=facts.epoch,
