@@ -5,8 +5,8 @@
 Two ranks of fsdp 1 take 10 steps in turns, now with a checkpoint begun before them and written meanwhile, now without.
 What the first take longer is what one checkpoint costs; beside 50 steps without any it is the cost of one every 50
 steps, and the figure is the median of the rounds' own. One sample a step, the vocabulary of GPT-2: a step is short and
-the state large beside it. A resume is `python -m smolcluster.train --resume latest` with three ranks on this machine, from
-the start of that process to the line of its first step.
+the state large beside it. A resume is `python -m smolcluster.train --resume latest` with three ranks on this machine,
+from the start of that process to the line of its first step.
 """
 
 from __future__ import annotations
