@@ -50,7 +50,7 @@ def train(
     """Train on this machine. Machines elsewhere are the playbook's: ansible-playbook train.yml -e strategy=NAME."""
     from smolcluster.commands._here import lay_out, require_local, run_in_processes, run_in_this_process, workdir_of
     from smolcluster.commands._resume import checkpoint_named
-    from smolcluster.commands.report import report
+    from smolcluster.commands.report import report_on
     from smolcluster.plan import make_plan
     from smolcluster.spec import resolve
 
@@ -64,6 +64,6 @@ def train(
     found = checkpoint_named(resume, workdir_of(resolved, plan)) if resume is not None else None
     run = lay_out(resolved, plan, found.path if found is not None else None)
     code = run_in_this_process(run) if plan.world_size == 1 else run_in_processes(run)
-    report(run.folder.path)
+    summary = report_on(run.folder.path)
     if code:
-        raise typer.Exit(code)
+        raise typer.Exit(summary.exit_code or code)

@@ -59,7 +59,9 @@ def train_rank(context: RunContext, account: Account, stop: Callable[[], bool]) 
         save_classifier(model.spec, Scaling(data.meta.mean, data.meta.std), context.folder.model, tensors)
     if tensors is not None:
         log.info("model written to %s", context.folder.model)
-    # Nobody is done before the model is there: if rank 0 dies here all begin again, and have to be there for that.
+    # Nobody is done before the model is there: if a rank dies here all begin again, and must be there for that. Twice,
+    # for a rank's number is under way while it waits: the first says that the model is there, the second that it heard.
+    strategy.exchange([0.0])
     strategy.exchange([0.0])
     strategy.close()
 

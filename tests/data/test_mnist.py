@@ -123,6 +123,7 @@ def test_half_a_set_is_none(tmp_path):
         (gzip.compress(b"\0" * 99)[:-9], "cannot be read"),
         (b"", "is not an IDX file"),
     ],
+    ids=["no IDX", "short", "no data", "short header", "cut gzip", "empty"],
 )
 def test_broken_idx_files(tmp_path, data, told):
     (tmp_path / "x").write_bytes(data)
