@@ -30,8 +30,8 @@ class Facts(Frozen):
     loss_last: float | None
     val_loss_first: float | None
     val_loss: float | None
-    val_accuracy: float | None
     measured: bool
+    val_accuracy: float | None = None
 
 
 class Account(Frozen):

@@ -76,7 +76,7 @@ class Progress(Frozen):
     loss_last: float | None
     val_loss_first: float | None
     val_loss: float | None
-    val_accuracy: float | None
+    val_accuracy: float | None = None
 
 
 class Cursor(Frozen):
