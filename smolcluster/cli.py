@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from smolcluster.commands import check, enroll, generate, job, plan, prepare, report, weights
+from smolcluster.commands import check, checkpoint, enroll, fetch, generate, job, plan, prepare, report, weights
 from smolcluster.errors import SmolError
 
 app = typer.Typer(
@@ -24,6 +24,8 @@ app = typer.Typer(
 app.command("check")(check.check)
 app.command("plan")(plan.plan)
 app.command("prepare")(prepare.prepare)
+app.command("checkpoint")(checkpoint.checkpoint)
+app.command("fetch")(fetch.fetch)
 app.command("generate")(generate.generate)
 app.command("report")(report.report)
 app.command("enroll")(enroll.enroll)

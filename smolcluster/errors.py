@@ -7,7 +7,8 @@
     │   ├── HandshakeError                 the other end is not who it should be
     │   ├── ProtocolError                  a frame that is garbage, too long or of the wrong kind
     │   ├── DeadlineError                  a wait ran out (also a TimeoutError)
-    │   └── PeerLostError                  the connection ended while it was needed
+    │   ├── PeerLostError                  the connection ended while it was needed
+    │   └── RunOverError                   a peer failed in a way that would be the same at the next start
     ├── TrainingError            exit 4    the numbers went wrong (a loss that is not finite)
     ├── RequestError             exit 2    a request to a served model that cannot be served as it is
     │   └── BusyError                      too many wait already; the same request may be served later
@@ -88,6 +89,10 @@ class DeadlineError(PeerError, TimeoutError):
 
 class PeerLostError(PeerError):
     """The connection to a peer ended while it was needed."""
+
+
+class RunOverError(PeerError):
+    """A peer has ended for a reason that starting again would not mend: its config, or numbers that went wrong."""
 
 
 class TrainingError(SmolError):

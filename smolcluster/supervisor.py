@@ -41,12 +41,13 @@ def main(arguments: Sequence[str] | None = None, worker: tuple[str, ...] = _WORK
 def supervise(node_file: Path, claim_nonce: str, worker: tuple[str, ...]) -> int:
     """Claim the node (or take the claim over), run the job, and give its exit code. SmolError if it cannot start."""
     config = load_node(node_file)
-    ranks = ranks_of(config, load_plan(config))
+    plan = load_plan(config)
+    ranks_of(config, plan)  # before anything is claimed
     registry = Registry.of_run(config.run_dir, config.node)
     nonce = claim_nonce or registry.claim(config.run_id, config.run_dir).nonce
     claim = registry.take_over(config.run_dir, nonce)
     tie_children_to_me()
-    supervisor = Supervisor(node_file, config, ranks, registry, claim, os.environ, worker)
+    supervisor = Supervisor(node_file, config, plan, registry, claim, os.environ, worker)
     _stop_on_signals(supervisor)
     return supervisor.run()
 

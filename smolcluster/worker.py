@@ -18,20 +18,21 @@ from pathlib import Path
 
 import torch
 
-from smolcluster.comm import GroupConfig, open_fabric
+from smolcluster.comm import open_fabric
 from smolcluster.comm.allocator import keep_freed_memory
-from smolcluster.comm.config import read_secret
 from smolcluster.errors import ConfigError, InterruptedRun, Problem, SmolError
 from smolcluster.jobs.nodefile import load_node, load_plan
 from smolcluster.plan.types import NodeConfig, Plan, RankPlan
 from smolcluster.runtime.context import Alone, RunContext
 from smolcluster.runtime.device import pick_device
+from smolcluster.runtime.entering import enter
 from smolcluster.runtime.failures import Failure, understand
+from smolcluster.runtime.generation import last_generation
 from smolcluster.runtime.process import die_with_parent, log_to_stdout, peak_rss_mb
 from smolcluster.runtime.results import write_result
 from smolcluster.runtime.runfolder import RankResult, RunFolder
 from smolcluster.strategies.base import NotFiniteError
-from smolcluster.train.loop import Account
+from smolcluster.train.account import Account
 from smolcluster.train.rank import train_rank
 
 log = logging.getLogger("smolcluster.worker")
@@ -53,8 +54,18 @@ def run_rank(config: NodeConfig, plan: Plan, me: RankPlan, stop: Callable[[], bo
             finally:
                 counters = context.wires.counters()
                 sent, received = counters.bytes_out, counters.bytes_in
+            # Before the others are let go: whoever is killed from here on was done, and is not started again.
+            _write(config, plan, me, account, DONE, sent, received)
     except BaseException as error:  # noqa: BLE001  whatever ended it, the result must say so
         ending = _ending(error, me.rank)
+    return _write(config, plan, me, account, ending, sent, received)
+
+
+def _write(
+    config: NodeConfig, plan: Plan, me: RankPlan, account: Account, ending: Failure, sent: int, received: int
+) -> int:
+    """Write the rank's result.json; the exit code it tells of."""
+    folder = RunFolder(Path(config.run_dir))
     if ending is DONE and account.stopped:
         ending = Failure(InterruptedRun.exit_code, "stopped as asked", ours=False, bug=False)
     status = {0: "completed", InterruptedRun.exit_code: "stopped"}.get(ending.exit_code, "failed")
@@ -72,12 +83,18 @@ def run_rank(config: NodeConfig, plan: Plan, me: RankPlan, stop: Callable[[], bo
         loss_last=account.loss_last,
         val_loss_first=account.val_loss_first,
         val_loss=account.val_loss,
+        val_accuracy=account.val_accuracy,
         wire_bytes_out=sent,
         wire_bytes_in=received,
         peak_rss_mb=peak_rss_mb(),
         transport=plan.transport if plan.world_size > 1 else "none",
+        generation=max(0, last_generation(folder, me.node, me.rank, config.generation)),
+        finished=status == "completed",
+        final=ending.final,
+        resumed_from=account.resumed_from,
+        resumed_step=account.resumed_step,
     )
-    write_result(RunFolder(Path(config.run_dir)), result)
+    write_result(folder, result)
     return ending.exit_code
 
 
@@ -103,6 +120,8 @@ def _context(config: NodeConfig, plan: Plan, me: RankPlan) -> RunContext:
         folder=RunFolder(Path(config.run_dir)),
         data_dir=Path(config.data_dir),
         wires=Alone(),
+        init_dir=Path(config.init_dir) if config.init_dir else None,
+        resume_from=Path(config.resume_from) if config.resume_from else None,
     )
 
 
@@ -110,22 +129,17 @@ def _context(config: NodeConfig, plan: Plan, me: RankPlan) -> RunContext:
 def _wires(context: RunContext, config: NodeConfig) -> Iterator[RunContext]:
     """The context with its wires open. They are closed in order after a good end, and cut after a bad one, so that the
     other ranks learn of it at once instead of at their deadlines."""
-    if context.world_size == 1:
+    group, context = enter(context, config)
+    if group is None:
         yield context
         return
-    group = GroupConfig.from_plan(
-        context.plan,
-        context.me,
-        run_id=config.run_id,
-        generation=config.generation,
-        secret=read_secret(Path(config.secret_file), "secret_file", "run the playbook again"),
-        endpoint_file=context.folder.endpoint(context.node_of(0)),
-    )
     fabric = open_fabric(group)
+    log.info("rank %d of %d is in generation %d", context.rank, context.world_size, fabric.generation)
     try:
-        yield replace(context, wires=fabric)
+        yield replace(context, wires=fabric, generation=fabric.generation)
     except BaseException as error:
-        fabric.abort(understand(error).reason)
+        failure = understand(error)
+        fabric.abort(failure.reason, failure.final)
         raise
     fabric.close()
 

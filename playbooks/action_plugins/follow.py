@@ -1,5 +1,7 @@
 """Action plugin: follow one node of a run until its part has ended, and keep its lease alive meanwhile.
 
+A supervisor that died is started again, as often as the run allows restarts: nobody else would do it.
+
 One task per node, all at the same time. It prints a line of progress as it goes, never fails the play (what went wrong
 is its result, so that collecting and reporting still happen), and never waits for ever: not for a node that gives no
 answer, and not for a rank that hangs after another node's part has failed.
@@ -27,7 +29,7 @@ from smolcluster.jobs import PollResult, poll_job, stop_job
 from smolcluster.jobs.asking import Asking, NoAnswerError
 from smolcluster.jobs.identity import orphaned
 from smolcluster.observe.progress import Mark, progress_line, slowest, time_left_s
-from smolcluster.runtime.runfolder import write_atomic
+from smolcluster.runtime.runfolder import JobState, write_atomic
 
 _SPEC: dict[str, dict[str, Any]] = {
     "node": {"type": "str", "required": True},
@@ -37,6 +39,10 @@ _SPEC: dict[str, dict[str, Any]] = {
     "python": {"type": "str", "required": True},
     "local": {"type": "bool", "required": True},
     "start_failure": {"type": "str", "default": ""},
+    "node_file": {"type": "str", "default": ""},
+    "launcher": {"type": "str", "default": "auto"},
+    "max_restarts": {"type": "int", "default": 0},
+    "elastic": {"type": "bool", "default": False},
     "every_s": {"type": "float", "default": 5.0},
     "answer_s": {"type": "float", "default": 15.0},
     "straggle_s": {"type": "float", "default": 75.0},
@@ -61,6 +67,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         result: dict[str, Any] = super().run(tmp, task_vars)
         self._notes = Path(self._options["notes_dir"])
         self._width = max(len(name) for name in self._options["nodes"])
+        self._task_vars = task_vars
         outcome = self._outcome()
         self._note(outcome)
         return {**result, "changed": False, "failed": False, **outcome}
@@ -77,6 +84,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             if isinstance(answer, PollResult):
                 answered, why = time.monotonic(), ""
                 lines.show(answer)
+                if self._may_go_on(answer.job) and self._straggles() is None:
+                    if (failure := self._start_again()) is not None:
+                        return self._said("failed", failure, at_once=True)
+                    answered, asking = time.monotonic(), self._asking()
+                    continue
                 if answer.job.state in _ENDED:
                     lines.last(answer)
                     return self._ended(answer)
@@ -124,6 +136,26 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return self._said("lost", f"{reason}; it could not be ended ({error}), its lease will")
         return self._said("stopped", reason)
 
+    # A dead supervisor
+
+    def _may_go_on(self, job: JobState) -> bool:
+        """Whether its supervisor died, without a word, in a run that bears another restart."""
+        return job.lost and job.restarts < self._options["max_restarts"]
+
+    def _start_again(self) -> str | None:
+        """Start a supervisor that takes the run over; why it could not be, or None."""
+        self._print("its supervisor died, killed or with the machine; starting it again")
+        arguments = {
+            "state": "started", "node_file": self._options["node_file"], "launcher": self._options["launcher"]
+        }  # fmt: skip
+        try:
+            answer = self._execute_module("smolcluster_job", arguments, task_vars=self._task_vars)
+        except AnsibleError as error:
+            return f"its supervisor died and could not be started again: {str(error.message).strip()}"
+        if answer.get("failed") or answer.get("unreachable"):
+            return f"its supervisor died and could not be started again: {answer.get('msg', 'no reason was given')}"
+        return None
+
     def _ask(self, what: str) -> str:
         """Stdout of `python -m smolcluster job WHAT` on the node. NoAnswerError if it fails or takes too long."""
         run_dir, node = self._options["run_dir"], self._options["node"]
@@ -157,13 +189,19 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         write_atomic(self._notes / self._options["node"], json.dumps(note))
 
     def _straggles(self) -> str | None:
-        """Why this node must be ended now: another's part has failed and this one had its time to notice."""
+        """Why this node must be ended now: another's part has failed and this one had its time to notice.
+
+        An elastic run goes on without the other.
+        """
+        if self._options["elastic"]:
+            return None
         for name in self._options["nodes"]:
             try:
                 note = json.loads((self._notes / name).read_text())
             except FileNotFoundError:
                 continue
-            if note["state"] == "completed":
+            if note["state"] == "completed" and time.time() - note["time"] <= 2 * self._options["straggle_s"]:
+                # A rank that died after its work was done starts again and finds nobody: in the end it is stopped.
                 continue
             if note["at_once"] or time.time() - note["time"] > self._options["straggle_s"]:
                 return f"the run has {note['state']} on {name}"
@@ -199,8 +237,11 @@ class _Lines:
         self._node, self._width, self._every_s = node, width, every_s
         self._start: Mark | None = None
         self._shown: Mark | None = None
+        self._restarts = 0
+        self._generation = -1
 
     def show(self, answer: PollResult) -> None:
+        self._tell_restarts(answer.job)
         now_s = time.monotonic()
         if not answer.progress:
             return
@@ -208,6 +249,20 @@ class _Lines:
         self._start = self._start or now
         if self._shown is None or (now.step > self._shown.step and now_s - self._shown.seen_s >= self._every_s):
             self._line(answer, now)
+
+    def _tell_restarts(self, job: JobState) -> None:
+        """What died, said where it died; and from where the next generation goes on, said by every node."""
+        if job.restarts > self._restarts:
+            self._restarts = job.restarts
+            if job.restart_ours:
+                Display().display(f"{self._node:<{self._width}}  {job.restart_reason}; starting again")
+        if job.resumed_step is not None and job.generation > self._generation:
+            self._generation = job.generation
+            self._start = self._shown = None
+            if not job.generation and not job.resumed_step:
+                return  # the first start of a run
+            said = f"generation {job.generation} starts from step {job.resumed_step}"
+            Display().display(f"{self._node:<{self._width}}  {said}")
 
     def last(self, answer: PollResult) -> None:
         if answer.progress and (self._shown is None or slowest(answer.progress).step > self._shown.step):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tarfile
@@ -18,11 +19,13 @@ short_description: Pack and unpack what a node left of a run
 description:
   - C(packed) writes logs, metrics and results of one node, and the model where it has one, into an archive.
     Secrets (the control link's token, the run's secret) stay on the node.
+  - Checkpoints stay too, unless they are asked for. Their manifests come along.
   - C(unpacked) puts such an archive into a run folder; files are replaced one by one, each in one step.
 options:
   state: {type: str, required: true, choices: [packed, unpacked], description: What to do.}
   run_dir: {type: path, required: true, description: The run's folder on this machine.}
   node: {type: str, description: The node whose tree is packed.}
+  checkpoints: {type: bool, default: false, description: Whether the files of checkpoints are packed as well.}
   archive: {type: path, description: The archive to unpack.}
 author: smolcluster
 """
@@ -41,16 +44,22 @@ files: {description: How many files are in it., type: int, returned: always}
 _STAYS = frozenset({"control.json", "endpoint.json", "node.yaml"})
 
 
-def pack(run_dir: Path, node: str) -> tuple[Path, int]:
-    """Archive nodes/<node> and model/ of a run folder. A file that grows meanwhile is taken as it stands."""
+def pack(run_dir: Path, node: str, checkpoints: bool = False) -> tuple[Path, int]:
+    """Archive nodes/<node>, model/ and the manifests of a run folder. A file that grows is taken as it stands."""
     handle, name = tempfile.mkstemp(prefix=f"smolcluster-{node}-", suffix=".tar.gz")
     count = 0
     with os.fdopen(handle, "wb") as file, tarfile.open(fileobj=file, mode="w:gz", compresslevel=1) as archive:
-        for path in sorted([*(run_dir / "nodes" / node).rglob("*"), *(run_dir / "model").rglob("*")]):
-            if path.is_file() and not path.is_symlink() and path.name not in _STAYS and not path.name.startswith("."):
-                with path.open("rb") as source:
-                    info = archive.gettarinfo(arcname=path.relative_to(run_dir).as_posix(), fileobj=source)
-                    archive.addfile(info, source)
+        trees = [run_dir / "nodes" / node, run_dir / "model", run_dir / "checkpoints"]
+        shards = run_dir / "nodes" / node / "checkpoints"
+        for path in sorted(path for tree in trees for path in tree.rglob("*")):
+            if path.is_symlink() or path.name in _STAYS or path.name.startswith("."):
+                continue
+            if shards in path.parents and not checkpoints:
+                continue
+            # A run that goes on removes old checkpoints meanwhile: what is gone is not packed.
+            with contextlib.suppress(FileNotFoundError, IsADirectoryError), path.open("rb") as source:
+                info = archive.gettarinfo(arcname=path.relative_to(run_dir).as_posix(), fileobj=source)
+                archive.addfile(info, source)
                 count += 1
     return Path(name), count
 
@@ -81,6 +90,7 @@ def main() -> None:
             "run_dir": {"type": "path", "required": True},
             "node": {"type": "str"},
             "archive": {"type": "path"},
+            "checkpoints": {"type": "bool", "default": False},
         },
         required_if=[("state", "packed", ["node"]), ("state", "unpacked", ["archive"])],
     )
@@ -90,7 +100,7 @@ def main() -> None:
         if options["state"] == "packed":
             if not (run_dir / "nodes" / options["node"]).is_dir():
                 module.fail_json(msg=f"there is nothing of this run: no {run_dir}/nodes/{options['node']}")
-            archive, files = pack(run_dir, options["node"])
+            archive, files = pack(run_dir, options["node"], options["checkpoints"])
             module.exit_json(changed=True, archive=str(archive), files=files)
         module.exit_json(changed=True, files=unpack(run_dir, Path(options["archive"])))
     except (OSError, tarfile.TarError) as error:

@@ -6,10 +6,11 @@ import json
 import threading
 from collections.abc import Callable
 
-from smolcluster.errors import DeadlineError, HandshakeError, PeerError, PeerLostError, ProtocolError
+from smolcluster.errors import DeadlineError, HandshakeError, PeerError, PeerLostError, ProtocolError, RunOverError
 
 _CLASSES: dict[str, type[PeerError]] = {
-    kind.__name__: kind for kind in (PeerError, PeerLostError, DeadlineError, ProtocolError, HandshakeError)
+    kind.__name__: kind
+    for kind in (PeerError, PeerLostError, DeadlineError, ProtocolError, HandshakeError, RunOverError)
 }
 
 

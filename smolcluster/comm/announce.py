@@ -34,14 +34,15 @@ def announce(file: Path, where: Endpoint, run_id: str, generation: int) -> None:
         raise
 
 
-def find(file: Path, run_id: str, generation: int, deadline: Deadline) -> Endpoint:
-    """Wait for rank 0's announcement of this start. DeadlineError if it does not come."""
+def find(file: Path, run_id: str, generation: int, deadline: Deadline, or_later: bool = False) -> Endpoint:
+    """Wait for rank 0's announcement of this start, or a later one. DeadlineError if it does not come."""
     # A file cannot be waited for on every system; looking costs microseconds.
     pause = threading.Event()
     while True:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
             fields = json.loads(file.read_text(encoding="utf-8"))
-            if fields["run_id"] == run_id and fields["generation"] == generation:
+            found = fields["generation"]
+            if fields["run_id"] == run_id and (found == generation or (or_later and found > generation)):
                 return endpoint_of(fields)
         if deadline.expired:
             raise DeadlineError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -17,6 +17,10 @@ OPERATION_S = 1800.0
 JOIN_S = 150.0
 
 
+def nobody_asks(generation: int) -> None:
+    """What is called on entering where nobody notes it: by name, so that a GroupConfig can go to another process."""
+
+
 @dataclass(frozen=True)
 class GroupConfig:
     """One rank's view. `listen` are its own addresses, `peers[r]` the host to dial for rank r.
@@ -26,6 +30,9 @@ class GroupConfig:
     `timeout_s`: a rank not heard from for that long is an error; heartbeats say that one lives, however long it
     computes. `operation_s` (0: `timeout_s`) is how long an operation waits for ranks that live, `join_s` (0:
     `timeout_s`) how long ranks may take to start.
+
+    `after`: join the generation that rank 0 is in, if it is later than this one, instead of `generation`; `entered` is
+    called with it when rank 0 has been reached. `bind_s`: how long a port may still be held by an earlier start.
     """
 
     rank: int
@@ -46,6 +53,9 @@ class GroupConfig:
     tls: TlsContexts | None = None
     join_s: float = 0.0
     operation_s: float = 0.0
+    after: int | None = None
+    entered: Callable[[int], None] = nobody_asks
+    bind_s: float = 0.0
 
     @classmethod
     def from_plan(
@@ -57,8 +67,12 @@ class GroupConfig:
         secret: bytes,
         endpoint_file: Path | None,
         tls: TlsContexts | None = None,
+        after: int | None = None,
+        entered: Callable[[int], None] = nobody_asks,
     ) -> GroupConfig:
         """The view of rank `me` of a plan. `secret` is the run's, from its file."""
+        join_s = max(JOIN_S, plan.run.comm.timeout_s)
+        restarted = (generation if after is None else after + 1) > 0
         return cls(
             rank=me.rank,
             world_size=plan.world_size,
@@ -70,7 +84,7 @@ class GroupConfig:
             buffer_bytes=int(me.buffer_mb * (1 << 20)),
             timeout_s=plan.run.comm.timeout_s,
             operation_s=max(OPERATION_S, plan.run.comm.timeout_s),
-            join_s=max(JOIN_S, plan.run.comm.timeout_s),
+            join_s=join_s,
             run_id=run_id,
             generation=generation,
             digest=plan.digest(),
@@ -78,6 +92,9 @@ class GroupConfig:
             endpoint_file=endpoint_file,
             transport=plan.transport,
             tls=tls,
+            after=after,
+            entered=entered,
+            bind_s=join_s if restarted else 0.0,
         )
 
 

@@ -56,13 +56,26 @@ def endpoint_of(fields: Mapping[str, object]) -> Endpoint:
     return Endpoint(host, port)
 
 
-def listen(hosts: tuple[str, ...], port: int) -> list[socket.socket]:
+def listen(hosts: tuple[str, ...], port: int, patience: Deadline | None = None) -> list[socket.socket]:
     """Listening sockets on exactly these own addresses, all with one port (0: any that is free on all of them).
 
-    PeerError names address, port and remedy when an address is not ours, or taken, or would mean all interfaces.
+    PeerError names address, port and remedy when an address is not ours, or taken, or would mean all interfaces. A
+    port that is taken is tried again until `patience` is over: an earlier start of this rank may still be dying.
     """
     for host in hosts:
         refuse_wildcard(host)
+    while True:
+        try:
+            return _listen(hosts, port)
+        except PeerError as error:
+            taken = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE
+            if not taken or port == 0 or patience is None or patience.left() <= REDIAL_S:
+                raise
+        # Nothing announces that a port is free again.
+        threading.Event().wait(REDIAL_S)
+
+
+def _listen(hosts: tuple[str, ...], port: int) -> list[socket.socket]:
     for attempt in range(PORT_TRIES):
         sockets: list[socket.socket] = []
         try:

@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from smolcluster.comm import gloo
 from smolcluster.comm.alarm import failure_of
-from smolcluster.comm.backend.register import NAME, register
+from smolcluster.comm.backend.register import NAME, forget_failed_init, register
 from smolcluster.comm.clock import Deadline
 from smolcluster.comm.config import GroupConfig
 from smolcluster.comm.membership import Membership
@@ -47,13 +47,17 @@ class Fabric:
             self._teardown(0.0)
             raise
 
+    @property
+    def generation(self) -> int:
+        """Which start of the run's ranks this is."""
+        return self._member.generation
+
     def _open_group(self) -> None:
         config = self.config
         if config.transport == "gloo" and config.listen:
             self._gloo_before = gloo.bind_gloo(config.listen[0])
         register()
-        # c10d names groups by a count that a failed init leaves behind: ranks would give the same group other names.
-        dist.distributed_c10d._world.group_count = 0
+        forget_failed_init()
         # gloo hears no alarm: its operations have to give up by themselves.
         patience_s = (config.operation_s if config.transport == "smol" else 0.0) or config.timeout_s
         dist.init_process_group(
@@ -93,10 +97,13 @@ class Fabric:
         """Leave politely: finish what is queued, FIN and acknowledgement on every link, threads joined. Idempotent."""
         self._teardown(self._member.farewell_s)
 
-    def abort(self, reason: str = "") -> None:
-        """Leave at once; the other ranks' operations fail with PeerLostError that names this rank and `reason`."""
+    def abort(self, reason: str = "", for_good: bool = False) -> None:
+        """Leave at once; the other ranks' operations fail with an error that names this rank and `reason`.
+
+        `for_good`: they, too, need not start again.
+        """
         if not self._closed:
-            self._member.give_up(reason)
+            self._member.give_up(reason, for_good)
         self._teardown(0.0)
 
     def _teardown(self, patience_s: float) -> None:

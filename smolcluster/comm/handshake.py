@@ -8,6 +8,7 @@
 
 Either end may answer REFUSE {reason} instead: a short sentence without secrets. The HMAC's key is the run's secret; it
 covers both messages word for word, hence both nonces, and the certificate fingerprints of both ends under TLS.
+Both must mean the same generation of the run, or the dialler says `after` and takes any later one that rank 0 is in.
 The payloads are small JSON objects: this is the one place where a frame carries text that we parse.
 """
 
@@ -37,12 +38,20 @@ NONCE_BYTES = 32
 _DRAIN_BYTES = 64 * 1024
 _DRAIN_S = 0.5
 _MOST_REASON = 1000
+_OTHER_START = ("another run: ", "generation ")
 Direction = Literal["out", "in"]
+
+
+class OtherStartError(HandshakeError):
+    """The other end belongs to another run, or to another generation of this one: one of the two is stale."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a rank claims, and the secret that proves it. `digest` is the plan's; `generation` counts restarts."""
+    """What a rank claims, and the secret that proves it. `digest` is the plan's; `generation` counts restarts.
+
+    With `after` its generation is not known yet: it is to be the one of whomever it dials, if that is a later one.
+    """
 
     run_id: str
     generation: int
@@ -51,9 +60,14 @@ class Identity:
     world_size: int
     secret: bytes
     fingerprint: bytes = b""
+    after: int | None = None
 
     def __repr__(self) -> str:
         return f"Identity(run_id={self.run_id!r}, generation={self.generation}, rank={self.rank})"
+
+
+class StaleError(OtherStartError):
+    """The other end is in a generation that is over: it is about to leave, and its next one will answer here."""
 
 
 class Standing(IntEnum):
@@ -74,10 +88,14 @@ class Hello:
     direction: Direction
 
 
-def dial_handshake(sock: socket.socket, me: Identity, peer: int, hello: Hello, deadline: Deadline, who: str) -> Wire:
-    """Introduce ourselves to rank `peer` on a connected socket; the socket is the returned wire's from then on.
+def dial_handshake(
+    sock: socket.socket, me: Identity, peer: int, hello: Hello, deadline: Deadline, who: str
+) -> tuple[Wire, int]:
+    """Introduce ourselves to rank `peer` on a connected socket, which is the returned wire's from then on; and the
+    generation both are in.
 
-    HandshakeError: we, or they, are not who they should be. ProtocolError, DeadlineError, PeerLostError as named.
+    HandshakeError: we, or they, are not who they should be; StaleError where only their generation is an old one.
+    ProtocolError, DeadlineError, PeerLostError as named.
     """
     wire = Wire(sock, who)
     mine = _encode(
@@ -91,21 +109,23 @@ def dial_handshake(sock: socket.socket, me: Identity, peer: int, hello: Hello, d
             "link": hello.link,
             "direction": hello.direction,
             "nonce": secrets.token_hex(NONCE_BYTES),
+            **({} if me.after is None else {"after": me.after}),
         }
     )
     _send(wire, Kind.HELLO, mine, deadline)
     theirs = _receive(wire, Kind.CHALLENGE, deadline)
     claim = _decode(theirs, who)
-    reason = _mismatch(me, claim) or _wrong_rank(claim, peer)
+    stale = _not_later(me, claim)
+    reason = stale or _mismatch(me, claim, me.after is not None) or _wrong_rank(claim, peer)
     if reason:
         _refuse(wire, reason, deadline)
-        raise HandshakeError(f"{who} was refused: {reason}")
+        raise StaleError(f"{who} was refused: {reason}") if stale else _refusal(f"{who} was refused", reason)
     fingerprints = (me.fingerprint, peer_fingerprint(sock)) if peer_fingerprint(sock) else (b"", b"")
     _send(wire, Kind.PROOF, _proof(me.secret, b"dialler", mine, theirs, *fingerprints), deadline)
     answer = _receive(wire, Kind.WELCOME, deadline)
     if not hmac.compare_digest(answer, _proof(me.secret, b"acceptor", mine, theirs, *fingerprints)):
         raise HandshakeError(f"{who} did not prove that it knows this run's secret")
-    return wire
+    return wire, int(claim["generation"])
 
 
 def accept_handshake(
@@ -125,7 +145,8 @@ def accept_handshake(
     theirs = _receive(wire, Kind.HELLO, deadline)
     claim = _decode(theirs, who)
     shown = peer_fingerprint(sock)
-    reason = _mismatch(me, claim) or _unwelcome(me, claim, bool(shown), must_encrypt)
+    # Who joins a later generation decides by itself whether ours is one: it has to dial again if it is not.
+    reason = _mismatch(me, claim, "after" in claim) or _unwelcome(me, claim, bool(shown), must_encrypt)
     if reason:
         _refuse(wire, reason, deadline)
         raise HandshakeError(f"{who} was refused: {reason}")
@@ -152,15 +173,27 @@ def accept_handshake(
     return wire, Hello(rank, channel, link, "out" if claim["direction"] == "out" else "in")
 
 
-def _mismatch(me: Identity, claim: dict[str, str | int]) -> str:
+def _mismatch(me: Identity, claim: dict[str, str | int], any_generation: bool) -> str:
     """Why the two do not belong together, in words both may hear; empty if they do."""
     if claim.get("run") != me.run_id:
         return f"another run: {_said(claim, 'run', 80)}, not {me.run_id}"
-    if claim.get("generation") != me.generation:
+    if not any_generation and claim.get("generation") != me.generation:
         return f"generation {_said(claim, 'generation')} of the run, not {me.generation}; one of the two is stale"
     if claim.get("digest") != me.digest:
         return "another plan: the digests differ; copy plan.json of this run to that machine again"
     return ""
+
+
+def _refusal(what: str, reason: str) -> HandshakeError:
+    return (OtherStartError if reason.startswith(_OTHER_START) else HandshakeError)(f"{what}: {reason}")
+
+
+def _not_later(me: Identity, claim: dict[str, str | int]) -> str:
+    """Why somebody is not in a generation this rank can join; empty if they are, or if it is in one already."""
+    theirs = claim.get("generation")
+    if me.after is None or (isinstance(theirs, int) and theirs > me.after):
+        return ""
+    return f"generation {_said(claim, 'generation')} of the run, where this rank has been in {me.after}"
 
 
 def _wrong_rank(claim: dict[str, str | int], peer: int) -> str:
@@ -176,6 +209,8 @@ def _unwelcome(me: Identity, claim: dict[str, str | int], encrypted: bool, must_
         return f"rank {_said(claim, 'rank')} has no place here: the run has ranks 0 to {last}, this is {me.rank}"
     if rank in must_encrypt and not encrypted:
         return f"the link to rank {rank} must be encrypted, and it came in the clear"
+    if "after" in claim and me.rank != 0:
+        return f"rank {_said(claim, 'rank')} looks for a generation to join, and rank 0 has the say in that"
     if not all(isinstance(claim.get(key), str) for key in ("channel", "link", "nonce", "direction")):
         return "its greeting lacks a field"
     if claim["direction"] not in ("out", "in"):
@@ -243,7 +278,7 @@ def _receive(wire: Wire, expected: Kind, deadline: Deadline) -> bytes:
             f"{wire.who} connected but did not finish the handshake within {deadline.seconds:g} s"
         ) from error
     if header.kind is Kind.REFUSE:
-        raise HandshakeError(f"{wire.who} refused us: {plain(payload.decode('utf-8', 'replace'), _MOST_REASON)}")
+        raise _refusal(f"{wire.who} refused us", plain(payload.decode("utf-8", "replace"), _MOST_REASON))
     if header.kind is not expected:
         raise ProtocolError(f"{wire.who} sent {header.kind.name} where {expected.name} was due")
     return bytes(payload)

@@ -14,7 +14,7 @@ import selectors
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from smolcluster.comm.alarm import copy_of
@@ -83,6 +83,10 @@ class Listener:
         self._thread = threading.Thread(target=self._serve, name="smol-listener", daemon=True)
         self._thread.start()
 
+    def enter(self, me: Identity) -> None:
+        """From now on callers must be of this generation. Before, those of whatever it was made with."""
+        self._me = me
+
     @property
     def endpoint(self) -> Endpoint:
         """The first address we listen on, with the port the system chose."""
@@ -107,6 +111,19 @@ class Listener:
             f"rank {rank} did not connect within {deadline.seconds:g} s. "
             f"Fix: look at that rank's log; check that its machine is on and reaches {self.endpoint}.{refused}"
         )
+
+    def first_of(self, ranks: Collection[int], channel: str, deadline: Deadline) -> int:
+        """Wait until one of the ranks has come for `channel`; `take` then returns at once.
+
+        The lowest of those who have; when nobody has, the lowest of all, for whom `take` tells why.
+        """
+
+        def here() -> list[int]:
+            return [rank for rank in ranks if (channel, rank) in self._links]
+
+        with self._arrived:
+            self._arrived.wait_for(lambda: here() or self._failure or self._closing, deadline.left())
+            return min(here() or ranks)
 
     def holds(self, channel: str, rank: int) -> bool:
         """Whether `take` would return at once."""

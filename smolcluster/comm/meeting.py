@@ -76,9 +76,9 @@ class Meeting:
         with _lost_is_said():
             self._store.set(_at(round_), _OVER.decode())
 
-    def find(self, deadline: Deadline) -> tuple[int, Notice]:
-        """Wait for a round that this rank has not been in. DeadlineError if none begins."""
-        round_ = max(self.newest(), self._seen() + 1)
+    def find(self, deadline: Deadline, after: int = 0) -> tuple[int, Notice]:
+        """Wait for a round later than `after` that this rank has not been in. DeadlineError if none begins."""
+        round_ = max(self.newest(), self._seen() + 1, after + 1)
         while True:
             text = self._wait(_at(round_), deadline)
             newest = self.newest()

@@ -7,6 +7,8 @@ listener -> control star and store (rank 0's port is all one must know) -> cards
 from __future__ import annotations
 
 import contextlib
+import threading
+from dataclasses import replace
 from datetime import timedelta
 
 from smolcluster.comm import control
@@ -15,18 +17,23 @@ from smolcluster.comm.announce import announce, find
 from smolcluster.comm.clock import Deadline
 from smolcluster.comm.config import GroupConfig
 from smolcluster.comm.control import Hub, heartbeat_s
-from smolcluster.comm.endpoint import Endpoint, listen
-from smolcluster.comm.handshake import Identity
+from smolcluster.comm.endpoint import REDIAL_S, Endpoint, listen
+from smolcluster.comm.handshake import Identity, StaleError
+from smolcluster.comm.link import Link
 from smolcluster.comm.listener import Listener
 from smolcluster.comm.mesh import Card, Mesh
 from smolcluster.comm.pulse import Pulse
 from smolcluster.comm.spoke import Spoke
 from smolcluster.comm.store import SmolStore
 from smolcluster.comm.table import Op
-from smolcluster.errors import PeerError
+from smolcluster.comm.wire import HungUpError
+from smolcluster.errors import DeadlineError, HandshakeError, PeerError, RunOverError
 
 # How long a rank that is done waits for rank 0 to take its leave.
 FAREWELL_S = 5.0
+# How long a port from the endpoint file is tried before the file is looked up again.
+_LOOK_UP_AGAIN_S = 1.0
+_NONE_YET = -1
 
 
 class Membership:
@@ -49,12 +56,15 @@ class Membership:
             config.world_size,
             config.secret,
             config.tls.fingerprint if config.tls is not None else b"",
+            config.after,
         )
         must_encrypt = frozenset(rank for rank, wanted in config.encrypt.items() if wanted)
         self._listener: Listener | None = None
         if config.listen and config.world_size > 1:
-            sockets = listen(config.listen, config.port)
-            self._listener = Listener(sockets, me, config.buffer_bytes, config.timeout_s, config.tls, must_encrypt)
+            sockets = listen(config.listen, config.port, Deadline(config.bind_s))
+            # Nobody is welcome before this rank knows its own generation.
+            mine = me if config.after is None else replace(me, generation=_NONE_YET, after=None)
+            self._listener = Listener(sockets, mine, config.buffer_bytes, config.timeout_s, config.tls, must_encrypt)
         self.mesh = Mesh(
             me,
             self._listener,
@@ -67,6 +77,11 @@ class Membership:
             config.listen,
         )
         self.alarm.on_ring(lambda error: self.mesh.fail(error, spare=control.CHANNEL))
+
+    @property
+    def generation(self) -> int:
+        """The generation this rank is in, once it has reached rank 0."""
+        return self.mesh.me.generation
 
     @property
     def endpoint(self) -> Endpoint | None:
@@ -95,7 +110,6 @@ class Membership:
         config = self.config
         port = self._listener.endpoint.port if self._listener is not None else 0
         card = Card(config.listen, port, config.buffer_bytes)
-        # Rank 0 takes the others' links in rank order: it may be waiting for one that is still starting.
         star.call(Op.SET, (f"smol/card/{config.rank}".encode(), card.encode()), deadline.left() + 1)
         # From here on every wait is for ranks that have started: `timeout_s` is enough for them.
         self.store.wait(
@@ -114,20 +128,47 @@ class Membership:
                 announce(config.endpoint_file, self._listener.endpoint, config.run_id, config.generation)
             # Those who have come must hear from us while we wait for the others.
             self._start_pulse(hub)
-            for peer in range(1, config.world_size):
+            missing = set(range(1, config.world_size))
+            while missing:  # in the order in which they come: a slow one keeps nobody from being heard
+                peer = self._listener.first_of(missing, control.CHANNEL, deadline)
+                missing.discard(peer)
                 try:
                     hub.attach(self.mesh.link(peer, control.CHANNEL, deadline=deadline))
                 except PeerError:
-                    for other in range(peer + 1, config.world_size):  # they have to be told who it was
+                    for other in sorted(missing):  # those who have come have to be told who it was
                         with contextlib.suppress(PeerError):
                             hub.attach(self.mesh.link(other, control.CHANNEL, deadline=Deadline(0)))
                     raise
             return hub
-        link = self.mesh.link(0, control.CHANNEL, self._where_is_rank_0(reach), reach)
+        link = self._reach_rank_0(reach)
         self.reached = True
+        if self._listener is not None:
+            self._listener.enter(self.mesh.me)
+        config.entered(self.generation)
         spoke = self._star = Spoke(link, self.alarm, config.timeout_s, deadline.seconds + config.timeout_s)
         self._start_pulse(spoke)
         return spoke
+
+    def _reach_rank_0(self, reach: Deadline) -> Link:
+        """The link to rank 0. Who joins a later generation dials until there is one: what answers now may be rank 0's
+        last start, and a port in the endpoint file that of one that is gone.
+        """
+        config = self.config
+        if config.after is None:
+            return self.mesh.link(0, control.CHANNEL, self._where_is_rank_0(reach), reach)
+        known = bool(config.peer_ports.get(0, 0))
+        pause = threading.Event()
+        while True:
+            attempt = reach if known else Deadline(min(_LOOK_UP_AGAIN_S, reach.left()))
+            try:
+                return self.mesh.link(0, control.CHANNEL, self._where_is_rank_0(reach), attempt)
+            except (StaleError, DeadlineError, HandshakeError) as error:
+                passes = isinstance(error, StaleError | DeadlineError) or isinstance(error.__cause__, HungUpError)
+                if not passes:
+                    raise
+                if reach.left() <= REDIAL_S:
+                    raise DeadlineError(f"rank 0 was not reached within {reach.seconds:g} s: {error}") from error
+            pause.wait(REDIAL_S)
 
     def _start_pulse(self, star: Hub | Spoke) -> None:
         self._pulse = Pulse(star.pulse, heartbeat_s(self.config.timeout_s))
@@ -139,7 +180,8 @@ class Membership:
             return Endpoint(config.peers[0], port)
         if config.endpoint_file is None:
             raise PeerError("rank 0's port is 0 and there is no endpoint file. Fix: give rank 0 a fixed `port`.")
-        found = find(config.endpoint_file, config.run_id, config.generation, deadline)
+        least = config.generation if config.after is None else config.after + 1
+        found = find(config.endpoint_file, config.run_id, least, deadline, or_later=config.after is not None)
         return Endpoint(config.peers.get(0, found.host), found.port)
 
     def _card_of(self, rank: int) -> Card:
@@ -150,11 +192,14 @@ class Membership:
         if not self._closed and self._star is not None:
             self._star.verdict(error)
 
-    def give_up(self, reason: str = "") -> None:
-        """The other ranks' operations fail from now on, with an error that names this rank and `reason`."""
+    def give_up(self, reason: str = "", for_good: bool = False) -> None:
+        """The other ranks' operations fail from now on, with an error that names this rank and `reason`.
+
+        `for_good`: starting again would not help, and they get a RunOverError.
+        """
         if self.alarm.error is None:
             why = f": {reason}" if reason else ""
-            self.tell(PeerError(f"rank {self.config.rank} gave up{why}"))
+            self.tell((RunOverError if for_good else PeerError)(f"rank {self.config.rank} gave up{why}"))
 
     @property
     def farewell_s(self) -> float:

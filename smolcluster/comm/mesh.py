@@ -12,12 +12,12 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from smolcluster.comm.alarm import copy_of
 from smolcluster.comm.clock import Deadline
 from smolcluster.comm.endpoint import REDIAL_S, Endpoint, dial, endpoint_of, tune
-from smolcluster.comm.handshake import Hello, Identity, dial_handshake
+from smolcluster.comm.handshake import Hello, Identity, StaleError, dial_handshake
 from smolcluster.comm.link import Link
 from smolcluster.comm.listener import Listener
 from smolcluster.comm.route import nearest
@@ -126,6 +126,13 @@ class Mesh:
             raise copy_of(failure)
         return made
 
+    def patience(self, peer: int, operation_s: float) -> Deadline:
+        """How long to wait for a link to a rank that lives and comes to the operation late.
+
+        To dial takes no longer than the timeout; a rank that has to dial us may be at its work for an operation's time.
+        """
+        return Deadline(min(operation_s, self.timeout_s) if peer < self.me.rank else operation_s)
+
     def has_come(self, peer: int, channel: str) -> bool:
         """Whether `link` to a higher rank would not have to wait."""
         return self.listener is not None and self.listener.holds(channel, peer)
@@ -157,20 +164,28 @@ class Mesh:
 
     def _dial(self, peer: int, channel: str, where: Endpoint, deadline: Deadline) -> Link:
         name = secrets.token_hex(8)
-        out = self._dial_one(peer, where, Hello(self.me.rank, channel, name, "out"), deadline)
+        out, generation = self._dial_one(peer, where, self.me, Hello(self.me.rank, channel, name, "out"), deadline)
+        # The second half is of the same generation, whoever answers now.
+        me = replace(self.me, generation=generation, after=None)
         try:
-            inward = self._dial_one(peer, where, Hello(self.me.rank, channel, name, "in"), deadline)
+            inward, _ = self._dial_one(peer, where, me, Hello(self.me.rank, channel, name, "in"), deadline)
+        except PeerError as error:
+            out.close()
+            if self.me.after is not None:
+                raise StaleError(f"generation {generation} ended while it was joined: {error}") from error
+            raise
         except BaseException:
             out.close()
             raise
+        self.me = me
         return Link(peer, channel, out, inward, self.timeout_s)
 
-    def _dial_one(self, peer: int, where: Endpoint, hello: Hello, deadline: Deadline) -> Wire:
+    def _dial_one(self, peer: int, where: Endpoint, me: Identity, hello: Hello, deadline: Deadline) -> tuple[Wire, int]:
         patience = Deadline(min(CROWDED_S, deadline.left()))
         try:
             while True:
                 try:
-                    return self._introduce(peer, where, hello, deadline)
+                    return self._introduce(peer, where, me, hello, deadline)
                 except HungUpError as error:
                     if patience.left() <= REDIAL_S or self._failed.wait(REDIAL_S):
                         raise HandshakeError(str(error)) from error
@@ -183,7 +198,9 @@ class Mesh:
                 raise copy_of(failure) from None
             raise
 
-    def _introduce(self, peer: int, where: Endpoint, hello: Hello, deadline: Deadline) -> Wire:
+    def _introduce(
+        self, peer: int, where: Endpoint, me: Identity, hello: Hello, deadline: Deadline
+    ) -> tuple[Wire, int]:
         who = f"rank {peer}"
         opened = dial(where, deadline, who, self._failed)
         try:
@@ -197,7 +214,7 @@ class Mesh:
                 plain, opened = opened, self._tls.start(opened, serving=False, who=f"{who} at {where}")
                 self._dials(opened, instead_of=plain)
                 self._tls.finish(opened, deadline, f"{who} at {where}")
-            wire = dial_handshake(opened, self.me, peer, hello, deadline, f"{who} at {where}")
+            wire, generation = dial_handshake(opened, me, peer, hello, deadline, f"{who} at {where}")
         except OSError as error:
             opened.close()
             if isinstance(error, PeerError):
@@ -210,7 +227,7 @@ class Mesh:
             with self._lock:
                 self._dialling.discard(opened)
         wire.who = who
-        return wire
+        return wire, generation
 
     def _dials(self, opened: socket.socket, instead_of: socket.socket | None = None) -> None:
         """A failure of the run ends this connection, which is not yet a link's, from now on."""

@@ -35,7 +35,7 @@ class Spoke:
     """A `Control`. Any number of threads may call at once: replies find their caller by number."""
 
     def __init__(self, link: Link, alarm: Alarm, timeout_s: float, first_s: float = 0.0) -> None:
-        """`first_s`: how long rank 0 may be silent at first, for it begins to speak when all ranks have come."""
+        """`first_s`: how long rank 0 may be silent at first: it may still be busy with its own start."""
         self.alarm = alarm
         self._first_s = max(first_s, timeout_s)
         self.roll = Roll()

@@ -22,6 +22,7 @@ from smolcluster.comm.clock import Deadline
 from smolcluster.comm.config import GroupConfig
 from smolcluster.comm.endpoint import Endpoint
 from smolcluster.comm.environment import Settings, read_settings
+from smolcluster.comm.handshake import OtherStartError
 from smolcluster.comm.meeting import Meeting, Notice
 from smolcluster.comm.membership import Membership
 from smolcluster.comm.route import is_loopback, nearest
@@ -87,8 +88,14 @@ def _invite(meeting: Meeting, settings: Settings, world_size: int, timeout_s: fl
 def _accept(
     meeting: Meeting, settings: Settings, rank: int, world_size: int, timeout_s: float, deadline: Deadline
 ) -> Membership:
+    stale, refused = 0, None
     while True:
-        round_, notice = meeting.find(deadline)
+        try:
+            round_, notice = meeting.find(deadline, after=stale)
+        except DeadlineError:
+            if refused is not None:  # says more than that no other notice came
+                raise refused from None
+            raise
         _check(settings, notice)
         member = Membership(_config(settings, rank, world_size, timeout_s, notice))
         try:
@@ -98,6 +105,10 @@ def _accept(
                 with contextlib.suppress(PeerError):  # the first error says more
                     meeting.enter(round_)
                 raise
+            if isinstance(error, OtherStartError):
+                # A fixed port outlives a start: rank 0 of the next one listens there and has not said so yet.
+                stale, refused = round_, error
+                continue
             # Nobody there: the notice may be of a start that was killed, and the next one may take a while.
             waits = isinstance(error, DeadlineError) and not deadline.expired
             if not waits and meeting.newest() == round_:

@@ -21,6 +21,7 @@ from types import FrameType
 import yaml
 
 from smolcluster.data.prepare import prepare_data
+from smolcluster.data.weights import prepare_weights
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.jobs import poll_job, start_job, stop_job
 from smolcluster.jobs.types import ACTIVE_STATES, ASKED_GRACE_S, PollResult
@@ -57,10 +58,17 @@ def require_local(resolved: Resolved, plan: Plan) -> None:
         raise ConfigError([Problem("", 0, "nodes", what, fix)])
 
 
-def lay_out(resolved: Resolved, plan: Plan) -> Run:
+def workdir_of(resolved: Resolved, plan: Plan) -> Path:
+    """Where runs lie: the workdir of the plan's first node."""
+    return Path(resolved.cluster.node(plan.ranks[0].node).workdir).expanduser().absolute()
+
+
+def lay_out(resolved: Resolved, plan: Plan, resume_from: Path | None = None) -> Run:
     """Prepare the data and write the run's folder in the workdir of its first node; runs/latest then points to it."""
-    workdir = Path(resolved.cluster.node(plan.ranks[0].node).workdir).expanduser().absolute()
-    data = prepare_data(plan.run, workdir.parent / ".cache" / "data", lambda line: print(line, file=sys.stderr))
+    workdir = workdir_of(resolved, plan)
+    cache = workdir.parent / ".cache" / "data"
+    data = prepare_data(plan.run, cache, lambda line: print(line, file=sys.stderr), plan.global_batch)
+    weights = prepare_weights(plan.run, data, cache, lambda line: print(line, file=sys.stderr))
     now = datetime.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     folder = RunFolder(workdir / f"{now}-{plan.run.strategy}-{secrets.token_hex(2)}")
     write_atomic(folder.plan, plan.to_json())
@@ -77,9 +85,11 @@ def lay_out(resolved: Resolved, plan: Plan) -> Run:
             plan_digest=plan.digest(),
             secret_file=str(secret),
             data_dir=str(data),
+            init_dir=str(weights) if weights and node == plan.ranks[0].node else None,
             python=sys.executable,
             lease_s=LEASE_S,
             ranks=tuple(rank.rank for rank in plan.ranks if rank.node == node),
+            resume_from=str(resume_from) if resume_from is not None else None,
         )
         files[node] = folder.node(node) / "node.yaml"
         write_atomic(files[node], yaml.safe_dump(config.model_dump(by_alias=True, mode="json"), sort_keys=False))
@@ -118,6 +128,8 @@ def run_in_processes(run: Run) -> int:
             start_job(file)
         while True:
             answers = [watch.look(run.folder.path) for watch in watches.values()]
+            if not asked.is_set() and _start_again(run, answers):
+                continue
             if all(answer.job.state not in ACTIVE_STATES for answer in answers):
                 break
             if asked.is_set():
@@ -127,6 +139,15 @@ def run_in_processes(run: Run) -> int:
             pause.wait(POLL_EVERY_S)
     states = {answer.job.state for answer in answers}
     return 3 if "failed" in states else 130 if "stopped" in states else 0
+
+
+def _start_again(run: Run, answers: list[PollResult]) -> bool:
+    """Start the supervisors that died without a word, as often as the run allows restarts. Whether there were any."""
+    dead = [each.job for each in answers if each.job.lost and each.job.restarts < run.plan.run.recovery.max_restarts]
+    for job in dead:
+        print(f"{job.node}  its supervisor died; starting it again", flush=True)
+        start_job(run.node_files[job.node])
+    return bool(dead)
 
 
 class _Watch:

@@ -16,6 +16,7 @@ from typing import Annotated
 
 import typer
 
+from smolcluster.commands._init import find_start
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.spec.clusterfile import CLUSTER_FILES
 from smolcluster.spec.document import read_document
@@ -55,6 +56,12 @@ ClusterConfigOption = Annotated[
     Path | None, typer.Option("--cluster-config", help="A cluster config, laid over the shipped one.")
 ]
 NodesOption = Annotated[str | None, typer.Option("--nodes", help="Only these machines, a,b.")]
+InitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--init", help="Weights to start from: a model folder, a run, a name of model_weights.yaml, a hub id."
+    ),
+]
 OverrideOption = Annotated[
     list[str] | None, typer.Option("--override", help="key=value, as training.batch_size=16. May be repeated.")
 ]
@@ -69,9 +76,15 @@ def request_from(
     cluster_config: Path | None = None,
     nodes: str | None = None,
     override: list[str] | None = None,
+    init: str | None = None,
+    whole: bool = False,
 ) -> Request:
-    """The Request of those flags. ConfigError where one is empty, or no inventory is found."""
+    """The Request of those flags. ConfigError where one is empty, or no inventory is found.
+
+    `whole`: of an `init` on the hub the weights are fetched too, not only what describes them.
+    """
     empty = [_nothing("--strategy", "fsdp")] if strategy == "" else []
+    empty += [_nothing("--init", "runs/latest")] if init == "" else []
     chosen = tuple(name for name in (part.strip() for part in (nodes or "").split(",")) if name)
     if nodes is not None and not chosen:
         empty.append(_nothing("--nodes", "node1,node2"))
@@ -88,6 +101,7 @@ def request_from(
         cluster_config=cluster_config,
         nodes=chosen,
         overrides=tuple(override or ()),
+        init=find_start(init, inventory, whole) if init is not None else None,
     )
 
 

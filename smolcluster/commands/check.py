@@ -11,6 +11,7 @@ from smolcluster.commands._request import (
     ClusterConfigOption,
     ConfigOption,
     DatasetOption,
+    InitOption,
     InventoryOption,
     ModelOption,
     NodesOption,
@@ -31,9 +32,10 @@ def check(
     cluster_config: ClusterConfigOption = None,
     nodes: NodesOption = None,
     override: OverrideOption = None,
+    init: InitOption = None,
 ) -> None:
     """Check inventory and configs, and say what a run would be. Exit code 2 with every problem found."""
-    request = request_from(inventory, strategy, model, dataset, config, cluster_config, nodes, override)
+    request = request_from(inventory, strategy, model, dataset, config, cluster_config, nodes, override, init)
     if request.strategy == "inference":
         _check_serving(request)
     else:

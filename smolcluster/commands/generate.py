@@ -28,6 +28,7 @@ def generate(
 ) -> None:
     """Continue PROMPT with the model that a run saved. The text appears as it is written."""
     folder = find_model(where)
+    refuse_classifier(folder)
     from smolcluster.data.text import TextStream
     from smolcluster.data.tokenizer import load_tokenizer
     from smolcluster.models.hf import load_pretrained
@@ -82,6 +83,17 @@ def find_model(where: Path) -> Path:
     raise _problem(
         where, "is neither a run folder nor a model folder (no model/config.json, no config.json)", _others(where)
     )
+
+
+def refuse_classifier(folder: Path) -> None:
+    """InputError for a SimpleNN, which tells what a picture shows and writes no text."""
+    from smolcluster.models.classifier import MODEL_TYPE
+
+    kind = ""
+    with contextlib.suppress(OSError, ValueError):
+        kind = str(read_json(folder / MODEL_FILE).get("model_type"))
+    if kind == MODEL_TYPE:
+        raise _problem(folder, "is a SimpleNN: it tells what a picture shows, and writes no text", _others(folder))
 
 
 def _state(run: RunFolder) -> str:

@@ -15,6 +15,7 @@ from smolcluster.commands._request import (
     ClusterConfigOption,
     ConfigOption,
     DatasetOption,
+    InitOption,
     InventoryOption,
     ModelOption,
     NodesOption,
@@ -39,6 +40,7 @@ def plan(
     cluster_config: ClusterConfigOption = None,
     nodes: NodesOption = None,
     override: OverrideOption = None,
+    init: InitOption = None,
     out: OutOption = None,
     render: RenderOption = None,
 ) -> None:
@@ -48,7 +50,7 @@ def plan(
     from smolcluster.runtime.runfolder import write_atomic
     from smolcluster.spec import resolve
 
-    resolved = resolve(request_from(inventory, strategy, model, dataset, config, cluster_config, nodes, override))
+    resolved = resolve(request_from(inventory, strategy, model, dataset, config, cluster_config, nodes, override, init))
     made = make_plan(resolved.cluster, resolved.run, resolved.notes, resolved.inputs)
     print_notes(made.notes)
     if render is not None:

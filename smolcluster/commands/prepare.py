@@ -16,6 +16,7 @@ from smolcluster.commands._request import (
     ClusterConfigOption,
     ConfigOption,
     DatasetOption,
+    InitOption,
     InventoryOption,
     ModelOption,
     NodesOption,
@@ -36,20 +37,25 @@ def prepare(
     cluster_config: ClusterConfigOption = None,
     nodes: NodesOption = None,
     override: OverrideOption = None,
+    init: InitOption = None,
     cache: CacheOption = Path(".cache/data"),
 ) -> None:
-    """Tokenise the text of a run into a data folder; print {"data_dir": ...} as the last line of stdout.
+    """Tokenise the text of a run into a data folder; print {"data_dir": ..., "init_dir": ...} as the last line.
 
     A second call finds what the first one made. What is taken, and under which licence, goes to stderr.
     """
     from smolcluster.data import prepare_data
+    from smolcluster.data.weights import prepare_weights
     from smolcluster.plan import make_plan
     from smolcluster.spec import resolve
 
-    resolved = resolve(request_from(inventory, strategy, model, dataset, config, cluster_config, nodes, override))
+    resolved = resolve(
+        request_from(inventory, strategy, model, dataset, config, cluster_config, nodes, override, init, whole=True)
+    )
     plan = make_plan(resolved.cluster, resolved.run, resolved.notes, resolved.inputs)
     folder = prepare_data(resolved.run, cache.absolute(), _say, plan.global_batch)
-    print(json.dumps({"data_dir": str(folder)}))
+    weights = prepare_weights(resolved.run, folder, cache.absolute(), _say)
+    print(json.dumps({"data_dir": str(folder), "init_dir": str(weights) if weights else None}))
 
 
 def _say(line: str) -> None:

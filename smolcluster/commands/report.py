@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from smolcluster.runtime.runfolder import Summary
 
 
 def report(
     run_dir: Annotated[Path, typer.Argument(help="A run's folder, runs/latest for the last one.", show_default=False)],
 ) -> None:
     """Write summary.json and plots/ of a run and print its summary. A failed run is told, and is no failure of this."""
+    report_on(run_dir)
+
+
+def report_on(run_dir: Path) -> Summary:
+    """Write summary.json and plots/ of a run, print its summary, and give it."""
     from rich.console import Console
 
     from smolcluster.commands._request import print_notes
@@ -30,5 +38,6 @@ def report(
     show(console, story, summary)
     if plots:
         console.print(f"plots: {run_dir / 'plots'}", highlight=False, soft_wrap=True)
-    if summary.status == "completed" and folder.model.exists():
+    if summary.status == "completed" and folder.model.exists() and summary.perplexity is not None:
         console.print(f'try it: python -m smolcluster generate {run_dir} "Once upon"', highlight=False, soft_wrap=True)
+    return summary

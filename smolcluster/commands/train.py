@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from smolcluster.commands._request import (
@@ -10,6 +12,7 @@ from smolcluster.commands._request import (
     ClusterConfigOption,
     ConfigOption,
     DatasetOption,
+    InitOption,
     InventoryOption,
     ModelOption,
     NodesOption,
@@ -21,6 +24,16 @@ from smolcluster.commands._request import (
 
 DEFAULT_STRATEGY = "single"
 
+ResumeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--resume",
+        help="Start from a checkpoint: latest (of runs/latest), a run's folder, or one of its checkpoints/step-*.json."
+        " The old run stays as it is.",
+        show_default=False,
+    ),
+]
+
 
 def train(
     inventory: InventoryOption = DEFAULT_INVENTORY,
@@ -31,20 +44,26 @@ def train(
     cluster_config: ClusterConfigOption = None,
     nodes: NodesOption = None,
     override: OverrideOption = None,
+    init: InitOption = None,
+    resume: ResumeOption = None,
 ) -> None:
     """Train on this machine. Machines elsewhere are the playbook's: ansible-playbook train.yml -e strategy=NAME."""
-    from smolcluster.commands._here import lay_out, require_local, run_in_processes, run_in_this_process
-    from smolcluster.commands.report import report
+    from smolcluster.commands._here import lay_out, require_local, run_in_processes, run_in_this_process, workdir_of
+    from smolcluster.commands._resume import checkpoint_named
+    from smolcluster.commands.report import report_on
     from smolcluster.plan import make_plan
     from smolcluster.spec import resolve
 
-    request = request_from(inventory, strategy, model, dataset, config, cluster_config, nodes, override)
+    request = request_from(
+        inventory, strategy, model, dataset, config, cluster_config, nodes, override, init, whole=True
+    )
     resolved = resolve(request)
     plan = make_plan(resolved.cluster, resolved.run, resolved.notes, resolved.inputs)
     print_notes(plan.notes)
     require_local(resolved, plan)
-    run = lay_out(resolved, plan)
+    found = checkpoint_named(resume, workdir_of(resolved, plan)) if resume is not None else None
+    run = lay_out(resolved, plan, found.path if found is not None else None)
     code = run_in_this_process(run) if plan.world_size == 1 else run_in_processes(run)
-    report(run.folder.path)
+    summary = report_on(run.folder.path)
     if code:
-        raise typer.Exit(code)
+        raise typer.Exit(summary.exit_code or code)

@@ -1,21 +1,17 @@
-"""A corpus: documents, where they came from, and how they are parted into training and validation. No torch."""
+"""A corpus: documents of text, where they came from, and how a long one is cut. No torch."""
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-# Share of the characters kept for validation where the source brings no split of its own.
-VAL_SHARE = 0.1
-# From this many documents on whole documents are kept aside; below, the end of the text.
-MIN_DOCUMENTS = 10
+# A document, or the parts of one that is too long to be held at once.
+Document = str | Iterable[str]
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents of text. `validation` is the source's own split, empty where it has none.
+    """Documents of text, read once, from first to last. `validation` is the source's own split, empty without one.
 
     `source` says what was taken and from where, `licence` under which terms: both end up in meta.json.
     """
@@ -23,85 +19,31 @@ class Corpus:
     dataset: str
     source: str
     licence: str
-    train: tuple[str, ...]
-    validation: tuple[str, ...] = ()
-
-    def sha256(self) -> str:
-        """The content's hash: every document of both splits, in order, with its length before it."""
-        digest = hashlib.sha256()
-        for split in (self.train, self.validation):
-            digest.update(len(split).to_bytes(8, "little"))
-            for document in split:
-                data = document.encode()
-                digest.update(len(data).to_bytes(8, "little"))
-                digest.update(data)
-        return digest.hexdigest()
-
-    def splits(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """(training, validation) documents: the source's own split, or ours. No text is in both."""
-        if self.validation:
-            return self.train, self.validation
-        if len(self.train) >= MIN_DOCUMENTS:
-            train, validation = by_document(self.train)
-            # A few huge documents among tiny ones leave next to nothing that may be kept aside.
-            if sum(map(len, validation)) >= VAL_SHARE / 2 * sum(map(len, self.train)):
-                return train, validation
-        return by_position(self.train)
+    train: Iterable[Document]
+    validation: Iterable[Document] = ()
 
 
-def by_document(documents: Sequence[str], share: float = VAL_SHARE) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Keep whole documents aside, in the order of their hashes, up to `share` of the characters.
+def parts_of(document: Document) -> Iterable[str]:
+    """The parts of a document, one behind the other."""
+    return (document,) if isinstance(document, str) else document
 
-    A document that would go over the share is passed over, so that one huge one cannot become all of validation.
-    Equal documents go the same way.
+
+def pieces(parts: Iterable[str], size: int) -> Iterator[tuple[str, bool]]:
+    """One document cut into texts of about `size` characters; True with the last. An empty one gives nothing.
+
+    Cuts fall behind a line's end (a tokenizer then sees a word whole), or after 4 x size where no line ends. Where the
+    parts meet changes nothing. At most 4 x size characters and a part are held.
     """
-    copies = Counter(documents)
-    room = share * sum(map(len, documents))
-    kept: set[str] = set()
-    for document in sorted(copies, key=lambda text: hashlib.sha256(text.encode()).digest()):
-        size = len(document) * copies[document]
-        if size <= room:
-            kept.add(document)
-            room -= size
-    train = tuple(document for document in documents if document not in kept)
-    return train, tuple(document for document in documents if document in kept)
-
-
-def by_position(documents: Sequence[str], share: float = VAL_SHARE) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Keep the end of the last text aside: its last `share` of all characters, cut where a line or a word ends."""
-    length = sum(map(len, documents))
-    start = round(length * (1 - share))
-    train: list[str] = []
-    validation: list[str] = []
-    position = 0
-    for document in documents:
-        cut = min(max(start - position, 0), len(document))
-        if 0 < cut < len(document):
-            cut = _boundary(document, cut)
-        position += len(document)
-        train += [document[:cut]] if document[:cut] else []
-        validation += [document[cut:]] if document[cut:] else []
-    return tuple(train), tuple(validation)
-
-
-def _boundary(text: str, cut: int, reach: int = 2000) -> int:
-    """The end of the line, else of the word, that `cut` falls into, if one ends within `reach` characters."""
-    for mark in ("\n", " "):
-        found = text.find(mark, cut, cut + reach)
-        if found >= 0:
-            return found + 1
-    return cut
-
-
-def pieces(documents: Iterable[str], size: int) -> Iterator[tuple[str, bool]]:
-    """The documents cut into texts of about `size` characters; True with the last piece of a document.
-
-    Cuts fall behind a line's end (a tokenizer then sees a word whole), or after 4 x size where no line ends.
-    """
-    for document in documents:
-        start = 0
-        while start < len(document):
-            cut = document.find("\n", start + size, start + 4 * size) + 1 or start + 4 * size
-            cut = len(document) if start + size >= len(document) else min(cut, len(document))
-            yield document[start:cut], cut == len(document)
-            start = cut
+    rest = ""
+    for part in parts:
+        rest += part
+        while len(rest) > 4 * size:
+            cut = rest.find("\n", size, 4 * size) + 1 or 4 * size
+            yield rest[:cut], False
+            rest = rest[cut:]
+    while len(rest) > size:
+        cut = rest.find("\n", size, 4 * size) + 1 or 4 * size
+        yield rest[:cut], cut >= len(rest)
+        rest = rest[cut:]
+    if rest:
+        yield rest, True

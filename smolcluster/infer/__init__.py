@@ -1,6 +1,6 @@
 """Serving a model that is split over ranks by layers: the head owns the order, stages are FIFO state machines.
 
-    open_engine(...)  engine.submit(Request) -> Stream of events
+    Engine(...).start(within_s)  engine.submit(Request) -> Stream of events
 
 messages   what travels, and its bytes       request    what is asked for, what comes back, limits
 stage      a stage's state machine           session    one request on its way: tokens, text, where it stands

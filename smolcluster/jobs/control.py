@@ -29,6 +29,7 @@ from smolcluster.runtime.runfolder import write_atomic
 
 _HOST = "127.0.0.1"
 _MAX_TALKS = 16
+_LOOK_UP_S = 0.2
 _log = logging.getLogger("smolcluster.supervisor")
 
 Handler = Callable[[Request], Reply]
@@ -51,7 +52,7 @@ class ControlServer:
         self._socket = socket.create_server((_HOST, 0), backlog=_MAX_TALKS)
         self.port: int = self._socket.getsockname()[1]
         # Closing a socket does not wake a thread that accepts on it everywhere, so accepting looks up now and then.
-        self._socket.settimeout(0.2)
+        self._socket.settimeout(_LOOK_UP_S)
         self._acceptor = threading.Thread(target=self._accept, name="control", daemon=True)
 
     def __enter__(self) -> ControlServer:
@@ -82,15 +83,22 @@ class ControlServer:
                 connection, _ = self._socket.accept()
             except TimeoutError:
                 continue
-            except OSError:
-                return
+            except OSError as error:  # it hung up before we came to it, or there is no descriptor left
+                _log.warning("control link: %s", error)
+                self._closing.wait(_LOOK_UP_S)
+                continue
             with self._lock:
                 if len(self._talks) >= _MAX_TALKS:
                     connection.close()
                     continue
                 talk = threading.Thread(target=self._talk, args=(connection,), name="control-talk", daemon=True)
+                try:
+                    talk.start()
+                except RuntimeError as error:  # the system gives no more threads
+                    _log.warning("control link: %s", error)
+                    connection.close()
+                    continue
                 self._talks.add(talk)
-            talk.start()
 
     def _talk(self, connection: socket.socket) -> None:
         try:

@@ -16,7 +16,7 @@ from smolcluster.jobs import systemd
 from smolcluster.jobs.identity import wait_gone
 from smolcluster.jobs.nodefile import load_node, load_plan, ranks_of
 from smolcluster.jobs.registry import Active, Registry
-from smolcluster.jobs.state import read_state
+from smolcluster.jobs.state import earlier_state, read_state, write_state
 from smolcluster.jobs.stop import stop_job
 from smolcluster.jobs.tail import last_lines
 from smolcluster.jobs.types import (
@@ -74,7 +74,7 @@ def start_job(
     launch = _Launch(node_file, config, claim, command, log)
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        folder.job_state(config.node).unlink(missing_ok=True)
+        _begin_anew(folder, config)
         ended = _start(launch, _choose(launcher, ranks))
         return _await(launch, folder, ended, deadline_s)
     except BaseException:
@@ -82,6 +82,15 @@ def start_job(
         # is left to the lease, or to a stop.
         registry.withdraw(claim)
         raise
+
+
+def _begin_anew(folder: RunFolder, config: NodeConfig) -> None:
+    """What an earlier start of this run left is no answer of the new one, which counts on from it."""
+    before = earlier_state(folder, config.run_id, config.node)
+    if before is None:
+        folder.job_state(config.node).unlink(missing_ok=True)
+    else:
+        write_state(folder, before.model_copy(update={"state": "starting", "lost": False}))
 
 
 def _claim(registry: Registry, config: NodeConfig, replace: bool) -> Active:

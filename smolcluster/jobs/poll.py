@@ -7,6 +7,7 @@ from pathlib import Path
 
 from smolcluster.errors import PeerError
 from smolcluster.jobs.control import ask
+from smolcluster.jobs.state import told_by_ranks
 from smolcluster.jobs.stop import settle
 from smolcluster.jobs.tail import last_lines, last_step
 from smolcluster.jobs.types import ACTIVE_STATES, TAIL_LINES, JobError, PollResult, RankFailure, RunEntry
@@ -29,7 +30,7 @@ def poll_job(run_dir: Path, node: str, renew: bool = True) -> PollResult:
         # just ended has closed it; `settle` finds out.
         with contextlib.suppress(PeerError):
             ask(folder.control(node), Request(command="renew"))
-    state = settle(folder, node)
+    state = told_by_ranks(folder, settle(folder, node))
     steps = {rank: last_step(folder.metrics(node, rank)) for rank in state.ranks}
     progress = {rank: step for rank, step in steps.items() if step is not None}
     return PollResult(job=state, progress=progress, failed=_failures(folder, state))

@@ -5,7 +5,25 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from smolcluster.jobs.types import JobError, JobMissing
+from smolcluster.runtime.generation import read_generation
 from smolcluster.runtime.runfolder import JobState, RunFolder, write_atomic
+
+
+def told_by_ranks(folder: RunFolder, state: JobState) -> JobState:
+    """The state with what only the ranks know: the generation they are in, and the step it began after."""
+    notes = [read_generation(folder, state.node, rank) for rank in state.ranks]
+    newest = max((note.generation for note in notes if note is not None), default=state.generation)
+    steps = [note.step for note in notes if note is not None and note.generation == newest and note.step is not None]
+    return state.model_copy(update={"generation": newest, "resumed_step": max(steps, default=None)})
+
+
+def earlier_state(folder: RunFolder, run_id: str, node: str) -> JobState | None:
+    """What an earlier start of this very run left here; None before the first."""
+    try:
+        state = read_state(folder, node)
+    except JobError:
+        return None
+    return state if state.run_id == run_id else None
 
 
 def write_state(folder: RunFolder, state: JobState) -> None:

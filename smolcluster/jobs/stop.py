@@ -74,11 +74,16 @@ def settle(folder: RunFolder, node: str, stopped: str = "") -> JobState:
     registry.clear(folder.path)
     # It may have ended in order between the first look and the second.
     state = read_state(folder, node)
-    if state.state not in ACTIVE_STATES:
+    if state.state not in ACTIVE_STATES or registry.active_in(folder.path) is not None:  # or started again since
         return state
     lost = f"the supervisor on {node} (pid {state.pid}) ended without a word: killed, or the machine restarted"
     ranks = {rank: str(INTERRUPTED) if code == "running" else code for rank, code in state.ranks.items()}
-    update = {"state": "stopped" if stopped else "failed", "reason": stopped or lost, "ranks": ranks}
+    update = {
+        "state": "stopped" if stopped else "failed",
+        "reason": stopped or lost,
+        "ranks": ranks,
+        "lost": not stopped,
+    }
     state = state.model_copy(update=update)
     for rank in state.ranks:
         if read_result(folder, node, rank) is None:

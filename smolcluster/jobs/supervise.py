@@ -1,4 +1,5 @@
-"""The life of one job on one node: start its ranks, watch them, end them together, say how it went.
+"""The life of one job on one node: start its ranks, watch them, end them together, start them again where that helps
+(restarts.py), say how it went.
 
 One thread owns the job: the main one. Everybody else (waiters of ranks, the control link, signal handlers) puts an
 event into its queue. Ranks are started from it too, see processes.py.
@@ -6,6 +7,7 @@ event into its queue. Ranks are started from it too, see processes.py.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -17,22 +19,24 @@ from typing import Literal
 from smolcluster.jobs.control import ControlServer
 from smolcluster.jobs.endings import describe, exit_code_of, result_for
 from smolcluster.jobs.lease import Lease
+from smolcluster.jobs.nodefile import ranks_of
 from smolcluster.jobs.processes import RankProcess, rank_environment
 from smolcluster.jobs.registry import Active, Registry
-from smolcluster.jobs.state import write_state
+from smolcluster.jobs.restarts import Restarts
+from smolcluster.jobs.state import earlier_state, told_by_ranks, write_state
 from smolcluster.jobs.stopping import StopOrder, Stopping
 from smolcluster.jobs.tail import last_step
 from smolcluster.jobs.types import STOP_GRACE_S
 from smolcluster.jobs.verdict import INTERRUPTED, NOT_STARTED, judge
 from smolcluster.jobs.wire import Reply, Request
-from smolcluster.plan.types import NodeConfig, RankPlan
+from smolcluster.plan.types import NodeConfig, Plan
 from smolcluster.runtime.results import read_result, write_result
 from smolcluster.runtime.runfolder import JobState, RankResult, RunFolder
 
 _log = logging.getLogger("smolcluster.supervisor")
 # Python on Windows does not wake a waiting main thread for a signal, so it looks up this often.
 _LOOK_UP_S = 1.0
-_State = Literal["starting", "running", "completed", "failed", "stopped"]
+_State = Literal["starting", "running", "restarting", "completed", "failed", "stopped"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Supervisor:
         self,
         node_file: Path,
         config: NodeConfig,
-        ranks: tuple[RankPlan, ...],
+        plan: Plan,
         registry: Registry,
         claim: Active,
         environment: Mapping[str, str],
@@ -61,7 +65,7 @@ class Supervisor:
     ) -> None:
         self._node_file = node_file
         self._config = config
-        self._plans = ranks
+        self._plans = ranks_of(config, plan)
         self._registry = registry
         self._claim = claim
         self._environment = environment
@@ -74,6 +78,9 @@ class Supervisor:
         self._running: dict[int, RankProcess] = {}
         self._codes: dict[int, int] = {}
         self._ended = threading.Event()
+        self._asked = False
+        before = earlier_state(self._folder, config.run_id, config.node)
+        self._restarts = Restarts(plan.run.recovery, plan.run.strategy, before)
         self._state = self._new_state("starting")
 
     def request_stop(self, reason: str, grace_s: float = STOP_GRACE_S) -> None:
@@ -82,13 +89,14 @@ class Supervisor:
 
     def run(self) -> int:
         """Start the ranks and stay until all have ended. The code to leave with: 0, 130 stopped, else a failure's."""
-        for plan in self._plans:
-            self._folder.result(self._config.node, plan.rank).unlink(missing_ok=True)
         with ControlServer(self._folder.control(self._config.node), self._answer) as control:
             try:
                 self._publish("starting")
-                self._start_all()
-                self._watch()
+                if self._were_done():
+                    _log.info("the ranks had done all their work when the last supervisor died")
+                    self._codes = dict.fromkeys((plan.rank for plan in self._plans), 0)
+                else:
+                    self._run_ranks()
             finally:
                 self._end_all()
             code = self._finish()
@@ -99,9 +107,43 @@ class Supervisor:
             self._ended.set()
         return code
 
+    def _were_done(self) -> bool:
+        """Whether this supervisor took over a run in which nothing is left to do here."""
+        results = self._results()
+        return bool(self._restarts.count) and len(results) == len(self._plans) and all(r.finished for r in results)
+
+    def _run_ranks(self) -> None:
+        self._start_all()
+        self._watch()
+        while self._goes_on():
+            self._start_all()
+            self._watch()
+
+    def _goes_on(self) -> bool:
+        """Whether the ranks, which have all ended, are started again. Whoever asked for a stop meanwhile is heard."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                event = self._events.get_nowait()
+                if isinstance(event, StopOrder):
+                    self._begin_stop(event)
+        if not self._restarts.due(self._codes, self._results(), self._stopping.order, self._asked or self._lease.out):
+            return False
+        _log.info("%s: %s", self._restarts.said, self._restarts.reason)
+        self._publish("restarting")
+        for process in self._started.values():
+            process.join(STOP_GRACE_S)
+        self._stopping = Stopping()
+        self._started, self._codes = {}, {}
+        return True
+
     def _start_all(self) -> None:
         for plan in self._plans:
+            self._folder.result(self._config.node, plan.rank).unlink(missing_ok=True)
+        for plan in self._plans:
             log = self._folder.log(self._config.node, plan.rank)
+            if self._restarts.count:
+                with log.open("a", encoding="utf-8") as file:
+                    file.write(f"---- {self._restarts.said}: {self._restarts.reason}\n")
             command = (self._config.python, *self._worker, str(self._node_file), "--rank", str(plan.rank))
             environment = rank_environment(self._environment, plan.threads)
             try:
@@ -144,33 +186,35 @@ class Supervisor:
         return max(0.001, min(_LOOK_UP_S, lease, self._stopping.next_step_s()))
 
     def _begin_stop(self, order: StopOrder) -> None:
+        self._asked = self._asked or order.outcome == "stopped"
         if self._stopping.begin(order, tuple(self._running.values())):
             _log.info("stopping: %s", order.reason)
 
     def _note_end(self, event: RankEnded) -> None:
-        rank, code = event.rank, event.returncode
+        rank = event.rank
         self._running.pop(rank, None)
-        self._codes[rank] = code
-        _log.info("rank %d ended: %s", rank, describe(code) if code else "done")
-        self._complete_result(rank, code)
+        _log.info("rank %d ended: %s", rank, describe(event.returncode) if event.returncode else "done")
+        code = self._codes[rank] = self._told_code(rank, event.returncode)
         if code not in (0, INTERRUPTED):
             order = StopOrder("failed", f"rank {rank} of this node failed", STOP_GRACE_S)
             self._begin_stop(order)
         self._publish("running")
 
-    def _complete_result(self, rank: int, code: int) -> None:
-        """See to it that a rank that ended badly has a result.json that says so."""
+    def _told_code(self, rank: int, code: int) -> int:
+        """The return code that counts. A rank that ended badly gets a result.json that says so if it left none; one
+        that had said all it was to say was done, whatever happened to it on its way out.
+        """
         if code == 0:
-            return
+            return code
         node = self._config.node
         result = read_result(self._folder, node, rank)
         if result is None:
             last = last_step(self._folder.metrics(node, rank))
             write_result(self._folder, result_for(rank, node, code, self._ended_by_us(rank, code), last))
-        elif result.status == "completed":
-            reason = f"{describe(code)}, after it had finished its work"
-            failed = {"status": "failed", "exit_code": exit_code_of(code), "reason": reason, "root_cause": True}
-            write_result(self._folder, result.model_copy(update=failed))
+        elif result.status != "failed":
+            _log.info("rank %d had done its work before", rank)
+            return result.exit_code
+        return code
 
     def _ended_by_us(self, rank: int, code: int) -> str:
         """Why the supervisor ended this rank; "" if it died of itself."""
@@ -188,9 +232,12 @@ class Supervisor:
         for process in self._started.values():
             process.join(STOP_GRACE_S)
 
+    def _results(self) -> list[RankResult]:
+        found = [read_result(self._folder, self._config.node, plan.rank) for plan in self._plans]
+        return [result for result in found if result is not None]
+
     def _finish(self) -> int:
-        results = [read_result(self._folder, self._config.node, plan.rank) for plan in self._plans]
-        verdict = judge(self._codes, [result for result in results if result is not None], self._stopping.order)
+        verdict = judge(self._codes, self._results(), self._stopping.order)
         self._publish(verdict.state, verdict.reason)
         _log.info("%s%s", verdict.state, f": {verdict.reason}" if verdict.reason else "")
         return verdict.exit_code
@@ -203,7 +250,7 @@ class Supervisor:
         ranks = dict.fromkeys(self._running, "running") | {
             rank: str(exit_code_of(code)) for rank, code in self._codes.items()
         }
-        return JobState(
+        known = JobState(
             run_id=self._config.run_id,
             node=self._config.node,
             state=state,
@@ -211,7 +258,11 @@ class Supervisor:
             generation=self._config.generation,
             ranks=dict(sorted(ranks.items())),
             reason=reason,
+            restarts=self._restarts.count,
+            restart_reason=self._restarts.reason,
+            restart_ours=self._restarts.ours,
         )
+        return told_by_ranks(self._folder, known)
 
     def _write_failure(self, rank: int, code: int, reason: str) -> None:
         result = RankResult(

@@ -20,7 +20,7 @@ START_DEADLINE_S = 90.0
 CONTROL_DEADLINE_S = 5.0
 TAIL_LINES = 15
 
-ACTIVE_STATES = frozenset({"starting", "running"})
+ACTIVE_STATES = frozenset({"starting", "running", "restarting"})
 
 
 class JobError(SmolError):

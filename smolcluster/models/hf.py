@@ -20,16 +20,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from smolcluster.errors import InputError, Problem
-from smolcluster.models.gpt import GPT, INIT_STD, LAYER_NORM_EPS
+from smolcluster.models.gpt import GPT, INIT_STD
 from smolcluster.models.swap import put_in_place
+from smolcluster.spec.pretrained import (
+    CONFIG,
+    INDEX,
+    LAYER_NORM_EPS,
+    TOKENIZER,
+    WEIGHTS,
+    problem,
+    read_config,
+    weight_files,
+)
 from smolcluster.spec.run import GPTSpec
 
-CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
-INDEX = "model.safetensors.index.json"
 END_OF_TEXT = "<|endoftext|>"
-# Ours is the tanh approximation, which transformers knows by several names.
-_TANH_GELU = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
 # Causal masks that old checkpoints carry as buffers.
 _BUFFERS = (".attn.bias", ".attn.masked_bias")
 
@@ -70,9 +75,14 @@ def load_pretrained(folder: Path) -> GPT:
 
     InputError when it is no such folder, another kind of model, or tensors are missing, unknown or of another shape.
     """
-    spec = read_config(folder)
-    tensors = _rename(_read_tensors(folder), spec)
-    model = GPT(spec)
+    model = GPT(read_config(folder))
+    load_weights(folder, model)
+    return model.eval()
+
+
+def load_weights(folder: Path, model: GPT) -> None:
+    """Give a model the weights of a Hugging Face folder, of any floating type. InputError when they are not its own."""
+    tensors = _rename(_read_tensors(folder), model.spec)
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if wanted != found:
@@ -81,45 +91,10 @@ def load_pretrained(folder: Path) -> GPT:
             f"{name} (expected {wanted.get(name, 'none')}, found {found.get(name, 'none')})" for name in differing[:4]
         )
         more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
-        raise _problem(folder / WEIGHTS, f"does not fit its config.json: {listed}{more}")
+        raise problem(folder / WEIGHTS, f"does not fit its config.json: {listed}{more}")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(tensors[name])
-    return model.eval()
-
-
-def read_config(folder: Path) -> GPTSpec:
-    """The shape of the GPT-2 in a Hugging Face folder. InputError when it is none."""
-    file = folder / CONFIG
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise _problem(folder, "is not a model folder: it has no config.json") from None
-    except (OSError, ValueError) as error:
-        raise _problem(file, f"cannot be read: {error}") from error
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind != "gpt2":
-        raise _problem(file, f"is a model of type {kind!r}; only gpt2 can be loaded")
-    activation = config.get("activation_function", "gelu_new")
-    if (
-        activation not in _TANH_GELU
-        or config.get("scale_attn_by_inverse_layer_idx")
-        or config.get("add_cross_attention")
-    ):
-        raise _problem(file, "is a variant of GPT-2 (activation or attention) that is computed differently here")
-    try:
-        return GPTSpec(
-            model_dim=config["n_embd"],
-            num_layers=config["n_layer"],
-            num_heads=config["n_head"],
-            ff_dim=config.get("n_inner") or 4 * config["n_embd"],
-            dropout=config.get("resid_pdrop", 0.1),
-            max_seq_len=config["n_positions"],
-            tie_embeddings=config.get("tie_word_embeddings", True),
-            vocab_size=config["vocab_size"],
-        )
-    except (KeyError, ValueError) as error:
-        raise _problem(file, f"does not describe a GPT-2: {error}") from error
 
 
 def _config(spec: GPTSpec, end: int | None) -> dict[str, Any]:
@@ -131,8 +106,8 @@ def _config(spec: GPTSpec, end: int | None) -> dict[str, Any]:
         "n_layer": spec.num_layers,
         "n_head": spec.num_heads,
         "n_inner": spec.ff_dim,
-        "n_positions": spec.max_seq_len,
-        "n_ctx": spec.max_seq_len,
+        "n_positions": spec.num_positions,
+        "n_ctx": spec.num_positions,
         "vocab_size": spec.vocab_size,
         "resid_pdrop": spec.dropout,
         "embd_pdrop": spec.dropout,
@@ -150,7 +125,7 @@ def _config(spec: GPTSpec, end: int | None) -> dict[str, Any]:
 
 def _tokenizer_config(spec: GPTSpec, end: str | None) -> dict[str, Any]:
     # The class that takes tokenizer.json as it is. GPT2Tokenizer would rebuild it with GPT-2's own settings.
-    config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": spec.max_seq_len}
+    config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": spec.num_positions}
     if end is not None:
         config |= {"bos_token": end, "eos_token": end, "unk_token": end}
     return config | {"clean_up_tokenization_spaces": False}
@@ -165,17 +140,11 @@ def _special(tokenizer: Mapping[str, Any]) -> tuple[str, int] | None:
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
     """All tensors of the folder: one safetensors file, or the several that an index names."""
+    files = [file for file in weight_files(folder) if file.name != INDEX]
     try:
-        if (folder / INDEX).is_file():
-            names = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
-        else:
-            names = {WEIGHTS}
-        files = [folder / Path(name).name for name in sorted(names)]
         return {name: tensor for file in files for name, tensor in load_file(file).items()}
-    except FileNotFoundError as error:
-        raise _problem(folder, f"has no {Path(error.filename or WEIGHTS).name}") from None
-    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
-        raise _problem(folder / WEIGHTS, f"cannot be read: {error}") from error
+    except (OSError, ValueError, SafetensorError) as error:
+        raise problem(folder / WEIGHTS, f"cannot be read: {error}") from error
 
 
 def _rename(tensors: dict[str, Tensor], spec: GPTSpec) -> dict[str, Tensor]:
@@ -192,7 +161,3 @@ def _rename(tensors: dict[str, Tensor], spec: GPTSpec) -> dict[str, Tensor]:
 
 def _write_json(file: Path, value: Mapping[str, Any]) -> None:
     file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def _problem(file: Path, what: str) -> InputError:
-    return InputError([Problem(str(file), 0, "", what, "give a folder with a GPT-2 in Hugging Face format")])

@@ -110,12 +110,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 def chunked_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, elements: int = CHUNK_ELEMENTS) -> Tensor:
     """The mean over N of -log softmax(hidden @ weight.T)[target]: a scalar.
 
-    hidden (N, D) and weight (V, D) of one floating type, targets (N,) int64 in [0, V). `elements` bounds one chunk's
-    logits. Can be differentiated once, with respect to hidden and weight.
+    hidden (N, D) and weight (V, D), targets (N,) int64 in [0, V). `elements` bounds one chunk's logits. Can be
+    differentiated once, with respect to hidden and weight. All of it is computed in the weight's type, under autocast
+    too: a sum over fifty thousand exponentials is no place for eight bits.
     """
     if hidden.dim() != 2 or targets.shape != hidden.shape[:1] or weight.shape[1:] != hidden.shape[1:]:
         raise ValueError(f"expected (N, D), (V, D), (N,): got {hidden.shape}, {weight.shape}, {targets.shape}")
-    return cast(Tensor, _ChunkedCrossEntropy.apply(hidden, weight, targets, elements))
+    with torch.autocast(hidden.device.type, enabled=False):
+        return cast(Tensor, _ChunkedCrossEntropy.apply(hidden.to(weight.dtype), weight, targets, elements))
 
 
 def plain_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:

@@ -65,12 +65,12 @@ def continuation(
 ) -> Iterator[int]:
     """Yield up to `count` token ids that follow `prompt` (at least one id); stop before `end`.
 
-    With a cache of keys and values each token costs one column. Positions are learned and end at max_seq_len: then the
-    model goes on from the last half of what it has seen, so it reads a prefix again once in max_seq_len / 2 tokens.
+    With a cache of keys and values each token costs one column. Positions are learned and there are num_positions: then
+    the model goes on from the last half of what it has seen, so it reads a prefix again once in as many tokens as half.
     """
     if not prompt:
         raise ValueError("an empty prompt gives the model nothing to continue")
-    capacity = model.spec.max_seq_len
+    capacity = model.spec.num_positions
     generator = torch.Generator().manual_seed(seed)
     seen = list(prompt)[-capacity:]
     cache, fresh = KVCache(model.spec.num_layers, capacity), seen

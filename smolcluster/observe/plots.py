@@ -1,4 +1,7 @@
-"""A run's figures: loss, throughput, bytes per step, time per step. SVG for documents, PNG for a quick look."""
+"""A run's figures: loss, accuracy or perplexity, throughput, bytes per step, time per step.
+
+SVG for documents, PNG for a quick look.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from matplotlib.figure import Figure
 
 from smolcluster.observe.report import RunStory
 from smolcluster.runtime.runfolder import StepRecord, Summary
+from smolcluster.runtime.scores import perplexity
 
 SIZE_INCHES = (7.0, 4.0)
 
@@ -27,6 +31,10 @@ def write_plots(story: RunStory, summary: Summary, folder: Path) -> list[Path]:
         return []
     folder.mkdir(parents=True, exist_ok=True)
     draw: dict[str, Painter] = {"loss": _loss, "throughput": _throughput, "bytes": _bytes, "time": _time}
+    if any(rank.gradients for rank in story.ranks):
+        draw["gradients"] = _gradients
+    if _scores(story, summary):
+        draw["perplexity" if summary.val_accuracy is None else "accuracy"] = _score
     return [path for name, paint in draw.items() for path in _save(folder / name, paint, story, summary)]
 
 
@@ -69,8 +77,31 @@ def _loss(axes: Axes, story: RunStory, summary: Summary) -> None:
         points.insert(0, (0, summary.val_loss_first))
     if points:
         axes.plot(*zip(*points, strict=True), marker="o", label="validation")
-    axes.set_ylabel("loss (nats per token)")
+    axes.set_ylabel(f"loss (nats per {summary.counts.removesuffix('s')})")
     axes.set_title(f"{story.run_id}: loss")
+
+
+def _score(axes: Axes, story: RunStory, summary: Summary) -> None:
+    axes.plot(*zip(*_scores(story, summary), strict=True), marker="o", label="validation")
+    if summary.val_accuracy is None:
+        axes.set_yscale("log")
+        axes.set_ylabel(f"perplexity per token of {summary.tokenizer}")
+        axes.set_title(f"{story.run_id}: perplexity")
+    else:
+        axes.set_ylabel("told right, %")
+        axes.set_title(f"{story.run_id}: accuracy")
+
+
+def _scores(story: RunStory, summary: Summary) -> list[tuple[int, float]]:
+    """Accuracy in per cent, or perplexity, at the steps it was measured at; of a model that has none, nothing."""
+    records = _longest(story)
+    if summary.val_accuracy is not None:
+        return [(r.step, 100 * r.val_accuracy) for r in records if r.val_accuracy is not None]
+    if summary.perplexity is None:
+        return []
+    measured = [(r.step, perplexity(r.val_loss)) for r in records if r.val_loss is not None]
+    first = summary.val_loss_first
+    return measured if first is None else [(0, perplexity(first)), *measured]
 
 
 def _throughput(axes: Axes, story: RunStory, summary: Summary) -> None:
@@ -78,7 +109,7 @@ def _throughput(axes: Axes, story: RunStory, summary: Summary) -> None:
     axes.plot(steps, columns.sum(axis=0), linewidth=1, label="all ranks")
     axes.axhline(summary.tokens_per_s, linestyle="--", color="grey", label=f"mean {summary.tokens_per_s:,.0f}")
     axes.set_ylim(bottom=0)
-    axes.set_ylabel("tokens per second")
+    axes.set_ylabel(f"{summary.counts} per second")
     axes.set_title(f"{story.run_id}: throughput")
 
 
@@ -105,6 +136,30 @@ def _time(axes: Axes, story: RunStory, _: Summary) -> None:
     axes.set_ylim(bottom=0)
     axes.set_ylabel("seconds per step, mean over ranks")
     axes.set_title(f"{story.run_id}: time per step")
+
+
+def _gradients(axes: Axes, story: RunStory, _: Summary) -> None:
+    records = max((rank.gradients for rank in story.ranks), key=len)
+    blocks = sorted({_block(name) for record in records for name in record.norms}, key=_in_order)
+    colours = mpl.colormaps["viridis"](np.linspace(0, 0.95, len(blocks)))
+    for block, colour in zip(blocks, colours, strict=True):
+        sums = [sum(norm**2 for name, norm in r.norms.items() if _block(name) == block) for r in records]
+        axes.plot([r.step for r in records], np.sqrt(sums), marker=".", linewidth=1, color=colour, label=block)
+    axes.set_yscale("log")
+    axes.set_ylabel("norm of the mean gradient")
+    axes.set_title(f"{story.run_id}: gradients by layer")
+
+
+def _block(name: str) -> str:
+    """The layer a parameter belongs to: h.3 for h.3.attn.c_attn.weight, ln_f for ln_f.weight."""
+    parts = name.split(".")
+    numbered = next((index for index, part in enumerate(parts) if part.isdecimal()), None)
+    return ".".join(parts[:-1] if numbered is None else parts[: numbered + 1]) or name
+
+
+def _in_order(block: str) -> list[tuple[bool, int, str]]:
+    """Block 10 comes after block 9."""
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in block.split(".")]
 
 
 def _longest(story: RunStory) -> tuple[StepRecord, ...]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from smolcluster.runtime.runfolder import StepRecord
+from smolcluster.runtime.scores import validation_text
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def clock(seconds: float | None) -> str:
 
 
 def progress_line(node: str, records: Mapping[int, StepRecord], eta_s: float | None, width: int = 10) -> str:
-    """A node's line. Tokens/s is the sum of its ranks; `width` is the column of node names, for lines that align."""
+    """A node's line. Tokens/s (pictures: samples/s) is the sum of its ranks; `width` is the column of node names."""
     record = slowest(records)
     total = str(record.total_steps)
     speed = sum(each.tokens_per_s for each in records.values())
@@ -50,9 +51,9 @@ def progress_line(node: str, records: Mapping[int, StepRecord], eta_s: float | N
         f"{node:<{width}}",
         f"step {record.step:>{len(total)}}/{total}",
         f"loss {record.loss:.4f}",
-        f"{speed:,.0f} tokens/s",
+        f"{speed:,.0f} {record.counts}/s",
         f"ETA {clock(eta_s)}",
     ]
     if record.val_loss is not None:
-        parts.insert(3, f"val {record.val_loss:.4f}")
+        parts.insert(3, validation_text(record.val_loss, record.val_accuracy))
     return "  ".join(parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -15,6 +15,7 @@ from smolcluster.runtime.runfolder import (
     JOB_SCHEMA,
     METRICS_SCHEMA,
     RESULT_SCHEMA,
+    GradientRecord,
     JobState,
     LinkRecord,
     RankResult,
@@ -22,6 +23,14 @@ from smolcluster.runtime.runfolder import (
 )
 
 Record = TypeVar("Record", bound=BaseModel)
+
+
+class Records(NamedTuple):
+    """What a rank's metrics.jsonl holds, by kind."""
+
+    steps: tuple[StepRecord, ...]
+    links: tuple[LinkRecord, ...]
+    gradients: tuple[GradientRecord, ...]
 
 
 @dataclass
@@ -43,10 +52,11 @@ class Reader:
         """job.json; None when there is none, or none that is whole."""
         return self._whole(JobState, path, JOB_SCHEMA)
 
-    def metrics(self, path: Path) -> tuple[tuple[StepRecord, ...], tuple[LinkRecord, ...]]:
-        """Both kinds of records of metrics.jsonl, in order; damaged lines are skipped with one note for the file."""
+    def metrics(self, path: Path) -> Records:
+        """The records of metrics.jsonl, in order; damaged lines are skipped with one note for the file."""
         steps: list[StepRecord] = []
         links: list[LinkRecord] = []
+        gradients: list[GradientRecord] = []
         damaged: list[int] = []
         for number, line in enumerate(_lines(path), 1):
             record = _record(line, path, number)
@@ -54,13 +64,15 @@ class Reader:
                 steps.append(record)
             elif isinstance(record, LinkRecord):
                 links.append(record)
+            elif isinstance(record, GradientRecord):
+                gradients.append(record)
             else:
                 damaged.append(number)
         if damaged:
             which = ", ".join(map(str, damaged[:5])) + (" and more" if len(damaged) > 5 else "")
             noun = "line" if len(damaged) == 1 else "lines"
             self.notes.append(f"{path}: {len(damaged)} damaged {noun} skipped ({noun} {which})")
-        return tuple(steps), tuple(links)
+        return Records(tuple(steps), tuple(links), tuple(gradients))
 
     def _whole(self, model: type[Record], path: Path, schema: int) -> Record | None:
         if not path.exists():
@@ -72,7 +84,7 @@ class Reader:
         return record
 
 
-def _record(line: str, path: Path, number: int) -> StepRecord | LinkRecord | None:
+def _record(line: str, path: Path, number: int) -> StepRecord | LinkRecord | GradientRecord | None:
     """The record of a line; None when it is none."""
     try:
         value = json.loads(line)
@@ -82,6 +94,8 @@ def _record(line: str, path: Path, number: int) -> StepRecord | LinkRecord | Non
         return None
     if "peer" in value:
         return _checked(LinkRecord, value, path, METRICS_SCHEMA, number)
+    if "norms" in value:
+        return _checked(GradientRecord, value, path, METRICS_SCHEMA, number)
     return _checked(StepRecord, value, path, METRICS_SCHEMA, number)
 
 

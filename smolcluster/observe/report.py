@@ -11,7 +11,18 @@ from pathlib import Path
 from smolcluster.errors import InputError, Problem
 from smolcluster.observe.records import Reader
 from smolcluster.plan.types import Plan, RankPlan
-from smolcluster.runtime.runfolder import LinkRecord, RankResult, RunFolder, Status, StepRecord, Summary, run_at
+from smolcluster.runtime.generation import read_generation
+from smolcluster.runtime.runfolder import (
+    GradientRecord,
+    LinkRecord,
+    RankResult,
+    RunFolder,
+    Status,
+    StepRecord,
+    Summary,
+    run_at,
+)
+from smolcluster.runtime.scores import perplexity
 
 PEER_FAILED = 3
 # The codes of errors.py; anything else (a signal's 137) is a rank that was there no more.
@@ -29,6 +40,7 @@ class RankStory:
     result: RankResult | None
     steps: tuple[StepRecord, ...]
     links: tuple[LinkRecord, ...]
+    gradients: tuple[GradientRecord, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,7 @@ class RunStory:
     plan: Plan
     ranks: tuple[RankStory, ...]
     generation: int
+    restarts: int
     culprit: Culprit | None
     notes: tuple[str, ...] = ()
 
@@ -63,9 +76,12 @@ def read_run(path: Path) -> RunStory:
         unreadable = "is not a run folder: it has no plan.json that can be read"
         what = unreadable if path.exists() else "there is no such run"
         raise InputError([Problem(str(path), 0, "", what, "give a folder under runs/, or runs/latest")])
-    ranks = tuple(_rank_story(folder, rank, reader) for rank in plan.ranks)
-    generation = _generation(folder, plan, reader)
-    return RunStory(folder.path.name, plan, ranks, generation, _culprit(folder, ranks), tuple(reader.notes))
+    taking_part = _taking_part(folder, plan, reader)
+    ranks = tuple(_rank_story(folder, rank, reader) for rank in taking_part)
+    jobs = [reader.job(folder.job_state(node)) for node in dict.fromkeys(rank.node for rank in plan.ranks)]
+    generation = max((job.generation for job in jobs if job is not None), default=0)
+    restarts = max((job.restarts for job in jobs if job is not None), default=0)
+    return RunStory(folder.path.name, plan, ranks, generation, restarts, _culprit(folder, ranks), tuple(reader.notes))
 
 
 def summary_of(path: Path) -> Summary:
@@ -78,6 +94,8 @@ def summarise(story: RunStory) -> Summary:
     results = [rank.result for rank in story.ranks if rank.result is not None]
     status, exit_code, reason = _ending(story, results)
     first = results[0] if results else None
+    val_loss = first.val_loss if first else None
+    writes = story.plan.run.model.type == "gpt"
     return Summary(
         run_id=story.run_id,
         kind="train",
@@ -85,8 +103,8 @@ def summarise(story: RunStory) -> Summary:
         status=status,
         exit_code=exit_code,
         reason=reason,
-        world_size=story.plan.world_size,
-        transport=story.plan.transport if story.plan.world_size > 1 else "none",
+        world_size=len(story.ranks),
+        transport=story.plan.transport if len(story.ranks) > 1 else "none",
         steps=min((result.steps for result in results), default=0),
         tokens=sum(result.tokens for result in results),
         seconds=max((result.seconds for result in results), default=0.0),
@@ -94,13 +112,20 @@ def summarise(story: RunStory) -> Summary:
         loss_first=first.loss_first if first else None,
         loss_last=first.loss_last if first else None,
         val_loss_first=first.val_loss_first if first else None,
-        val_loss=first.val_loss if first else None,
+        val_loss=val_loss,
+        val_accuracy=first.val_accuracy if first else None,
+        perplexity=perplexity(val_loss) if writes and val_loss is not None else None,
+        tokenizer=story.plan.run.data.tokenizer if writes else None,
+        counts="tokens" if writes else "samples",
+        data_share=_data_share(story),
         params=story.plan.params,
         wire_bytes_per_step=sum(_mean([record.bytes_out for record in rank.steps]) for rank in story.ranks),
         peak_rss_mb=tuple(rank.result.peak_rss_mb if rank.result else 0.0 for rank in story.ranks),
         staleness_max=max((record.staleness for rank in story.ranks for record in rank.steps), default=0),
-        restarts=story.generation,
+        restarts=story.restarts,
         generation=story.generation,
+        resumed_from=first.resumed_from if first else "",
+        resumed_step=first.resumed_step if first else None,
     )
 
 
@@ -113,9 +138,23 @@ def tail_of(path: Path, lines: int = TAIL_LINES) -> tuple[str, ...]:
         return tuple(file.read().decode("utf-8", errors="replace").splitlines()[-lines:])
 
 
+def _taking_part(folder: RunFolder, plan: Plan, reader: Reader) -> tuple[RankPlan, ...]:
+    """The ranks of the last generation: an elastic run goes on without those it lost."""
+    notes = [read_generation(folder, rank.node, rank.rank) for rank in plan.ranks]
+    last = max((note for note in notes if note is not None), key=lambda note: note.generation, default=None)
+    if last is None or not last.members:
+        return plan.ranks
+    for rank in plan.ranks:
+        if rank.rank not in last.members:
+            reader.notes.append(
+                f"rank {rank.rank} on {rank.node} was lost, generation {last.generation} went on without it"
+            )
+    return tuple(rank for rank in plan.ranks if rank.rank in last.members)
+
+
 def _rank_story(folder: RunFolder, rank: RankPlan, reader: Reader) -> RankStory:
-    steps, links = reader.metrics(folder.metrics(rank.node, rank.rank))
-    return RankStory(rank, reader.result(folder.result(rank.node, rank.rank)), steps, links)
+    records = reader.metrics(folder.metrics(rank.node, rank.rank))
+    return RankStory(rank, reader.result(folder.result(rank.node, rank.rank)), *records)
 
 
 def _culprit(folder: RunFolder, ranks: tuple[RankStory, ...]) -> Culprit | None:
@@ -147,15 +186,17 @@ def _ending(story: RunStory, results: list[RankResult]) -> tuple[Status, int, st
     return "completed", 0, ""
 
 
-def _generation(folder: RunFolder, plan: Plan, reader: Reader) -> int:
-    jobs = [reader.job(folder.job_state(node)) for node in dict.fromkeys(rank.node for rank in plan.ranks)]
-    return max((job.generation for job in jobs if job is not None), default=0)
-
-
 def _speed(steps: tuple[StepRecord, ...]) -> float:
     """Tokens of this rank per second of training, without its evaluations."""
     seconds = sum(record.step_s for record in steps)
     return sum(record.tokens for record in steps) / seconds if seconds else 0.0
+
+
+def _data_share(story: RunStory) -> float:
+    """The part of all ranks' steps that they waited for samples."""
+    seconds = sum(record.step_s for rank in story.ranks for record in rank.steps)
+    waited = sum(record.data_s for rank in story.ranks for record in rank.steps)
+    return waited / seconds if seconds else 0.0
 
 
 def _mean(values: list[int]) -> float:

@@ -21,7 +21,7 @@ def show(console: Console, story: RunStory, summary: Summary) -> None:
 
 
 def _parts(story: RunStory, summary: Summary) -> list[RenderableType]:
-    parts: list[RenderableType] = [_run_table(summary), _rank_table(story)]
+    parts: list[RenderableType] = [_run_table(summary), _rank_table(story, summary.counts)]
     if summary.status == "failed" and story.culprit is not None:
         parts.append(_failure(story.culprit))
     elif summary.reason:
@@ -40,19 +40,33 @@ def _run_table(summary: Summary) -> Table:
         ("strategy", f"{summary.strategy}, {summary.world_size} rank(s), transport {summary.transport}"),
         ("parameters", f"{summary.params:,}"),
         ("steps", f"{summary.steps:,} in {summary.seconds:.1f} s"),
-        ("tokens", f"{summary.tokens:,}, {summary.tokens_per_s:,.0f} per second"),
+        (summary.counts, f"{summary.tokens:,}, {summary.tokens_per_s:,.0f} per second"),
         ("loss", _change(summary.loss_first, summary.loss_last)),
         ("validation loss", _change(summary.val_loss_first, summary.val_loss)),
+        *_score(summary),
         ("wire", f"{summary.wire_bytes_per_step / 1e6:,.2f} MB per step, all ranks"),
     ]
+    if summary.restarts:
+        rows.append(("restarts", f"{summary.restarts}, generation {summary.generation} was the last"))
+    if summary.resumed_step is not None:
+        rows.insert(1, ("resumed", f"from step {summary.resumed_step:,} of {escape(summary.resumed_from)}"))
     for row in rows:
         table.add_row(*row)
     return table
 
 
-def _rank_table(story: RunStory) -> Table:
+def _score(summary: Summary) -> list[tuple[str, str]]:
+    """What the validation loss means: accuracy, or perplexity and of which tokens it is."""
+    if summary.val_accuracy is not None:
+        return [("accuracy", f"{summary.val_accuracy * 100:.2f} % of the validation samples")]
+    if summary.perplexity is not None:
+        return [("perplexity", f"{summary.perplexity:,.4g} per token of {escape(summary.tokenizer or '?')}")]
+    return []
+
+
+def _rank_table(story: RunStory, counts: str) -> Table:
     table = Table(title="ranks", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for name in ("rank", "node", "status", "steps", "tokens/s", "compute", "wait", "sent", "peak"):
+    for name in ("rank", "node", "status", "steps", f"{counts}/s", "compute", "wait", "sent", "peak"):
         table.add_column(name, justify="left" if name in ("node", "status") else "right", no_wrap=True)
     for rank in story.ranks:
         table.add_row(*_rank_row(rank))

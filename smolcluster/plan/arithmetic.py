@@ -15,7 +15,7 @@ def param_count(model: ModelSpec) -> int:
     if isinstance(model, NNSpec):
         return model.input_dim * model.hidden + model.hidden + model.hidden * model.out + model.out
     untied_head = 0 if model.tie_embeddings else model.vocab_size * model.model_dim
-    embeddings = (model.vocab_size + model.max_seq_len) * model.model_dim
+    embeddings = (model.vocab_size + model.num_positions) * model.model_dim
     return embeddings + model.num_layers * block_params(model) + 2 * model.model_dim + untied_head
 
 
@@ -56,7 +56,7 @@ def _stage_params(model: ModelSpec, rank: int, world_size: int) -> int:
     start, stop = split_layers(model.num_layers, world_size)[rank]
     params = (stop - start) * block_params(model)
     if rank == 0:
-        params += (model.vocab_size + model.max_seq_len) * model.model_dim
+        params += (model.vocab_size + model.num_positions) * model.model_dim
     if rank == world_size - 1:
         # The last stage needs the output matrix; tied, it is a second copy unless there is only one stage.
         second = world_size > 1 or not model.tie_embeddings

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.plan.arithmetic import memory_of, param_count
+from smolcluster.plan.hints import option_notes
 from smolcluster.plan.shares import shares
 from smolcluster.plan.types import MemoryEstimate, Plan, RankPlan
 from smolcluster.plan.wires import Complaint, Wires, choose_transport, wires_between
@@ -62,7 +63,7 @@ def make_plan(
         ranks=ranks,
         params=param_count(run.model),
         memory=memory,
-        notes=tuple(dict.fromkeys((*notes, *wires.notes))),
+        notes=tuple(dict.fromkeys((*notes, *wires.notes, *option_notes(run, [seat.node for seat in seats])))),
         inputs=dict(sorted((inputs or {}).items())),
     )
 

@@ -83,6 +83,9 @@ class NodeConfig(Frozen):
 
     `run_dir` is laid out as DESIGN section 7 says on every host, so that collecting is copying. `lease_s` None means
     detached: nobody has to renew anything. The secret and the data are files beside it, never values in here.
+    `init_dir` holds the weights that the run starts from, on rank 0's node alone.
+    `resume_from` is the folder of an earlier run, or one of its manifests: training starts from its checkpoint. It may
+    be on other nodes only. A generation above 0 looks into `run_dir` first.
     """
 
     schema_: int = Field(default=NODE_SCHEMA, alias="schema", serialization_alias="schema")
@@ -94,6 +97,8 @@ class NodeConfig(Frozen):
     plan_digest: str
     secret_file: str
     data_dir: str
+    init_dir: str | None = None
     python: str
     lease_s: float | None = Field(default=None, gt=0)
     ranks: tuple[int, ...]
+    resume_from: str | None = None

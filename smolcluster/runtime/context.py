@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
@@ -51,8 +52,33 @@ class LinkState(Protocol):
         ...
 
 
+class NoteBoard(Protocol):
+    """The run's store, for what ranks tell each other beside the collectives, from any thread. Waits have deadlines."""
+
+    def set(self, key: str, value: str | bytes) -> None:
+        """Set a key."""
+        ...
+
+    def wait(self, keys: list[str], timeout: timedelta | None = None) -> None:
+        """Wait until all keys are there. DeadlineError."""
+        ...
+
+    def multi_get(self, keys: list[str]) -> list[bytes]:
+        """Wait for all keys, then their values."""
+        ...
+
+    def delete_key(self, key: str) -> bool:
+        """Delete a key; whether it was there."""
+        ...
+
+
 class Wires(Protocol):
     """The part of comm.Fabric that runtime and train look at. Tensors travel through torch.distributed instead."""
+
+    @property
+    def store(self) -> NoteBoard | None:
+        """The store that all ranks share; None for a rank alone."""
+        ...
 
     def counters(self) -> ByteCounts:
         """Bytes of this process so far."""
@@ -74,6 +100,8 @@ class NoBytes:
 class Alone:
     """The wires of a run of one rank: none."""
 
+    store = None
+
     def counters(self) -> NoBytes:
         """Nothing ever."""
         return NoBytes()
@@ -87,7 +115,9 @@ class Alone:
 class RunContext:
     """One rank's view of its run.
 
-    `device` is a real device, never "auto". `data_dir` holds train.bin, val.bin, meta.json and tokenizer.json.
+    `device` is a real device, never "auto". `data_dir` holds train.bin, val.bin, meta.json and tokenizer.json,
+    `init_dir` the weights to start from, where they are.
+    `resume_from` is an earlier run's folder, or one of its manifests.
     """
 
     run_id: str
@@ -98,6 +128,14 @@ class RunContext:
     folder: RunFolder
     data_dir: Path
     wires: Wires
+    init_dir: Path | None = None
+    resume_from: Path | None = None
+    home: int | None = None
+
+    @property
+    def seat(self) -> int:
+        """The number under which this process keeps its log, metrics and result: its rank in the run's whole plan."""
+        return self.rank if self.home is None else self.home
 
     @property
     def run(self) -> RunSpec:

@@ -1,8 +1,8 @@
 """Devices: which one a rank computes on, and how its tensors reach a wire that only takes CPU memory.
 
-No wire takes MPS tensors, and CUDA tensors travel over TCP through the CPU anyway. So this is the one file of a run
-that copies between a device and CPU buffers (comm/backend/staging.py does it for scripts that hand device tensors to
-torch.distributed themselves). Strategies call `Collectives` with tensors that are where they are.
+No wire takes MPS tensors, and CUDA tensors travel over TCP through the CPU anyway: they go through the buffers of
+comm/backend/staging.py here, whatever the transport. (For scripts that hand device tensors to torch.distributed
+themselves the backend does the same.) Strategies call `Collectives` with tensors that are where they are.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 import torch.distributed as dist
 
+from smolcluster.comm.backend.staging import Staging
 from smolcluster.errors import ConfigError, Problem
 
 
@@ -40,18 +41,17 @@ class Pending(Protocol):
 
 @dataclass
 class _Waiting:
-    """A torch.distributed work, the CPU tensor it writes and the tensor the caller looks at (the same on a CPU)."""
+    """A torch.distributed work, and the CPU buffer it writes for the tensor the caller looks at (none on a CPU)."""
 
     owner: Collectives
     work: dist.Work
-    staged: torch.Tensor
-    target: torch.Tensor
+    staging: Staging | None
 
     def wait(self) -> None:
         began = time.perf_counter()
         self.work.wait()
-        if self.staged is not self.target:
-            self.target.copy_(self.staged)
+        if self.staging is not None:
+            self.staging.give_back()
         self.owner.blocked_s += time.perf_counter() - began
 
 
@@ -82,43 +82,36 @@ class Collectives:
         if self.world_size == 1:
             return _Done()
         began = time.perf_counter()
-        buffer = self._outgoing(tensor)
-        work = dist.all_reduce(buffer, async_op=True)
-        return self._pending(work, buffer, tensor, began)
+        buffer, staging = self._buffer(tensor)
+        return self._pending(dist.all_reduce(buffer, async_op=True), staging, began)
 
     def reduce_scatter(self, output: torch.Tensor, tensor: torch.Tensor) -> Pending:
         """Sum over ranks; `output` gets this rank's 1/N and may be that part of `tensor`; its rest is then scratch."""
         if self.world_size == 1:
             return self._alone(output, tensor)
         began = time.perf_counter()
-        buffer = self._outgoing(tensor)
-        mine = self._part(buffer) if buffer is not tensor else output
-        work = dist.reduce_scatter_single(mine, buffer, async_op=True)
-        return self._pending(work, mine, output, began)
+        buffer, _ = self._buffer(tensor)
+        mine, staging = self._buffer(output, fill=False)
+        return self._pending(dist.reduce_scatter_single(mine, buffer, async_op=True), staging, began)
 
     def all_gather(self, output: torch.Tensor, tensor: torch.Tensor) -> Pending:
         """Every rank's `tensor` one after the other in `output`; `tensor` may be this rank's part of `output`."""
         if self.world_size == 1:
             return self._alone(output, tensor)
         began = time.perf_counter()
-        if self._staged:
-            buffer = torch.empty(output.shape, dtype=output.dtype, device="cpu")
-            self._part(buffer).copy_(tensor)
-            work = dist.all_gather_single(buffer, self._part(buffer), async_op=True)
-        else:
-            buffer = output
-            work = dist.all_gather_single(output, tensor, async_op=True)
-        return self._pending(work, buffer, output, began)
+        mine, _ = self._buffer(tensor)
+        whole, staging = self._buffer(output, fill=False)
+        return self._pending(dist.all_gather_single(whole, mine, async_op=True), staging, began)
 
     def broadcast(self, tensor: torch.Tensor, source: int = 0) -> None:
         """The source's values on every rank, in place; returns when they are there."""
         if self.world_size == 1:
             return
         began = time.perf_counter()
-        buffer = self._outgoing(tensor)
+        buffer, staging = self._buffer(tensor)
         dist.broadcast(buffer, source)
-        if buffer is not tensor:
-            tensor.copy_(buffer)
+        if staging is not None:
+            staging.give_back()
         self.blocked_s += time.perf_counter() - began
 
     def exchange(self, values: Sequence[float]) -> list[list[float]]:
@@ -139,13 +132,15 @@ class Collectives:
             output.copy_(tensor)
         return _Done()
 
-    def _outgoing(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to("cpu", copy=True) if self._staged else tensor
+    def _buffer(self, tensor: torch.Tensor, fill: bool = True) -> tuple[torch.Tensor, Staging | None]:
+        """What the wire reads and writes for a tensor, ready to be used: itself, or a CPU buffer."""
+        if not self._staged:
+            return tensor, None
+        staging = Staging(tensor, fill)
+        staging.arrive()
+        return staging.buffer, staging
 
-    def _part(self, buffer: torch.Tensor) -> torch.Tensor:
-        return buffer.view(self.world_size, -1)[self.rank]
-
-    def _pending(self, work: dist.Work | None, staged: torch.Tensor, target: torch.Tensor, began: float) -> Pending:
+    def _pending(self, work: dist.Work | None, staging: Staging | None, began: float) -> Pending:
         assert work is not None, "torch gives a work for every async_op on a group this rank belongs to"
         self.blocked_s += time.perf_counter() - began
-        return _Waiting(self, work, staged, target)
+        return _Waiting(self, work, staging)

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from smolcluster.errors import PeerError, SmolError
+from smolcluster.errors import ConfigError, PeerError, RunOverError, SmolError, TrainingError
 
 # torch carries an exception of a process group through C++ as text: "PeerLostError: rank 2 ...".
-_CARRIED = re.compile(r"\b(?:PeerError|PeerLostError|DeadlineError|HandshakeError|ProtocolError): (.+)", re.DOTALL)
+_CARRIED = re.compile(
+    r"\b(PeerError|PeerLostError|DeadlineError|HandshakeError|ProtocolError|RunOverError): (.+)", re.DOTALL
+)
 # What gloo says when a peer is gone. It has no type of its own.
 _GLOO = re.compile(r"gloo[/\\]|Connection (closed|reset) by peer|Timed out waiting|Application timeout", re.IGNORECASE)
 _MEMORY = re.compile(r"can't allocate memory|out of memory|not enough memory", re.IGNORECASE)
@@ -20,25 +22,30 @@ _MEMORY = re.compile(r"can't allocate memory|out of memory|not enough memory", r
 
 @dataclass(frozen=True)
 class Failure:
-    """`ours`: the failure is this rank's own and not an echo of another's. `bug`: the log needs a traceback."""
+    """`ours`: the failure is this rank's own and not an echo of another's. `bug`: the log needs a traceback.
+
+    `final`: it would be the same at the next start.
+    """
 
     exit_code: int
     reason: str
     ours: bool
     bug: bool
+    final: bool = False
 
 
 def understand(error: BaseException) -> Failure:
     """Say what an exception that ended a run means."""
     for link in _chain(error):
         if isinstance(link, PeerError):
-            return Failure(PeerError.exit_code, str(link), ours=False, bug=False)
+            return Failure(PeerError.exit_code, str(link), False, False, final=isinstance(link, RunOverError))
         if isinstance(link, SmolError):
-            return Failure(link.exit_code, str(link), ours=True, bug=False)
+            return Failure(link.exit_code, str(link), True, False, final=isinstance(link, ConfigError | TrainingError))
     text = str(error)
     carried = _CARRIED.search(text)
     if carried is not None:
-        return Failure(PeerError.exit_code, carried.group(1).strip(), ours=False, bug=False)
+        final = carried.group(1) == RunOverError.__name__
+        return Failure(PeerError.exit_code, carried.group(2).strip(), False, False, final)
     if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and _GLOO.search(text)):
         return Failure(PeerError.exit_code, f"a peer or the network failed: {text}", ours=False, bug=False)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or _MEMORY.search(text):

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one object a step, and what each link looks like now and then. Flushed line by line: others follow it.
+"""metrics.jsonl: one object a step, and what links and gradients look like now and then. Others follow it line by line.
 
 A run of a hundred thousand steps must not leave a file that nobody can open. So when it has grown to MAX_LINES, every
 second line of its older half goes: the file stays bounded, the recent past stays complete. Lines with a validation loss
@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from types import TracebackType
 
-from smolcluster.runtime.runfolder import LinkRecord, StepRecord, write_atomic
+from smolcluster.runtime.runfolder import GradientRecord, LinkRecord, StepRecord, write_atomic
 
 MAX_LINES = 20_000
 
@@ -26,7 +26,7 @@ class MetricsWriter:
         self._lines = len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
         self._file = path.open("a", encoding="utf-8")
 
-    def write(self, record: StepRecord | LinkRecord) -> None:
+    def write(self, record: StepRecord | LinkRecord | GradientRecord) -> None:
         """Append one record; it can be read when this returns."""
         self._file.write(record.model_dump_json(by_alias=True, exclude_none=True) + "\n")
         self._file.flush()
@@ -56,8 +56,24 @@ class MetricsWriter:
         self.close()
 
 
+def cut_after(path: Path, step: int) -> None:
+    """Take the lines of later steps out of a metrics.jsonl, if there is one: a run that goes on from `step` writes
+    them again. A line that a crash cut short goes too.
+    """
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue
+    write_atomic(path, "".join(line + "\n" for line in kept))
+
+
 def read_metrics(path: Path) -> tuple[list[StepRecord], list[LinkRecord]]:
-    """Both kinds of records of a file, in order. A line that a crash cut short is left out; no file is no records."""
+    """The steps and the links of a file, in order. A line that a crash cut short is left out; no file is no records."""
     steps: list[StepRecord] = []
     links: list[LinkRecord] = []
     if not path.exists():
@@ -69,6 +85,6 @@ def read_metrics(path: Path) -> tuple[list[StepRecord], list[LinkRecord]]:
             continue
         if "peer" in value:
             links.append(LinkRecord.model_validate(value))
-        else:
+        elif "norms" not in value:
             steps.append(StepRecord.model_validate(value))
     return steps, links

@@ -106,6 +106,14 @@ class RunFolder:
         """RankResult, written at the end."""
         return self.rank(node, rank) / "result.json"
 
+    def generation(self, node: str, rank: int) -> Path:
+        """The start of the run's ranks that this rank was in last: GenerationNote."""
+        return self.rank(node, rank) / "generation.json"
+
+    def muster(self, node: str, rank: int) -> Path:
+        """Where a rank of an elastic run is found before there is a generation, if its port is any free one."""
+        return self.rank(node, rank) / "muster.json"
+
     def endpoint(self, node: str) -> Path:
         """Rank 0's own announcement of a port chosen at start (plan port 0); readable by ranks of the same machine."""
         return self.node(node) / "endpoint.json"
@@ -129,6 +137,14 @@ class StepRecord(Frozen):
     bytes_in: int
     staleness: int = 0
     val_loss: float | None = None
+    # Under float16: what the loss was multiplied by, and whether gradients overflowed and nothing was updated.
+    loss_scale: float | None = None
+    skipped: bool | None = None
+    val_accuracy: float | None = None
+    # Of step_s: how long the step waited for its samples.
+    data_s: float = 0.0
+    # What `tokens` counts: a picture is one.
+    counts: Literal["tokens", "samples"] = "tokens"
     total_steps: int
 
 
@@ -144,8 +160,24 @@ class LinkRecord(Frozen):
     buffered: int
 
 
+class GradientRecord(Frozen):
+    """A third kind of line, in rank 0's metrics.jsonl only: norms of the mean gradient before clipping, by parameter.
+
+    Every eval_steps steps and at the last, where training.track_gradients asks for them.
+    """
+
+    schema_: int = Field(default=METRICS_SCHEMA, alias="schema", serialization_alias="schema")
+    step: int
+    time: float
+    norms: dict[str, float]
+
+
 class RankResult(Frozen):
-    """What a rank says when it ends (result.json). Written by the worker, or by the supervisor for a rank that died."""
+    """What a rank says when it ends (result.json). Written by the worker, or by the supervisor for a rank that died.
+
+    `generation`: the start of the run's ranks that it tells of, counted from 0. `finished`: its work was done, whatever
+    happened to it afterwards; `final`: another start would fail the same way.
+    """
 
     schema_: int = Field(default=RESULT_SCHEMA, alias="schema", serialization_alias="schema")
     rank: int
@@ -162,23 +194,40 @@ class RankResult(Frozen):
     loss_last: float | None = None
     val_loss_first: float | None = None
     val_loss: float | None = None
+    val_accuracy: float | None = None
     wire_bytes_out: int = 0
     wire_bytes_in: int = 0
     peak_rss_mb: float = 0.0
     transport: str = ""
+    generation: int = 0
+    finished: bool = False
+    final: bool = False
+    # The run and step whose checkpoint this rank began with; of the last start, if there were several.
+    resumed_from: str = ""
+    resumed_step: int | None = None
 
 
 class JobState(Frozen):
-    """job.json: the supervisor's own state. `ranks` maps a rank to "running" or the exit code as text."""
+    """job.json: the supervisor's own state. `ranks` maps a rank to "running" or the exit code as text.
+
+    `restarts` counts how often the node's ranks were started again, `restart_reason` says why the last time
+    (`restart_ours`: because of something here), `resumed_step` after which step they went on. `lost`: the supervisor
+    itself died, and somebody else wrote this.
+    """
 
     schema_: int = Field(default=JOB_SCHEMA, alias="schema", serialization_alias="schema")
     run_id: str
     node: str
-    state: Literal["starting", "running", "completed", "failed", "stopped"]
+    state: Literal["starting", "running", "restarting", "completed", "failed", "stopped"]
     pid: int
     generation: int
     ranks: dict[int, str]
     reason: str = ""
+    restarts: int = 0
+    restart_reason: str = ""
+    restart_ours: bool = False
+    resumed_step: int | None = None
+    lost: bool = False
 
 
 class Summary(Frozen):
@@ -201,12 +250,22 @@ class Summary(Frozen):
     loss_last: float | None
     val_loss_first: float | None
     val_loss: float | None
+    # The share told right, of a model that tells classes; exp(val_loss) of one that writes, per token of `tokenizer`.
+    val_accuracy: float | None = None
+    perplexity: float | None = None
+    tokenizer: str | None = None
+    # What tokens and tokens_per_s count.
+    counts: Literal["tokens", "samples"] = "tokens"
+    # The share of training time that the ranks waited for samples.
+    data_share: float = 0.0
     params: int
     wire_bytes_per_step: float
     peak_rss_mb: tuple[float, ...]
     staleness_max: int
     restarts: int
     generation: int
+    resumed_from: str = ""
+    resumed_step: int | None = None
 
 
 def run_at(path: Path) -> Path:

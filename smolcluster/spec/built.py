@@ -42,8 +42,6 @@ def refuse_machines(named: Mapping[str, KeyPath], cluster: ClusterSpec, origin: 
 def refuse_settings(run: RunSpec, cluster: Merged) -> list[Problem]:
     """Settings of a built strategy whose code comes later."""
     problems: list[Problem] = []
-    if run.model.type == "nn":
-        problems.append(Problem("--model nn", 0, "", "training SimpleNN is not built yet", "use --model gpt"))
     if run.staleness_bound > 0:
         what = f"stale-synchronous training (bound {run.staleness_bound}) is not built yet"
         fix = "use staleness_bound: 0 (--override staleness_bound=0)"

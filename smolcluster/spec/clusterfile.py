@@ -24,6 +24,14 @@ Weight = Annotated[float, Field(gt=0)]
 Balance = Annotated[dict[str, Weight], BeforeValidator(_balance)]
 
 
+class RecoveryFile(FileModel):
+    """`recovery`: what happens when a rank or its machine dies. `elastic_wait` is in seconds."""
+
+    max_restarts: int = Field(default=3, ge=0)
+    elastic: bool = False
+    elastic_wait: float = Field(default=60.0, gt=0)
+
+
 class CommonFile(FileModel):
     """Keys that every strategy has. `nodes` picks machines; `balance` weighs their shares of a batch."""
 
@@ -39,6 +47,7 @@ class CommonFile(FileModel):
     encrypt: Literal["auto", "always", "never"] = "auto"
     peer_timeout: float = Field(default=60.0, gt=0)
     balance: Balance = Field(default_factory=dict)
+    recovery: RecoveryFile = Field(default_factory=RecoveryFile)
 
 
 class SingleFile(CommonFile):

@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from smolcluster.spec.run import Precision
 from smolcluster.spec.values import FileModel
 
 
@@ -32,6 +33,9 @@ class TrainingSection(FileModel):
     grad_accumulation: int = Field(default=1, ge=1)
     track_gradients: bool = False
     polyak_alpha: float = Field(default=0.5, gt=0, le=1)
+    precision: Precision = "fp32"
+    activation_checkpointing: bool = False
+    compile: bool = False
 
 
 class ScheduleSection(FileModel):
@@ -47,6 +51,16 @@ class DataSection(FileModel):
     dataset: str = Field(default="wikitext2", min_length=1)
     path: str | None = Field(default=None, min_length=1)
     tokenizer: str = Field(default="openai-community/gpt2", min_length=1)
+    streaming: bool = False
+
+
+class CheckpointSection(FileModel):
+    """`checkpoint:`. every_steps 0 saves nothing."""
+
+    every_steps: int = Field(default=50, ge=0)
+    keep: int = Field(default=3, ge=1)
+    keep_best: bool = True
+    replicas: int = Field(default=1, ge=1)
 
 
 class LoggingSection(FileModel):
@@ -62,6 +76,7 @@ class TrainedModelFile(FileModel):
     gradient_clipping: ClippingSection = Field(default_factory=ClippingSection)
     lr_schedule: ScheduleSection = Field(default_factory=ScheduleSection)
     data: DataSection = Field(default_factory=DataSection)
+    checkpoint: CheckpointSection = Field(default_factory=CheckpointSection)
     logging: LoggingSection = Field(default_factory=LoggingSection)
 
 
@@ -140,7 +155,8 @@ class ServedModel(FileModel):
 class Weights(FileModel):
     """One entry of model_weights.yaml: where the files come from, their SHA-256, the licence.
 
-    `package`: a GGUF file in an installed package, `package/path/in/it`, for where the hub's files are not.
+    A location in a package is a model folder, `package/path/in/it`; to serve, it may be a GGUF file. `package`: such a
+    file, for where the hub's files are not.
     """
 
     source: Literal["hub", "package", "path"]

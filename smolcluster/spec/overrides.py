@@ -15,8 +15,9 @@ from smolcluster.spec.modelfile import MODEL_FILES
 from smolcluster.spec.problems import did_you_mean, keys_at, listed
 from smolcluster.spec.validate import known_keys
 
-# Of an inventory's defaults these fit every model; its `model`, `data` and `lr_schedule` are said of the GPT.
-_ANY_MODEL = {"training", "gradient_clipping", "logging"}
+# Of an inventory's defaults these fit every model; what it says of model, training, lr_schedule and data is said of the
+# GPT. Another model's settings stand in its own file beside the inventory (configs/nn_config.yaml).
+_ANY_MODEL = {"gradient_clipping", "checkpoint", "logging"}
 
 
 def flag(name: str, shown: str, tree: Tree) -> Document:

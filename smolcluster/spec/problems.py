@@ -29,11 +29,22 @@ _WANTED = {
     "dict": ("a section", "put `key: value` lines below it"),
     "model": ("a section", "put `key: value` lines below it"),
 }
+# What other trainers call the same thing.
+_ELSEWHERE = {
+    "amp": "precision", "mixed_precision": "precision", "dtype": "precision", "bf16": "precision", "fp16": "precision",
+    "gradient_checkpointing": "activation_checkpointing", "torch_compile": "compile",
+    "gradient_accumulation_steps": "grad_accumulation",
+    "float16": "fp16", "half": "fp16", "bfloat16": "bf16", "float32": "fp32", "full": "fp32",
+}  # fmt: skip
 
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
     """`did you mean x?` for the nearest known word, else the other advice."""
     names = {name.lower(): name for name in known}
+    section, dot, last = word.lower().rpartition(".")
+    elsewhere = section + dot + _ELSEWHERE.get(last, "")
+    if elsewhere in names:
+        return f"did you mean {names[elsewhere]}?"
     near = difflib.get_close_matches(word.lower(), list(names), n=1, cutoff=0.6)
     return f"did you mean {names[near[0]]}?" if near else otherwise
 

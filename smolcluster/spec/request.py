@@ -11,7 +11,10 @@ from smolcluster.spec.run import RunSpec
 
 @dataclass(frozen=True)
 class Request:
-    """The flags of `check`, `plan`, `prepare`. `nodes` empty means what the files say; `overrides` are key=value."""
+    """The flags of `check`, `plan`, `prepare`. `nodes` empty means what the files say; `overrides` are key=value.
+
+    `init` is a folder with weights to start from.
+    """
 
     inventory: Path
     strategy: str
@@ -21,6 +24,7 @@ class Request:
     cluster_config: Path | None = None
     nodes: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
+    init: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from smolcluster.spec.modelfile import MODEL_FILES
 from smolcluster.spec.participants import TakingPart, taking_part
 from smolcluster.spec.problems import did_you_mean, listed
 from smolcluster.spec.request import Request, Resolved
-from smolcluster.spec.run import STRATEGIES, CommSpec, Participant, RunSpec
+from smolcluster.spec.run import STRATEGIES, CommSpec, Participant, RecoverySpec, RunSpec
 from smolcluster.spec.settings import Settings, gather
 from smolcluster.spec.training import Trained, trained
 
@@ -51,7 +51,7 @@ def _resolve(request: Request, runnable: bool) -> Resolved:
     problems += wrong
     if settings is None:
         raise ConfigError(problems)
-    training = trained(settings.model, settings.model_from)
+    training = trained(settings.model, settings.model_from, settings.start)
     problems += training.problems
     if cluster is None or document is None:
         raise ConfigError(problems)
@@ -114,7 +114,9 @@ def _run(
         schedule=training.schedule,
         data=training.data,
         comm=_comm(file),
+        recovery=_recovery(file),
         seed=file.seed,
+        checkpoint=training.checkpoint,
         balance=file.balance,
         fsdp_stage=file.fsdp_stage if isinstance(file, FsdpFile) else 0,
         staleness_bound=file.staleness_bound if isinstance(file, ClassicdpFile) else 0,
@@ -122,6 +124,7 @@ def _run(
         use_quantization=file.use_quantization if isinstance(file, EdpFile) else False,
         syncps_timeout_s=file.timeout if isinstance(file, SyncpsFile) else 0.1,
         project_name=training.project_name,
+        init=str(settings.start.folder) if settings.start else None,
     )
     return run, notes, problems
 
@@ -138,8 +141,15 @@ def _comm(file: CommonFile) -> CommSpec:
     )
 
 
+def _recovery(file: CommonFile) -> RecoverySpec:
+    said = file.recovery
+    return RecoverySpec(max_restarts=said.max_restarts, elastic=said.elastic, elastic_wait_s=said.elastic_wait)
+
+
 def _check_free_ports(cluster: ClusterSpec, participants: tuple[Participant, ...], settings: Settings) -> list[Problem]:
     """Port 0 of rank 0 is announced in a file: all ranks must see the same folder."""
+    if settings.cluster.recovery.elastic:
+        return _check_elastic_ports(cluster, participants, settings)
     head = cluster.node(participants[0].node)
     if participants[0].port != 0:
         return []
@@ -149,6 +159,19 @@ def _check_free_ports(cluster: ClusterSpec, participants: tuple[Participant, ...
             what = f"0 (any free port) cannot be announced to {other.name}, which does not share {head.name}'s files"
             return [settings.cluster_from.problem(("port", "default"), what, "write a port, 65432 for one")]
     return []
+
+
+def _check_elastic_ports(
+    cluster: ClusterSpec, participants: tuple[Participant, ...], settings: Settings
+) -> list[Problem]:
+    """When rank 0 is lost any other may lead: every port of 0 is announced in a file that all must see."""
+    nodes = [cluster.node(participant.node) for participant in participants]
+    one_folder = all(node.connection == "local" and node.workdir == nodes[0].workdir for node in nodes)
+    free = [participant.node for participant in participants if participant.port == 0]
+    if one_folder or not free or len(participants) == 1:
+        return []
+    what = f"0 (any free port) on {listed(free)} cannot be found by the others, which elastic asks for"
+    return [settings.cluster_from.problem(("port", "default"), what, "write a port, 65432 for one")]
 
 
 def _check_balance(file: CommonFile, settings: Settings, participants: tuple[Participant, ...]) -> list[Problem]:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from smolcluster.spec.base import Frozen
 
+# Of forward and backward: all in float32, or what torch.autocast does with products in the shorter type.
+Precision = Literal["fp32", "bf16", "fp16"]
 STRATEGIES = ("single", "classicdp", "fsdp", "edp", "syncps", "mp", "diloco")
 
 
 class GPTSpec(Frozen):
-    """A GPT-2 style decoder. `vocab_size` is what the tokenizer should give; the data folder's meta.json decides."""
+    """A GPT-2 style decoder. `vocab_size` is what the tokenizer should give; the data folder's meta.json decides.
+
+    `max_seq_len` is the length of a sample; `num_positions`, as many if nobody says, what the model has positions for:
+    weights to start from may have more.
+    """
 
     type: Literal["gpt"] = "gpt"
     model_dim: int = Field(gt=0)
@@ -21,8 +27,16 @@ class GPTSpec(Frozen):
     ff_dim: int = Field(gt=0)
     dropout: float = Field(ge=0, lt=1)
     max_seq_len: int = Field(gt=0)
+    num_positions: int = Field(default=0, ge=0)
     tie_embeddings: bool = True
     vocab_size: int = Field(gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _positions(cls, values: Any) -> Any:
+        if isinstance(values, dict) and not values.get("num_positions") and "max_seq_len" in values:
+            return {**values, "num_positions": values["max_seq_len"]}
+        return values
 
 
 class NNSpec(Frozen):
@@ -41,6 +55,7 @@ class TrainingSpec(Frozen):
     """`batch_size` is per rank (samples); `max_steps` None means `epochs` passes over the data.
 
     `grad_accumulation` cuts a rank's samples of one step into that many micro-batches; the global batch stays the same.
+    `precision` is that of forward and backward: parameters, their gradients and the optimizer are float32 always.
     """
 
     batch_size: int = Field(gt=0)
@@ -53,6 +68,9 @@ class TrainingSpec(Frozen):
     grad_accumulation: int = Field(default=1, ge=1)
     track_gradients: bool = False
     polyak_alpha: float = Field(default=0.5, gt=0, le=1)
+    precision: Precision = "fp32"
+    activation_checkpointing: bool = False
+    compile: bool = False
 
 
 class ScheduleSpec(Frozen):
@@ -65,12 +83,14 @@ class ScheduleSpec(Frozen):
 class DataSpec(Frozen):
     """`dataset` is a name (pydoc, wikitext2, snli, mnist) or "text" with `path` the person's own file or folder.
 
-    `tokenizer`: "bpe:2048" trains a byte-level BPE of that size on the corpus; a folder; or a hub id.
+    `tokenizer`: "bpe:2048" trains a byte-level BPE of that size on the corpus; a folder; or a hub id. `streaming` reads
+    a dataset of the hub as it comes, and leaves no copy of it on the disk.
     """
 
     dataset: str
     path: str | None = None
     tokenizer: str
+    streaming: bool = False
 
 
 class CommSpec(Frozen):
@@ -83,6 +103,30 @@ class CommSpec(Frozen):
     timeout_s: float = Field(default=60.0, gt=0)
     track_network_metrics: bool = True
     metrics_log_interval: int = Field(default=50, gt=0)
+
+
+class RecoverySpec(Frozen):
+    """What happens when a rank or its machine dies. `max_restarts`: how often a node starts its ranks again in a run.
+
+    `elastic`: whoever has not come `elastic_wait_s` after the first of a new generation is left out of it.
+    """
+
+    max_restarts: int = Field(default=3, ge=0)
+    elastic: bool = False
+    elastic_wait_s: float = Field(default=60.0, gt=0)
+
+
+class CheckpointSpec(Frozen):
+    """When the state is saved, and how much of it is kept. `every_steps` 0: never.
+
+    `keep` are the last so many; `keep_best` keeps the one with the lowest validation loss besides. `replicas` is on
+    how many nodes each file lies.
+    """
+
+    every_steps: int = Field(default=50, ge=0)
+    keep: int = Field(default=3, ge=1)
+    keep_best: bool = True
+    replicas: int = Field(default=1, ge=1)
 
 
 class Participant(Frozen):
@@ -103,6 +147,7 @@ class RunSpec(Frozen):
     """One run of one strategy. `participants` are in rank order.
 
     `balance` weighs the ranks of a node (default 1) when the global batch is shared out; the sum does not change.
+    `init`: the folder, on the controller, of the weights to start from; None draws them from the seed.
     """
 
     strategy: Literal["single", "classicdp", "fsdp", "edp", "syncps", "mp", "diloco"]
@@ -112,7 +157,9 @@ class RunSpec(Frozen):
     schedule: ScheduleSpec
     data: DataSpec
     comm: CommSpec
+    recovery: RecoverySpec = RecoverySpec()
     seed: int
+    checkpoint: CheckpointSpec = Field(default_factory=CheckpointSpec)
     balance: dict[str, float] = Field(default_factory=dict)
     fsdp_stage: int = Field(default=1, ge=0, le=3)
     staleness_bound: int = Field(default=0, ge=0)
@@ -120,3 +167,4 @@ class RunSpec(Frozen):
     use_quantization: bool = False
     syncps_timeout_s: float = Field(default=0.1, gt=0)
     project_name: str
+    init: str | None = None

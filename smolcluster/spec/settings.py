@@ -10,14 +10,16 @@ from pydantic import BaseModel, ValidationError
 
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.spec.clusterfile import CLUSTER_FILES, CommonFile
-from smolcluster.spec.document import Document, read_document
+from smolcluster.spec.document import Document, Tree, read_document
 from smolcluster.spec.layers import Merged, canonical_model, canonical_port, merge
 from smolcluster.spec.modelfile import MODEL_FILES, TrainedModelFile
 from smolcluster.spec.overrides import cut, flag, override
+from smolcluster.spec.pretrained import CONFIG, Pretrained, read_pretrained
 from smolcluster.spec.problems import explain
 from smolcluster.spec.recognise import recognise, wrong_file
 from smolcluster.spec.request import Request
 from smolcluster.spec.shipped import FILE_MODELS, overlays, shipped
+from smolcluster.spec.start import SHAPE
 from smolcluster.spec.validate import known_keys
 
 
@@ -31,6 +33,7 @@ class Settings:
     model_from: Merged
     notes: tuple[str, ...]
     inputs: dict[str, str]
+    start: Pretrained | None = None
 
 
 @dataclass
@@ -67,6 +70,7 @@ def gather(request: Request, inventory: Document | None) -> tuple[Settings | Non
         elif request.cluster_config is None:
             # The file names the machines; of its settings those hold that this strategy has too.
             layers.cluster.append(inventory.only(known_keys(CLUSTER_FILES[request.strategy])))
+    start = _add_start(layers, request)
     _add_flag_files(layers, request)
     _add_flags(layers, request)
     cluster_model, model_model = CLUSTER_FILES[request.strategy], MODEL_FILES[request.model]
@@ -85,6 +89,7 @@ def gather(request: Request, inventory: Document | None) -> tuple[Settings | Non
         model,
         tuple(layers.notes),
         layers.inputs,
+        start,
     )
     return settings, []
 
@@ -105,6 +110,28 @@ def _add_files(layers: _Layers, request: Request) -> None:
             used[name].append(document)
         else:
             layers.problems += _check(document, FILE_MODELS[name])
+
+
+def _add_start(layers: _Layers, request: Request) -> Pretrained | None:
+    """The weights to start from say the model's shape and bring a tokenizer: more than files that every run shares say,
+    less than what was given for this run."""
+    if request.init is None:
+        return None
+    if request.model != "gpt":
+        what = f"weights to start from are a GPT's; this run's model is {request.model}"
+        layers.problems.append(Problem(f"--init {request.init}", 0, "", what, "leave --init or --model away"))
+        return None
+    try:
+        start = read_pretrained(request.init)
+    except ConfigError as error:
+        layers.problems += error.problems
+        return None
+    layers.inputs[str(start.folder / CONFIG)] = start.sha256
+    tree: Tree = {"model": {key: getattr(start.spec, key) for key in SHAPE}}
+    if start.tokenizer:
+        tree["data"] = {"tokenizer": str(start.folder)}
+    layers.model.append(flag("--init", str(request.init), tree))
+    return start
 
 
 def _add_flag_files(layers: _Layers, request: Request) -> None:

@@ -10,15 +10,20 @@ from smolcluster.spec.document import KeyPath
 from smolcluster.spec.layers import Merged
 from smolcluster.spec.modelfile import GPTFile, NNFile, TrainedModelFile
 from smolcluster.spec.owntext import TEXT_SUFFIXES, text_files
+from smolcluster.spec.pretrained import Pretrained
 from smolcluster.spec.problems import did_you_mean, listed
-from smolcluster.spec.run import DataSpec, GPTSpec, ModelSpec, NNSpec, ScheduleSpec, TrainingSpec
+from smolcluster.spec.run import CheckpointSpec, DataSpec, GPTSpec, ModelSpec, NNSpec, ScheduleSpec, TrainingSpec
+from smolcluster.spec.start import started
 
 _TEXTS = ("pydoc", "wikitext2", "snli", "wiki-sample")
 _IMAGES = ("mnist",)
 DATASETS = (*_TEXTS, *_IMAGES)
-# Those that come as tables: a local copy of one is told from a person's own text by its files.
-_TABLES = ("wikitext2", "snli")
+# A local copy of a data set is told from a person's own text by its files: tables, or what its authors published.
 _TABLE_FILES = ("*.arrow", "*.parquet")
+_COPIES = {
+    "wikitext2": (*_TABLE_FILES, "wiki.train.raw", "wiki.train.tokens"),
+    "snli": (*_TABLE_FILES, "snli_1.0_train.jsonl"),
+}
 TOKENS_PER_BATCH = 4096  # the guide's 32 samples of 128 tokens, 16 of 256
 NN_BATCH = 32
 _EPOCHS = {"wikitext2": 30, "snli": 20}
@@ -37,17 +42,20 @@ class Trained:
     training: TrainingSpec
     schedule: ScheduleSpec
     data: DataSpec
+    checkpoint: CheckpointSpec
     project_name: str
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
-def trained(file: TrainedModelFile, origin: Merged) -> Trained:
-    """Resolve the merged model config."""
+def trained(file: TrainedModelFile, origin: Merged, start: Pretrained | None = None) -> Trained:
+    """Resolve the merged model config; `start`: the weights that the model starts from."""
     problems: list[Problem] = []
     notes: list[str] = []
     data = _data(file, origin, problems)
     model = _model(file, origin, data, problems)
+    if start is not None and isinstance(model, GPTSpec):
+        model = started(model, start, origin, problems, notes)
     section = file.training
     clipping = file.gradient_clipping
     clips = clipping.enabled if clipping.enabled is not None else clipping.max_norm is not None
@@ -63,13 +71,14 @@ def trained(file: TrainedModelFile, origin: Merged) -> Trained:
         grad_accumulation=section.grad_accumulation,
         track_gradients=section.track_gradients,
         polyak_alpha=section.polyak_alpha,
+        precision=section.precision,
+        activation_checkpointing=section.activation_checkpointing,
+        compile=section.compile,
     )
     schedule = _schedule(file, origin, problems, notes)
-    if section.track_gradients and isinstance(model, GPTSpec):
-        why = "norms per layer come later; grad_norm, of all parameters, is always in metrics.jsonl"
-        notes.append(origin.note(("training", "track_gradients"), "true", "nothing", why))
     project = file.logging.project_name or f"smolcluster-{model.type}-{data.dataset}"
-    return Trained(model, training, schedule, data, project, problems, notes)
+    checkpoint = CheckpointSpec(**file.checkpoint.model_dump())
+    return Trained(model, training, schedule, data, checkpoint, project, problems, notes)
 
 
 def _schedule(file: TrainedModelFile, origin: Merged, problems: list[Problem], notes: list[str]) -> ScheduleSpec:
@@ -129,9 +138,11 @@ def _vocabulary(tokenizer: str) -> int:
 
 
 def _data(file: TrainedModelFile, origin: Merged, problems: list[Problem]) -> DataSpec:
+    if isinstance(file, NNFile):
+        return _images(file, origin, problems)
     section = file.data
     tokenizer = _tokenizer(section.tokenizer, origin, problems)
-    known = _TEXTS if isinstance(file, GPTFile) else DATASETS
+    known = _TEXTS
     names = {_plain(name): name for name in DATASETS}
     name = names.get(_plain(section.dataset))
     if section.path is not None:
@@ -139,16 +150,22 @@ def _data(file: TrainedModelFile, origin: Merged, problems: list[Problem]) -> Da
         if path is None:
             what = f'there is no file or folder "{section.path}"'
             problems.append(origin.problem(("data", "path"), what, "check the path"))
-        copied = path is not None and name in _TABLES and any(next(path.rglob(kind), None) for kind in _TABLE_FILES)
+        kinds = _COPIES.get(name or "", ())
+        copied = path is not None and any(next(path.rglob(kind), None) for kind in kinds)
         if path is not None and not copied:
             problems += _no_text(path, ("data", "path"), origin)
-        return DataSpec(dataset=name if copied and name else "text", path=str(path), tokenizer=tokenizer)
+        return DataSpec(
+            dataset=name if copied and name else "text",
+            path=str(path),
+            tokenizer=tokenizer,
+            streaming=section.streaming,
+        )
     key: KeyPath = ("data", "dataset")
     if name is not None:
         if name not in known:
             what = f"{name} is images, and a gpt model is trained on text"
             problems.append(origin.problem(key, what, f"write {listed(known)}, or the path of your own text"))
-        return DataSpec(dataset=name, tokenizer=tokenizer)
+        return DataSpec(dataset=name, tokenizer=tokenizer, streaming=section.streaming)
     path = _existing(section.dataset, key, origin)
     if path is None:
         what = f'"{section.dataset}" is neither a data set nor a file or folder that is there'
@@ -157,6 +174,25 @@ def _data(file: TrainedModelFile, origin: Merged, problems: list[Problem]) -> Da
     else:
         problems += _no_text(path, key, origin)
     return DataSpec(dataset="text", path=str(path), tokenizer=tokenizer)
+
+
+def _images(file: NNFile, origin: Merged, problems: list[Problem]) -> DataSpec:
+    """Pictures: mnist, from wherever it is, or the folder that holds it."""
+    section = file.data
+    key: KeyPath = ("data", "path") if section.path is not None else ("data", "dataset")
+    said = section.path if section.path is not None else section.dataset
+    if section.path is None and _plain(said) in _IMAGES:
+        return DataSpec(dataset=_plain(said), tokenizer=section.tokenizer, streaming=section.streaming)
+    path = _existing(said, key, origin)
+    advice = f"write {listed(_IMAGES)}, or the path of a folder with its files"
+    if path is None and _plain(said) in map(_plain, _TEXTS):
+        problems.append(origin.problem(key, f"{said} is text, and an nn model is trained on pictures", advice))
+    elif path is None:
+        what = f'"{said}" is neither a data set nor a folder that is there'
+        problems.append(origin.problem(key, what, did_you_mean(said, _IMAGES, advice)))
+    elif not path.is_dir():
+        problems.append(origin.problem(key, f"{path} is a file, and a folder with MNIST's files is wanted", advice))
+    return DataSpec(dataset="mnist", path=str(path), tokenizer=section.tokenizer)
 
 
 def _no_text(path: Path, key: KeyPath, origin: Merged) -> list[Problem]:

@@ -8,16 +8,16 @@ from __future__ import annotations
 import importlib
 import math
 import pkgutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import nn
 
 from smolcluster.errors import ConfigError, Problem, TrainingError
 from smolcluster.runtime.context import RunContext
-from smolcluster.strategies.slices import Slice
+from smolcluster.runtime.slices import Slice
 
 # A step's work for one rank: its micro-batches (x, y). Gradients are summed over them; no micro-batch is allowed.
 Batch = Sequence[tuple[torch.Tensor, torch.Tensor]]
@@ -27,8 +27,10 @@ Batch = Sequence[tuple[torch.Tensor, torch.Tensor]]
 class StepResult:
     """One step of the whole cluster, the same on every rank but for the times.
 
-    loss: mean over all ranks' tokens, before the update. grad_norm: of the mean gradient, before clipping. comm_s:
-    seconds this rank waited on communication that nothing hid; compute_s: the rest. stop: some rank asked for the end.
+    loss: mean over all ranks' tokens, before the update. grad_norm: of the mean gradient, before clipping; layer_norms:
+    the same by parameter, where they were asked for. comm_s: seconds this rank waited on communication that nothing
+    hid; compute_s: the rest. stop: some rank asked for the end. loss_scale: float16's (scaling.py), None without.
+    skipped: float16 overflowed: nothing was updated, grad_norm is 0.
     """
 
     loss: float
@@ -38,17 +40,24 @@ class StepResult:
     comm_s: float
     stop: bool
     staleness: int = 0
+    layer_norms: Mapping[str, float] | None = None
+    loss_scale: float | None = None
+    skipped: bool = False
 
 
 @dataclass(frozen=True)
 class LossSum:
-    """A sum of losses over `tokens` tokens: what can be added up over batches and ranks."""
+    """A sum of losses over `tokens` elements of y: what can be added up over batches and ranks.
+
+    right: how many of them a model that tells classes told right; 0 of another model, and while training.
+    """
 
     loss: float
     tokens: int
+    right: int = 0
 
     def __add__(self, other: LossSum) -> LossSum:
-        return LossSum(self.loss + other.loss, self.tokens + other.tokens)
+        return LossSum(self.loss + other.loss, self.tokens + other.tokens, self.right + other.right)
 
 
 class NotFiniteError(TrainingError):
@@ -63,11 +72,21 @@ class Model(Protocol):
     """What a strategy needs of a model besides being an nn.Module: the mean loss of a batch, a scalar with a graph.
 
     It may also have `shard_units() -> Sequence[ShardUnit]` (models/units.py): the stretches of its forward pass whose
-    parameters fsdp stage 3 gathers one after the other. Without it the whole model is one unit.
+    parameters fsdp stage 3 gathers one after the other. Without it the whole model is one unit. And a model that tells
+    classes has `graded(x, y) -> (mean loss, how many were told right)`, from which its accuracy comes.
     """
 
     def loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """The mean over the elements of y."""
+        ...
+
+
+@runtime_checkable
+class TellsClasses(Protocol):
+    """A model whose answers are right or wrong."""
+
+    def graded(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The mean loss over the elements of y, and how many of them were told right; two scalars."""
         ...
 
 
@@ -81,6 +100,10 @@ class Strategy(Protocol):
 
     def train_step(self, batch: Batch, lr: float, stop: bool = False) -> StepResult:
         """Take this rank's share of a step. NotFiniteError before anything was updated; PeerError if a rank is gone."""
+        ...
+
+    def ask_layer_norms(self) -> None:
+        """Have the next step measure `layer_norms` too. All ranks must call it before the same step."""
         ...
 
     def eval_loss(self, x: torch.Tensor, y: torch.Tensor) -> LossSum:
@@ -99,6 +122,10 @@ class Strategy(Protocol):
         """What this rank owns of parameters and optimizer: over all ranks every element exactly once."""
         ...
 
+    def held_slices(self) -> Iterator[Slice]:
+        """What lies on this rank, owned or not: all that load_slices has to be given."""
+        ...
+
     def load_slices(self, slices: Iterable[Slice]) -> None:
         """Take all that this rank holds from slices of any cut. ValueError if something is missing."""
         ...
@@ -110,13 +137,17 @@ class Strategy(Protocol):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What all ranks conclude from one small exchange: the step's loss, and the factor for the summed gradients."""
+    """What all ranks conclude from one small exchange: the step's loss, and the factor for the summed gradients.
+
+    skip: float16 overflowed somewhere, so nothing is updated; loss is then not finite if a rank's was not.
+    """
 
     loss: float
     tokens: int
     grad_norm: float
     scale: float
     stop: bool
+    skip: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,25 +164,33 @@ class Tally:
         return [self.loss_sum, float(self.tokens), float(self.stop), self.squares]
 
 
-def judge(rows: list[list[float]], max_norm: float | None) -> Verdict:
+def judge(rows: list[list[float]], max_norm: float | None, loss_scale: float = 1.0, skippable: bool = False) -> Verdict:
     """Make the same decision from the same rows on every rank: pure, in float64, in rank order.
 
-    The gradients are sums of loss times tokens; `scale` makes them the mean over all tokens, clipped to `max_norm`.
+    The gradients are sums of loss times tokens times `loss_scale`; `scale` makes them the mean over all tokens, clipped
+    to `max_norm`. What is not finite is NotFiniteError, or where it is `skippable` a step that is left out.
     """
+    tokens = sum(int(row[1]) for row in rows)
+    if tokens == 0:
+        raise ValueError("no rank had a sample in this step")
+    stop = any(row[2] for row in rows)
+    if skippable and not all(math.isfinite(row[0]) and math.isfinite(row[3]) for row in rows):
+        return Verdict(sum(row[0] for row in rows) / tokens, tokens, 0.0, 0.0, stop, skip=True)
+    _refuse_what_is_not_finite(rows)
+    norm = math.sqrt(math.fsum(row[3] for row in rows)) / loss_scale / tokens
+    # 1e-6 as in torch.nn.utils.clip_grad_norm_, whose numbers people know.
+    clip = 1.0 if max_norm is None else min(1.0, max_norm / (norm + 1e-6))
+    loss = math.fsum(row[0] for row in rows) / tokens
+    return Verdict(loss, tokens, norm, clip / tokens / loss_scale, stop)
+
+
+def _refuse_what_is_not_finite(rows: list[list[float]]) -> None:
     advice = "lower training.learning_rate, lengthen lr_schedule.warmup_iters or set training.grad_clip_norm"
     for rank, row in enumerate(rows):
         if not math.isfinite(row[0]):
             raise NotFiniteError(f"the loss of rank {rank} is not finite: {advice}", rank)
     if not all(math.isfinite(row[3]) for row in rows):  # summed over ranks already: nobody knows whose it was
         raise NotFiniteError(f"the gradient is not finite, though every rank's loss is: {advice}", None)
-    tokens = sum(int(row[1]) for row in rows)
-    if tokens == 0:
-        raise ValueError("no rank had a sample in this step")
-    norm = math.sqrt(math.fsum(row[3] for row in rows)) / tokens
-    # 1e-6 as in torch.nn.utils.clip_grad_norm_, whose numbers people know.
-    clip = 1.0 if max_norm is None else min(1.0, max_norm / (norm + 1e-6))
-    loss = math.fsum(row[0] for row in rows) / tokens
-    return Verdict(loss, tokens, norm, clip / tokens, any(row[2] for row in rows))
 
 
 def build_strategy(context: RunContext, model: nn.Module) -> Strategy:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import nn
 
 from smolcluster.runtime.context import RunContext
-from smolcluster.strategies.base import Batch, StepResult, Strategy, Tally, judge
+from smolcluster.strategies.base import Batch, StepResult, Strategy
 from smolcluster.strategies.replica import Replica
 
 
@@ -23,11 +23,9 @@ class ClassicDP(Replica):
     def train_step(self, batch: Batch, lr: float, stop: bool = False) -> StepResult:
         """Take this rank's share of a step."""
         local = self.backward(batch)  # the buckets have been summed over ranks when it returns
-        # Each rank measures 1/N of the gradient, and all add up the same N numbers: the norm, and with it the decision
-        # to clip, is the same to the bit even between devices that round differently.
-        tally = Tally(local.loss, local.tokens, stop, self.squares(self.shard_gradients()))
-        verdict = judge(self.exchange(tally.row()), self.max_norm)
-        self.adamw.step(0, lr, verdict.scale)
+        verdict = self.agree(local, stop, self.shard_gradients())
+        if not verdict.skip:
+            self.adamw.step(0, lr, verdict.scale)
         return self.result(verdict)
 
 

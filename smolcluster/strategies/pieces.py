@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from smolcluster.runtime.slices import Box, Slice, boxes_of
 from smolcluster.strategies.flat import Layout
-from smolcluster.strategies.slices import Box, Slice, boxes_of
 
 Range = tuple[int, int]
 

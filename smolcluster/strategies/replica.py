@@ -16,7 +16,6 @@ from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.device import Pending
 from smolcluster.strategies.base import Batch, LossSum, StepResult, Verdict
 from smolcluster.strategies.flat import Bucket, FlatParameters, trainable
-from smolcluster.strategies.lookups import lookups_of
 from smolcluster.strategies.pieces import Piece, Range
 from smolcluster.strategies.stream import GradientStream
 from smolcluster.strategies.synchronous import Synchronous
@@ -41,7 +40,6 @@ class Replica(Synchronous):
 
     def __init__(self, context: RunContext, model: nn.Module) -> None:
         super().__init__(context, model)
-        self.lookups = lookups_of(context, model, self.collectives)
         first = self.lookups.name if self.lookups else None
         self.flat = self.layout = FlatParameters(model, context.world_size, bucket_bytes_of(model), first)
         self._names = [context.node_of(rank) for rank in range(context.world_size)]
@@ -105,11 +103,6 @@ class Replica(Synchronous):
         self.add_lookups()
         return local
 
-    def add_lookups(self) -> None:
-        """Add the gradients that came apart from the others to the sums of those, where this rank updates."""
-        if self.lookups is not None:
-            self.lookups.add_all(self.layout, self.grads)
-
     def shard_gradients(self) -> list[torch.Tensor]:
         """This rank's even share of every bucket of the whole gradients."""
         return [self.flat.shard(self.whole_grads, bucket, self.rank) for bucket in self.flat.buckets]
@@ -156,8 +149,7 @@ class Replica(Synchronous):
     def close(self) -> None:
         """Take the hooks off the model; its parameters stay where they are."""
         self.stream.close()
-        if self.lookups is not None:
-            self.lookups.close()
+        super().close()
 
 
 def bucket_bytes_of(model: nn.Module) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from smolcluster.runtime.context import RunContext
-from smolcluster.strategies.base import Batch, StepResult, Strategy, Tally, judge
+from smolcluster.strategies.base import Batch, StepResult, Strategy
 from smolcluster.strategies.replica import Replica
 
 
@@ -19,9 +19,9 @@ class Single(Replica):
     def train_step(self, batch: Batch, lr: float, stop: bool = False) -> StepResult:
         """Take one step on the batch."""
         local = self.backward(batch)
-        tally = Tally(local.loss, local.tokens, stop, self.squares([self.whole_grads]))
-        verdict = judge([tally.row()], self.max_norm)
-        self.adamw.step(0, lr, verdict.scale)
+        verdict = self.agree(local, stop, [self.whole_grads])
+        if not verdict.skip:
+            self.adamw.step(0, lr, verdict.scale)
         return self.result(verdict)
 
 

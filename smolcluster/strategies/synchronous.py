@@ -5,6 +5,7 @@ Where parameters, gradients and moments lie is the strategies' own affair; they 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
@@ -14,11 +15,26 @@ from torch import nn
 
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.device import Collectives
+from smolcluster.runtime.precision import autocast
+from smolcluster.runtime.slices import Slice, fill
+from smolcluster.spec.run import GPTSpec
 from smolcluster.strategies.adamw import FlatAdamW
-from smolcluster.strategies.base import Batch, LossSum, Model, StepResult, Verdict
+from smolcluster.strategies.base import (
+    Batch,
+    LossSum,
+    Model,
+    NotFiniteError,
+    StepResult,
+    Tally,
+    TellsClasses,
+    Verdict,
+    judge,
+)
 from smolcluster.strategies.flat import Layout
+from smolcluster.strategies.layernorms import LayerNorms
+from smolcluster.strategies.lookups import lookups_of
 from smolcluster.strategies.pieces import Piece, Range, slices_of, whole_slices
-from smolcluster.strategies.slices import Slice, fill
+from smolcluster.strategies.scaling import LossScale
 
 
 class Synchronous:
@@ -32,10 +48,15 @@ class Synchronous:
         self.rank = context.rank
         self.max_norm = context.run.training.grad_clip_norm
         self.collectives = Collectives(context.rank, context.world_size, context.device)
+        self.lookups = lookups_of(context, model, self.collectives)
         self._weight_decay = context.run.training.weight_decay
         self._device = context.device
+        self._precision = context.run.training.precision
+        self.loss_scale = LossScale(self._precision == "fp16", tokens_of_a_step(context))
+        self._last_loss: float | None = None
         self._began = 0.0
         self._blocked_before_s = 0.0
+        self._layer_norms = LayerNorms()
 
     def hold(self, layout: Layout, params: Sequence[Piece], updates: Sequence[Piece], grads: Sequence[Piece]) -> None:
         """Say what lies here: the parameters, those of them that this rank updates, and the gradients it does it with.
@@ -79,11 +100,21 @@ class Synchronous:
     def differentiate(self, x: torch.Tensor, y: torch.Tensor) -> LossSum:
         """Forward and backward of a micro-batch."""
         loss = self.summed_loss(x, y)
-        torch.autograd.backward([loss])
+        torch.autograd.backward([self.loss_scale.scaled(loss)])
         return LossSum(loss.item(), y.numel())
 
+    def add_lookups(self) -> None:
+        """Add the gradients that came apart from the others to the sums of those, where this rank updates."""
+        if self.lookups is not None:
+            self.lookups.add_all(self.layout, self.grads)
+
+    def ask_layer_norms(self) -> None:
+        """Have the next step measure the gradient's norm by parameter."""
+        self._layer_norms.ask()
+
     def squares(self, gradients: Iterable[torch.Tensor]) -> float:
-        """The sum of squares of these gradients."""
+        """The sum of squares of these gradients, this rank's share of the whole: they are summed over ranks now."""
+        self._layer_norms.measure(self.layout, self.grads, self.my_shards())
         norms = [float(torch.linalg.vector_norm(gradient)) for gradient in gradients]
         return sum(norm * norm for norm in norms)
 
@@ -91,11 +122,31 @@ class Synchronous:
         """Every rank's few numbers in rank order, the same bits everywhere."""
         return self.collectives.exchange(values)
 
+    def agree(self, local: LossSum, stop: bool, gradients: Iterable[torch.Tensor]) -> Verdict:
+        """What all ranks conclude from this step; `gradients` is this rank's even share of the summed ones."""
+        # Each rank measures 1/N of the gradient, and all add up the same N numbers: the norm, and with it the decision
+        # to clip, is the same to the bit even between devices that round differently.
+        tally = Tally(local.loss, local.tokens, stop, self.squares(gradients))
+        scale = self.loss_scale
+        return judge(self.exchange(tally.row()), self.max_norm, scale.factor, scale.skippable)
+
     def result(self, verdict: Verdict) -> StepResult:
         """Close the account of a step."""
+        # With all ranks' gradients multiplied by the scale, so are their norms; those of a step left out mean nothing.
+        norms = self._layer_norms.agree(verdict.tokens * self.loss_scale.factor, self.exchange)
         comm_s = self.collectives.blocked_s - self._blocked_before_s
         compute_s = time.perf_counter() - self._began - comm_s
-        return StepResult(verdict.loss, verdict.tokens, verdict.grad_norm, compute_s, comm_s, verdict.stop)
+        used = self.loss_scale.value if self.loss_scale.used else None
+        self.loss_scale.take(verdict.skip)
+        if math.isfinite(verdict.loss):
+            self._last_loss = verdict.loss
+        elif self._last_loss is None:
+            what = "no loss has been finite yet: float16 overflows in the forward pass, which no scale mends"
+            raise NotFiniteError(f"{what}; use training.precision: bf16 or fp32", None)
+        return StepResult(
+            self._last_loss, verdict.tokens, verdict.grad_norm, compute_s, comm_s, verdict.stop,
+            layer_norms=None if verdict.skip else norms, loss_scale=used, skipped=verdict.skip,
+        )  # fmt: skip
 
     # -- beside the step ------------------------------------------------------------------------------------------
 
@@ -106,9 +157,9 @@ class Synchronous:
         was_training = self.model.training
         self.model.eval()
         with torch.no_grad():
-            loss = self._loss(x, y).item()
+            loss, right = self._graded(x, y)
         self.model.train(was_training)
-        return LossSum(loss * y.numel(), y.numel())
+        return LossSum(loss * y.numel(), y.numel(), right)
 
     def named_slices(self) -> Iterator[Slice]:
         """What this rank owns: its even share of every bucket, parameters and optimizer state; rank 0 also the rest."""
@@ -116,9 +167,14 @@ class Synchronous:
         if self.rank == 0:
             yield from self._whole_slices(pieces=1)
 
+    def held_slices(self) -> Iterator[Slice]:
+        """All parameters and moments that lie here: what load_slices fills."""
+        yield from self._cut_slices(None)
+        yield from self._whole_slices(pieces=len(self.updates))
+
     def load_slices(self, slices: Iterable[Slice]) -> None:
         """Take all parameters and moments that lie here from slices of any cut."""
-        fill([*self._cut_slices(None), *self._whole_slices(pieces=len(self.updates))], slices)
+        fill(self.held_slices(), slices)
 
     def state_bytes(self) -> dict[str, int]:
         """Bytes of model state this rank holds between steps: parameters, gradients, optimizer (moments)."""
@@ -129,12 +185,26 @@ class Synchronous:
         }
         return {what: sum(tensor.nbytes for tensor in tensors) for what, tensors in held.items()}
 
+    def close(self) -> None:
+        """Let go of the model."""
+        if self.lookups is not None:
+            self.lookups.close()
+
     def gradient_memory(self) -> list[torch.Tensor]:
         """The buffers that hold gradients between steps."""
         raise NotImplementedError
 
     def _loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return cast(Model, self.model).loss(x.to(self._device), y.to(self._device))
+        with autocast(self._precision, self._device):
+            return cast(Model, self.model).loss(x.to(self._device), y.to(self._device))
+
+    def _graded(self, x: torch.Tensor, y: torch.Tensor) -> tuple[float, int]:
+        """The mean loss, and how many of a model's classes were right: 0 of a model that tells none."""
+        if not isinstance(self.model, TellsClasses):
+            return self._loss(x, y).item(), 0
+        with autocast(self._precision, self._device):
+            loss, right = self.model.graded(x.to(self._device), y.to(self._device))
+        return loss.item(), int(right.item())
 
     def _cut_slices(self, within: list[Range] | None) -> Iterator[Slice]:
         yield from slices_of(self.layout, "{}", self.params, within)
@@ -143,7 +213,14 @@ class Synchronous:
             yield from slices_of(self.layout, "optim.{}." + name, pieces, within)
 
     def _whole_slices(self, pieces: int) -> Iterator[Slice]:
-        """What is not cut: tensors that are not trained, and the optimizer's count of steps, once for every piece."""
+        """What is not cut: what is not trained, the loss's scale, the optimizer's steps, once for every piece."""
         yield from whole_slices(self.untrained())
+        yield from whole_slices(self.loss_scale.state())
         for count in self.adamw.steps[:pieces]:
             yield from whole_slices({"optim.step": count})
+
+
+def tokens_of_a_step(context: RunContext) -> int:
+    """Targets of a whole step, over all ranks, as the plan has them."""
+    model = context.run.model
+    return context.plan.global_batch * (model.max_seq_len if isinstance(model, GPTSpec) else 1)

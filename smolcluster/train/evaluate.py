@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
-from smolcluster.data import TokenFolder
+from smolcluster.data import Samples
 from smolcluster.runtime.context import RunContext
-from smolcluster.strategies.base import Strategy
+from smolcluster.strategies.base import LossSum, Strategy
 
 
-def evaluate(context: RunContext, strategy: Strategy, data: TokenFolder, stop: Callable[[], bool]) -> float | None:
-    """The mean loss over all tokens of the validation split, the same number on every rank.
+@dataclass(frozen=True)
+class Score:
+    """How well the validation split was done. accuracy: the share told right, None of a model that tells no classes."""
+
+    loss: float
+    accuracy: float | None
+
+
+def evaluate(context: RunContext, strategy: Strategy, data: Samples, stop: Callable[[], bool]) -> Score | None:
+    """The mean loss over all tokens (pictures) of the validation split, the same number on every rank.
 
     The same for every world size up to rounding: no sample is left out or counted twice. None if somebody asked to stop
     meanwhile, which all ranks learn here.
@@ -23,20 +32,24 @@ def evaluate(context: RunContext, strategy: Strategy, data: TokenFolder, stop: C
     batches = _batches(context, count, context.rank)
     if strategy.evaluates_together:  # as many for everybody, the last ones of some ranks empty
         batches = max(_batches(context, count, rank) for rank in range(context.world_size))
-    loss_sum, tokens, stopping = 0.0, 0, False
+    total, stopping = LossSum(0.0, 0), False
     for number in range(batches):
         stopping = stop()
         if strategy.evaluates_together:
             stopping = any(row[0] for row in strategy.exchange([float(stopping)]))
         if stopping:
             break
-        part = strategy.eval_loss(*data.batch("val", mine[number * size : (number + 1) * size]))
-        loss_sum += part.loss
-        tokens += part.tokens
-    rows = strategy.exchange([loss_sum, float(tokens), float(stopping)])
+        total += strategy.eval_loss(*data.batch("val", mine[number * size : (number + 1) * size]))
+    # Counts stay whole numbers: a float64 carries them exactly.
+    rows = strategy.exchange([total.loss, float(total.tokens), float(stopping), float(total.right)])
     if any(row[2] for row in rows):
         return None
-    return math.fsum(row[0] for row in rows) / math.fsum(row[1] for row in rows)
+    elements = math.fsum(row[1] for row in rows)
+    classes = data.meta.kind == "images"
+    return Score(
+        loss=math.fsum(row[0] for row in rows) / elements,
+        accuracy=math.fsum(row[3] for row in rows) / elements if classes else None,
+    )
 
 
 def _share(context: RunContext, count: int, rank: int) -> tuple[int, int]:

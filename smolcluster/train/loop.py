@@ -5,34 +5,23 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from smolcluster.data import TokenFolder, step_indices, steps_per_epoch
+from smolcluster.data import Samples, step_indices, steps_per_epoch
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.metrics import MetricsWriter
-from smolcluster.runtime.runfolder import LinkRecord, StepRecord
+from smolcluster.runtime.runfolder import GradientRecord, LinkRecord, StepRecord
 from smolcluster.runtime.schedule import learning_rate
+from smolcluster.runtime.scores import validation_text
 from smolcluster.runtime.seeding import seed_step
 from smolcluster.strategies.base import Batch, StepResult, Strategy
+from smolcluster.train.account import Account
 from smolcluster.train.evaluate import evaluate
+from smolcluster.train.keeping import Keeper
+from smolcluster.train.prefetch import Prefetch
 
 log = logging.getLogger(__name__)
 
 PROGRESS_EVERY_S = 2.0
-
-
-@dataclass
-class Account:
-    """What a rank did: of the cluster the losses, of itself the tokens. Filled as the loop goes, always right."""
-
-    steps: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    loss_first: float | None = None
-    loss_last: float | None = None
-    val_loss_first: float | None = None
-    val_loss: float | None = None
-    stopped: bool = False
 
 
 class Loop:
@@ -42,12 +31,14 @@ class Loop:
         self,
         context: RunContext,
         strategy: Strategy,
-        data: TokenFolder,
+        data: Samples,
         metrics: MetricsWriter,
         account: Account,
         stop: Callable[[], bool],
+        keeper: Keeper | None = None,
     ) -> None:
         self.account = account
+        self._keeper = keeper
         self._context = context
         self._strategy = strategy
         self._data = data
@@ -59,8 +50,11 @@ class Loop:
         self.total_steps = self._training.max_steps or self._training.epochs * steps_per_epoch(
             data.sample_count("train"), self._batch
         )
+        self._ahead = Prefetch(self._batch_of, self.total_steps)
         self._began = time.monotonic()
         self._said = 0.0
+        self._first_step = account.steps
+        self._measured: int | None = None  # the step of account.val_loss
 
     def run(self) -> None:
         """Train to the end, or to the step at which somebody's wish to stop is known to all.
@@ -68,26 +62,47 @@ class Loop:
         NotFiniteError or PeerError end it early; `account` then holds what was done until there.
         """
         self._began = time.monotonic()
+        before_s = self.account.seconds
         try:
-            self._evaluate()
-            self.account.val_loss_first = self.account.val_loss
+            if self.account.val_loss is None:  # a resumed run knows it
+                self._evaluate()
+                self.account.val_loss_first = self.account.val_loss
             while self.account.steps < self.total_steps and not self.account.stopped:
                 self._step(self.account.steps + 1)
+                self.account.seconds = before_s + time.monotonic() - self._began
+                self._keep()
+            if self._keeper is not None:
+                self._keeper.finish()
         finally:
-            self.account.seconds = time.monotonic() - self._began
+            self._ahead.close()
+            self.account.seconds = before_s + time.monotonic() - self._began
+
+    def _keep(self) -> None:
+        """Save the state, if it is time to."""
+        ended = self.account.stopped or self.account.steps == self.total_steps
+        if self._keeper is not None and self._keeper.due(self.account.steps, ended):
+            measured = self._measured == self.account.steps
+            self._keeper.save(self.account, self.total_steps, self._epoch(self.account.steps), measured)
+
+    def _epoch(self, steps: int) -> int:
+        return steps // steps_per_epoch(self._data.sample_count("train"), self._batch)
 
     def _step(self, step: int) -> None:
         began = time.perf_counter()
         before = self._context.wires.counters()
         lr = learning_rate(step, self.total_steps, self._training.learning_rate, self._context.run.schedule)
         seed_step(self._context.run.seed, step, self._context.rank)
-        batch = self._batch_of(step)
+        asked = time.perf_counter()
+        batch = self._ahead.take(step)
+        waited = time.perf_counter() - asked
+        due = step % self._training.eval_steps == 0 or step == self.total_steps
+        if due and self._training.track_gradients:
+            self._strategy.ask_layer_norms()
         result = self._strategy.train_step(batch, lr, self._stop())
         seconds = time.perf_counter() - began
         after = self._context.wires.counters()
         tokens = sum(y.numel() for _, y in batch)
         self._take(step, result, tokens)
-        due = step % self._training.eval_steps == 0 or step == self.total_steps
         fresh = self._evaluate() if due and not self.account.stopped else False
         self._metrics.write(
             StepRecord(
@@ -105,9 +120,16 @@ class Loop:
                 bytes_in=after.bytes_in - before.bytes_in,
                 staleness=result.staleness,
                 val_loss=self.account.val_loss if fresh else None,
+                loss_scale=result.loss_scale,
+                skipped=result.skipped or None,
+                val_accuracy=self.account.val_accuracy if fresh else None,
+                data_s=waited,
+                counts=self._data.counts,
                 total_steps=self.total_steps,
             )
         )
+        if result.layer_norms is not None and self._context.rank == 0:  # they are the same on every rank
+            self._metrics.write(GradientRecord(step=step, time=time.time(), norms=dict(result.layer_norms)))
         self._look_at_links(step)
         self._say(step, result.loss, tokens / seconds, fresh)
 
@@ -131,11 +153,12 @@ class Loop:
 
     def _evaluate(self) -> bool:
         """Measure the validation loss. False if a wish to stop, now known to all, came between."""
-        loss = evaluate(self._context, self._strategy, self._data, self._stop)
-        if loss is None:
+        score = evaluate(self._context, self._strategy, self._data, self._stop)
+        if score is None:
             self.account.stopped = self.account.steps < self.total_steps
             return False
-        self.account.val_loss = loss
+        self.account.val_loss, self.account.val_accuracy = score.loss, score.accuracy
+        self._measured = self.account.steps
         return True
 
     def _look_at_links(self, step: int) -> None:
@@ -155,11 +178,12 @@ class Loop:
 
     def _say(self, step: int, loss: float, tokens_per_s: float, fresh: bool) -> None:
         now = time.monotonic()
-        if not (fresh or step in (1, self.total_steps) or now - self._said >= PROGRESS_EVERY_S):
+        if not (fresh or step in (self._first_step + 1, self.total_steps) or now - self._said >= PROGRESS_EVERY_S):
             return
         self._said = now
-        left_s = (now - self._began) / step * (self.total_steps - step)
-        validation = f"  val_loss {self.account.val_loss:.4f}" if fresh else ""
+        left_s = (now - self._began) / (step - self._first_step) * (self.total_steps - step)
+        validation = f"  {validation_text(self.account.val_loss, self.account.val_accuracy)}" if fresh else ""
         eta = f"{int(left_s // 60)}:{int(left_s % 60):02d}"
         total = self.total_steps
-        log.info("step %d/%d  loss %.4f%s  %.0f tokens/s  ETA %s", step, total, loss, validation, tokens_per_s, eta)
+        speed = f"{tokens_per_s:.0f} {self._data.counts}/s"
+        log.info("step %d/%d  loss %.4f%s  %s  ETA %s", step, total, loss, validation, speed, eta)

@@ -5,13 +5,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from smolcluster.data import TokenFolder
+from torch import nn
+
+from smolcluster.data import ImageMeta, open_samples
+from smolcluster.errors import ConfigError, Problem
 from smolcluster.models import GPT, build_model
-from smolcluster.models.hf import save_pretrained
+from smolcluster.models.classifier import Scaling, save_classifier
+from smolcluster.models.compiled import require_compiler
+from smolcluster.models.hf import load_weights, save_pretrained
+from smolcluster.models.nn import SimpleNN
 from smolcluster.runtime.context import RunContext
-from smolcluster.runtime.metrics import MetricsWriter
+from smolcluster.runtime.generation import note_step
+from smolcluster.runtime.metrics import MetricsWriter, cut_after
+from smolcluster.runtime.precision import require_precision
 from smolcluster.strategies.base import build_strategy
-from smolcluster.train.loop import Account, Loop
+from smolcluster.train.account import Account
+from smolcluster.train.keeping import Keeper, resume
+from smolcluster.train.loop import Loop
 
 log = logging.getLogger(__name__)
 
@@ -21,16 +31,59 @@ def train_rank(context: RunContext, account: Account, stop: Callable[[], bool]) 
 
     Errors of the tree in errors.py, or torch's wrapping of a PeerError.
     """
-    data = TokenFolder.open(context.data_dir)
+    data = open_samples(context.data_dir)
     data.require(context.plan.global_batch)
-    model = build_model(context.run.model, data.meta.vocab_size, seed=context.run.seed).to(context.device)
+    # Weights to start from have a vocabulary of their own, which may be longer than the tokenizer's.
+    vocabulary = None if context.run.init else data.vocab_size
+    model = build_model(context.run.model, vocabulary, seed=context.run.seed).to(context.device)
     model.train()
+    _prepare(context, model)
     strategy = build_strategy(context, model)
     log.info("rank %d of %d on %s: %s", context.rank, context.world_size, context.device, context.run.strategy)
-    with MetricsWriter(context.folder.metrics(context.me.node, context.rank)) as metrics:
-        Loop(context, strategy, data, metrics, account, stop).run()
+    if not resume(context, strategy, account):
+        _require_given_weights(context)
+    note_step(context.folder, context.me.node, context.seat, account.steps)
+    metrics_file = context.folder.metrics(context.me.node, context.seat)
+    cut_after(metrics_file, account.steps)
+    keeper = Keeper(context, strategy)
+    with MetricsWriter(metrics_file) as metrics:
+        try:
+            Loop(context, strategy, data, metrics, account, stop, keeper).run()
+        except BaseException:
+            keeper.abandon()
+            raise
     tensors = strategy.export()
-    strategy.close()
     if tensors is not None and isinstance(model, GPT):
         save_pretrained(model, context.data_dir / "tokenizer.json", context.folder.model, tensors)
+    if tensors is not None and isinstance(model, SimpleNN) and isinstance(data.meta, ImageMeta):
+        save_classifier(model.spec, Scaling(data.meta.mean, data.meta.std), context.folder.model, tensors)
+    if tensors is not None:
         log.info("model written to %s", context.folder.model)
+    # Nobody is done before the model is there: if a rank dies here all begin again, and must be there for that. Twice,
+    # for a rank's number is under way while it waits: the first says that the model is there, the second that it heard.
+    strategy.exchange([0.0])
+    strategy.exchange([0.0])
+    strategy.close()
+
+
+def _prepare(context: RunContext, model: nn.Module) -> None:
+    """Make the model compute as the run wants it. ConfigError where this machine cannot."""
+    training, node = context.run.training, context.me.node
+    require_precision(training.precision, context.device, node)
+    if not isinstance(model, GPT):
+        return
+    if context.init_dir is not None and context.rank == 0:  # the others get rank 0's
+        load_weights(context.init_dir, model)
+        log.info("starts from the weights in %s", context.init_dir)
+    if training.activation_checkpointing:
+        model.checkpoint_blocks()
+    if training.compile:
+        require_compiler(context.device, node)
+        model.compile_blocks()
+
+
+def _require_given_weights(context: RunContext) -> None:
+    """ConfigError where the run starts from given weights that are not here: an elastic run's new rank 0."""
+    if context.run.init is not None and context.init_dir is None and context.rank == 0:
+        what = f"{context.me.node} was given no weights to start from, and there is no checkpoint yet"
+        raise ConfigError([Problem("", 0, "init_dir", what, "start the run again from the controller")])

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from ansible_lab import LONG, SHORT, TINY, Cluster, Outcome, Playing, gone_within
 
+from tests.data.idx_files import write_idx
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
@@ -169,7 +171,7 @@ def begin(local: Cluster, playing: list[Playing], *variables: str) -> tuple[Play
 
 
 def test_a_killed_rank_ends_the_run_everywhere_and_is_named(local: Cluster, playing: list[Playing]) -> None:
-    run, run_id = begin(local, playing)
+    run, run_id = begin(local, playing, "max_restarts=0")
     (victim,) = [each for each in local.processes() if "--rank" in each.cmdline() and each.cmdline()[-1] == "1"]
     victim.kill()
     outcome = run.end()
@@ -219,3 +221,18 @@ def test_runs_latest_where_there_are_no_links(local: Cluster) -> None:
     (local.runs / "latest").unlink()
     (local.runs / "latest").write_text("mine\n")
     assert local.play("collect").code == 0
+
+
+def test_simplenn_on_pictures(local: Cluster) -> None:
+    pictures = write_idx(local.folder / "pictures")
+    outcome = local.play(
+        "train", "strategy=classicdp", "model=nn", f"dataset={pictures}", override=("num_epochs=1", "batch_size=20")
+    )
+    assert outcome.code == 0, outcome.text
+    told = summary(local, outcome.run_id)
+    assert (told["status"], told["steps"], told["counts"]) == ("completed", 5, "samples")
+    assert "SimpleNN 784-128-10" in outcome.text
+    assert "samples/s" in outcome.text
+    assert f"{100 * float(str(told['val_accuracy'])):.2f} % of the validation samples" in outcome.text
+    assert "tokenizer" not in outcome.text
+    assert "try it" not in outcome.text

@@ -8,8 +8,14 @@ import sys
 import threading
 
 import pytest
+import torch
 from ansible_lab import LONG, SHORT, Cluster, Playing, gone_within
 from ansible_sshd import Machines
+
+from smolcluster.data.tokenizer import train_bpe
+from smolcluster.models import build_model
+from smolcluster.models.hf import load_pretrained, save_pretrained
+from smolcluster.spec.run import GPTSpec
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 NODES = ("node1", "node2", "node3")
@@ -75,8 +81,8 @@ def test_a_node_without_smolcluster_is_named(remote: Cluster) -> None:
     assert not remote.runs.exists()
 
 
-def begin(remote: Cluster, playing: list[Playing]) -> tuple[Playing, str]:
-    run = remote.begin("train", override=LONG)
+def begin(remote: Cluster, playing: list[Playing], *variables: str) -> tuple[Playing, str]:
+    run = remote.begin("train", *variables, override=LONG)
     playing.append(run)
     run_id = run.until(r"^Run (\S+)$")[1]
     for node in NODES:
@@ -85,7 +91,7 @@ def begin(remote: Cluster, playing: list[Playing]) -> tuple[Playing, str]:
 
 
 def test_a_rank_killed_on_another_machine(remote: Cluster, playing: list[Playing]) -> None:
-    run, run_id = begin(remote, playing)
+    run, run_id = begin(remote, playing, "max_restarts=0")
     (victim,) = [each for each in remote.processes() if "--rank" in each.cmdline() and each.cmdline()[-1] == "2"]
     victim.kill()
     outcome = run.end()
@@ -138,3 +144,23 @@ def test_a_run_without_a_controller_over_ssh(remote: Cluster) -> None:
     collected = remote.play("collect")
     assert collected.code == 0, collected.text
     assert json.loads((remote.runs / begun.run_id / "summary.json").read_text())["status"] == "stopped"
+
+
+def test_weights_to_start_from_go_to_rank_0_s_node_alone(remote: Cluster, machines: Machines) -> None:
+    spec = GPTSpec(
+        model_dim=32, num_layers=1, num_heads=2, ff_dim=64, dropout=0, max_seq_len=64, vocab_size=310
+    )  # fmt: skip
+    given = build_model(spec, seed=9)
+    model = remote.folder / "given"
+    train_bpe(["a text of few words"], 300).tokenizer.save(str(remote.folder / "tokenizer.json"))
+    save_pretrained(given, remote.folder / "tokenizer.json", model)
+    still = (*SHORT, "training.learning_rate=1e-9", "lr_schedule.min_lr=0", "training.weight_decay=0")
+    outcome = remote.play("train", "strategy=fsdp", "nodes=node2,node3", f"init={model}", override=still)
+    assert outcome.code == 0, outcome.text
+    assert f"starts    from {model}" in outcome.text
+    run = remote.runs / outcome.run_id
+    assert "starts from the weights in" in (run / "nodes" / "node2" / "rank-0" / "log.txt").read_text()
+    for mine, theirs in zip(load_pretrained(run / "model").parameters(), given.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=0)
+    data = {node: machines.work(remote.folder, node) / ".data" for node in NODES[1:]}
+    assert {node: len(list(folder.glob("init-*"))) for node, folder in data.items()} == {"node2": 1, "node3": 0}

@@ -21,6 +21,9 @@ from smolcluster.comm.clock import Deadline
 from smolcluster.errors import PeerError, PeerLostError
 from tests.comm.pool import Pool
 
+# Longer than the pool waits for a rank: an error in time is never that of this deadline.
+NEVER_S = 600.0
+
 
 @pytest.fixture
 def fresh() -> Iterator[Pool]:
@@ -68,19 +71,18 @@ def until_it_breaks(fabric: Any, name: str, victim: int, how: str) -> tuple[str,
     ],
 )
 def test_a_killed_rank_is_named_on_every_other(pool: Pool, n: int, name: str, victim: int) -> None:
-    outcomes = pool.outcomes(n, until_it_breaks, name, victim, "kill")
+    outcomes = pool.outcomes(n, until_it_breaks, name, victim, "kill", timeout_s=NEVER_S)
     assert outcomes.pop(victim).error == "died"
     for outcome in outcomes:
-        kind, text, seconds = outcome.value
+        kind, text, _ = outcome.value
         assert kind == "PeerLostError"
         assert text.startswith(f"rank {victim} was lost: ") or text.startswith(f"the connection to rank {victim} broke")
-        assert seconds < 5  # the deadline is 20
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP")
 @pytest.mark.parametrize(("n", "victim"), [(2, 0), (3, 1)])
 def test_a_frozen_rank_is_named_at_the_deadline(fresh: Pool, n: int, victim: int) -> None:
-    with fresh.begun(n, until_it_breaks, "all_reduce", victim, "freeze", timeout_s=3.0, join_s=90.0, operation_s=60.0):
+    with fresh.begun(n, until_it_breaks, "all_reduce", victim, "freeze", timeout_s=3.0, operation_s=NEVER_S):
         outcomes = [fresh.outcome(rank) for rank in range(n) if rank != victim]
         os.kill(fresh.pid(victim), signal.SIGCONT)
         assert fresh.outcome(victim).error == ""  # it wakes, finds the others gone, and ends as well
@@ -88,7 +90,7 @@ def test_a_frozen_rank_is_named_at_the_deadline(fresh: Pool, n: int, victim: int
         kind, text, seconds = outcome.value
         assert kind == "DeadlineError", text
         assert text.startswith(f"rank {victim} ")
-        assert 2.5 < seconds < 8
+        assert seconds > 2.5
 
 
 def think_long(fabric: Any) -> float:

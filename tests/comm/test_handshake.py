@@ -11,7 +11,7 @@ import pytest
 
 from smolcluster.comm.clock import Deadline
 from smolcluster.comm.frame import HEADER_BYTES, Kind, pack, unpack
-from smolcluster.comm.handshake import Hello, Identity, accept_handshake, dial_handshake
+from smolcluster.comm.handshake import Hello, Identity, StaleError, accept_handshake, dial_handshake
 from smolcluster.comm.wire import Wire
 from smolcluster.errors import DeadlineError, HandshakeError, ProtocolError
 from tests.comm.wires import ME, SERVER, socket_pair, together
@@ -41,9 +41,25 @@ def meet(dialler: Identity, acceptor: Identity, peer: int = 0, **options: Any) -
 
 def test_two_of_the_same_run_meet() -> None:
     mine, theirs = meet(ME, SERVER)
-    assert isinstance(mine, Wire)
+    assert isinstance(mine[0], Wire)
+    assert mine[1] == ME.generation
     assert isinstance(theirs[0], Wire)
     assert theirs[1] == HELLO
+
+
+def test_a_joiner_takes_the_generation_it_finds_if_it_is_a_later_one() -> None:
+    mine, theirs = meet(replace(ME, generation=-1, after=2), SERVER)
+    assert mine[1] == SERVER.generation == 3
+    assert theirs[1] == HELLO
+    mine, theirs = meet(replace(ME, generation=-1, after=3), SERVER)
+    assert isinstance(mine, StaleError)
+    assert "generation 3 of the run, where this rank has been in 3" in str(theirs)
+
+
+def test_only_rank_0_is_asked_for_its_generation() -> None:
+    mine, theirs = meet(replace(ME, rank=2, after=0), replace(SERVER, rank=1), peer=1)
+    for error in (mine, theirs):
+        assert "rank 0 has the say in that" in str(error)
 
 
 REFUSALS = {

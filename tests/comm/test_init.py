@@ -100,22 +100,14 @@ def again_and_again(place: Place, path: str) -> list[float]:
             if round_ == 1 and rank == 1:
                 with pytest.raises(PeerError, match="rank 0 did not come within"):
                     dist.init_process_group("smol", store=store, rank=1, world_size=n, timeout=timedelta(seconds=0.5))
-                Path(f"{path}.go").touch()
+                store.set("rank 1 has failed", "")
             if round_ == 1:
-                wait_for(Path(f"{path}.go"))
+                store.wait(["rank 1 has failed"], timedelta(seconds=30))
             dist.init_process_group("smol", store=store, rank=rank, world_size=n)
             low = dist.new_group([0, 1])
             values.append(total() + (total(low) if rank < 2 else 3.0))
             dist.destroy_process_group()
     return values
-
-
-def wait_for(file: Path) -> None:
-    for _ in range(2000):
-        if file.exists():
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"{file} does not come")
 
 
 def test_initialising_again_also_after_a_failure_of_one_rank(pool: Pool, tmp_path: Path) -> None:
@@ -158,18 +150,19 @@ def test_a_rank_that_never_comes_is_named_within_the_timeout(pool: Pool, tmp_pat
 def late(place: Place, path: str) -> str:
     """Rank 1 lives and does not take part."""
     rank, n = place
+    beside = dist.FileStore(f"{path.removeprefix('file://')}.beside", n)
     with variables():
         dist.init_process_group("smol", init_method=path, rank=rank, world_size=n, timeout=timedelta(seconds=1))
         try:
             if rank == 0:
                 total()
             else:
-                wait_for(Path(f"{path.removeprefix('file://')}.done"))
+                beside.wait(["rank 0 has given up"], timedelta(seconds=30))
                 total()
         except PeerError as error:
             return str(error)
         finally:
-            Path(f"{path.removeprefix('file://')}.done").touch()
+            beside.set("rank 0 has given up", "")
             dist.destroy_process_group()
     return "nothing failed"
 

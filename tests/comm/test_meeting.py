@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import torch.distributed as dist
 
 from smolcluster.comm import torchrun
 from smolcluster.comm.clock import Deadline
+from smolcluster.comm.control import Hub
+from smolcluster.comm.link import Link
 from smolcluster.comm.meeting import Meeting, Notice
 from smolcluster.comm.membership import Membership
 from smolcluster.errors import DeadlineError, HandshakeError, PeerError, ProtocolError
@@ -93,6 +96,43 @@ def test_a_notice_that_a_killed_rank_0_left_is_passed_over(
     leave(together(late, joining(store, 2)[1]))
 
 
+def test_a_stale_notice_of_a_port_that_the_next_start_took_is_passed_over(
+    store: dist.HashStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rank 0 listens at a fixed port again and has not said so when rank 1 dials the port by the old notice."""
+    with socket.create_server(("127.0.0.1", 0)) as opened:
+        port = opened.getsockname()[1]
+    Meeting(store, 0).publish(replace(NOTICE, port=port))
+    looks_again, publish, find = threading.Event(), Meeting.publish, Meeting.find
+
+    def publish_late(meeting: Meeting, notice: Notice) -> int:
+        assert looks_again.wait(10), "rank 1 gave up"
+        return publish(meeting, notice)
+
+    def note(meeting: Meeting, deadline: Deadline, after: int = 0) -> tuple[int, Notice]:
+        if after:
+            looks_again.set()
+        return find(meeting, deadline, after)
+
+    monkeypatch.setattr(Meeting, "publish", publish_late)
+    monkeypatch.setattr(Meeting, "find", note)
+    members = together(*joining(store, 2, per_rank={0: {"SMOL_PORT": str(port)}}))
+    leave(members)
+    assert members[1].config.peer_ports == {0: port}
+
+
+def test_a_port_that_another_run_holds_is_said_at_the_deadline(store: dist.HashStore) -> None:
+    other = dist.HashStore()
+    calls = joining(other, 2, timeout_s=5.0)
+    with ExitStack() as stack:
+        stranger = together(*calls)
+        stack.callback(leave, stranger)
+        Meeting(store, 0).publish(replace(NOTICE, port=stranger[0].endpoint.port))
+        (error,) = together(joining(store, 2, timeout_s=1.0)[1])
+    assert isinstance(error, HandshakeError)
+    assert "refused us: another run: gone, not " in str(error)
+
+
 def test_rounds_that_were_missed_are_passed_over(store: dist.HashStore) -> None:
     """Rank 1 sat out two rounds: one ended well, of the other only the notice is left."""
     first = Meeting(store, 0)
@@ -138,6 +178,26 @@ def test_heartbeats_go_on_while_a_rank_is_late(store: dist.HashStore) -> None:
         return calls[2]()
 
     leave(together(calls[0], calls[1], late))
+
+
+def test_rank_0_takes_ranks_in_the_order_in_which_they_come(
+    store: dist.HashStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rank 1 starts when rank 2 has been taken."""
+    calls, taken, attach = joining(store, 3), threading.Event(), Hub.attach
+
+    def note(hub: Hub, link: Link) -> None:
+        attach(hub, link)
+        if link.peer == 2:
+            taken.set()
+
+    monkeypatch.setattr(Hub, "attach", note)
+
+    def late() -> Membership:
+        assert taken.wait(10), "rank 2 has to wait for rank 1"
+        return calls[1]()
+
+    leave(together(calls[0], late, calls[2]))
 
 
 def test_a_wrong_secret(store: dist.HashStore, tmp_path: Path) -> None:
@@ -205,14 +265,20 @@ def test_a_rank_that_listens_on_several_addresses_is_dialled_on_the_nearest(stor
         assert control.out.sock.getpeername()[0] == "127.2.0.2"
 
 
-def test_a_store_that_goes_away_is_no_missing_rank() -> None:
+def test_a_store_that_goes_away_is_no_missing_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     client = dist.TCPStore("127.0.0.1", server.port, is_master=False)
-    ended = threading.Event()
+    waiting, wait = threading.Event(), Meeting._wait
+
+    def says_so(meeting: Meeting, key: str, deadline: Deadline) -> bytes:
+        waiting.set()
+        return wait(meeting, key, deadline)
+
+    monkeypatch.setattr(Meeting, "_wait", says_so)
 
     def goes() -> None:
         nonlocal server
-        ended.wait(0.5)
+        assert waiting.wait(10)
         del server
 
     error, _ = together(lambda: torchrun.join(client, 1, 2, 20.0, {}), goes)

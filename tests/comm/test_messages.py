@@ -112,7 +112,7 @@ def test_receives_are_served_in_the_order_they_were_posted(pool: Pool) -> None:
 def check_background(fabric: Any) -> float:
     """A receive that nobody waits for ends by itself, without a thread that turns round and round."""
     if fabric.config.rank == 1:
-        time.sleep(1.0)
+        fabric.store.wait(["rank 0 has seen enough"])
         dist.send(torch.ones(300_000), 0, tag=7)
         dist.barrier()
         return 0.0
@@ -121,9 +121,11 @@ def check_background(fabric: Any) -> float:
     before = time.process_time()
     work = dist.irecv(place, tag=7)
     work.get_future().add_done_callback(lambda future: done.set() if future.value()[0] is place else None)
-    assert not work.is_completed()
-    assert done.wait(20)
+    assert not done.wait(1.0)  # nothing can end it yet: this is the second that is measured
     busy = time.process_time() - before
+    assert not work.is_completed()
+    fabric.store.set("rank 0 has seen enough", "")
+    assert done.wait(20)
     assert work.is_success()
     assert (place == 1).all()
     dist.barrier()

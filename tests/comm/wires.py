@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
+from smolcluster.comm.clock import Deadline
 from smolcluster.comm.handshake import Identity
 from smolcluster.comm.link import Link
 from smolcluster.comm.wire import Wire
@@ -35,7 +36,7 @@ def link_pair(stack: ExitStack, low: int = 0, high: int = 1, timeout_s: float = 
     return mine, theirs
 
 
-def together(*calls: Callable[[], Any]) -> list[Any]:
+def together(*calls: Callable[[], Any], within_s: float = 60.0) -> list[Any]:
     """Run calls in threads; their values or the exceptions they raised."""
     results: list[Any] = [None] * len(calls)
 
@@ -48,7 +49,8 @@ def together(*calls: Callable[[], Any]) -> list[Any]:
     threads = [threading.Thread(target=one, args=(index,)) for index in range(len(calls))]
     for thread in threads:
         thread.start()
+    deadline = Deadline(within_s)
     for thread in threads:
-        thread.join(60)
+        thread.join(deadline.left())
         assert not thread.is_alive(), "a call hangs"
     return results

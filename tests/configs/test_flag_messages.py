@@ -44,7 +44,11 @@ FLAGS = {
     ),
     "strategy": ({"strategy": "fdsp"}, "--strategy fdsp: there is no such strategy | did you mean fsdp?"),
     "model": ({"model": "gtp"}, "--model gtp: there is no such model | did you mean gpt?"),
-    "model not built": ({"model": "nn"}, "--model nn: training SimpleNN is not built yet | use --model gpt"),
+    "text for SimpleNN": (
+        {"model": "nn", "dataset": "snli"},
+        "--dataset snli: data.dataset: snli is text, and an nn model is trained on pictures"
+        " | write mnist, or the path of a folder with its files",
+    ),
     "diloco": (
         {"strategy": "diloco"},
         "--strategy diloco: diloco is not built yet; its config is read and checked, but it cannot run"
@@ -136,6 +140,20 @@ FLAGS = {
         {"overrides": ("transport=nccl",)},
         '--override transport=nccl: transport: must be one of smol, gloo, auto, not the text "nccl"'
         " | write one of these",
+    ),
+    "a precision under another name": (
+        {"overrides": ("training.precision=float16",)},
+        "--override training.precision=float16: training.precision: must be one of fp32, bf16, fp16, not the text"
+        ' "float16" | did you mean fp16?',
+    ),
+    "an option under another name": (
+        {"overrides": ("training.gradient_checkpointing=true",)},
+        "--override training.gradient_checkpointing=true: training.gradient_checkpointing: unknown key"
+        " | did you mean activation_checkpointing?",
+    ),
+    "another option under another name": (
+        {"overrides": ("training.amp=true",)},
+        "--override training.amp=true: training.amp: unknown key | did you mean precision?",
     ),
     "stale": (
         {"overrides": ("staleness_bound=5",)},

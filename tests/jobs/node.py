@@ -23,6 +23,7 @@ from smolcluster.spec.run import (
     DataSpec,
     NNSpec,
     Participant,
+    RecoverySpec,
     RunSpec,
     ScheduleSpec,
     TrainingSpec,
@@ -41,7 +42,9 @@ def until(condition: Callable[[], bool], what: str, deadline_s: float = 20.0) ->
         pause.wait(0.02)
 
 
-def make_plan(node: str, behaviours: tuple[str, ...], listen: tuple[str, ...] = ("127.0.0.1",)) -> Plan:
+def make_plan(
+    node: str, behaviours: tuple[str, ...], listen: tuple[str, ...] = ("127.0.0.1",), max_restarts: int = 0
+) -> Plan:
     ranks = tuple(
         RankPlan(
             rank=rank,
@@ -66,6 +69,7 @@ def make_plan(node: str, behaviours: tuple[str, ...], listen: tuple[str, ...] = 
         schedule=ScheduleSpec(warmup_iters=0, min_lr=0),
         data=DataSpec(dataset="pydoc", tokenizer="bpe:2048"),
         comm=CommSpec(),
+        recovery=RecoverySpec(max_restarts=max_restarts),
         seed=1,
         project_name="test",
     )
@@ -145,9 +149,10 @@ def make_node(
     lease_s: float | None = None,
     python: str = sys.executable,
     listen: tuple[str, ...] = ("127.0.0.1",),
+    max_restarts: int = 0,
 ) -> FakeNode:
     made = FakeNode(workdir=workdir, run_id=run_id, node=node, ranks=len(behaviours))
-    plan = make_plan(node, behaviours, listen)
+    plan = make_plan(node, behaviours, listen, max_restarts)
     made.file.parent.mkdir(parents=True)
     plan_file = made.file.with_name("plan.json")
     plan_file.write_text(plan.to_json())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 import stat
@@ -16,6 +17,7 @@ from smolcluster.errors import DeadlineError, HandshakeError, PeerError, PeerLos
 from smolcluster.jobs.control import ControlServer, ask
 from smolcluster.jobs.wire import ControlFile, Line, LineSocket, Reply, Request, prove
 from smolcluster.runtime.runfolder import JobState
+from tests.jobs.node import until
 
 JOB = JobState(run_id="r", node="n", state="running", pid=1, generation=0, ranks={0: "running"})
 
@@ -65,6 +67,23 @@ def test_it_listens_on_loopback_only(path: Path) -> None:
         assert sock.getpeername()[0] == "127.0.0.1"
     with pytest.raises(OSError):
         socket.create_connection(("127.0.0.2", json.loads(path.read_text())["port"]), timeout=1)
+
+
+@pytest.mark.parametrize("trouble", [OSError(errno.EMFILE, "Too many open files"), ConnectionAbortedError("gone")])
+def test_a_connection_that_cannot_be_accepted_is_not_the_last(
+    path: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch, trouble: OSError
+) -> None:
+    accept, troubles = socket.socket.accept, [trouble]
+
+    def fails_once(listening: socket.socket) -> tuple[socket.socket, object]:
+        if troubles:
+            raise troubles.pop()
+        return accept(listening)
+
+    monkeypatch.setattr(socket.socket, "accept", fails_once)
+    until(lambda: not troubles, "the trouble comes")
+    assert ask(path, Request(command="poll")) == Reply(job=JOB, lease_s=4.0)
+    assert len(recorder.requests) == 1
 
 
 def test_wrong_token_is_refused(path: Path, recorder: Recorder, tmp_path: Path) -> None:

@@ -152,12 +152,16 @@ def test_supervisor_that_cannot_start_is_told_with_its_words(new_node: NodeMaker
 
 def test_supervisor_that_never_speaks_is_given_up_and_can_no_longer_start(new_node: NodeMaker) -> None:
     node = new_node("run")
+    given_up = node.file.with_name("given-up")
     late = (
-        "import sys, time; time.sleep(1.5); from smolcluster.supervisor import main; "
+        "import sys, threading; from pathlib import Path\n"
+        f"for _ in range(2000): Path({str(given_up)!r}).exists() or threading.Event().wait(0.01)\n"
+        "from smolcluster.supervisor import main\n"
         f"sys.exit(main(worker=({str(FAKE_SUPERVISOR[0]).replace('supervisor', 'worker')!r},)))"
     )
     with pytest.raises(JobError, match=r"did not start within 0\.3 s"):
         start_job(node.file, supervisor=("-c", late), deadline_s=0.3)
+    given_up.touch()
     log = node.folder.supervisor_log("node1")
     until(lambda: "the claim this supervisor was started with is gone" in log.read_text(), "the late one gives up")
     assert not node.folder.job_state("node1").exists()

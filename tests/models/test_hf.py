@@ -143,6 +143,8 @@ def edit(folder, **changed):
         (lambda f: (f / "config.json").write_text("{"), "cannot be read"),
         (lambda f: edit(f, model_type="llama"), "is a model of type 'llama'; only gpt2 can be loaded"),
         (lambda f: edit(f, activation_function="relu"), "is a variant of GPT-2"),
+        (lambda f: edit(f, layer_norm_epsilon=1e-6), "computed differently here: layer_norm_epsilon 1e-06"),
+        (lambda f: edit(f, scale_attn_weights=False), "computed differently here: scale_attn_weights False"),
         (lambda f: edit(f, n_layer=-1), "does not describe a GPT-2"),
         (lambda f: (f / "model.safetensors").unlink(), "has no model.safetensors"),
         (lambda f: (f / "model.safetensors").write_bytes(b"\0" * 50), "cannot be read"),
@@ -155,4 +157,24 @@ def test_a_folder_that_is_no_gpt2_says_what_is_wrong(saved, spoil, says):
     _, folder = saved
     spoil(folder)
     with pytest.raises(ConfigError, match=says):
+        load_pretrained(folder)
+
+
+@TIED
+def test_in_and_out_again_is_bitwise(tokenizer_file, tmp_path, tied):
+    """transformers' weights -> ours -> what we save -> transformers: no bit changes when nothing is trained."""
+    config = GPT2Config(vocab_size=300, n_positions=17, n_embd=24, n_layer=2, n_head=4, tie_word_embeddings=tied)
+    theirs = GPT2LMHeadModel(config).eval()
+    theirs.save_pretrained(tmp_path / "theirs")
+    save_pretrained(load_pretrained(tmp_path / "theirs"), tokenizer_file, tmp_path / "ours")
+    again = GPT2LMHeadModel.from_pretrained(tmp_path / "ours")
+    assert again.state_dict().keys() == theirs.state_dict().keys()
+    for name, tensor in theirs.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+
+
+def test_a_pickle_is_refused_with_the_way_to_convert_it(saved):
+    _, folder = saved
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match=r"only as pytorch_model.bin, a pickle(?s:.)*save_pretrained"):
         load_pretrained(folder)

@@ -30,13 +30,16 @@ def context_of(
     clip: float | None = 1.0,
     seed: int = 0,
     samples: int = 5,
+    **training: Any,
 ) -> RunContext:
     spec = GPTSpec(model_dim=16, num_layers=2, num_heads=2, ff_dim=32, dropout=0, max_seq_len=LENGTH, vocab_size=VOCAB)
     run = RunSpec(
         strategy=strategy,
         participants=tuple(Participant(node=f"node{r}", port=0) for r in range(world_size)),
         model=spec,
-        training=TrainingSpec(batch_size=2, epochs=1, learning_rate=1e-2, weight_decay=0.01, grad_clip_norm=clip),
+        training=TrainingSpec(
+            batch_size=2, epochs=1, learning_rate=1e-2, weight_decay=0.01, grad_clip_norm=clip, **training
+        ),
         schedule=ScheduleSpec(warmup_iters=0, min_lr=0),
         data=DataSpec(dataset="pydoc", tokenizer="bpe:64"),
         comm=CommSpec(),
@@ -61,7 +64,13 @@ def context_of(
 
 
 def steps_of(strategy: Strategy, shares: tuple[int, ...], rank: int, count: int, micro: int = 64) -> list[Any]:
-    return [strategy.train_step(shares_of(s, shares, rank, micro), 1e-2) for s in range(count)]
+    """Every second step's norms by parameter are asked for."""
+    results = []
+    for step in range(count):
+        if step % 2 == 0:
+            strategy.ask_layer_norms()
+        results.append(strategy.train_step(shares_of(step, shares, rank, micro), 1e-2))
+    return results
 
 
 @contextlib.contextmanager
@@ -107,6 +116,7 @@ def train(
     return {
         "losses": [r.loss for r in results],
         "norms": [r.grad_norm for r in results],
+        "layers": [r.layer_norms for r in results],
         "tokens": [r.tokens for r in results],
         "evaluated": evaluated,
         "state": {key: value.detach().clone() for key, value in whole.items()},
@@ -114,7 +124,10 @@ def train(
 
 
 def account(rank: int, world_size: int, name: str, stage: int, kind: str = "wide", micros: int = 1) -> dict[str, Any]:
-    """Bytes sent per step and bytes of state held, of a rank, and the sizes of the model's parameters."""
+    """Bytes sent per step and bytes of state held, of a rank, and the sizes of the model's parameters.
+
+    `rows`: the bytes of looked up rows that travel apart, of a rank.
+    """
     from strategy_pool import FABRICS
 
     model = model_of(kind, seed=0)
@@ -127,8 +140,11 @@ def account(rank: int, world_size: int, name: str, stage: int, kind: str = "wide
     for step in range(steps):
         strategy.train_step(shares_of(step, shares, rank, 1), 1e-3)
     after = FABRICS[rank].counters()
+    lookups = strategy.lookups
+    rows = lookups._most_rows * (lookups._width + 1) * 4 if lookups is not None else 0
     strategy.close()
     return {
+        "rows": rows,
         "out": (after.bytes_out - before.bytes_out) / steps,
         "in": (after.bytes_in - before.bytes_in) / steps,
         "state": strategy.state_bytes(),
@@ -157,7 +173,7 @@ def resume(
     kind: str,
 ) -> list[float]:
     """Losses of the steps first.. of a run that starts from somebody else's slices."""
-    from smolcluster.strategies.slices import Slice
+    from smolcluster.runtime.slices import Slice
 
     strategy = build_strategy(context_of(name, rank, world_size, stage=stage), model_of(kind, seed=99))
     strategy.load_slices(Slice(*fields) for fields in given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ def assert_equal(ranks: list[dict[str, Any]], expected: dict[str, Any]) -> None:
     for rank, got in enumerate(ranks):
         torch.testing.assert_close(got["losses"], expected["losses"], rtol=0, atol=1e-5)
         torch.testing.assert_close(got["norms"], expected["norms"], rtol=1e-3, atol=1e-5)
+        assert_layers_equal(got["layers"], expected["layers"], got["norms"])
         assert got["tokens"] == expected["tokens"]
         assert got["evaluated"].tokens == (1 + rank) * expected["evaluated"].tokens
         for key, value in got["state"].items():
@@ -44,6 +46,17 @@ def assert_equal(ranks: list[dict[str, Any]], expected: dict[str, Any]) -> None:
             atol=2e-4,
             msg=lambda text, key=key: f"{key}: {text}",
         )
+
+
+def assert_layers_equal(got: list[Any], expected: list[Any], norms: list[float]) -> None:
+    """Norms by parameter, of every second step: together they are the norm of all."""
+    torch.testing.assert_close(got[0], expected[0], rtol=1e-5, atol=1e-5)
+    assert len(got) > 2
+    for step, (ours, theirs) in enumerate(zip(got, expected, strict=True)):
+        assert (ours is None) == (theirs is None) == (step % 2 == 1)
+        if ours is not None:
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+            assert math.hypot(*ours.values()) == pytest.approx(norms[step], rel=1e-4)
 
 
 @pytest.mark.parametrize("world_size", [2, 3])

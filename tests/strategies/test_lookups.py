@@ -12,12 +12,14 @@ from strategy_pool import FABRICS, Pool
 from test_equality import STEPS, UNEVEN, assert_equal, oracle
 
 from smolcluster.strategies.base import build_strategy
+from smolcluster.strategies.flat import Bucket
+from smolcluster.strategies.fsdp.stage3 import Stage3
 from smolcluster.strategies.lookups import lookups_of
 from smolcluster.strategies.replica import Replica
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-@pytest.mark.parametrize(("name", "stage"), [("classicdp", 0), ("fsdp", 1), ("fsdp", 2)])
+@pytest.mark.parametrize(("name", "stage"), [("classicdp", 0), ("fsdp", 1), ("fsdp", 2), ("fsdp", 3)])
 @pytest.mark.parametrize("micro", [64, 2])
 def test_equals_one_process(pool: Pool, name: str, stage: int, world_size: int, micro: int) -> None:
     shares = UNEVEN[world_size]
@@ -60,6 +62,36 @@ def test_the_embedding_leaves_before_the_blocks_and_the_bytes_stay_near_the_opti
         assert events[0] == "bucket", "the embedding's gradient is there when the loss is"
         assert events.index("last block") < events.index("first block is over")
         assert 1 < ratio < 1.02
+
+
+def order_of_stage_3(rank: int, world_size: int) -> tuple[list[str], float]:
+    """Which bucket left when, and a rank's bytes against two gathers and a reduce-scatter."""
+    model = wordy_gpt(0)
+    strategy = build_strategy(context_of("fsdp", rank, world_size, stage=3), model)
+    assert isinstance(strategy, Stage3)
+    events: list[str] = []
+    plain = strategy.gradients.send
+
+    def noted(bucket: Bucket) -> None:
+        names = {span.name for span in strategy.layout.spans_in(bucket)}
+        events.append("embedding" if "transformer.wte.weight" in names else "bucket")
+        plain(bucket)
+
+    strategy.gradients.send = noted  # type: ignore[method-assign]
+    model.transformer.h[1].register_full_backward_hook(lambda *_: events.append("last block is over"))
+    before = FABRICS[rank].counters().bytes_out
+    strategy.train_step(shares_of(0, (5,) * world_size, rank, 64), 1e-3)
+    sent = FABRICS[rank].counters().bytes_out - before
+    params = sum(parameter.numel() * 4 for parameter in model.parameters())
+    strategy.close()
+    assert model.transformer.lookup_sink is None
+    return events, sent / (3 * (world_size - 1) / world_size * params)
+
+
+def test_in_stage_3_too_the_embedding_leaves_first(pool: Pool) -> None:
+    for events, ratio in pool.run("smol", 3, order_of_stage_3):
+        assert events.index("embedding") < events.index("last block is over")
+        assert 0.99 < ratio < 1.02
 
 
 def context_and(model: Any, world_size: int, samples: int) -> Any:

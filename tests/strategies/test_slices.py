@@ -12,7 +12,7 @@ from strategy_jobs import resume, slices_after, train
 from strategy_models import model_of
 from strategy_pool import Pool
 
-from smolcluster.strategies.slices import Box, Slice, boxes_of, fill, overlap
+from smolcluster.runtime.slices import Box, Slice, boxes_of, fill, overlap
 
 
 @pytest.mark.parametrize("shape", [(), (7,), (4, 3), (2, 3, 4), (1, 5), (3, 1, 2)])

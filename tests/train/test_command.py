@@ -11,15 +11,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
-    "model.model_dim=32", "model.num_layers=1", "model.ff_dim=64", "model.max_seq_len=32", "training.max_steps=4",
+    "model.model_dim=32", "model.num_layers=1", "model.ff_dim=64", "model.max_seq_len=32",
     "training.batch_size=2", "training.eval_steps=4", "lr_schedule.warmup_iters=1", "data.tokenizer=bpe:300",
 ]  # fmt: skip
 
 
-def train(project: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+def train(project: Path, *flags: str, steps: int = 4) -> subprocess.CompletedProcess[str]:
     (project / "inventory").mkdir(exist_ok=True)
     shutil.copy(ROOT / "inventory" / "local.smol.yml", project / "inventory")
-    overrides = [word for setting in SMALL for word in ("--override", setting)]
+    overrides = [word for setting in (*SMALL, f"training.max_steps={steps}") for word in ("--override", setting)]
     return subprocess.run(
         [sys.executable, "-m", "smolcluster.train", *flags, *overrides],
         cwd=project, capture_output=True, text=True, timeout=150, check=False,
@@ -42,6 +42,24 @@ def test_one_process_by_default(tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "latest" / "plots" / "loss.svg").exists()
     assert (tmp_path / "runs" / "latest" / "model" / "config.json").exists()
     assert "python -m smolcluster generate" in outcome.stdout
+
+
+def test_resume_makes_a_new_run_of_another_strategy(tmp_path: Path) -> None:
+    book = str(text_of(tmp_path))
+    assert train(tmp_path, "--dataset", book).returncode == 0
+    old = (tmp_path / "runs" / "latest").resolve()
+    outcome = train(tmp_path, "--dataset", book, "--strategy", "fsdp", "--resume", "latest", steps=6)
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    summary = json.loads((tmp_path / "runs" / "latest" / "summary.json").read_text())
+    assert (summary["steps"], summary["resumed_from"], summary["resumed_step"]) == (6, old.name, 4)
+    assert (tmp_path / "runs" / "latest").resolve() != old
+    assert f"from step 4 of {old.name}" in outcome.stdout
+    assert sorted(path.name for path in (old / "checkpoints").iterdir()) == ["step-00000004.json"]
+    before = sorted((tmp_path / "runs").iterdir())
+    refused = train(tmp_path, "--dataset", book, "--resume", "runs/nothing")
+    assert refused.returncode == 2
+    assert "there is no " in refused.stderr
+    assert sorted((tmp_path / "runs").iterdir()) == before
 
 
 def test_every_node_of_this_machine_through_jobs(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from smolcluster.errors import ConfigError, DeadlineError, PeerLostError, Problem, TrainingError
+from smolcluster.errors import ConfigError, DeadlineError, PeerLostError, Problem, RunOverError, TrainingError
 from smolcluster.runtime.failures import understand
 
 
@@ -32,6 +32,21 @@ def test_known_endings(error: BaseException, code: int, reason: str, ours: bool)
     failure = understand(error)
     assert (failure.exit_code, failure.ours, failure.bug) == (code, ours, False)
     assert reason in failure.reason
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TrainingError("the loss is not finite"),
+        ConfigError([Problem("a.yaml", 3, "k", "is wrong", "mend it")]),
+        wrapped(RunOverError("rank 1 gave up: a.yaml:3")),
+        RuntimeError("RunOverError: rank 1 gave up: a.yaml:3"),
+    ],
+)
+def test_what_the_next_start_would_meet_again_is_final(error: BaseException) -> None:
+    assert understand(error).final
+    assert not understand(PeerLostError("rank 2 is gone")).final
+    assert not understand(OSError(28, "No space left on device")).final
 
 
 def test_a_bug_is_called_one() -> None:

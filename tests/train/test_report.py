@@ -20,6 +20,8 @@ from smolcluster.runtime.metrics import MetricsWriter
 from smolcluster.runtime.results import write_result
 from smolcluster.runtime.runfolder import RankResult, RunFolder, StepRecord, write_atomic
 
+PLOTS = ("loss", "perplexity", "throughput", "bytes", "time")
+
 
 def record(step: int, rank: int, val_loss: float | None = None) -> StepRecord:
     return StepRecord(
@@ -68,6 +70,9 @@ def test_summary_of_a_good_run(tmp_path: Path) -> None:
     assert summary.wire_bytes_per_step == pytest.approx(3003)
     assert summary.peak_rss_mb == (300.5, 300.5, 300.5)
     assert (summary.val_loss_first, summary.val_loss) == (5.5, 2.5)
+    assert summary.perplexity == pytest.approx(12.1825, abs=1e-4)  # e to the 2.5
+    assert (summary.tokenizer, summary.counts, summary.val_accuracy) == ("bpe:300", "tokens", None)
+    assert "12.18 per token of bpe:300" in printed(folder.path)
 
 
 def test_the_rank_that_failed_of_itself_comes_first(tmp_path: Path) -> None:
@@ -109,7 +114,7 @@ def test_command_writes_summary_and_plots(tmp_path: Path, capsys: pytest.Capture
     report(folder.path)
     assert json.loads(folder.summary.read_text())["schema"] == 1
     names = {path.name for path in folder.plots.iterdir()}
-    assert names == {f"{n}.{kind}" for n in ("loss", "throughput", "bytes", "time") for kind in ("svg", "png")}
+    assert names == {f"{n}.{kind}" for n in PLOTS for kind in ("svg", "png")}
     assert "completed" in capsys.readouterr().out
 
 

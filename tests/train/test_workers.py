@@ -19,6 +19,7 @@ from train_folders import plan_of, run_spec, write_run
 from smolcluster.models.hf import load_pretrained
 from smolcluster.runtime.metrics import read_metrics
 from smolcluster.runtime.runfolder import RankResult, RunFolder
+from tests.jobs.node import until
 
 DEADLINE_S = 90.0
 
@@ -64,10 +65,7 @@ def result(folder: Path, rank: int) -> RankResult:
 def until_step(folder: Path, rank: int, step: int) -> None:
     """Wait until a rank has made that step."""
     metrics = RunFolder(folder).metrics(f"node{rank + 1}", rank)
-    deadline = time.monotonic() + DEADLINE_S
-    while len(read_metrics(metrics)[0]) < step:
-        assert time.monotonic() < deadline, f"rank {rank} did not get to step {step}"
-        time.sleep(0.05)
+    until(lambda: len(read_metrics(metrics)[0]) >= step, f"rank {rank} gets to step {step}", DEADLINE_S)
 
 
 @pytest.mark.parametrize(

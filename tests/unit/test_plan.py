@@ -157,3 +157,11 @@ def test_shares(total: int, weights: list[float], expected: tuple[int, ...]) -> 
 
 def test_accumulation_does_not_change_the_global_batch() -> None:
     assert plan_of(LOCAL, "fsdp", "training.grad_accumulation=4").global_batch == 24
+
+
+def test_what_a_cpu_makes_of_an_option_is_noted() -> None:
+    notes = plan_of(HOME, "fsdp", "training.precision=bf16", "training.compile=true", nodes=("mini1", "pi5")).notes
+    said = [note for note in notes if note.startswith("training.")]
+    assert any("pi5 compute on the CPU" in note and "mini1" not in note for note in said), notes
+    assert any("needs a C++ compiler" in note for note in said)
+    assert not [note for note in plan_of(HOME, "fsdp", nodes=("mini1", "pi5")).notes if note.startswith("training.")]

@@ -238,13 +238,11 @@ def test_a_text_without_text_is_refused_before_anything_is_read(tmp_path: Path, 
     assert resolve(Request(LOCAL, "single", dataset=str(folder))).run.data.path == str(folder)
 
 
-def test_gradient_norms_per_layer_are_noted_as_not_there_yet() -> None:
+def test_gradient_norms_per_layer_are_recorded_when_asked_for() -> None:
     resolved = resolve(Request(LOCAL, "single", overrides=("training.track_gradients=true",)))
-    assert resolved.notes == (
-        "--override training.track_gradients=true: training.track_gradients: said true, taken: nothing"
-        " (norms per layer come later; grad_norm, of all parameters, is always in metrics.jsonl)",
-    )
-    assert resolve(Request(LOCAL, "single")).notes == ()
+    assert resolved.run.training.track_gradients
+    assert resolved.notes == ()
+    assert not resolve(Request(LOCAL, "single")).run.training.track_gradients
 
 
 def test_names_of_data_sets_are_read_as_people_write_them() -> None:

@@ -19,7 +19,6 @@ from smolcluster.comm.backend.ownership import Ownership
 from smolcluster.comm.backend.p2p import PointToPoint
 from smolcluster.comm.backend.pairs import Pairs
 from smolcluster.comm.backend.profiling import run_on_thread, traced
-from smolcluster.comm.clock import Deadline
 from smolcluster.comm.control import Control
 from smolcluster.comm.link import Link
 from smolcluster.comm.membership import Membership
@@ -78,10 +77,9 @@ class GroupLifetime(dist.ProcessGroup):
 
     def _open(self, peer: int, channel: str) -> Link:
         # A rank may come to create the group as late as to any operation of it.
-        dialled = peer < self._mesh.me.rank
-        patience_s = self._mesh.timeout_s if dialled else max(self._mesh.timeout_s, self._timeout_s)
+        patience = self._mesh.patience(peer, max(self._mesh.timeout_s, self._timeout_s))
         try:
-            link = self._mesh.link(peer, channel, deadline=Deadline(patience_s))
+            link = self._mesh.link(peer, channel, deadline=patience)
         except PeerError as error:
             raise self._control.verdict(error) from error
         self._ring_links.append(link)

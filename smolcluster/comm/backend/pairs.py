@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
-from smolcluster.comm.clock import Deadline
 from smolcluster.comm.link import Link
 from smolcluster.comm.mesh import Mesh
 from smolcluster.errors import PeerLostError
@@ -39,7 +38,7 @@ class Pairs:
             with self._lock:
                 known = self._links.get(rank)
             if known is None:
-                known = self._open(rank, self._patience(rank))
+                known = self._open(rank)
             return known
 
     def known(self, rank: int) -> Link | None:
@@ -58,7 +57,7 @@ class Pairs:
             with self._lock:
                 known = self._links.get(rank)
             if known is None and self._can_open(rank):
-                known = self._open(rank, self._patience(rank))
+                known = self._open(rank)
             return known
         finally:
             opening.release()
@@ -79,15 +78,11 @@ class Pairs:
         peer = self._members[rank]
         return peer < self._mesh.me.rank or self._mesh.has_come(peer, self._channel)
 
-    def _patience(self, rank: int) -> Deadline:
-        """To dial takes no longer than the mesh allows; a rank that has to dial us may be at its work for long."""
-        dialled = self._members[rank] < self._mesh.me.rank
-        return Deadline(min(self.timeout_s, self._mesh.timeout_s) if dialled else self.timeout_s)
-
-    def _open(self, rank: int, deadline: Deadline) -> Link:
+    def _open(self, rank: int) -> Link:
         if self._aborted:
             raise PeerLostError("the group was aborted")
-        made = self._mesh.link(self._members[rank], self._channel, deadline=deadline)
+        peer = self._members[rank]
+        made = self._mesh.link(peer, self._channel, deadline=self._mesh.patience(peer, self.timeout_s))
         with self._lock:
             self._links[rank] = made
         if self._wake is not None:

@@ -52,10 +52,15 @@ def _create_world(options: Any, timeout_s: float) -> SmolGroup:
         if member is not None:
             member.teardown(0.0)
         if is_default:
-            # c10d names groups by a count that a failed init leaves behind: at the next attempt the ranks would give
-            # the same group other names.
-            dist.distributed_c10d._world.group_count = 0
+            forget_failed_init()
         raise
+
+
+def forget_failed_init() -> None:
+    """c10d names groups by a count that a failed init of the default group leaves behind: at the next attempt the ranks
+    would give the same group other names.
+    """
+    dist.distributed_c10d._world.group_count = 0
 
 
 def register() -> None:

@@ -1,4 +1,4 @@
-"""Tensors that are not in CPU memory: the one file of the backend that copies between a device and CPU buffers.
+"""Tensors that are not in CPU memory: the one file that copies between a device and CPU buffers.
 
 The wire reads and writes CPU memory. A tensor on `cuda` or `mps` gets a CPU buffer: filled when the operation is
 called, copied back before its work is done. Copies of CUDA tensors run on a stream of their own that first waits for

@@ -1,17 +1,19 @@
-"""Where text comes from: one small module per dataset, found by name.
+"""Where data comes from: one small module per dataset, found by name.
 
-Each is a function DataSpec -> Corpus. What is taken, from where and under which licence is in the Corpus; nothing
-falls back silently to something of another kind.
+A text is a function DataSpec -> Corpus, pictures one to Pictures. What is taken, from where and under which licence is
+in there; nothing falls back silently to something of another kind.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 from smolcluster.data.corpus import Corpus
-from smolcluster.data.sources import hub, own_text, pydoc, wiki_sample
+from smolcluster.data.pictures import Pictures
+from smolcluster.data.sources import hub, mnist, own_text, pydoc, wiki_sample
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.spec.run import DataSpec
 
@@ -32,6 +34,14 @@ def load_corpus(data: DataSpec) -> Corpus:
     if source is None:
         raise ConfigError([_unknown(data.dataset)])
     return source(data)
+
+
+def load_pictures(data: DataSpec, cache: Path) -> Pictures:
+    """The pictures `data` asks for. `cache` is where data folders and downloads are kept. ConfigError as above."""
+    if _plain(data.dataset) != "mnist":
+        what = f"{data.dataset} is text: an nn model is trained on pictures"
+        raise ConfigError([Problem("", 0, "data.dataset", what, "choose mnist, or --model gpt")])
+    return mnist.load(data, cache)
 
 
 def _plain(name: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+from collections.abc import Iterator
 from pathlib import Path
 
 from smolcluster.data.corpus import Corpus
@@ -10,23 +12,25 @@ from smolcluster.spec.owntext import TEXT_SUFFIXES, text_files
 from smolcluster.spec.run import DataSpec
 
 KEY = "data.path"
+# A file is read in parts of this size: a book of any length fits into a small memory.
+PART_CHARACTERS = 1 << 16
 
 
 def load(data: DataSpec) -> Corpus:
     """The file, or every text file below the folder in the order of their paths, a document each.
 
-    ConfigError names every file that is missing, empty or not UTF-8.
+    All are read through once before; ConfigError names every file that is missing, empty or not UTF-8.
     """
     if not data.path:
         fix = "-e dataset=book.txt, or --override data.path=book.txt"
         raise ConfigError([Problem("", 0, KEY, "the dataset is a text of your own, but no path is given", fix)])
     path = Path(data.path).expanduser()
-    problems: list[Problem] = []
-    documents = tuple(text for file in files_of(path) if (text := _read(file, problems)) is not None)
+    files = files_of(path)
+    problems = [problem for file in files if (problem := _wrong(file)) is not None]
     if problems:
         raise ConfigError(problems)
-    many = f", {len(documents)} files" if path.is_dir() else ""
-    return Corpus("text", f"{path.resolve()}{many}", "the owner's own text, not stated", documents)
+    many = f", {len(files)} files" if path.is_dir() else ""
+    return Corpus("text", f"{path.resolve()}{many}", "the owner's own text, not stated", map(_parts, files))
 
 
 def files_of(path: Path) -> list[Path]:
@@ -41,22 +45,34 @@ def files_of(path: Path) -> list[Path]:
     return found
 
 
-def _read(file: Path, problems: list[Problem]) -> str | None:
-    """The file's text with "\\n" line ends and no byte order mark; None, and a problem noted, if it has none."""
+def _parts(file: Path) -> Iterator[str]:
+    """The file's text with "\\n" line ends and no byte order mark, in parts."""
+    with file.open(encoding="utf-8-sig") as text:  # Python's text files make all line ends one
+        while part := text.read(PART_CHARACTERS):
+            yield part
+
+
+def _wrong(file: Path) -> Problem | None:
+    """What is wrong with a file, found by reading it once through: not UTF-8, not readable, or without any text."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    text = False
+    first, before = b"", 0
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        with file.open("rb") as data:
+            while part := data.read(PART_CHARACTERS):
+                first = first or part
+                held = decoder.getstate()[0]
+                text = bool(decoder.decode(part).lstrip("\ufeff").strip()) or text
+                before += len(part)
+            held, part = decoder.getstate()[0], b""
+            decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
-        what = f"is not UTF-8 text: byte {error.object[error.start]:#04x} at position {error.start}"
-        problems.append(Problem(str(file), 0, KEY, what, f"convert it: {_conversion(error.object, file)}"))
-        return None
+        position = before - len(held) + error.start
+        what = f"is not UTF-8 text: byte {error.object[error.start]:#04x} at position {position}"
+        return Problem(str(file), 0, KEY, what, f"convert it: {_conversion(first, file)}")
     except OSError as error:
-        problems.append(Problem(str(file), 0, KEY, f"cannot be read: {error.strerror}", "check its permissions"))
-        return None
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    if not text.strip():
-        problems.append(Problem(str(file), 0, KEY, "is empty", "give a file with text in it"))
-        return None
-    return text
+        return Problem(str(file), 0, KEY, f"cannot be read: {error.strerror}", "check its permissions")
+    return None if text else Problem(str(file), 0, KEY, "is empty", "give a file with text in it")
 
 
 def _conversion(data: bytes, file: Path) -> str:

@@ -46,6 +46,7 @@ class Passage:
         self._at = self._last  # the unit whose forward goes on
         self._back = -1  # the unit whose backward goes on
         self._trains = False
+        self._forwards = False  # a forward pass goes on
         # The first unit begins with the pass, not with a call.
         self._hooks = [
             unit.opens.register_forward_pre_hook(self._opener(number))
@@ -55,7 +56,7 @@ class Passage:
 
     def start(self, trains: bool) -> None:
         """Begin a forward pass; `trains`: a backward will follow."""
-        self._trains = trains
+        self._trains, self._forwards = trains, True
         self._at, self._back = -1, self._last
         self._fetch(0)
         self._forward_to(0)
@@ -67,6 +68,7 @@ class Passage:
     def finish_forward(self) -> None:
         """Go through the units this rank did not compute. Without a backward, free what is left."""
         self._forward_to(self._last)
+        self._forwards = False
         if not self._trains:
             self._free(self._last, but=None)
 
@@ -90,7 +92,13 @@ class Passage:
 
     def _opener(self, number: int) -> Callable[[nn.Module, Any], None]:
         def opens(_: nn.Module, __: Any) -> None:
-            self._forward_to(number)
+            if self._forwards:
+                self._forward_to(number)
+            else:
+                # Activation checkpointing: backward has come to a unit whose forward it computes again.
+                self._back_to(number)
+                for bucket in self._units[number].reads:
+                    self._parameters.ready(bucket)
 
         return opens
 
@@ -115,6 +123,14 @@ class Passage:
         self._fetch_again(before - 1)
         self._back = before
 
+    def _back_to(self, number: int) -> None:
+        """Autograd has come to a unit, so it is done with those behind it."""
+        if self._back > number:
+            here = [bucket.index for unit in self._units[: number + 1] for bucket in unit.own]
+            self._flush(min(here, default=None))
+            while self._back > number:
+                self._back_one()
+
     def _lend(self, tensor: torch.Tensor) -> torch.Tensor | _Loan:
         bucket = self._parameters.find(tensor)
         if bucket is None:
@@ -124,12 +140,7 @@ class Passage:
     def _give(self, saved: torch.Tensor | _Loan) -> torch.Tensor:
         if isinstance(saved, torch.Tensor):
             return saved
-        if self._back > saved.unit:
-            # Autograd has come to this unit, so it is done with those behind it.
-            here = [bucket.index for unit in self._units[: saved.unit + 1] for bucket in unit.own]
-            self._flush(min(here, default=None))
-            while self._back > saved.unit:
-                self._back_one()
+        self._back_to(saved.unit)
         self._parameters.ready(saved.bucket)
         whole = self._parameters.whole(saved.bucket)
         if whole is None:

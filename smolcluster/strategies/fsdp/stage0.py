@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from smolcluster.runtime.context import RunContext
-from smolcluster.strategies.base import Batch, StepResult, Tally, judge
+from smolcluster.strategies.base import Batch, StepResult
 from smolcluster.strategies.replica import Replica
 
 
@@ -19,7 +19,7 @@ class Stage0(Replica):
     def train_step(self, batch: Batch, lr: float, stop: bool = False) -> StepResult:
         """Take this rank's share of a step."""
         local = self.backward(batch)
-        tally = Tally(local.loss, local.tokens, stop, self.squares(self.shard_gradients()))
-        verdict = judge(self.exchange(tally.row()), self.max_norm)
-        self.adamw.step(0, lr, verdict.scale)
+        verdict = self.agree(local, stop, self.shard_gradients())
+        if not verdict.skip:
+            self.adamw.step(0, lr, verdict.scale)
         return self.result(verdict)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import nn
 
 from smolcluster.runtime.context import RunContext
-from smolcluster.strategies.base import Batch, StepResult, Tally, judge
+from smolcluster.strategies.base import Batch, StepResult
 from smolcluster.strategies.replica import Replica
 
 
@@ -24,7 +24,7 @@ class Stage1(Replica):
     def train_step(self, batch: Batch, lr: float, stop: bool = False) -> StepResult:
         """Take this rank's share of a step."""
         local = self.backward(batch)  # this rank's share of every bucket has been summed over ranks when it returns
-        tally = Tally(local.loss, local.tokens, stop, self.squares(self.shard_gradients()))
-        verdict = judge(self.exchange(tally.row()), self.max_norm)
-        self.update_and_gather(lr, verdict.scale)
+        verdict = self.agree(local, stop, self.shard_gradients())
+        if not verdict.skip:
+            self.update_and_gather(lr, verdict.scale)
         return self.result(verdict)

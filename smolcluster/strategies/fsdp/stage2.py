@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from smolcluster.runtime.context import RunContext
-from smolcluster.strategies.base import Batch, LossSum, StepResult, Tally, judge
+from smolcluster.strategies.base import Batch, LossSum, StepResult
 from smolcluster.strategies.fsdp.scatter import ScatteredGradients
 from smolcluster.strategies.replica import Replica
 from smolcluster.strategies.stream import GradientStream
@@ -40,9 +40,9 @@ class Stage2(Replica):
             self.stream.flush()
         self.gradients.arrived()
         self.add_lookups()
-        tally = Tally(local.loss, local.tokens, stop, self.squares(self.gradient_memory()))
-        verdict = judge(self.exchange(tally.row()), self.max_norm)
-        self.update_and_gather(lr, verdict.scale)
+        verdict = self.agree(local, stop, self.gradient_memory())
+        if not verdict.skip:
+            self.update_and_gather(lr, verdict.scale)
         return self.result(verdict)
 
     def gradient_memory(self) -> list[torch.Tensor]:

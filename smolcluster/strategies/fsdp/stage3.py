@@ -4,6 +4,7 @@ A unit (embeddings, a block, last norm and loss) is gathered while the one befor
 gathered again for its backward, and its gradients are reduce-scattered while backward goes on. On the wire at most
 3(N-1)/N x P per rank and micro-batch: two gathers and a reduce-scatter. Less where backward needs no second gather: of
 the last unit, which stays, and of embeddings (a tied one is gathered twice all the same, for both ends of the model).
+Where the gradients of a tied embedding's lookups travel apart it is the last unit's: its own leave first and not last.
 
 A model is whole on every rank once, before it is cut; what is not trained stays whole.
 """
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from smolcluster.runtime.context import RunContext
-from smolcluster.strategies.base import Batch, LossSum, StepResult, Tally, judge
+from smolcluster.strategies.base import Batch, LossSum, StepResult
 from smolcluster.strategies.flat import Bucket
 from smolcluster.strategies.fsdp.passage import Passage
 from smolcluster.strategies.fsdp.scatter import ScatteredGradients
@@ -33,7 +34,8 @@ class Stage3(Synchronous):
 
     def __init__(self, context: RunContext, model: nn.Module) -> None:
         super().__init__(context, model)
-        self.layout, units = readings_of(model, context.world_size)
+        tied = self.lookups.name if self.lookups else None
+        self.layout, units = readings_of(model, context.world_size, tied)
         self.parameters = UnitParameters(self.layout, self.rank, self.collectives)
         self.gradients = ScatteredGradients(self.layout, self.rank, self.collectives)
         self.stream = GradientStream(self.layout, self.gradients.room, self._leave)
@@ -49,10 +51,11 @@ class Stage3(Synchronous):
         for number in range(self.rounds(batch)):
             local += self.micro_batch(batch[number] if number < len(batch) else None)
         self.gradients.arrived()
-        tally = Tally(local.loss, local.tokens, stop, self.squares(self.gradient_memory()))
-        verdict = judge(self.exchange(tally.row()), self.max_norm)
-        for bucket in self.layout.buckets:
-            self.adamw.step(bucket.index, lr, verdict.scale)
+        self.add_lookups()
+        verdict = self.agree(local, stop, self.gradient_memory())
+        if not verdict.skip:
+            for bucket in self.layout.buckets:
+                self.adamw.step(bucket.index, lr, verdict.scale)
         return self.result(verdict)
 
     def micro_batch(self, micro: Micro | None) -> LossSum:
@@ -67,7 +70,7 @@ class Stage3(Synchronous):
             with self.passage.lending():
                 loss = self.summed_loss(*micro)
             self.passage.finish_forward()
-            torch.autograd.backward([loss])
+            torch.autograd.backward([self.loss_scale.scaled(loss)])
             local = LossSum(loss.item(), micro[1].numel())
         self.stream.flush()
         self.passage.finish_backward()
@@ -105,3 +108,4 @@ class Stage3(Synchronous):
         """Take the hooks off the model. Its parameters stay sharded: `export` first."""
         self.stream.close()
         self.passage.close()
+        super().close()

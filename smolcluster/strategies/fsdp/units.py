@@ -29,18 +29,22 @@ class Reading:
     reread: bool
 
 
-def readings_of(model: nn.Module, world_size: int) -> tuple[Layout, tuple[Reading, ...]]:
+def readings_of(model: nn.Module, world_size: int, parted: str | None = None) -> tuple[Layout, tuple[Reading, ...]]:
     """A bucket for each unit of the model, last unit first, and the units in the order of the forward pass.
 
-    A model without `shard_units` is one unit. ValueError if a parameter belongs to no unit.
+    A parameter of several units is the first one's, whose backward completes its gradient. `parted` is one whose first
+    readers' gradients travel apart (lookups.py): the last unit's backward completes what is left. A model without
+    `shard_units` is one unit. ValueError if a parameter belongs to no unit.
     """
     shard_units = getattr(model, "shard_units", None)
     units = cast("Sequence[ShardUnit]", shard_units() if shard_units else (ShardUnit(model, (model,)),))
     named, groups = trainable(model), []
+    late = dict(named)[parted] if parted is not None else None
     owner: dict[nn.Parameter, int] = {}
     for number, unit in enumerate(units):
         inside = {parameter for module in unit.modules for parameter in module.parameters()}
-        group: list[Named] = [(name, p) for name, p in named if p in inside and p not in owner]
+        readers = inside if number == len(units) - 1 else {p for p in inside if p is not late}
+        group: list[Named] = [(name, p) for name, p in named if p in readers and p not in owner]
         owner.update((parameter, number) for _, parameter in group)
         groups.append(group[::-1])
     lost = [name for name, parameter in named if parameter not in owner]

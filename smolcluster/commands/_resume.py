@@ -1,0 +1,86 @@
+"""What a person means by `resume`: looked up before anything is started, so that a wrong name starts nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from smolcluster.errors import ConfigError, InputError, Problem
+from smolcluster.jobs.nodefile import load_node
+from smolcluster.observe.report import read_run
+from smolcluster.runtime.checkpoint.sources import Lookout, Source
+from smolcluster.runtime.runfolder import RunFolder, run_at
+
+LATEST = "latest"
+_YES = ("true", "yes", "1", LATEST)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The run whose checkpoint is taken. `step` None: its checkpoints lie on nodes that are not this machine.
+
+    `manifest` is the one that was named, below the run's folder; "" for the newest.
+    """
+
+    folder: Path
+    step: int | None
+    manifest: str = ""
+
+    @property
+    def path(self) -> Path:
+        """The run's folder, or the manifest that was named."""
+        return self.folder / self.manifest
+
+
+def checkpoint_named(text: str, workdir: Path, flag: str = "--resume", elsewhere: bool = False) -> Found:
+    """Where the checkpoint lies that `text` names: true or latest (the run that `workdir`/latest points to), a run's
+    name or folder, or one of its manifests. A new run moves `latest` on.
+
+    A run that was itself resumed and ended before its first checkpoint stands for the one it was resumed from.
+    InputError if no checkpoint is there; with `elsewhere` one may be on nodes whose files are not here.
+    """
+    given = _path(text, workdir)
+    path = given.resolve() if given.suffix == ".json" else run_at(given)
+    if not path.exists():
+        _refuse(flag, text, f"there is no {path}")
+    tried: list[str] = []
+    seen: set[Path] = set()
+    while path not in seen:
+        seen.add(path)
+        source = Source.named_by(path)
+        lookout = Lookout((source,), "this machine")
+        problems = lookout.find_manifests()
+        if lookout.manifests:
+            step = max(manifest.step for manifest in lookout.manifests.values())
+            return Found(source.folder, step, "" if path == source.folder else str(path.relative_to(source.folder)))
+        story = read_run(source.folder)  # that it is a run at all
+        nodes = dict.fromkeys(rank.plan.node for rank in story.ranks)
+        files = [RunFolder(source.folder).node(node) / "node.yaml" for node in nodes]
+        tried.append(f"{path} has no checkpoint" if not problems else f"none of {path} can be used")
+        tried += [f"  {problem}" for problem in problems]
+        if elsewhere and not all(file.exists() for file in files) and not problems:
+            return Found(source.folder, None)
+        path = next((before for before in map(_resumed_from, files) if before is not None), path)
+    _refuse(flag, text, "\n      ".join(tried))
+    raise AssertionError("unreachable")
+
+
+def _path(text: str, workdir: Path) -> Path:
+    if text.lower() in _YES:
+        return workdir / LATEST
+    named = workdir / text
+    return named if "/" not in text and named.exists() else Path(text).expanduser()
+
+
+def _resumed_from(node_file: Path) -> Path | None:
+    """The folder that an earlier run was itself resumed from; None if it was not, or that cannot be told."""
+    try:
+        before = load_node(node_file).resume_from
+    except ConfigError:
+        return None
+    return Path(before) if before is not None and Path(before).exists() else None
+
+
+def _refuse(flag: str, text: str, what: str) -> None:
+    fix = "name a run under runs/, its folder, one of its checkpoints/step-*.json, or latest; or start anew without it"
+    raise InputError([Problem(f"{flag} {text}", 0, "", what, fix)])

@@ -1,0 +1,31 @@
+"""What a person should know of a run's options on these machines before it starts. The worker has the last word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from smolcluster.spec.cluster import Node
+from smolcluster.spec.machines import is_raspberry_pi
+from smolcluster.spec.problems import listed
+from smolcluster.spec.run import NNSpec, RunSpec
+
+
+def option_notes(run: RunSpec, nodes: Iterable[Node]) -> list[str]:
+    """Notes on precision, recomputing and compiling."""
+    training = run.training
+    notes = []
+    slow = dict.fromkeys(n.name for n in nodes if n.device == "cpu" or is_raspberry_pi(n.name, n.kind))
+    if training.precision != "fp32" and slow:
+        notes.append(
+            f"training.precision {training.precision}: {listed(slow)} compute on the CPU, where that saves memory "
+            "and is seldom faster"
+        )
+    if isinstance(run.model, NNSpec):
+        keys = {"activation_checkpointing": training.activation_checkpointing, "compile": training.compile}
+        notes += [f"training.{key}: SimpleNN has no blocks, so this does nothing" for key, on in keys.items() if on]
+    elif training.compile:
+        notes.append(
+            "training.compile: every machine needs a C++ compiler; the first step waits for it, "
+            "on a small machine minutes"
+        )
+    return notes

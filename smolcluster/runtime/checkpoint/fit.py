@@ -1,0 +1,56 @@
+"""Whether a checkpoint fits this run: another model is an error, other data or seed are worth a note. No torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from smolcluster.runtime.checkpoint.manifest import Manifest
+from smolcluster.runtime.context import RunContext
+
+Shapes = dict[str, tuple[int, ...]]
+
+# More differences than this are one difference: another model.
+MOST_TOLD = 8
+
+
+def shapes_of(manifest: Manifest) -> Shapes:
+    """The tensors in a checkpoint."""
+    return {entry.name: entry.shape for file in manifest.files for entry in file.entries}
+
+
+def differences(here: Mapping[str, tuple[int, ...]], manifest: Manifest) -> list[str]:
+    """What keeps a checkpoint from being loaded into tensors of those names and shapes, a line each."""
+    there = shapes_of(manifest)
+    found = []
+    for name in sorted({*here, *there}, key=lambda name: (name.startswith("optim."), name)):
+        if name not in there:
+            found.append(f"{name} {here[name]} is only in this run's model")
+        elif name not in here:
+            found.append(f"{name} {there[name]} is only in the checkpoint")
+        elif here[name] != there[name]:
+            found.append(f"{name} is {there[name]} in the checkpoint and {here[name]} in this run's model")
+    more = len(found) - MOST_TOLD
+    return [*found[:MOST_TOLD], f"and {more} more"] if more > 0 else found
+
+
+def uncovered(here: Mapping[str, tuple[int, ...]], manifest: Manifest) -> list[str]:
+    """What a manifest of the right names and shapes still does not hold all of."""
+    elements = dict.fromkeys(here, 0)
+    for file in manifest.files:
+        for entry in file.entries:
+            elements[entry.name] += math.prod(entry.sizes)
+    odd = sorted(name for name, count in elements.items() if count != math.prod(here[name]))
+    step = manifest.step
+    return [f"the checkpoint of step {step} does not hold all of {', '.join(odd[:3])}. Do not use it"] if odd else []
+
+
+def notes_on(manifest: Manifest, context: RunContext) -> list[str]:
+    """What differs from the run that wrote the checkpoint, and changes what is trained on from here."""
+    cursor, run = manifest.cursor, context.run
+    pairs = (
+        ("seed", cursor.seed, run.seed),
+        ("global batch", cursor.global_batch, context.plan.global_batch),
+        ("data", cursor.dataset, context.data_dir.name),
+    )
+    return [f"{what}: {before} before, {now} now" for what, before, now in pairs if before != now]

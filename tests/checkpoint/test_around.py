@@ -1,0 +1,110 @@
+"""What people meet of checkpoints around a run: settings, what is collected, `--resume`."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from smolcluster.commands._resume import checkpoint_named
+from smolcluster.errors import ConfigError, InputError
+from smolcluster.observe.report import summary_of
+from smolcluster.runtime.results import write_result
+from smolcluster.runtime.runfolder import RankResult, RunFolder, write_atomic
+from smolcluster.spec import Request, resolve
+from smolcluster.spec.run import CheckpointSpec
+from tests.checkpoint.jobs import train
+from tests.checkpoint.runs import plan
+
+ROOT = Path(__file__).resolve().parents[2]
+LOCAL = ROOT / "inventory" / "local.smol.yml"
+
+
+def settings(*overrides: str, model: str = "gpt", config: Path | None = None) -> CheckpointSpec:
+    return resolve(Request(LOCAL, "fsdp", model=model, config=config, overrides=overrides)).run.checkpoint
+
+
+def test_settings_come_from_flags_and_from_a_block(tmp_path: Path) -> None:
+    assert settings() == CheckpointSpec(every_steps=50, keep=3, keep_best=True, replicas=1)
+    assert settings("checkpoint.every_steps=10", "checkpoint.replicas=2") == CheckpointSpec(every_steps=10, replicas=2)
+    config = tmp_path / "mine.yaml"
+    config.write_text("checkpoint:\n  keep: 9\n  keep_best: false\n")
+    assert settings(config=config) == CheckpointSpec(keep=9, keep_best=False)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("checkpoint.every_step=10", "did you mean every_steps?"),
+        ("checkpont.keep=1", "did you mean checkpoint.keep?"),
+        ("checkpoint.keep=0", "checkpoint.keep"),
+        ("checkpoint.replicas=true", "checkpoint.replicas"),
+    ],
+)
+def test_a_setting_that_is_wrong_is_told(override: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        settings(override)
+    assert said in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    train(None, folder, data, plan(1, "single", max_steps=4))
+    (folder.parent / "latest").symlink_to("one")
+    return folder
+
+
+def test_what_a_person_names(run: Path, tmp_path: Path) -> None:
+    manifest = run / "checkpoints" / "step-00000004.json"
+    assert checkpoint_named("latest", run.parent) == run
+    assert checkpoint_named(str(run.parent / "latest"), tmp_path) == run
+    assert checkpoint_named(str(manifest), tmp_path) == manifest
+    copy = run / "nodes" / "node1" / "checkpoints" / "step-00000004" / "manifest.json"
+    assert checkpoint_named(str(copy), tmp_path) == copy
+    (tmp_path / "empty").mkdir()
+    for text, said in {
+        "latest": "there is no ",
+        "nowhere": "there is no ",
+        str(tmp_path / "empty"): "it has no checkpoint",
+        str(manifest).replace("04.json", "05.json"): "there is no ",
+    }.items():
+        with pytest.raises(InputError, match=said):
+            checkpoint_named(text, tmp_path)
+
+
+def tree_module() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("smolcluster_tree", ROOT / "playbooks/library/smolcluster_tree.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_manifests_are_collected_and_files_when_asked_for(run: Path, data: Path, tmp_path: Path) -> None:
+    tree = tree_module()
+    for wanted in (False, True):
+        archive, _ = tree.pack(run, "node1", wanted)
+        home = tmp_path / str(wanted)
+        tree.unpack(home, archive)
+        archive.unlink()
+        assert (home / "checkpoints" / "step-00000004.json").exists()
+        assert (home / "nodes" / "node1" / "rank-0" / "metrics.jsonl").exists()
+        assert (home / "nodes" / "node1" / "checkpoints").exists() is wanted
+    assert train(None, tmp_path / "next", data, plan(1, "single", max_steps=5), resume=home).resumed_step == 4
+
+
+def test_the_summary_says_where_a_run_came_from(run: Path, data: Path, tmp_path: Path) -> None:
+    made = plan(1, "single", max_steps=6)
+    account = train(None, tmp_path, data, made, resume=run / "checkpoints" / "step-00000004.json")
+    write_atomic(RunFolder(tmp_path).plan, made.to_json())
+    result = RankResult(
+        rank=0, node="node1", status="completed", exit_code=0, steps=account.steps,
+        resumed_from=account.resumed_from, resumed_step=account.resumed_step,
+    )  # fmt: skip
+    write_result(RunFolder(tmp_path), result)
+    summary = summary_of(tmp_path)
+    assert (summary.steps, summary.resumed_from, summary.resumed_step) == (6, "one", 4)

@@ -1,0 +1,131 @@
+"""Who goes on when ranks are lost: everybody who does has the same list, and half a cluster never goes on twice."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smolcluster.comm.config import GroupConfig
+from smolcluster.comm.muster import Entry, Ground, Muster, muster
+from smolcluster.errors import DeadlineError, PeerError
+from tests.comm.wires import together
+
+HOST = "127.0.0.1"
+ALL = (0, 1, 2)
+
+
+def ground(folder: Path, rank: int, window_s: float = 1.5, **changes: Any) -> Ground:
+    config = GroupConfig(
+        rank=rank,
+        world_size=3,
+        listen=(HOST,),
+        port=0,
+        peers={peer: HOST for peer in ALL if peer != rank},
+        timeout_s=10,
+        secret=b"k" * 32,
+        digest="d" * 64,
+        **changes,
+    )
+    return Ground(config, {peer: folder / f"muster-{peer}.json" for peer in ALL}, window_s, first_s=10)
+
+
+def come(folder: Path, entries: list[Entry], window_s: float = 1.5) -> tuple[list[Any], dict[int, Muster]]:
+    """Those ranks muster at the same time: what each of them got, and what each has noted."""
+    notes: dict[int, Muster] = {}
+
+    def one(entry: Entry) -> Muster:
+        return muster(ground(folder, entry.rank, window_s), entry, lambda agreed: notes.update({entry.rank: agreed}))
+
+    return together(*[lambda entry=entry: one(entry) for entry in entries]), notes  # type: ignore[misc]
+
+
+def entry(rank: int, generation: int = 4, members: tuple[int, ...] = ALL) -> Entry:
+    return Entry(rank=rank, generation=generation, members=members)
+
+
+def test_all_come_and_nobody_waits(tmp_path: Path) -> None:
+    began = time.monotonic()
+    got, notes = come(tmp_path, [entry(rank) for rank in ALL], window_s=60)
+    assert got == [Muster(generation=5, members=ALL)] * 3
+    assert notes == dict.fromkeys(ALL, got[0])
+    assert time.monotonic() - began < 60
+
+
+def test_the_first_generation_begins_with_all(tmp_path: Path) -> None:
+    got, _ = come(tmp_path, [entry(rank, -1) for rank in ALL], window_s=0.1)
+    assert got == [Muster(generation=0, members=ALL)] * 3
+
+
+@pytest.mark.parametrize("lost", ALL)
+def test_one_is_lost(tmp_path: Path, lost: int) -> None:
+    left = tuple(rank for rank in ALL if rank != lost)
+    got, notes = come(tmp_path, [entry(rank) for rank in left])
+    assert got == [Muster(generation=5, members=left)] * 2
+    assert set(notes) == set(left)
+
+
+def test_numbers_go_on_from_the_latest_that_anybody_knows(tmp_path: Path) -> None:
+    got, _ = come(tmp_path, [entry(0, 2), entry(1, 7), entry(2, 7)])
+    assert [one.generation for one in got] == [8] * 3
+
+
+def test_one_that_was_left_out_before_is_not_waited_for_and_welcome(tmp_path: Path) -> None:
+    got, _ = come(tmp_path, [entry(1, 5, (1, 2)), entry(2, 5, (1, 2))], window_s=60)
+    assert got == [Muster(generation=6, members=(1, 2))] * 2
+    back, _ = come(tmp_path, [entry(0, 4), entry(2, 6, (0, 2))])
+    assert back == [Muster(generation=7, members=(0, 2))] * 2
+
+
+@pytest.mark.parametrize("alone", [entry(2), entry(0, 4, ALL), entry(2, 5, (1, 2))])
+def test_less_than_half_does_not_go_on(tmp_path: Path, alone: Entry) -> None:
+    got, notes = come(tmp_path, [alone], window_s=0.3)
+    assert isinstance(got[0], DeadlineError)
+    assert "did not come within 0.3 s" in str(got[0])
+    assert "-e resume=true -e nodes=" in str(got[0])
+    assert not notes
+
+
+def test_half_goes_on_where_it_has_the_lowest(tmp_path: Path) -> None:
+    got, _ = come(tmp_path, [entry(1, 5, (1, 2))], window_s=0.3)
+    assert got == [Muster(generation=6, members=(1,))]
+
+
+def test_one_who_has_no_business_here_is_not_counted(tmp_path: Path) -> None:
+    """Another plan's rank 1, and another secret's."""
+    for changes in ({"digest": "e" * 64}, {"secret": b"x" * 32}):
+        folder = tmp_path / next(iter(changes))
+
+        def odd(changes: dict[str, Any] = changes, folder: Path = folder) -> Muster:
+            config = ground(folder, 1)
+            mine = GroupConfig(**{**config.config.__dict__, **changes})
+            return muster(Ground(mine, config.files, 1.5, 10), entry(1), lambda _: None)
+
+        got = together(
+            odd,
+            lambda folder=folder: muster(ground(folder, 0), entry(0), lambda _: None),  # type: ignore[misc]
+            lambda folder=folder: muster(ground(folder, 2), entry(2), lambda _: None),  # type: ignore[misc]
+        )
+        assert isinstance(got[0], PeerError)
+        assert got[1:] == [Muster(generation=5, members=(0, 2))] * 2
+
+
+def test_a_follower_whose_leader_dies_before_all_agreed_fails(tmp_path: Path) -> None:
+    """The leader goes when it has sent its verdict: what a rank has noted then binds it, and it does not go on."""
+    dead = threading.Event()
+    notes: list[Muster] = []
+
+    def leader() -> Muster:
+        def gone(_: Muster) -> None:
+            dead.set()
+            raise PeerError("killed before the commit")
+
+        return muster(ground(tmp_path, 0), entry(0), gone)
+
+    got = together(leader, lambda: muster(ground(tmp_path, 1), entry(1), notes.append))
+    assert dead.is_set()
+    assert all(isinstance(one, PeerError) for one in got)
+    assert notes == [Muster(generation=5, members=(0, 1))]
