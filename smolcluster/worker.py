@@ -45,7 +45,7 @@ DONE = Failure(0, "", ours=False, bug=False)
 def run_rank(config: NodeConfig, plan: Plan, me: RankPlan, stop: Callable[[], bool]) -> int:
     """Take a rank's part in a run and write its result.json. The exit code; only bugs of result writing raise."""
     account = Account()
-    ending, sent, received = DONE, 0, 0
+    ending, sent, received, done = DONE, 0, 0, False
     try:
         context = _context(config, plan, me)
         with _wires(context, config) as context:
@@ -56,8 +56,11 @@ def run_rank(config: NodeConfig, plan: Plan, me: RankPlan, stop: Callable[[], bo
                 sent, received = counters.bytes_out, counters.bytes_in
             # Before the others are let go: whoever is killed from here on was done, and is not started again.
             _write(config, plan, me, account, DONE, sent, received)
+            done = True
     except BaseException as error:  # noqa: BLE001  whatever ended it, the result must say so
         ending = _ending(error, me.rank)
+    if done:  # and said so: what the wires made of their end changes nothing
+        ending = DONE
     return _write(config, plan, me, account, ending, sent, received)
 
 

@@ -16,6 +16,8 @@ import queue
 import shlex
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from smolcluster.errors import SmolError
 from smolcluster.jobs import PollResult, poll_job, stop_job
 from smolcluster.jobs.asking import Asking, NoAnswerError
 from smolcluster.jobs.identity import orphaned
+from smolcluster.jobs.types import START_DEADLINE_S
 from smolcluster.observe.progress import Mark, progress_line, slowest, time_left_s
 from smolcluster.runtime.runfolder import JobState, write_atomic
 
@@ -149,9 +152,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             "state": "started", "node_file": self._options["node_file"], "launcher": self._options["launcher"]
         }  # fmt: skip
         try:
-            answer = self._execute_module("smolcluster_job", arguments, task_vars=self._task_vars)
-        except AnsibleError as error:
-            return f"its supervisor died and could not be started again: {str(error.message).strip()}"
+            answer = self._within(
+                partial(self._execute_module, "smolcluster_job", arguments, task_vars=self._task_vars),
+                START_DEADLINE_S + self._options["answer_s"],
+            )
+        except NoAnswerError as error:
+            return f"its supervisor died and could not be started again: {error}"
         if answer.get("failed") or answer.get("unreachable"):
             return f"its supervisor died and could not be started again: {answer.get('msg', 'no reason was given')}"
         return None
@@ -162,25 +168,32 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         arguments = ["-m", "smolcluster", "job", what, "--run-dir", run_dir, "--node", node]
         # The interpreter is not quoted: it may start with ~.
         command = f"{self._options['python']} {shlex.join(arguments)}"
+        answer = self._within(
+            partial(self._low_level_execute_command, command, sudoable=False), self._options["answer_s"]
+        )
+        if answer["rc"] != 0:
+            raise NoAnswerError(answer["stderr"].strip()[-500:] or f"exit code {answer['rc']}")
+        return str(answer["stdout"])
+
+    def _within(self, call: Callable[[], dict[str, Any]], seconds: float) -> dict[str, Any]:
+        """What a call over the connection gives. NoAnswerError if it fails or takes longer."""
         answers: queue.SimpleQueue[dict[str, Any] | AnsibleError] = queue.SimpleQueue()
 
         def execute() -> None:
             try:
-                answers.put(self._low_level_execute_command(command, sudoable=False))
+                answers.put(call())
             except AnsibleError as error:
                 answers.put(error)
 
         # In a thread, because a connection has no deadline of its own; a stuck one dies with this process.
         threading.Thread(target=execute, daemon=True).start()
         try:
-            answer = answers.get(timeout=self._options["answer_s"])
+            answer = answers.get(timeout=seconds)
         except queue.Empty:
-            raise NoAnswerError(f"the connection hangs for {self._options['answer_s']:.0f} s") from None
+            raise NoAnswerError(f"the connection hangs for {seconds:.0f} s") from None
         if isinstance(answer, AnsibleError):
             raise NoAnswerError(str(answer.message).strip()) from answer
-        if answer["rc"] != 0:
-            raise NoAnswerError(answer["stderr"].strip()[-500:] or f"exit code {answer['rc']}")
-        return str(answer["stdout"])
+        return answer
 
     # Other nodes
 

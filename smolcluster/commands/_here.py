@@ -24,7 +24,7 @@ from smolcluster.data.prepare import prepare_data
 from smolcluster.data.weights import prepare_weights
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.jobs import poll_job, start_job, stop_job
-from smolcluster.jobs.types import ACTIVE_STATES, ASKED_GRACE_S, PollResult
+from smolcluster.jobs.types import ACTIVE_STATES, ASKED_GRACE_S, JobError, PollResult
 from smolcluster.observe.progress import Mark, progress_line, slowest, time_left_s
 from smolcluster.plan.render import LEASE_S
 from smolcluster.plan.types import NodeConfig, Plan
@@ -143,10 +143,18 @@ def run_in_processes(run: Run) -> int:
 
 def _start_again(run: Run, answers: list[PollResult]) -> bool:
     """Start the supervisors that died without a word, as often as the run allows restarts. Whether there were any."""
-    dead = [each.job for each in answers if each.job.lost and each.job.restarts < run.plan.run.recovery.max_restarts]
+    recovery = run.plan.run.recovery
+    over = any(each.job.state in ("failed", "stopped") and not each.job.lost for each in answers)
+    if over and not recovery.elastic:
+        return False
+    dead = [each.job for each in answers if each.job.lost and each.job.restarts < recovery.max_restarts]
     for job in dead:
         print(f"{job.node}  its supervisor died; starting it again", flush=True)
-        start_job(run.node_files[job.node])
+        try:
+            start_job(run.node_files[job.node])
+        except JobError as error:  # the other nodes still have to be followed
+            print(f"{job.node}  {error}", file=sys.stderr, flush=True)
+            return False
     return bool(dead)
 
 

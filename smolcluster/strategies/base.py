@@ -94,9 +94,11 @@ class Strategy(Protocol):
     """How the ranks of a run take a step together. Every rank must make the same calls in the same order.
 
     evaluates_together: whether eval_loss talks to the other ranks. Then all must call it equally often.
+    last_loss: of the last step whose loss was finite, which stands for one that float16 leaves out.
     """
 
     evaluates_together: bool
+    last_loss: float | None
 
     def train_step(self, batch: Batch, lr: float, stop: bool = False) -> StepResult:
         """Take this rank's share of a step. NotFiniteError before anything was updated; PeerError if a rank is gone."""

@@ -53,7 +53,8 @@ class Synchronous:
         self._device = context.device
         self._precision = context.run.training.precision
         self.loss_scale = LossScale(self._precision == "fp16", tokens_of_a_step(context))
-        self._last_loss: float | None = None
+        # The last one that was finite; a run that is resumed goes on with that of the run before.
+        self.last_loss: float | None = None
         self._began = 0.0
         self._blocked_before_s = 0.0
         self._layer_norms = LayerNorms()
@@ -139,12 +140,12 @@ class Synchronous:
         used = self.loss_scale.value if self.loss_scale.used else None
         self.loss_scale.take(verdict.skip)
         if math.isfinite(verdict.loss):
-            self._last_loss = verdict.loss
-        elif self._last_loss is None:
+            self.last_loss = verdict.loss
+        elif self.last_loss is None:
             what = "no loss has been finite yet: float16 overflows in the forward pass, which no scale mends"
             raise NotFiniteError(f"{what}; use training.precision: bf16 or fp32", None)
         return StepResult(
-            self._last_loss, verdict.tokens, verdict.grad_norm, compute_s, comm_s, verdict.stop,
+            self.last_loss, verdict.tokens, verdict.grad_norm, compute_s, comm_s, verdict.stop,
             layer_norms=None if verdict.skip else norms, loss_scale=used, skipped=verdict.skip,
         )  # fmt: skip
 

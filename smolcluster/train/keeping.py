@@ -59,6 +59,7 @@ def resume(context: RunContext, strategy: Strategy, account: Account) -> bool:
     restored = restore(context, strategy, sources_of(context))
     if restored is not None:
         take_up(account, restored, context)
+        strategy.last_loss = account.loss_last
     return restored is not None
 
 

@@ -6,6 +6,7 @@ run with this and one without it train on the same samples, from whatever step t
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -15,6 +16,9 @@ from smolcluster.strategies.base import Batch
 # Enough to bridge a moment in which the machine does something else; a batch is small beside a model. They are made
 # anew when half of them are gone: threads that take turns at every step cost a small model more than its samples do.
 READY = 16
+# A batch is some kilobytes: not even a network drive that wakes up needs that long.
+PATIENCE_S = 300.0
+LEAVE_S = 5.0
 
 
 class Prefetch:
@@ -37,14 +41,18 @@ class Prefetch:
         self._thread: threading.Thread | None = None
 
     def take(self, step: int) -> Batch:
-        """The batch of a step; waits until it is made. The one after the last that was taken is there soonest."""
+        """The batch of a step; waits until it is made, OSError if that takes for ever.
+
+        The one after the last that was taken is there soonest.
+        """
         with self._changed:
             if self._closed:
                 raise ValueError("no batch can be had after close")
             if self._thread is None or step != (self._made[0][0] if self._made else self._next):
                 self._steer(step)
-            while not self._made:
-                self._changed.wait()
+            if not self._changed.wait_for(lambda: self._made, PATIENCE_S):
+                what = f"the samples of step {step} have not been read for {PATIENCE_S:.0f} s"
+                raise TimeoutError(errno.ETIMEDOUT, what)
             _, batch = self._made.popleft()
             if len(self._made) <= self._most // 2:
                 self._changed.notify_all()
@@ -59,7 +67,7 @@ class Prefetch:
             self._made.clear()
             self._changed.notify_all()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(LEAVE_S)  # a disk that hangs must not keep a rank that failed from telling the others
 
     def _steer(self, step: int) -> None:
         """Go on from another step than the next one."""

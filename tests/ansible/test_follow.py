@@ -80,7 +80,9 @@ def record(step: int, **changes: object) -> StepRecord:
 def test_a_line_of_progress() -> None:
     line = progress_line("pi5", {0: record(40)}, 65.0, width=5)
     assert line == "pi5    step  40/200  loss 2.5000  1,000 tokens/s  ETA 1:05"
-    assert "loss 2.5000  val 2.7500  1,000" in progress_line("pi5", {0: record(40, val_loss=2.75)}, None)
+    assert "loss 2.5000  val 2.7500  perplexity 15.64  1,000" in progress_line(
+        "pi5", {0: record(40, val_loss=2.75)}, None
+    )
 
 
 def test_a_node_of_several_ranks_is_as_far_as_its_slowest_and_as_fast_as_all() -> None:

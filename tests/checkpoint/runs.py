@@ -39,7 +39,7 @@ def context_of(
 ) -> RunContext:
     return RunContext(
         folder.name, generation, made, made.ranks[rank], torch.device("cpu"), RunFolder(folder), data,
-        Alone() if wires is None else wires, resume,
+        Alone() if wires is None else wires, resume_from=resume,
     )  # fmt: skip
 
 

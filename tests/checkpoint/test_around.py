@@ -59,16 +59,16 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_a_person_names(run: Path, tmp_path: Path) -> None:
     manifest = run / "checkpoints" / "step-00000004.json"
-    assert checkpoint_named("latest", run.parent) == run
-    assert checkpoint_named(str(run.parent / "latest"), tmp_path) == run
-    assert checkpoint_named(str(manifest), tmp_path) == manifest
+    assert checkpoint_named("latest", run.parent).path == run
+    assert checkpoint_named(str(run.parent / "latest"), tmp_path).path == run
+    assert checkpoint_named(str(manifest), tmp_path).path == manifest
     copy = run / "nodes" / "node1" / "checkpoints" / "step-00000004" / "manifest.json"
-    assert checkpoint_named(str(copy), tmp_path) == copy
+    assert checkpoint_named(str(copy), tmp_path).path == copy
     (tmp_path / "empty").mkdir()
     for text, said in {
         "latest": "there is no ",
         "nowhere": "there is no ",
-        str(tmp_path / "empty"): "it has no checkpoint",
+        str(tmp_path / "empty"): "is not a run folder",
         str(manifest).replace("04.json", "05.json"): "there is no ",
     }.items():
         with pytest.raises(InputError, match=said):

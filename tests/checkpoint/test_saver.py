@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,21 @@ def test_the_last_and_the_best_stay(tmp_path: Path) -> None:
     assert loaded(tmp_path, 2).val_loss == 1.0
     folders = {path.name for path in (tmp_path / "nodes" / "node1" / "checkpoints").iterdir()}
     assert folders == {f"step-{step:08d}" for step in (2, 4, 5)}
+
+
+def test_a_new_rank_0_knows_the_checkpoints_of_the_one_before_by_its_copies(tmp_path: Path) -> None:
+    """What an elastic run keeps whose rank 0 was lost with its disk: the manifests were there."""
+    slices = [Slice("w", (1,), Box((0,), (1,)), torch.zeros(1))]
+    before = saver_of(tmp_path, lambda _: None)
+    for step, loss in ((1, 1.0), (2, 3.0), (3, 2.0)):
+        before.save(facts(step, loss), slices)
+    before.finish()
+    shutil.rmtree(tmp_path / "checkpoints")
+    after = saver_of(tmp_path, lambda _: None)
+    after.save(facts(4), slices)
+    after.finish()
+    folders = {path.name for path in (tmp_path / "nodes" / "node1" / "checkpoints").iterdir()}
+    assert folders == {f"step-{step:08d}" for step in (1, 3, 4)}
 
 
 def test_a_bug_in_the_thread_ends_the_run(tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ def test_a_failure_of_the_run_ends_a_dial(there: bool) -> None:
 
 def half(listener: Listener, link: str, direction: Direction) -> Wire:
     dialler = mesh(ME, None)
-    return dialler._dial_one(0, listener.endpoint, Hello(1, "ring", link, direction), Deadline(5))
+    return dialler._dial_one(0, listener.endpoint, ME, Hello(1, "ring", link, direction), Deadline(5))[0]
 
 
 def test_half_a_link_is_let_go_when_its_rank_begins_again(listener: Listener) -> None:

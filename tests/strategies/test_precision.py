@@ -248,6 +248,20 @@ def test_one_process_leaves_a_step_out_too() -> None:
     assert [r.skipped for r in overflowing(0, 1, "single", 1, 0, "gradient")["results"]] == [False, True, False]
 
 
+def test_the_first_step_after_a_resume_may_be_left_out_too() -> None:
+    model = model_of("gpt", seed=1)
+    plain = model.loss
+    model.loss = lambda x, y: plain(x, y) * torch.inf  # type: ignore[method-assign]
+    strategy = build_strategy(context_of("single", 0, 1, precision="fp16"), model)
+    batch = shares_of(0, SHARES[:1], 0, 64)
+    with pytest.raises(NotFiniteError, match="no loss has been finite yet"):
+        strategy.train_step(batch, 1e-2)
+    strategy.last_loss = 2.5  # what keeping.resume does
+    result = strategy.train_step(batch, 1e-2)
+    strategy.close()
+    assert (result.skipped, result.loss) == (True, 2.5)
+
+
 def endless(rank: int, world_size: int) -> tuple[int, str]:
     """Every gradient is infinite: how many steps are left out before it is an error."""
     model = model_of("gpt", seed=1)

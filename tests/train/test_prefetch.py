@@ -7,6 +7,7 @@ import threading
 import pytest
 import torch
 
+from smolcluster.train import prefetch
 from smolcluster.train.prefetch import Prefetch
 
 
@@ -82,3 +83,19 @@ def test_after_close_there_is_nothing() -> None:
     ahead.close()
     with pytest.raises(ValueError, match="after close"):
         ahead.take(1)
+
+
+def test_a_disk_that_hangs_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefetch, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(prefetch, "LEAVE_S", 0.2)
+    go = threading.Event()
+
+    def hangs(step: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        go.wait(30)
+        return batch(step)
+
+    ahead = Prefetch(hangs, 3)
+    with pytest.raises(TimeoutError, match="step 1"):
+        ahead.take(1)
+    ahead.close()
+    go.set()

@@ -107,7 +107,7 @@ class Agreement:
             node = self._context.me.node
             return Verdict(failures=(f"{node} could not write {path}: {explain(error)}",))
         self._stage("exists")
-        found = look_at(folder)
+        found = look_at(folder, self._context.me.node)
         kept = to_keep(found.losses, facts.step, self._context.run.checkpoint) | found.unreadable
         drop_manifests(folder, facts.step, kept)
         self._stage("dropped manifests")

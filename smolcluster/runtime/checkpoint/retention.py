@@ -15,6 +15,7 @@ from smolcluster.runtime.checkpoint.files import PART, remove
 from smolcluster.runtime.checkpoint.manifest import (
     MANIFEST_COPY,
     BadManifestError,
+    Manifest,
     Place,
     node_folder,
     parse_manifest,
@@ -46,19 +47,25 @@ class Kept:
     unreadable: frozenset[int]
 
 
-def look_at(folder: RunFolder) -> Kept:
-    """The checkpoints of a run, by their manifests on rank 0's node."""
-    losses: dict[int, float | None] = {}
-    unreadable = set()
-    for path in folder.checkpoints.glob("step-*.json"):
-        step = step_of(path.stem)
+def look_at(folder: RunFolder, node: str) -> Kept:
+    """The checkpoints of a run, by what lies on rank 0's node `node`: manifests, and copies of earlier rank 0s'."""
+    known: dict[int, Manifest] = {}
+    found = [(step_of(path.stem), path) for path in folder.checkpoints.glob("step-*.json")]
+    copies = node_folder(folder, node).glob(f"step-*/{MANIFEST_COPY}")
+    found += [(step_of(path.parent.name), path) for path in copies]
+    steps = set()
+    for step, path in found:
         if step is None:
             continue
+        steps.add(step)
         try:
-            losses[step] = parse_manifest(path.read_text(encoding="utf-8")).val_loss
+            manifest = parse_manifest(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, BadManifestError):
-            unreadable.add(step)
-    return Kept(losses, frozenset(unreadable))
+            continue
+        if step not in known or manifest.generation > known[step].generation:
+            known[step] = manifest
+    losses = {step: manifest.val_loss for step, manifest in known.items()}
+    return Kept(losses, frozenset(steps - losses.keys()))
 
 
 def drop_manifests(folder: RunFolder, now: int, kept: frozenset[int]) -> None:
