@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from smolcluster.commands.generate import find_model
-from smolcluster.errors import ConfigError
 from smolcluster.runtime.runfolder import run_at
-from smolcluster.spec.layers import merge
 from smolcluster.spec.pretrained import weight_files
-from smolcluster.spec.problems import explain
-from smolcluster.spec.shipped import WeightsTable, overlays, shipped
-
-TABLE = "model_weights.yaml"
+from smolcluster.spec.shipped import weights_table
 
 
 def find_start(text: str, inventory: Path, whole: bool) -> Path:
@@ -26,11 +19,4 @@ def find_start(text: str, inventory: Path, whole: bool) -> Path:
         folder = find_model(run_at(path)).resolve()
         weight_files(folder)
         return folder
-    own, _ = overlays(inventory)  # what is wrong with reading them is reported with all other files
-    layers = [document for document in (shipped(TABLE), own.get(TABLE)) if document is not None]
-    for document in layers:
-        try:
-            WeightsTable.model_validate(document.data)
-        except ValidationError as error:
-            raise ConfigError(explain(error, document, WeightsTable)) from None
-    return find_weights(text, WeightsTable.model_validate(merge(layers).data).root, whole)
+    return find_weights(text, weights_table(inventory, alone=False), whole)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, RootModel
+from pydantic import BaseModel, RootModel, ValidationError
 
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.spec.clusterfile import CLUSTER_FILES
 from smolcluster.spec.document import Document, read_document
 from smolcluster.spec.layers import merge
 from smolcluster.spec.modelfile import MODEL_FILES, ServedModel, Weights
-from smolcluster.spec.problems import did_you_mean, listed
-from smolcluster.spec.validate import validated
+from smolcluster.spec.problems import did_you_mean, explain, listed
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs"
 
@@ -57,12 +56,19 @@ def overlays(inventory: Path) -> tuple[dict[str, Document], list[Problem]]:
     return found, problems
 
 
-def weights_table(inventory: Path) -> dict[str, Weights]:
-    """model_weights.yaml, the person's own over the shipped one. ConfigError."""
+def weights_table(inventory: Path, alone: bool = True) -> dict[str, Weights]:
+    """model_weights.yaml, the person's own over the shipped one. ConfigError.
+
+    `alone` False leaves it to somebody else to report files in `configs/` that cannot be read.
+    """
     own, problems = overlays(inventory)
-    if problems:
+    if alone and problems:
         raise ConfigError(problems)
     name = "model_weights.yaml"
     layers = [document for document in (shipped(name), own.get(name)) if document is not None]
-    merged = merge(layers)
-    return {key: validated(Document(name, entry, {}, prefix=(key,)), Weights) for key, entry in merged.data.items()}
+    for document in layers:
+        try:
+            WeightsTable.model_validate(document.data)
+        except ValidationError as error:
+            raise ConfigError(explain(error, document, WeightsTable)) from None
+    return WeightsTable.model_validate(merge(layers).data).root

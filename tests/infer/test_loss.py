@@ -2,12 +2,16 @@
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
+from smolcluster.comm.endpoint import listen
 from smolcluster.errors import PeerError, PeerLostError
 from smolcluster.infer.request import Delta, Done, Failed, Limits, Request
+from smolcluster.infer.worker import open_mesh
 from tests.infer.infer_models import generate
+from tests.infer.stage_pool import settings
 from tests.infer.test_engine import CUTS, GREEDY, collect, prompt_of, wait_until_free
 
 
@@ -98,3 +102,19 @@ def test_a_stage_that_does_not_come_is_named_and_the_engine_can_be_closed(stages
             engine.reconnect(1.0)
         assert engine.status().state == "lost"
     assert stages.endings == ["", None]
+
+
+def test_a_stage_that_starts_again_waits_for_the_port_it_had(tmp_path):
+    """Its earlier process may still be dying. At a first start a port in use is told at once."""
+    [held] = listen(("127.0.0.1",), 0)
+    port = held.getsockname()[1]
+    with held:
+        with pytest.raises(PeerError, match="is in use"):
+            open_mesh(settings(1, 2, str(tmp_path), port=port))
+        with ThreadPoolExecutor(1) as thread:
+            asked = thread.submit(open_mesh, settings(1, 2, str(tmp_path), port=port, bind_s=20.0))
+            assert not wait([asked], 0.5).done
+            held.close()
+            listener = asked.result(30).listener
+    assert listener.endpoint.port == port
+    listener.close()
