@@ -207,6 +207,8 @@ class _Gathering:
                     link.tell(Kind.ABORT, b"", 1.0)
             raise PeerError(f"the ranks did not agree on who goes on: {error}") from error
         self._note(verdict)
+        # Whoever hears that all have accepted dials the next generation's listener, maybe on this very port.
+        self._listener.close()
         for link, _ in came.values():
             with contextlib.suppress(PeerError):  # whoever is gone now is missed when the ranks join
                 link.send(Kind.MESSAGE)
@@ -235,6 +237,7 @@ class _Gathering:
             if self._me.rank not in verdict.members:
                 raise ProtocolError(f"{link.who} led this rank and left it out")
             self._note(verdict)
+            self._listener.close()  # as in `lead`: others may be in the next generation before this rank is
             link.send(Kind.REPLY)
             committed = link.receive(2 * ANSWER_S, _MOST_BYTES, Deadline(2 * ANSWER_S))
             expect(committed, link.who, Kind.MESSAGE)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from smolcluster.comm.config import GroupConfig
-from smolcluster.comm.muster import Entry, Ground, Muster, muster
+from smolcluster.comm.muster import Entry, Ground, Muster, _Gathering, muster
 from smolcluster.errors import DeadlineError, PeerError
 from tests.comm.wires import together
 
@@ -129,3 +131,44 @@ def test_a_follower_whose_leader_dies_before_all_agreed_fails(tmp_path: Path) ->
     assert dead.is_set()
     assert all(isinstance(one, PeerError) for one in got)
     assert notes == [Muster(generation=5, members=(0, 1))]
+
+
+def test_nobody_hears_the_commit_while_a_port_of_the_muster_is_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With ports of their own ranks listen on the same ones in the next generation: who is fast must not dial these."""
+    looked = threading.Event()
+    close = _Gathering.close
+
+    def slow(gathering: _Gathering) -> None:
+        if gathering._me.rank != 2:
+            looked.wait(10)
+        close(gathering)
+
+    monkeypatch.setattr(_Gathering, "close", slow)
+    with ExitStack() as stack:
+        servers = [stack.enter_context(socket.create_server((HOST, 0))) for _ in ALL]
+        ports = dict(zip(ALL, [server.getsockname()[1] for server in servers], strict=True))
+
+    def one(rank: int) -> Muster:
+        others = {peer: port for peer, port in ports.items() if peer != rank}
+        config = GroupConfig(**{**ground(tmp_path, rank).config.__dict__, "port": ports[rank], "peer_ports": others})
+        return muster(Ground(config, {}, 10, 10), entry(rank), lambda _: None)
+
+    def fast() -> list[int]:
+        try:
+            one(2)
+            return [port for port in ports.values() if _answers(port)]
+        finally:
+            looked.set()
+
+    got = together(lambda: one(0), lambda: one(1), fast)
+    assert got == [Muster(generation=5, members=ALL)] * 2 + [[]]
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection((HOST, port), 5).close()
+    except ConnectionRefusedError:
+        return False
+    return True
