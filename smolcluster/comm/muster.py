@@ -215,10 +215,15 @@ class _Gathering:
         return verdict
 
     def follow(self) -> Muster:
-        """Wait for the verdict of any lower rank, and accept the first one."""
+        """Wait for the verdict of any lower rank, and accept the first one. The end of one that does not lead is none.
+
+        PeerError: the first one's that hung up, once all have.
+        """
         heard: queue.SimpleQueue[tuple[Link, Muster | PeerError]] = queue.SimpleQueue()
-        patience = Deadline(2 * max(self._ground.window_s, self._left_s()) + ANSWER_S)
+        with self._changed:
+            patience = Deadline(2 * max(self._ground.window_s, self._left_s()) + ANSWER_S)
         asked: set[int] = set()
+        lost: dict[int, PeerError] = {}
         while True:
             with self._changed:
                 lower = dict(self._lower)
@@ -232,7 +237,11 @@ class _Gathering:
                     raise DeadlineError(f"no lower rank said within {patience.seconds:g} s who goes on") from None
                 continue
             if isinstance(verdict, PeerError):
-                raise verdict
+                lost[link.peer] = verdict
+                with self._changed:
+                    if self._lower.keys() <= lost.keys():
+                        raise next(iter(lost.values()))
+                continue
             self._over.set()
             if self._me.rank not in verdict.members:
                 raise ProtocolError(f"{link.who} led this rank and left it out")

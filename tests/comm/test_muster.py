@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from smolcluster.comm.config import GroupConfig
+from smolcluster.comm.link import Link
 from smolcluster.comm.muster import Entry, Ground, Muster, _Gathering, muster
 from smolcluster.errors import DeadlineError, PeerError
 from tests.comm.wires import together
@@ -131,6 +132,36 @@ def test_a_follower_whose_leader_dies_before_all_agreed_fails(tmp_path: Path) ->
     assert dead.is_set()
     assert all(isinstance(one, PeerError) for one in got)
     assert notes == [Muster(generation=5, members=(0, 1))]
+
+
+def test_a_lower_rank_that_goes_before_the_verdict_is_not_the_leader_s_end(tmp_path: Path) -> None:
+    """Rank 2 reaches both others, which do not reach each other; rank 0 dies while rank 1 leads."""
+    apart = ground(tmp_path, 1, 60)
+    grounds = [ground(tmp_path, 0, 60), Ground(apart.config, {1: apart.files[1], 0: tmp_path / "no"}, 60, 10)]
+    lower = [_Gathering(each, entry(rank), lambda _: None) for rank, each in enumerate(grounds)]
+    mine = _Gathering(ground(tmp_path, 2, 60), entry(2), lambda _: None)
+    heard, gone = mine._hear, threading.Event()
+
+    def hear(link: Link, *rest: Any) -> None:
+        heard(link, *rest)
+        if link.peer == 0:
+            gone.set()
+
+    def lead() -> Muster:
+        lower[0].close()
+        assert gone.wait(10)
+        return lower[1].lead()
+
+    mine._hear = hear  # type: ignore[method-assign]
+    with ExitStack() as stack:
+        for gathering in (*lower, mine):
+            stack.callback(gathering.close)
+        with mine._changed:
+            assert mine._changed.wait_for(lambda: len(mine._lower) == 2, 10)
+        with lower[1]._changed:
+            assert lower[1]._changed.wait_for(lambda: 2 in lower[1]._higher, 10)
+        got = together(lead, mine.follow)
+    assert got == [Muster(generation=5, members=(1, 2))] * 2
 
 
 def test_nobody_hears_the_commit_while_a_port_of_the_muster_is_open(
