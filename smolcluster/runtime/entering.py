@@ -6,12 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from smolcluster.comm.config import JOIN_S, GroupConfig, read_secret
-from smolcluster.comm.muster import Entry, Ground, Muster, muster
+from smolcluster.comm.muster import Ground, muster
+from smolcluster.comm.quorum import Entry, Muster
 from smolcluster.plan.elastic import plan_for
 from smolcluster.plan.types import NodeConfig
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.generation import (
     GenerationNote,
+    OpenList,
     last_generation,
     next_generation,
     read_generation,
@@ -68,6 +70,9 @@ def _muster(context: RunContext, config: NodeConfig, secret: bytes) -> Muster:
         rank=seat,
         generation=config.generation - 1 if known is None else known.generation,
         members=known.members if known is not None and known.members else everybody,
+        pending=tuple(
+            Muster(generation=one.generation, members=one.members) for one in (known.pending if known else ())
+        ),
     )
     # A port may be held by this rank's last process for a moment, whichever generation this will be.
     group = GroupConfig.from_plan(
@@ -85,7 +90,12 @@ def _muster(context: RunContext, config: NodeConfig, secret: bytes) -> Muster:
         first_s=max(JOIN_S, context.run.recovery.elastic_wait_s),
     )
 
-    def note(agreed: Muster) -> None:
-        write_generation(folder, node, seat, GenerationNote(generation=agreed.generation, members=agreed.members))
+    def note(mine: Entry) -> None:
+        # Before the first generation nobody goes on without all, whatever is open.
+        if mine.generation >= 0:
+            step = known.step if known is not None and known.generation == mine.generation else None
+            pending = tuple(OpenList(generation=one.generation, members=one.members) for one in mine.pending)
+            said = GenerationNote(generation=mine.generation, step=step, members=mine.members, pending=pending)
+            write_generation(folder, node, seat, said)
 
     return muster(ground, entry, note)

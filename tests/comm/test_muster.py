@@ -13,7 +13,8 @@ import pytest
 
 from smolcluster.comm.config import GroupConfig
 from smolcluster.comm.link import Link
-from smolcluster.comm.muster import Entry, Ground, Muster, _Gathering, muster
+from smolcluster.comm.muster import Ground, _Gathering, muster
+from smolcluster.comm.quorum import Entry, Muster
 from smolcluster.errors import DeadlineError, PeerError
 from tests.comm.wires import together
 
@@ -36,12 +37,12 @@ def ground(folder: Path, rank: int, window_s: float = 1.5, **changes: Any) -> Gr
     return Ground(config, {peer: folder / f"muster-{peer}.json" for peer in ALL}, window_s, first_s=10)
 
 
-def come(folder: Path, entries: list[Entry], window_s: float = 1.5) -> tuple[list[Any], dict[int, Muster]]:
+def come(folder: Path, entries: list[Entry], window_s: float = 1.5) -> tuple[list[Any], dict[int, Entry]]:
     """Those ranks muster at the same time: what each of them got, and what each has noted."""
-    notes: dict[int, Muster] = {}
+    notes: dict[int, Entry] = {}
 
     def one(entry: Entry) -> Muster:
-        return muster(ground(folder, entry.rank, window_s), entry, lambda agreed: notes.update({entry.rank: agreed}))
+        return muster(ground(folder, entry.rank, window_s), entry, lambda mine: notes.update({entry.rank: mine}))
 
     return together(*[lambda entry=entry: one(entry) for entry in entries]), notes  # type: ignore[misc]
 
@@ -54,7 +55,7 @@ def test_all_come_and_nobody_waits(tmp_path: Path) -> None:
     began = time.monotonic()
     got, notes = come(tmp_path, [entry(rank) for rank in ALL], window_s=60)
     assert got == [Muster(generation=5, members=ALL)] * 3
-    assert notes == dict.fromkeys(ALL, got[0])
+    assert notes == {rank: entry(rank, 5) for rank in ALL}
     assert time.monotonic() - began < 60
 
 
@@ -119,19 +120,20 @@ def test_one_who_has_no_business_here_is_not_counted(tmp_path: Path) -> None:
 def test_a_follower_whose_leader_dies_before_all_agreed_fails(tmp_path: Path) -> None:
     """The leader goes when it has sent its verdict: what a rank has noted then binds it, and it does not go on."""
     dead = threading.Event()
-    notes: list[Muster] = []
+    notes: list[Entry] = []
 
     def leader() -> Muster:
-        def gone(_: Muster) -> None:
-            dead.set()
-            raise PeerError("killed before the commit")
+        def gone(mine: Entry) -> None:
+            if not mine.pending:
+                dead.set()
+                raise PeerError("killed before the commit")
 
         return muster(ground(tmp_path, 0), entry(0), gone)
 
     got = together(leader, lambda: muster(ground(tmp_path, 1), entry(1), notes.append))
     assert dead.is_set()
     assert all(isinstance(one, PeerError) for one in got)
-    assert notes == [Muster(generation=5, members=(0, 1))]
+    assert notes == [entry(1).offered(Muster(generation=5, members=(0, 1)))]
 
 
 def test_a_lower_rank_that_goes_before_the_verdict_is_not_the_leader_s_end(tmp_path: Path) -> None:
