@@ -65,15 +65,7 @@ def enter(context: RunContext, config: NodeConfig) -> tuple[GroupConfig | None, 
 def _muster(context: RunContext, config: NodeConfig, secret: bytes) -> Muster:
     folder, node, seat = context.folder, context.me.node, context.rank
     known = read_generation(folder, node, seat)
-    everybody = tuple(range(context.world_size))
-    entry = Entry(
-        rank=seat,
-        generation=config.generation - 1 if known is None else known.generation,
-        members=known.members if known is not None and known.members else everybody,
-        pending=tuple(
-            Muster(generation=one.generation, members=one.members) for one in (known.pending if known else ())
-        ),
-    )
+    entry = entry_of(known, seat, context.world_size, config.generation)
     # A port may be held by this rank's last process for a moment, whichever generation this will be.
     group = GroupConfig.from_plan(
         context.plan,
@@ -93,9 +85,22 @@ def _muster(context: RunContext, config: NodeConfig, secret: bytes) -> Muster:
     def note(mine: Entry) -> None:
         # Before the first generation nobody goes on without all, whatever is open.
         if mine.generation >= 0:
-            step = known.step if known is not None and known.generation == mine.generation else None
-            pending = tuple(OpenList(generation=one.generation, members=one.members) for one in mine.pending)
-            said = GenerationNote(generation=mine.generation, step=step, members=mine.members, pending=pending)
-            write_generation(folder, node, seat, said)
+            write_generation(folder, node, seat, note_of(mine, known))
 
     return muster(ground, entry, note)
+
+
+def entry_of(known: GenerationNote | None, seat: int, world_size: int, first: int) -> Entry:
+    """What a rank says of itself at a muster, from its note. `first`: the number of the run's first generation."""
+    if known is None:
+        return Entry(rank=seat, generation=first - 1, members=tuple(range(world_size)))
+    pending = tuple(Muster(generation=one.generation, members=one.members) for one in known.pending)
+    members = known.members or tuple(range(world_size))
+    return Entry(rank=seat, generation=known.generation, members=members, pending=pending)
+
+
+def note_of(mine: Entry, known: GenerationNote | None) -> GenerationNote:
+    """What it notes of that. `known`: the note before, whose step stays while the generation does."""
+    step = known.step if known is not None and known.generation == mine.generation else None
+    pending = tuple(OpenList(generation=one.generation, members=one.members) for one in mine.pending)
+    return GenerationNote(generation=mine.generation, step=step, members=mine.members, pending=pending)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 
 from smolcluster.comm.quorum import Entry, Muster, awaited, verdict_of
 from smolcluster.errors import DeadlineError
+from smolcluster.runtime.entering import entry_of, note_of
+from smolcluster.runtime.generation import GenerationNote, read_generation, write_generation
+from smolcluster.runtime.runfolder import RunFolder
 
 FIVE = (0, 1, 2, 3, 4)
 
@@ -63,6 +67,21 @@ def test_every_open_list_is_kept_until_one_counts() -> None:
     again = Muster(generation=7, members=first.members)
     assert mine.offered(again).pending == (second, again)
     assert mine.committed(again) == entry(1, generation=7, members=first.members)
+
+
+def test_a_rank_that_is_started_again_knows_what_was_open(tmp_path: Path) -> None:
+    """From generation.json, which keeps the step of the generation that still counts."""
+    folder, offered = RunFolder(tmp_path), Muster(generation=5, members=(0, 1))
+    before = GenerationNote(generation=4, step=30)
+    mine = entry_of(before, 1, 5, 0)
+    assert mine == entry(1)
+    write_generation(folder, "node2", 1, note_of(mine.offered(offered), before))
+    after = read_generation(folder, "node2", 1)
+    assert after is not None
+    assert after.step == 30
+    assert entry_of(after, 1, 5, 0) == entry(1, offered)
+    assert note_of(mine.committed(offered), after) == GenerationNote(generation=5, members=(0, 1))
+    assert entry_of(None, 1, 5, 0) == entry(1, generation=-1)
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 4, 5, 6])
