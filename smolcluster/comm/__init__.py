@@ -12,6 +12,7 @@ listener  accepts and pairs wires        fabric       a membership from a plan, 
 route     which address of several       torchrun     a membership from c10d's rendezvous
 meeting   how its ranks find rank 0      environment  what the variables SMOL_* and torchrun's say
 roll      which rank did not come to an operation
+muster    who takes part next, of an elastic run; quorum: which lists may go on
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ in time leads those who reached it:
 A follower accepts one verdict and no other; if one does not accept the leader takes the verdict back, and all of them
 fail and muster again at the next start. So everybody who goes on has the same list.
 
-The list must hold more than half of the last generation's members, or half of them with the lowest: two halves of a
-cluster that a cable divides must not both go on. For that a follower notes a list before it accepts it, the leader when
-all have: whatever becomes of it, nobody goes on later without asking that list's members.
+Two halves of a cluster that a cable divides must not both go on: which list may is decided by what all who came know
+(comm/quorum.py). For that the leader notes a list before it offers it and a follower before it accepts it, each as open
+until it counts: whatever becomes of it, nobody goes on later without most of that list's members.
 
 All links are ordinary ones: the run's secret is proven, and the generation in the handshake is one that nobody trains
 in, so that ranks of an old generation that still run are not taken for somebody who has come.
@@ -31,7 +31,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from smolcluster.comm.announce import announce, find
 from smolcluster.comm.clock import Deadline
@@ -42,8 +42,8 @@ from smolcluster.comm.handshake import Identity
 from smolcluster.comm.link import Link, expect
 from smolcluster.comm.listener import Listener
 from smolcluster.comm.mesh import Mesh
+from smolcluster.comm.quorum import Entry, Muster, awaited, last_of, verdict_of
 from smolcluster.errors import DeadlineError, PeerError, ProtocolError
-from smolcluster.spec.base import Frozen
 
 CHANNEL = "muster"
 # The generation of a muster's handshakes: none that ranks train in.
@@ -53,21 +53,6 @@ _ATTEMPT_S = 1.0
 # How long somebody who has come may take to answer.
 ANSWER_S = 10.0
 _MOST_BYTES = 1 << 20
-
-
-class Entry(Frozen):
-    """What a rank says of itself: the last generation it was in (-1: none yet), and everybody who was."""
-
-    rank: int = Field(ge=0)
-    generation: int = Field(ge=-1)
-    members: tuple[int, ...]
-
-
-class Muster(Frozen):
-    """What all agreed on. `members` are ranks of the whole plan, ascending."""
-
-    generation: int = Field(ge=0)
-    members: tuple[int, ...] = Field(min_length=1)
 
 
 @dataclass(frozen=True)
@@ -83,17 +68,17 @@ class Ground:
     first_s: float
 
 
-def muster(ground: Ground, me: Entry, note: Callable[[Muster], None]) -> Muster:
+def muster(ground: Ground, me: Entry, note: Callable[[Entry], None]) -> Muster:
     """Agree on the next generation and its members. PeerError: too few came, or somebody did not accept.
 
-    `note` is called before the list counts, and must make it last.
+    `note` is called with what this rank knows from now on, before anybody else hears of it, and must make it last.
     """
     with contextlib.closing(_Gathering(ground, me, note)) as gathering:
         return gathering.lead() if gathering.await_role() else gathering.follow()
 
 
 class _Gathering:
-    def __init__(self, ground: Ground, me: Entry, note: Callable[[Muster], None]) -> None:
+    def __init__(self, ground: Ground, me: Entry, note: Callable[[Entry], None]) -> None:
         self._note = note
         self._config = config = ground.config
         self._ground = ground
@@ -162,18 +147,9 @@ class _Gathering:
     def _known(self) -> list[Entry]:
         return [self._me, *(entry for _, entry in self._higher.values())]
 
-    def _last(self) -> Entry:
-        """The entry that knows of the latest generation."""
-        return max(self._known(), key=lambda entry: (entry.generation, -entry.rank))
-
-    def _awaited(self) -> frozenset[int]:
-        """Who was there last; before the first generation everybody."""
-        last = self._last()
-        return frozenset(self._everybody if last.generation < 0 else last.members)
-
     def _left_s(self) -> float:
         window, first = self._began
-        return first.left() if self._last().generation < 0 else window.left()
+        return first.left() if last_of(self._known()).generation < 0 else window.left()
 
     def await_role(self) -> bool:
         """Wait until it is clear whether this rank leads (True) or follows a lower one."""
@@ -181,7 +157,7 @@ class _Gathering:
             while not self._lower and self._left_s() > 0:
                 came = {self._me.rank, *self._higher}
                 # Nobody lower is waited for who was not there last either.
-                if self._awaited() <= came:
+                if awaited(self._known(), len(self._everybody)) <= came:
                     break
                 self._changed.wait(min(self._left_s(), 0.5))
             return not self._lower
@@ -191,32 +167,42 @@ class _Gathering:
     def lead(self) -> Muster:
         """Decide, and have everybody who came accept it."""
         with self._changed:
-            last, came = self._last(), dict(self._higher)
+            known, came = self._known(), dict(self._higher)
         self._over.set()
-        members = tuple(sorted({self._me.rank, *came}))
-        _require_enough(members, last, len(self._everybody), self._ground)
-        verdict = Muster(generation=last.generation + 1, members=members)
+        ground = self._ground
+        waited_s = ground.first_s if last_of(known).generation < 0 else ground.window_s
+        verdict = verdict_of(known, len(self._everybody), waited_s)
+        self._note(self._me.offered(verdict))
+        # One deadline for all: it is over before any follower's, who would be in the next muster by then.
+        answered = Deadline(ANSWER_S)
         try:
             for link, _ in came.values():
                 link.send(Kind.REPLY, verdict.model_dump_json().encode())
             for link, _ in came.values():
-                expect(link.receive(ANSWER_S, _MOST_BYTES, Deadline(ANSWER_S)), link.who, Kind.REPLY)
+                expect(link.receive(ANSWER_S, _MOST_BYTES, answered), link.who, Kind.REPLY)
         except PeerError as error:
             for link, _ in came.values():
                 with contextlib.suppress(PeerError):
                     link.tell(Kind.ABORT, b"", 1.0)
             raise PeerError(f"the ranks did not agree on who goes on: {error}") from error
-        self._note(verdict)
+        self._note(self._me.committed(verdict))
+        # Whoever hears that all have accepted dials the next generation's listener, maybe on this very port.
+        self._listener.close()
         for link, _ in came.values():
             with contextlib.suppress(PeerError):  # whoever is gone now is missed when the ranks join
                 link.send(Kind.MESSAGE)
         return verdict
 
     def follow(self) -> Muster:
-        """Wait for the verdict of any lower rank, and accept the first one."""
+        """Wait for the verdict of any lower rank, and accept the first one. The end of one that does not lead is none.
+
+        PeerError: the first one's that hung up, once all have.
+        """
         heard: queue.SimpleQueue[tuple[Link, Muster | PeerError]] = queue.SimpleQueue()
-        patience = Deadline(2 * max(self._ground.window_s, self._left_s()) + ANSWER_S)
+        with self._changed:
+            patience = Deadline(2 * max(self._ground.window_s, self._left_s()) + ANSWER_S)
         asked: set[int] = set()
+        lost: dict[int, PeerError] = {}
         while True:
             with self._changed:
                 lower = dict(self._lower)
@@ -230,14 +216,20 @@ class _Gathering:
                     raise DeadlineError(f"no lower rank said within {patience.seconds:g} s who goes on") from None
                 continue
             if isinstance(verdict, PeerError):
-                raise verdict
+                lost[link.peer] = verdict
+                with self._changed:
+                    if self._lower.keys() <= lost.keys():
+                        raise next(iter(lost.values()))
+                continue
             self._over.set()
             if self._me.rank not in verdict.members:
                 raise ProtocolError(f"{link.who} led this rank and left it out")
-            self._note(verdict)
+            self._note(self._me.offered(verdict))
+            self._listener.close()  # as in `lead`: others may be in the next generation before this rank is
             link.send(Kind.REPLY)
             committed = link.receive(2 * ANSWER_S, _MOST_BYTES, Deadline(2 * ANSWER_S))
             expect(committed, link.who, Kind.MESSAGE)
+            self._note(self._me.committed(verdict))
             return verdict
 
     def _hear(self, link: Link, heard: queue.SimpleQueue[tuple[Link, Muster | PeerError]], patience: Deadline) -> None:
@@ -258,24 +250,6 @@ class _Gathering:
         self._listener.close()
         for link in self._mesh.links():
             link.discard()
-
-
-def _require_enough(members: tuple[int, ...], last: Entry, world_size: int, ground: Ground) -> None:
-    """PeerError if those who came may not go on without the others."""
-    before = set(range(world_size)) if last.generation < 0 else set(last.members)
-    came = before & set(members)
-    if last.generation < 0:
-        enough, seconds = came == before, ground.first_s
-    else:
-        enough = 2 * len(came) > len(before) or (2 * len(came) == len(before) and min(before) in came)
-        seconds = ground.window_s
-    if not enough:
-        missing = ", ".join(str(rank) for rank in sorted(before - came))
-        need = "all have to" if last.generation < 0 else "more than half of them have to, or half with the lowest"
-        raise DeadlineError(
-            f"rank(s) {missing} did not come within {seconds:g} s, and {need}. "
-            "Fix: look at their logs; or go on with fewer: -e resume=true -e nodes=..."
-        )
 
 
 _Said = TypeVar("_Said", Entry, Muster)

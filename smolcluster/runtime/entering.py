@@ -6,12 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from smolcluster.comm.config import JOIN_S, GroupConfig, read_secret
-from smolcluster.comm.muster import Entry, Ground, Muster, muster
+from smolcluster.comm.muster import Ground, muster
+from smolcluster.comm.quorum import Entry, Muster
 from smolcluster.plan.elastic import plan_for
 from smolcluster.plan.types import NodeConfig
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.generation import (
     GenerationNote,
+    OpenList,
     last_generation,
     next_generation,
     read_generation,
@@ -63,12 +65,7 @@ def enter(context: RunContext, config: NodeConfig) -> tuple[GroupConfig | None, 
 def _muster(context: RunContext, config: NodeConfig, secret: bytes) -> Muster:
     folder, node, seat = context.folder, context.me.node, context.rank
     known = read_generation(folder, node, seat)
-    everybody = tuple(range(context.world_size))
-    entry = Entry(
-        rank=seat,
-        generation=config.generation - 1 if known is None else known.generation,
-        members=known.members if known is not None and known.members else everybody,
-    )
+    entry = entry_of(known, seat, context.world_size, config.generation)
     # A port may be held by this rank's last process for a moment, whichever generation this will be.
     group = GroupConfig.from_plan(
         context.plan,
@@ -85,7 +82,25 @@ def _muster(context: RunContext, config: NodeConfig, secret: bytes) -> Muster:
         first_s=max(JOIN_S, context.run.recovery.elastic_wait_s),
     )
 
-    def note(agreed: Muster) -> None:
-        write_generation(folder, node, seat, GenerationNote(generation=agreed.generation, members=agreed.members))
+    def note(mine: Entry) -> None:
+        # Before the first generation nobody goes on without all, whatever is open.
+        if mine.generation >= 0:
+            write_generation(folder, node, seat, note_of(mine, known))
 
     return muster(ground, entry, note)
+
+
+def entry_of(known: GenerationNote | None, seat: int, world_size: int, first: int) -> Entry:
+    """What a rank says of itself at a muster, from its note. `first`: the number of the run's first generation."""
+    if known is None:
+        return Entry(rank=seat, generation=first - 1, members=tuple(range(world_size)))
+    pending = tuple(Muster(generation=one.generation, members=one.members) for one in known.pending)
+    members = known.members or tuple(range(world_size))
+    return Entry(rank=seat, generation=known.generation, members=members, pending=pending)
+
+
+def note_of(mine: Entry, known: GenerationNote | None) -> GenerationNote:
+    """What it notes of that. `known`: the note before, whose step stays while the generation does."""
+    step = known.step if known is not None and known.generation == mine.generation else None
+    pending = tuple(OpenList(generation=one.generation, members=one.members) for one in mine.pending)
+    return GenerationNote(generation=mine.generation, step=step, members=mine.members, pending=pending)

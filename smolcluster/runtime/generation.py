@@ -14,16 +14,25 @@ from smolcluster.spec.base import Frozen
 GENERATION_SCHEMA = 1
 
 
+class OpenList(Frozen):
+    """A list of members that the rank offered or accepted, and does not know yet whether it counts (comm/quorum.py)."""
+
+    generation: int = Field(ge=0)
+    members: tuple[int, ...] = Field(min_length=1)
+
+
 class GenerationNote(Frozen):
     """generation.json of a rank. `step`: the step that generation began after, None until the rank knows.
 
-    `members`: of an elastic run, the ranks of the whole plan that take part in it; else empty.
+    `members`: of an elastic run, the ranks of the whole plan that take part in it; else empty. `pending`: later lists
+    that are open.
     """
 
     schema_: int = Field(default=GENERATION_SCHEMA, alias="schema", serialization_alias="schema")
     generation: int = Field(ge=0)
     step: int | None = Field(default=None, ge=0)
     members: tuple[int, ...] = ()
+    pending: tuple[OpenList, ...] = ()
 
 
 def read_generation(folder: RunFolder, node: str, rank: int) -> GenerationNote | None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from smolcluster.comm.config import GroupConfig
-from smolcluster.comm.muster import Entry, Ground, Muster, muster
+from smolcluster.comm.link import Link
+from smolcluster.comm.muster import Ground, _Gathering, muster
+from smolcluster.comm.quorum import Entry, Muster
 from smolcluster.errors import DeadlineError, PeerError
 from tests.comm.wires import together
 
@@ -33,12 +37,12 @@ def ground(folder: Path, rank: int, window_s: float = 1.5, **changes: Any) -> Gr
     return Ground(config, {peer: folder / f"muster-{peer}.json" for peer in ALL}, window_s, first_s=10)
 
 
-def come(folder: Path, entries: list[Entry], window_s: float = 1.5) -> tuple[list[Any], dict[int, Muster]]:
+def come(folder: Path, entries: list[Entry], window_s: float = 1.5) -> tuple[list[Any], dict[int, Entry]]:
     """Those ranks muster at the same time: what each of them got, and what each has noted."""
-    notes: dict[int, Muster] = {}
+    notes: dict[int, Entry] = {}
 
     def one(entry: Entry) -> Muster:
-        return muster(ground(folder, entry.rank, window_s), entry, lambda agreed: notes.update({entry.rank: agreed}))
+        return muster(ground(folder, entry.rank, window_s), entry, lambda mine: notes.update({entry.rank: mine}))
 
     return together(*[lambda entry=entry: one(entry) for entry in entries]), notes  # type: ignore[misc]
 
@@ -51,7 +55,7 @@ def test_all_come_and_nobody_waits(tmp_path: Path) -> None:
     began = time.monotonic()
     got, notes = come(tmp_path, [entry(rank) for rank in ALL], window_s=60)
     assert got == [Muster(generation=5, members=ALL)] * 3
-    assert notes == dict.fromkeys(ALL, got[0])
+    assert notes == {rank: entry(rank, 5) for rank in ALL}
     assert time.monotonic() - began < 60
 
 
@@ -116,16 +120,88 @@ def test_one_who_has_no_business_here_is_not_counted(tmp_path: Path) -> None:
 def test_a_follower_whose_leader_dies_before_all_agreed_fails(tmp_path: Path) -> None:
     """The leader goes when it has sent its verdict: what a rank has noted then binds it, and it does not go on."""
     dead = threading.Event()
-    notes: list[Muster] = []
+    notes: list[Entry] = []
 
     def leader() -> Muster:
-        def gone(_: Muster) -> None:
-            dead.set()
-            raise PeerError("killed before the commit")
+        def gone(mine: Entry) -> None:
+            if not mine.pending:
+                dead.set()
+                raise PeerError("killed before the commit")
 
         return muster(ground(tmp_path, 0), entry(0), gone)
 
     got = together(leader, lambda: muster(ground(tmp_path, 1), entry(1), notes.append))
     assert dead.is_set()
     assert all(isinstance(one, PeerError) for one in got)
-    assert notes == [Muster(generation=5, members=(0, 1))]
+    assert notes == [entry(1).offered(Muster(generation=5, members=(0, 1)))]
+
+
+def test_a_lower_rank_that_goes_before_the_verdict_is_not_the_leader_s_end(tmp_path: Path) -> None:
+    """Rank 2 reaches both others, which do not reach each other; rank 0 dies while rank 1 leads."""
+    apart = ground(tmp_path, 1, 60)
+    grounds = [ground(tmp_path, 0, 60), Ground(apart.config, {1: apart.files[1], 0: tmp_path / "no"}, 60, 10)]
+    lower = [_Gathering(each, entry(rank), lambda _: None) for rank, each in enumerate(grounds)]
+    mine = _Gathering(ground(tmp_path, 2, 60), entry(2), lambda _: None)
+    heard, gone = mine._hear, threading.Event()
+
+    def hear(link: Link, *rest: Any) -> None:
+        heard(link, *rest)
+        if link.peer == 0:
+            gone.set()
+
+    def lead() -> Muster:
+        lower[0].close()
+        assert gone.wait(10)
+        return lower[1].lead()
+
+    mine._hear = hear  # type: ignore[method-assign]
+    with ExitStack() as stack:
+        for gathering in (*lower, mine):
+            stack.callback(gathering.close)
+        with mine._changed:
+            assert mine._changed.wait_for(lambda: len(mine._lower) == 2, 10)
+        with lower[1]._changed:
+            assert lower[1]._changed.wait_for(lambda: 2 in lower[1]._higher, 10)
+        got = together(lead, mine.follow)
+    assert got == [Muster(generation=5, members=(1, 2))] * 2
+
+
+def test_nobody_hears_the_commit_while_a_port_of_the_muster_is_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With ports of their own ranks listen on the same ones in the next generation: who is fast must not dial these."""
+    looked = threading.Event()
+    close = _Gathering.close
+
+    def slow(gathering: _Gathering) -> None:
+        if gathering._me.rank != 2:
+            looked.wait(10)
+        close(gathering)
+
+    monkeypatch.setattr(_Gathering, "close", slow)
+    with ExitStack() as stack:
+        servers = [stack.enter_context(socket.create_server((HOST, 0))) for _ in ALL]
+        ports = dict(zip(ALL, [server.getsockname()[1] for server in servers], strict=True))
+
+    def one(rank: int) -> Muster:
+        others = {peer: port for peer, port in ports.items() if peer != rank}
+        config = GroupConfig(**{**ground(tmp_path, rank).config.__dict__, "port": ports[rank], "peer_ports": others})
+        return muster(Ground(config, {}, 10, 10), entry(rank), lambda _: None)
+
+    def fast() -> list[int]:
+        try:
+            one(2)
+            return [port for port in ports.values() if _answers(port)]
+        finally:
+            looked.set()
+
+    got = together(lambda: one(0), lambda: one(1), fast)
+    assert got == [Muster(generation=5, members=ALL)] * 2 + [[]]
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection((HOST, port), 5).close()
+    except ConnectionRefusedError:
+        return False
+    return True

@@ -9,6 +9,7 @@ import pytest
 
 from smolcluster.errors import ConfigError
 from smolcluster.plan import Plan, make_plan
+from smolcluster.plan.elastic import plan_for
 from smolcluster.plan.shares import shares
 from smolcluster.spec import Request, resolve, resolve_any
 
@@ -165,3 +166,29 @@ def test_what_a_cpu_makes_of_an_option_is_noted() -> None:
     assert any("pi5 compute on the CPU" in note and "mini1" not in note for note in said), notes
     assert any("needs a C++ compiler" in note for note in said)
     assert not [note for note in plan_of(HOME, "fsdp", nodes=("mini1", "pi5")).notes if note.startswith("training.")]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "overrides", "said"),
+    [
+        ("fsdp", ("recovery.elastic=true",), True),
+        ("fsdp", ("recovery.elastic=true", "checkpoint.replicas=2"), False),
+        ("fsdp", (), False),
+        ("single", ("recovery.elastic=true",), False),
+    ],
+)
+def test_elastic_without_a_second_copy_is_noted(strategy: str, overrides: tuple[str, ...], said: bool) -> None:
+    notes = [note for note in plan_of(LOCAL, strategy, *overrides).notes if "-e replicate_checkpoints=2" in note]
+    assert len(notes) == said
+
+
+def test_a_node_that_lost_its_first_rank_has_a_local_rank_0_again(tmp_path: Path) -> None:
+    """It writes the node's copy of a checkpoint's manifest."""
+    plan = plan_of(written(tmp_path, TWO_HERE))
+    left = [plan_for(plan, members) for members in ((1, 2), (0, 2), (0, 1), (0, 1, 2))]
+    assert [[(rank.rank, rank.node, rank.local_rank) for rank in each.ranks] for each in left] == [
+        [(0, "a", 0), (1, "b", 0)],
+        [(0, "a", 0), (1, "b", 0)],
+        [(0, "a", 0), (1, "a", 1)],
+        [(0, "a", 0), (1, "a", 1), (2, "b", 0)],
+    ]
