@@ -48,6 +48,7 @@ def train(
     resume: ResumeOption = None,
 ) -> None:
     """Train on this machine. Machines elsewhere are the playbook's: ansible-playbook train.yml -e strategy=NAME."""
+    from smolcluster.commands._continues import require_continues
     from smolcluster.commands._here import lay_out, require_local, run_in_processes, run_in_this_process, workdir_of
     from smolcluster.commands._resume import checkpoint_named
     from smolcluster.commands.report import report_on
@@ -62,6 +63,9 @@ def train(
     print_notes(plan.notes)
     require_local(resolved, plan)
     found = checkpoint_named(resume, workdir_of(resolved, plan)) if resume is not None else None
+    if found is not None:
+        named = dataset is not None or any(setting.startswith("data.") for setting in override or ())
+        print_notes(require_continues(found, plan, "--resume", named))
     run = lay_out(resolved, plan, found.path if found is not None else None)
     code = run_in_this_process(run) if plan.world_size == 1 else run_in_processes(run)
     summary = report_on(run.folder.path)
