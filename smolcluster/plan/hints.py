@@ -11,13 +11,18 @@ from smolcluster.spec.run import NNSpec, RunSpec
 
 
 def option_notes(run: RunSpec, nodes: Iterable[Node]) -> list[str]:
-    """Notes on precision, recomputing, compiling, and going on without a lost node."""
+    """Notes on precision, recomputing, compiling, copies of checkpoints, and going on without a lost node."""
     training, nodes = run.training, tuple(nodes)
     notes = []
     if run.recovery.elastic and run.checkpoint.replicas < 2 and len({node.name for node in nodes}) > 1:
         notes.append(
             "elastic: a lost node's pieces of the checkpoint are lost with it, and the others need them to go on; "
             "-e replicate_checkpoints=2 keeps another copy of each"
+        )
+    count = len({node.name for node in nodes})
+    if run.checkpoint.replicas > max(1, count):
+        notes.append(
+            f"checkpoint.replicas {run.checkpoint.replicas}: there are {count} nodes, so each file lies on {count}"
         )
     slow = dict.fromkeys(n.name for n in nodes if n.device == "cpu" or is_raspberry_pi(n.name, n.kind))
     if training.precision != "fp32" and slow:

@@ -76,6 +76,10 @@ BAD = {
     "a strategy, nearly": (("strategy=fsdpp",), ("--strategy fsdpp: there is no such strategy", "did you mean fsdp?")),
     "a strategy, not at all": (("strategy=magic",), ("--strategy magic", "use one of single, classicdp, fsdp")),
     "a strategy that comes later": (("strategy=edp",), ("edp",)),
+    "variables of the command line": (
+        ("overide=training.max_steps=3", "modle=nn"),
+        ("-e modle=...: nobody reads it", "did you mean model?", "did you mean override?"),
+    ),
     "an override's key": (("override=training.batch_sise=4",), ("training.batch_sise", "did you mean batch_size?")),
     "an override's value": (("override=training.batch_size=many",), ("training.batch_size", "many")),
     "a node": (("nodes=node1,node9",), ("node9",)),

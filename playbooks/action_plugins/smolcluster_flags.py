@@ -1,0 +1,48 @@
+"""Action plugin: refuse a misspelt -e, which Ansible would take without a word as a variable that nobody reads.
+
+Only a name that is nearly one of `known` is refused: a person's inventory may read variables of its own.
+
+- name: Refuse a misspelt variable
+  smolcluster_flags:
+    known: [strategy, model]
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible.utils.vars import load_extra_vars
+
+_SPEC = {"known": {"type": "list", "elements": "str", "required": True}}
+# As close as did_you_mean of the configs asks for.
+_CLOSE = 0.7
+# Variables of the roles themselves, which their defaults document.
+_OF_ROLES = (
+    "ansible_", "smol_", "plan_", "preflight_", "run_folder_", "ship_", "job_", "follow_", "collect_", "report_"
+)  # fmt: skip
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Compare the names of the command line's extra variables with `known`."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        _, args = self.validate_argument_spec(argument_spec=_SPEC)
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        known = args["known"]
+        wrong = []
+        for name in sorted(set(load_extra_vars(self._loader)) - set(known)):
+            if name.startswith(_OF_ROLES):
+                continue
+            near = difflib.get_close_matches(name, known, 1, _CLOSE)
+            if near:
+                wrong.append(f"-e {name}=...: nobody reads it. Fix: did you mean {near[0]}?")
+        if wrong:
+            result.update(failed=True, msg="\n".join(wrong))
+        result["changed"] = False
+        return result
