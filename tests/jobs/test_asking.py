@@ -62,7 +62,8 @@ def test_the_time_of_an_answer_is_part_of_the_pause() -> None:
     ask_for(Asking(node.ask, every_s=0.4, latest_s=5.0, under_way=1), 2.2)
     # 0.4 s apart; pausing after each answer would make it 0.7.
     assert len(node.asked) >= 5
-    assert min(gaps(node)) >= 0.39
+    # A busy machine may begin one late, but it catches up with none.
+    assert node.asked[-1] - node.asked[0] >= 0.4 * (len(node.asked) - 1) - 0.2
 
 
 def test_no_more_are_under_way_than_allowed() -> None:

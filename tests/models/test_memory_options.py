@@ -108,8 +108,9 @@ def test_a_machine_without_a_compiler_is_told_what_to_install(monkeypatch, tmp_p
     torch._dynamo.reset()
     cpp_builder.cpp_compiler_search.cache_clear()
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(config.cpp, "cxx", (None, "g++"))
-    with config.patch(force_disable_caches=True), pytest.raises(ConfigError) as error:
+    # config.patch and not monkeypatch, whose way back leaves torch without that setting.
+    settings = {"force_disable_caches": True, "cpp.cxx": (None, "g++")}
+    with config.patch(settings), pytest.raises(ConfigError) as error:
         require_compiler(CPU, "pi5")
     for part in ("training.compile", "pi5's cpu", "apt install g++", "training.compile false"):
         assert part in str(error.value)
