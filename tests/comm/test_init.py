@@ -219,7 +219,8 @@ def aborts(place: Place, path: str) -> tuple[str, list[str]]:
         total()
         text = ""
         # An abort ends what is under way too: the others may still be in the operation that rank 1 is done with.
-        store = dist.distributed_c10d._get_default_store()
+        # In a store of its own: the group's has a prefix that counts, and workers of the pool have made other groups.
+        store = dist.FileStore(path.removeprefix("file://") + "-done", n)
         store.set(f"done/{rank}", "1")
         if rank == 1:
             store.wait(["done/0", "done/2"], timedelta(seconds=60))
