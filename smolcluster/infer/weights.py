@@ -7,7 +7,6 @@ pinned are checked wherever they come from.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import shutil
 import tempfile
@@ -18,6 +17,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from smolcluster.data.building import hash_of
 from smolcluster.data.hubclient import Hub, HubUnavailable
 from smolcluster.errors import InputError, Problem
 from smolcluster.models.swap import put_in_place
@@ -149,8 +149,7 @@ def _check(folder: Path, files: Mapping[str, str | None]) -> None:
         if wanted is None:
             continue
         try:
-            with (folder / name).open("rb") as opened:
-                found = hashlib.file_digest(opened, "sha256").hexdigest()
+            found = hash_of(folder / name)
         except OSError as error:
             raise _problem(str(folder / name), f"cannot be read: {error.strerror}", "fetch the model again") from error
         if found != wanted.lower():
