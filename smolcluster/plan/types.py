@@ -13,6 +13,7 @@ from pydantic import Field
 
 from smolcluster.spec.base import Frozen
 from smolcluster.spec.run import RunSpec
+from smolcluster.spec.serving import ServeSpec
 
 PLAN_SCHEMA = 1
 NODE_SCHEMA = 1
@@ -23,12 +24,13 @@ class RankPlan(Frozen):
 
     A `port` of 0 means any free port: rank 0's is then announced in the run folder, the others' through the store.
     `samples` is this rank's share of the global batch. `encrypt[r]` tells whether the link to rank r runs in TLS.
+    A served model's ranks are stages, the first of them the head, and last the one that answers HTTP ("api").
     """
 
     rank: int = Field(ge=0)
     node: str
     local_rank: int = Field(ge=0)
-    role: Literal["worker", "server"]
+    role: Literal["worker", "server", "stage", "api"]
     device: Literal["auto", "cpu", "mps", "cuda"]
     listen: tuple[str, ...]
     port: int = Field(ge=0, le=65535)
@@ -78,6 +80,55 @@ class Plan(Frozen):
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
+class StagePlan(Frozen):
+    """Layers `start` to `stop`, half-open, of a served model. `need_mb`: weights, caches and what a process costs."""
+
+    rank: int = Field(ge=0)
+    start: int = Field(ge=0)
+    stop: int = Field(gt=0)
+    need_mb: int = Field(gt=0)
+
+
+class ApiPlan(Frozen):
+    """The rank that people talk to. Addresses are its own; ports may be 0 for any free one.
+
+    `listen` beyond loopback asks everybody for the key.
+    """
+
+    rank: int = Field(gt=0)
+    listen: tuple[str, ...]
+    api_port: int = Field(ge=0, le=65535)
+    frontend_port: int = Field(ge=0, le=65535)
+
+
+class ServePlan(Frozen):
+    """Everything decided before a model is served: plan.json of a run of kind inference. Bytes as for Plan.
+
+    `layers`: the model's. `world_size` counts the stages and the API's rank.
+    """
+
+    schema_: int = Field(default=PLAN_SCHEMA, alias="schema", serialization_alias="schema")
+    kind: Literal["inference"] = "inference"
+    cluster: str
+    serve: ServeSpec
+    layers: int = Field(gt=0)
+    world_size: int = Field(gt=1)
+    ranks: tuple[RankPlan, ...]
+    stages: tuple[StagePlan, ...]
+    api: ApiPlan
+    params: int = Field(gt=0)
+    notes: tuple[str, ...] = ()
+    inputs: dict[str, str] = Field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The canonical text of the plan; `digest` is its hash."""
+        return self.model_dump_json(by_alias=True, indent=2) + "\n"
+
+    def digest(self) -> str:
+        """As Plan.digest."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
 class NodeConfig(Frozen):
     """One host's node.yaml. All paths are absolute on that host.
 
@@ -86,6 +137,8 @@ class NodeConfig(Frozen):
     `init_dir` holds the weights that the run starts from, on rank 0's node alone.
     `resume_from` is the folder of an earlier run, or one of its manifests: training starts from its checkpoint. It may
     be on other nodes only. A generation above 0 looks into `run_dir` first.
+    For a served model: `model_dir` is its folder on this host, where a stage is; `api_key_file` holds the key, where
+    the API is and asks for one.
     """
 
     schema_: int = Field(default=NODE_SCHEMA, alias="schema", serialization_alias="schema")
@@ -102,3 +155,5 @@ class NodeConfig(Frozen):
     lease_s: float | None = Field(default=None, gt=0)
     ranks: tuple[int, ...]
     resume_from: str | None = None
+    model_dir: str | None = None
+    api_key_file: str | None = None

@@ -22,6 +22,7 @@ METRICS_SCHEMA = 1
 RESULT_SCHEMA = 1
 SUMMARY_SCHEMA = 1
 JOB_SCHEMA = 1
+SERVING_SCHEMA = 1
 
 Status = Literal["completed", "failed", "stopped"]
 
@@ -114,9 +115,55 @@ class RunFolder:
         """Where a rank of an elastic run is found before there is a generation, if its port is any free one."""
         return self.rank(node, rank) / "muster.json"
 
+    def serving(self, node: str, rank: int) -> Path:
+        """What the API's rank says of itself now: ServingNote."""
+        return self.rank(node, rank) / "serving.json"
+
+    def requests(self, node: str, rank: int) -> Path:
+        """RequestRecords, one per line, written by the API's rank."""
+        return self.rank(node, rank) / "requests.jsonl"
+
     def endpoint(self, node: str) -> Path:
         """Rank 0's own announcement of a port chosen at start (plan port 0); readable by ranks of the same machine."""
         return self.node(node) / "endpoint.json"
+
+
+class ServingNote(Frozen):
+    """How serving goes, whole and atomic at every change and about every second. `urls`: api, page.
+
+    `state` is what /health says: ready, or why not in `reason`. Counts are since the API's rank began.
+    """
+
+    schema_: int = Field(default=SERVING_SCHEMA, alias="schema", serialization_alias="schema")
+    time: float
+    state: Literal["starting", "ready", "lost", "closed"]
+    reason: str = ""
+    urls: dict[str, str] = Field(default_factory=dict)
+    active: int = 0
+    waiting: int = 0
+    requests: int = 0
+    failed: int = 0
+    tokens: int = 0
+    tokens_per_s: float = 0.0
+
+
+class RequestRecord(Frozen):
+    """One line of requests.jsonl: a request that ended. No word of what was asked or answered. Times in seconds.
+
+    `finish`: stop, length, cancelled, or the error's kind. `first_s`: from its arrival to the first token.
+    """
+
+    schema_: int = Field(default=SERVING_SCHEMA, alias="schema", serialization_alias="schema")
+    time: float
+    id: str
+    endpoint: str
+    status: int
+    stream: bool
+    prompt_tokens: int
+    completion_tokens: int
+    first_s: float | None = None
+    seconds: float
+    finish: str
 
 
 class StepRecord(Frozen):

@@ -1,0 +1,1 @@
+"""Talking to a served model: the HTTP backend and the page."""

@@ -1,0 +1,1 @@
+"""The HTTP API of a served model (FastAPI): READING.md, Inference."""

@@ -1,0 +1,106 @@
+"""What the API knows of the model's head, whether it runs in the same process or is reached over a link."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+from pydantic import Field
+
+from smolcluster.infer.request import Event, Request
+from smolcluster.infer.stream import Stream
+from smolcluster.models.dense import Precision
+from smolcluster.spec.base import Frozen
+from smolcluster.spec.modelfile import Decoding
+
+Strategy = Literal["greedy", "sampling", "top_p", "top_k"]
+
+
+class About(Frozen):
+    """The served model; fixed while it is served. `context` and `max_tokens` in tokens.
+
+    `chat_template`: the Jinja text of its tokenizer, None where it only continues texts; `special_tokens` are the ones
+    such a template may name (bos_token, eos_token, ...).
+    """
+
+    name: str
+    source: str
+    licence: str
+    layers: int = Field(gt=0)
+    params: int = Field(gt=0)
+    vocabulary: int = Field(gt=0)
+    context: int = Field(gt=0)
+    max_tokens: int = Field(gt=0)
+    precision: Precision
+    active_strategy: Strategy
+    strategies: dict[Strategy, Decoding]
+    chat_template: str | None = None
+    special_tokens: dict[str, str] = Field(default_factory=dict)
+
+
+class StageNow(Frozen):
+    """A stage at some moment. `alive` False: it cannot be reached, and the other figures are 0.
+
+    `busy_s`: seconds it has computed for `steps` steps since it began.
+    """
+
+    rank: int
+    node: str
+    start: int
+    stop: int
+    alive: bool
+    sessions: int = 0
+    cache_bytes: int = 0
+    steps: int = 0
+    busy_s: float = 0.0
+    rss_mb: float = 0.0
+
+
+class Health(Frozen):
+    """The truth of now. Only `ready` serves; `reason` says why else. `epoch` grows with every (re-)connection.
+
+    `active` requests hold caches, `waiting` ones do not yet; `tokens` were chosen since the head began.
+    """
+
+    state: Literal["starting", "ready", "lost", "closed"]
+    reason: str = ""
+    epoch: int = 0
+    active: int = 0
+    waiting: int = 0
+    tokens: int = 0
+    stages: tuple[StageNow, ...] = ()
+
+
+class Head(Protocol):
+    """All of it may be called from any thread, and answers or raises within seconds (`reconnect`: within `within_s`).
+
+    PeerLostError: the head cannot be reached, or cannot serve now.
+    """
+
+    def about(self) -> About:
+        """The model."""
+        ...
+
+    def submit(self, request: Request, tell: Callable[[Event], None]) -> Stream:
+        """Begin a request; its events go to `tell`, in another thread, perhaps before this returns.
+
+        RequestError: it cannot be served as it is. BusyError: too many wait already. `tell` hears one Done or Failed
+        in any case, at the latest some time after the request's deadline.
+        """
+        ...
+
+    def count(self, text: str) -> int:
+        """How many tokens a text is."""
+        ...
+
+    def health(self) -> Health:
+        """Never raises: a head that is gone is `lost`."""
+        ...
+
+    def reconnect(self, within_s: float) -> None:
+        """Connect all stages anew, the lost ones too if they came again. PeerError tells who did not come."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it. Idempotent."""
+        ...
