@@ -171,6 +171,15 @@ def running_with(text: str) -> Iterator[psutil.Process]:
             yield process
 
 
+def checkpointed(run_folder: Path, seconds: float = 300) -> None:
+    """Wait until a run has a checkpoint; `run_folder` is the one of rank 0's machine."""
+    deadline = time.monotonic() + seconds
+    pause = threading.Event()
+    while not list(run_folder.glob("checkpoints/step-*.json")):
+        assert time.monotonic() < deadline, f"{run_folder} has no checkpoint after {seconds:g} s"
+        pause.wait(0.05)
+
+
 def gone_within(cluster: Cluster, seconds: float) -> float:
     """Wait until nothing of the cluster runs any more; gives how long it took. AssertionError if it takes longer."""
     start = time.monotonic()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ansible_lab import LONG, TINY, Cluster, Playing, gone_within
+from ansible_lab import LONG, TINY, Cluster, Playing, checkpointed, gone_within
 from ansible_sshd import Machines
 from safetensors.torch import load_file
 
@@ -48,6 +48,7 @@ def test_shot_at_and_resumed_it_ends_with_the_weights_of_an_undisturbed_run(
     folder: Path = local.runs / run_id
     for node in ("node1", "node2", "node3"):
         run.until(rf"^{node}  step ", timeout=300)
+    checkpointed(folder)
     rank_of(local, 1).kill()
     run.until(r"^node2  rank 1: ended by signal 9 .*; starting again$", timeout=120)
     run.until(r"^node1  generation 1 starts from step \d+$", timeout=300)
@@ -80,6 +81,7 @@ def test_over_ssh_a_rank_is_started_again_and_other_machines_resume_from_what_wa
     folder = remote.runs / run_id
     for node in ("node1", "node2", "node3"):
         run.until(rf"^{node}  step ", timeout=300)
+    checkpointed(folder)
     rank_of(remote, 2).kill()
     run.until(r"^node3  rank 2: ended by signal 9 .*; starting again$", timeout=120)
     run.until(r"^node3  generation 1 starts from step \d+$", timeout=300)
