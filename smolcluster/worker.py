@@ -20,7 +20,7 @@ import torch
 
 from smolcluster.comm import open_fabric
 from smolcluster.comm.allocator import keep_freed_memory
-from smolcluster.errors import ConfigError, InterruptedRun, Problem, SmolError
+from smolcluster.errors import ConfigError, InterruptedRun, PeerError, Problem, SmolError
 from smolcluster.jobs.nodefile import load_node, load_plan
 from smolcluster.plan.types import NodeConfig, Plan, RankPlan
 from smolcluster.runtime.context import Alone, RunContext
@@ -29,8 +29,8 @@ from smolcluster.runtime.entering import enter
 from smolcluster.runtime.failures import Failure, understand
 from smolcluster.runtime.generation import last_generation
 from smolcluster.runtime.process import die_with_parent, log_to_stdout, peak_rss_mb
-from smolcluster.runtime.results import write_result
-from smolcluster.runtime.runfolder import RankResult, RunFolder
+from smolcluster.runtime.results import forget_finished, keep_finished, read_finished, write_result
+from smolcluster.runtime.runfolder import RankResult, RunFolder, Status
 from smolcluster.strategies.base import NotFiniteError
 from smolcluster.train.account import Account
 from smolcluster.train.rank import train_rank
@@ -39,40 +39,61 @@ log = logging.getLogger("smolcluster.worker")
 
 # Python hands the interpreter over this often. The default of 5 ms would add to every hop of a small message.
 SWITCH_INTERVAL_S = 0.0005
+# So long a rank whose work was done looks for the others: a Pi needs most of a minute to start its ranks again.
+FINISHED_JOIN_S = 90.0
 DONE = Failure(0, "", ours=False, bug=False)
 
 
 def run_rank(config: NodeConfig, plan: Plan, me: RankPlan, stop: Callable[[], bool]) -> int:
     """Take a rank's part in a run and write its result.json. The exit code; only bugs of result writing raise."""
     account = Account()
-    ending, sent, received, done = DONE, 0, 0, False
+    folder = RunFolder(Path(config.run_dir))
+    before = read_finished(folder, me.node, me.rank)
+    ending, sent, received, entered, done = DONE, 0, 0, False, False
     try:
         context = _context(config, plan, me)
-        with _wires(context, config) as context:
+        with _wires(context, config, FINISHED_JOIN_S if before is not None else None) as context:
+            entered = True
+            forget_finished(folder, me.node, me.rank)
+
+            def say_done() -> None:
+                # Before the others are let go: whoever is killed from here on was done, and is not started again.
+                counters = context.wires.counters()
+                result = _result(config, plan, me, account, DONE, counters.bytes_out, counters.bytes_in)
+                if result.finished:
+                    keep_finished(folder, result)
+                write_result(folder, result)
+
             try:
-                train_rank(context, account, stop)
+                train_rank(context, account, stop, say_done)
             finally:
                 counters = context.wires.counters()
                 sent, received = counters.bytes_out, counters.bytes_in
-            # Before the others are let go: whoever is killed from here on was done, and is not started again.
-            _write(config, plan, me, account, DONE, sent, received)
             done = True
     except BaseException as error:  # noqa: BLE001  whatever ended it, the result must say so
         ending = _ending(error, me.rank)
+    if before is not None and not entered and ending.exit_code == PeerError.exit_code:
+        log.info("nobody needs this rank any more: its work was done, and so was the others'")
+        write_result(folder, before)
+        return before.exit_code
     if done:  # and said so: what the wires made of their end changes nothing
         ending = DONE
-    return _write(config, plan, me, account, ending, sent, received)
+    result = _result(config, plan, me, account, ending, sent, received)
+    write_result(folder, result)
+    return result.exit_code
 
 
-def _write(
+def _result(
     config: NodeConfig, plan: Plan, me: RankPlan, account: Account, ending: Failure, sent: int, received: int
-) -> int:
-    """Write the rank's result.json; the exit code it tells of."""
+) -> RankResult:
+    """What the rank says of its part."""
     folder = RunFolder(Path(config.run_dir))
     if ending is DONE and account.stopped:
         ending = Failure(InterruptedRun.exit_code, "stopped as asked", ours=False, bug=False)
-    status = {0: "completed", InterruptedRun.exit_code: "stopped"}.get(ending.exit_code, "failed")
-    result = RankResult(
+    status: Status = "failed"
+    if ending.exit_code in (0, InterruptedRun.exit_code):
+        status = "stopped" if ending.exit_code else "completed"
+    return RankResult(
         rank=me.rank,
         node=me.node,
         status=status,
@@ -97,8 +118,6 @@ def _write(
         resumed_from=account.resumed_from,
         resumed_step=account.resumed_step,
     )
-    write_result(folder, result)
-    return ending.exit_code
 
 
 def _ending(error: BaseException, rank: int) -> Failure:
@@ -129,14 +148,15 @@ def _context(config: NodeConfig, plan: Plan, me: RankPlan) -> RunContext:
 
 
 @contextlib.contextmanager
-def _wires(context: RunContext, config: NodeConfig) -> Iterator[RunContext]:
+def _wires(context: RunContext, config: NodeConfig, join_s: float | None) -> Iterator[RunContext]:
     """The context with its wires open. They are closed in order after a good end, and cut after a bad one, so that the
-    other ranks learn of it at once instead of at their deadlines."""
+    other ranks learn of it at once instead of at their deadlines. `join_s`: how long to wait for the others, if not the
+    group's own time."""
     group, context = enter(context, config)
     if group is None:
         yield context
         return
-    fabric = open_fabric(group)
+    fabric = open_fabric(group if join_s is None else replace(group, join_s=join_s))
     log.info("rank %d of %d is in generation %d", context.rank, context.world_size, fabric.generation)
     try:
         yield replace(context, wires=fabric, generation=fabric.generation)

@@ -30,7 +30,7 @@ from smolcluster.jobs.types import STOP_GRACE_S
 from smolcluster.jobs.verdict import INTERRUPTED, NOT_STARTED, judge
 from smolcluster.jobs.wire import Reply, Request
 from smolcluster.plan.types import NodeConfig, Plan
-from smolcluster.runtime.results import read_result, write_result
+from smolcluster.runtime.results import read_finished, read_result, write_result
 from smolcluster.runtime.runfolder import JobState, RankResult, RunFolder
 
 _log = logging.getLogger("smolcluster.supervisor")
@@ -126,6 +126,7 @@ class Supervisor:
                 event = self._events.get_nowait()
                 if isinstance(event, StopOrder):
                     self._begin_stop(event)
+        self._settle()
         if not self._restarts.due(self._codes, self._results(), self._stopping.order, self._asked or self._lease.out):
             return False
         _log.info("%s: %s", self._restarts.said, self._restarts.reason)
@@ -135,6 +136,15 @@ class Supervisor:
         self._stopping = Stopping()
         self._started, self._codes = {}, {}
         return True
+
+    def _settle(self) -> None:
+        """One rank's good end says that everybody's work is done: so is that of one that failed before it knew."""
+        node = self._config.node
+        for rank, code in self._codes.items() if 0 in self._codes.values() else ():
+            finished = read_finished(self._folder, node, rank)
+            if code not in (0, INTERRUPTED) and finished is not None:
+                write_result(self._folder, finished)
+                self._codes[rank] = 0
 
     def _start_all(self) -> None:
         for plan in self._plans:

@@ -107,6 +107,10 @@ class RunFolder:
         """RankResult, written at the end."""
         return self.rank(node, rank) / "result.json"
 
+    def finished(self, node: str, rank: int) -> Path:
+        """RankResult of a rank whose work is done, while it does not know yet that the others' is known to be."""
+        return self.rank(node, rank) / "finished.json"
+
     def generation(self, node: str, rank: int) -> Path:
         """The start of the run's ranks that this rank was in last: GenerationNote."""
         return self.rank(node, rank) / "generation.json"

@@ -26,8 +26,12 @@ from smolcluster.train.loop import Loop
 log = logging.getLogger(__name__)
 
 
-def train_rank(context: RunContext, account: Account, stop: Callable[[], bool]) -> None:
+def train_rank(
+    context: RunContext, account: Account, stop: Callable[[], bool], done: Callable[[], None] = lambda: None
+) -> None:
     """Train this rank's part; rank 0 then writes the model. `account` is filled as it goes, right at any moment.
+
+    `done` is called once everybody's work is: the model is written. What follows is only that all hear of it.
 
     Errors of the tree in errors.py, or torch's wrapping of a PeerError.
     """
@@ -59,9 +63,10 @@ def train_rank(context: RunContext, account: Account, stop: Callable[[], bool]) 
         save_classifier(model.spec, Scaling(data.meta.mean, data.meta.std), context.folder.model, tensors)
     if tensors is not None:
         log.info("model written to %s", context.folder.model)
-    # Nobody is done before the model is there: if a rank dies here all begin again, and must be there for that. Twice,
-    # for a rank's number is under way while it waits: the first says that the model is there, the second that it heard.
+    # Nobody is done before the model is there: if a rank dies here all begin again, and must be there for that. Twice:
+    # the first says that the model is there, the second that everybody knows and has noted it.
     strategy.exchange([0.0])
+    done()
     strategy.exchange([0.0])
     strategy.close()
 

@@ -12,7 +12,7 @@ from smolcluster.jobs.restarts import Restarts
 from smolcluster.jobs.state import read_state
 from smolcluster.jobs.stopping import StopOrder
 from smolcluster.runtime.generation import GenerationNote, write_generation
-from smolcluster.runtime.results import write_result
+from smolcluster.runtime.results import keep_finished, write_result
 from smolcluster.runtime.runfolder import JobState, RankResult
 from smolcluster.spec.run import RecoverySpec
 
@@ -134,6 +134,17 @@ def test_a_rank_that_is_killed_when_its_work_was_done_was_done(new_node: NodeMak
     os.kill(pid, signal.SIGKILL)
     job = ended(node)
     assert (job.state, job.restarts, job.ranks) == ("completed", 0, {0: "0"})
+
+
+def test_a_rank_that_fails_when_its_work_was_done_is_done_if_another_here_knows_that_all_are(
+    new_node: NodeMaker,
+) -> None:
+    node = new_node("run", "done", max_restarts=3)
+    keep_finished(node.folder, RankResult(rank=0, node="node1", status="completed", exit_code=0, finished=True))
+    node.start()
+    os.kill(node.rank_pids()[0], signal.SIGKILL)
+    job = ended(node)
+    assert (job.state, job.restarts, job.ranks) == ("completed", 0, {0: "0", 1: "0"})
 
 
 def test_a_supervisor_that_takes_over_finished_work_starts_nothing(new_node: NodeMaker) -> None:
