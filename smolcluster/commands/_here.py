@@ -104,7 +104,7 @@ def run_in_this_process(run: Run) -> int:
     from smolcluster.comm.allocator import keep_freed_memory
     from smolcluster.jobs.nodefile import load_node
     from smolcluster.runtime.process import log_to_stdout
-    from smolcluster.worker import run_rank
+    from smolcluster.train.part import train_part
 
     [me] = run.plan.ranks
     log_to_stdout()
@@ -112,7 +112,7 @@ def run_in_this_process(run: Run) -> int:
     torch.set_num_threads(me.threads)
     asked = threading.Event()
     with _interrupts(asked):
-        return run_rank(load_node(run.node_files[me.node]), run.plan, me, asked.is_set)
+        return train_part(load_node(run.node_files[me.node]), run.plan, me, asked.is_set)
 
 
 def run_in_processes(run: Run) -> int:

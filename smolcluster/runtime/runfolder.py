@@ -255,7 +255,8 @@ class RankResult(Frozen):
 
 
 class JobState(Frozen):
-    """job.json: the supervisor's own state. `ranks` maps a rank to "running" or the exit code as text.
+    """job.json: the supervisor's own state. `ranks` maps a rank to "running" or the exit code as text; a served model's
+    that is about to be started again to "restarting".
 
     `restarts` counts how often the node's ranks were started again, `restart_reason` says why the last time
     (`restart_ours`: because of something here), `resumed_step` after which step they went on. `lost`: the supervisor
