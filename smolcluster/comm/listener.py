@@ -131,6 +131,17 @@ class Listener:
         with self._arrived:
             return (channel, rank) in self._links
 
+    def sweep(self, stale: Callable[[str], bool]) -> None:
+        """Hang up on all who came for a channel that nobody will take any more."""
+        with self._arrived:
+            links = [self._links.pop(key) for key in tuple(self._links) if stale(key[0])]
+            halves = [self._halves.pop(key) for key in tuple(self._halves) if stale(key[0])]
+        for link in links:
+            link.discard()
+        for wires in halves:
+            for wire in wires.values():
+                wire.close()
+
     def watch(self, channel: str, wake: Callable[[], None] | None) -> None:
         """Call `wake` when somebody has come for `channel`, and when nobody will any more. None ends it."""
         with self._arrived:

@@ -138,6 +138,11 @@ class Mesh:
         """Whether `link` to a higher rank would not have to wait."""
         return self.listener is not None and self.listener.holds(channel, peer)
 
+    def sweep(self, stale: Callable[[str], bool]) -> None:
+        """Hang up on higher ranks that came for a channel nobody will take any more."""
+        if self.listener is not None:
+            self.listener.sweep(stale)
+
     def watch(self, channel: str, wake: Callable[[], None]) -> None:
         """Call `wake` whenever a rank has come for `channel`, or none will any more."""
         if self.listener is not None:
