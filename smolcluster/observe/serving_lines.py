@@ -5,7 +5,19 @@ What it deliberately does not know: where notes come from, who prints the lines,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from urllib.parse import quote
+
 from smolcluster.runtime.runfolder import ServingNote
+
+
+def address_lines(urls: Mapping[str, str], key: str = "") -> list[str]:
+    """Where the API and the page are. With a key: the page's link that carries it, and the key for clients."""
+    lines = [f"{name:<4}  {url}" for name, url in urls.items()]
+    if key:
+        links = [f"{name:<4}  {url}/?key={quote(key)}" for name, url in urls.items() if name == "page"]
+        lines = [*(line for line in lines if not line.startswith("page")), f"key   {key}", *links]
+    return lines
 
 
 def counts_line(note: ServingNote) -> str:

@@ -19,7 +19,7 @@ PLAYBOOK = """\
         node: node1
         nodes: [node1, node2]
         run_dir: "{run}"
-        notes_dir: "{notes}"
+        home: "{home}"
         python: python3
         local: true
         answer_s: 2
@@ -32,11 +32,11 @@ PLAYBOOK = """\
 
 def follow(local: Cluster, run: Path, straggle_s: float = 60, start_failure: str = "") -> dict[str, object]:
     """Play a playbook that follows node1's part of a run; what the plugin answered."""
-    notes = local.folder / "notes"
-    notes.mkdir(exist_ok=True)
+    notes = local.folder / "home" / ".follow"
+    notes.mkdir(parents=True, exist_ok=True)
     path = local.folder / "follow.yml"
     path.write_text(
-        PLAYBOOK.format(run=run, notes=notes, folder=local.folder, straggle_s=straggle_s, start_failure=start_failure)
+        PLAYBOOK.format(run=run, home=notes.parent, folder=local.folder, straggle_s=straggle_s, start_failure=start_failure)
     )
     played = local.play(str(path), timeout=120)
     assert played.code == 0, played.text
@@ -61,9 +61,10 @@ def test_a_start_that_failed_is_told_to_the_others_at_once(local: Cluster) -> No
 def test_a_node_that_goes_on_after_anothers_failure_is_stopped(local: Cluster) -> None:
     begun = local.play("train", "strategy=single", "detach=true", override=LONG)
     assert begun.code == 0, begun.text
-    (local.folder / "notes").mkdir()
+    notes = local.folder / "home" / ".follow"
+    notes.mkdir(parents=True)
     failed = {"state": "failed", "reason": "", "at_once": False, "time": time.time()}
-    (local.folder / "notes" / "node2").write_text(json.dumps(failed))
+    (notes / "node2").write_text(json.dumps(failed))
     outcome = follow(local, local.runs / begun.run_id, straggle_s=1)
     assert (outcome["state"], outcome["reason"]) == ("stopped", "the run has failed on node2")
     assert not local.processes()
