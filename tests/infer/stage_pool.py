@@ -19,8 +19,8 @@ from smolcluster.comm.config import GroupConfig
 from smolcluster.infer.engine import Engine
 from smolcluster.infer.layout import Layout, Place
 from smolcluster.models.partition import LayerRange
-from smolcluster.models.shape import read_shape
 from smolcluster.models.stage_weights import load_stage
+from smolcluster.spec.shape import read_shape
 
 START_S = 90.0
 

@@ -13,8 +13,8 @@ from smolcluster.infer import weights
 from smolcluster.infer.request import Request, default_sampling
 from smolcluster.infer.weights import find_weights, package_file
 from smolcluster.models.sampling import Sampling
-from smolcluster.models.shape import end_tokens
 from smolcluster.spec.modelfile import ServedModel, Weights
+from smolcluster.spec.shape import end_tokens
 from smolcluster.spec.shipped import weights_table
 from tests.infer.test_engine import GREEDY, collect
 
@@ -57,7 +57,7 @@ def test_the_hubs_cache_needs_no_network(models, tmp_path):
     hub = hub_cache(tmp_path, models("gpt2")[1])
     found = find_weights("m", {"m": entry()}, hub=hub)
     assert (found.folder / "model.safetensors").is_file()
-    assert "local hub cache" in found.source
+    assert "local hub cache" in found.how
     # One file is missing there, and nobody allowed the hub to be asked; asked, it cannot be reached.
     wanted = {"m": entry(files={**FILES, "tokenizer.json": None})}
     with pytest.raises(InputError, match="--download"):
@@ -88,7 +88,7 @@ def test_a_package_is_converted_once(monkeypatch, tmp_path):
     monkeypatch.setattr(weights, "convert_gguf", convert)
     hub = Hub(cache=tmp_path / "empty")
     for said in ("converted now", "converted before"):
-        assert said in find_weights("m", table, tmp_path / "cache", hub=hub).source
+        assert said in find_weights("m", table, tmp_path / "cache", hub=hub).how
     assert made == ["model_weights.yaml"]
     with pytest.raises(InputError, match=r"smolcluster\[serve\]"):
         find_weights("n", {"n": entry(package="no_such_package_here/x.gguf")}, tmp_path / "cache", hub=hub)
