@@ -95,10 +95,9 @@ def _finder(inventory: Path, download: bool, cache: Path) -> Find:
         from smolcluster.infer.weights import find_weights
         from smolcluster.runtime.runfolder import run_at
 
-        path = Path(name).expanduser()
-        if path.exists():
-            folder = find_model(run_at(path))
-            return ModelFolder(folder, f"folder {name}", "as its owner says")
+        if Path(name).is_absolute():
+            folder = find_model(run_at(Path(name)))
+            return ModelFolder(folder, f"folder {folder}", "as its owner says")
         found = find_weights(name, weights_table(inventory), cache, download)
         how = f", {found.how}" if found.how else ""
         print(f"weights: {name} from {found.source}{how}, licence {found.licence}", file=sys.stderr)

@@ -34,7 +34,7 @@ def find_weights(
 ) -> ModelFolder:
     """The folder of a name of model_weights.yaml, or of a path. InputError says where it was looked for."""
     path = Path(name).expanduser()
-    if (path / CONFIG).is_file():
+    if name not in table and (path / CONFIG).is_file():
         return ModelFolder(path, f"folder {path}", "as its owner says")
     if name not in table:
         fix = did_you_mean(name, table, f"give a model folder, or one of {listed(table)}")

@@ -61,7 +61,8 @@ class Choice:
 
 
 def choose(name: str, inventory: Path, settings: list[Document], find: Find | None) -> Choice:
-    """The model a person means by `name`. `find` gives the folder of a name of model_weights.yaml, or of a path.
+    """The model a person means by `name`. `find` gives the folder of a name of model_weights.yaml, or of an absolute
+    path.
 
     `settings` are flags laid over its entry. ConfigError: there is none, or entry and folder contradict each other.
     """
@@ -86,11 +87,14 @@ def choose(name: str, inventory: Path, settings: list[Document], find: Find | No
             raise ConfigError(problems)
         return Choice(name, model, found, shape, inputs | _hash(found.folder))
     table = weights_table(inventory)
-    if not Path(name).expanduser().exists() and name not in table:
+    path = Path(name).expanduser()
+    if not path.exists() and name not in table:
         known = list(dict.fromkeys((*entries.data, *table)))
         fix = did_you_mean(name, known, f"models: {listed(known)}; or give a model folder")
         raise ConfigError([Problem(f"--model {name}", 0, "", "there is no such model to serve", fix)])
-    found = find(name) if find is not None else ModelFolder(Path(name).expanduser(), "", "")
+    # What a person has before their eyes comes first; and no name of the table is absolute.
+    wanted = str(path.absolute()) if path.exists() else name
+    found = find(wanted) if find is not None else ModelFolder(path, "", "")
     shape = read_shape(found.folder)
     tree = merge([Document("", _entry(name, shape), {}), *settings])
     model = validated(Document(settings[-1].file if settings else name, tree.data, {}), ServedModel)
