@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from smolcluster.errors import SmolError
-from smolcluster.runtime.runfolder import JobState, StepRecord
+from smolcluster.runtime.runfolder import JobState, ServingNote, StepRecord
 from smolcluster.spec.base import Frozen
 
 # How long ranks may take to end by themselves once told to, before they are ended.
@@ -65,6 +65,7 @@ class PollResult(Frozen):
     job: JobState
     progress: dict[int, StepRecord] = Field(default_factory=dict)
     failed: tuple[RankFailure, ...] = ()
+    serving: ServingNote | None = None
 
 
 class RunEntry(Frozen):
