@@ -46,7 +46,7 @@ EXAMPLES = r"""
 RETURN = r"""
 job: {description: The job's state., type: dict, returned: started, stopped, polled}
 jobs: {description: Every run this work folder knows., type: list, returned: checked, listed}
-served: {description: What this node does for a model that is served; empty for a training., type: str, returned: polled}
+served: {description: What this node does for a served model; empty for a training., type: str, returned: polled}
 workdir: {description: The work folder, absolute., type: str, returned: checked, listed}
 version: {description: The version of smolcluster there., type: str, returned: checked}
 python: {description: The interpreter, absolute., type: str, returned: checked}

@@ -80,14 +80,16 @@ class ServedLines:
 
     def lines(self, answer: PollResult, now_s: float) -> list[str]:
         """Restarts, changes of state with their reasons, and counts when they are due."""
-        said = self._restarts.new(answer.job)
-        if answer.serving is not None:
-            said = [*said, *self._serving.lines(answer.serving, now_s)]
-        return [_beside(self._node, self._width, text) for text in said]
+        return self._told(self._restarts.new(answer.job), answer, now_s, last=False)
 
     def last(self, answer: PollResult, now_s: float) -> list[str]:
-        """Nothing: the report has all counts."""
-        return []
+        """The last counts, if they were not shown."""
+        return self._told([], answer, now_s, last=True)
+
+    def _told(self, said: list[str], answer: PollResult, now_s: float, last: bool) -> list[str]:
+        if answer.serving is not None:
+            said = [*said, *self._serving.lines(answer.serving, now_s, last)]
+        return [_beside(self._node, self._width, text) for text in said]
 
 
 class _Restarts:

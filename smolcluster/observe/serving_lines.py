@@ -49,8 +49,8 @@ class ServingLines:
         self._counted: tuple[int, int, int, int] | None = None
         self._counted_at_s = 0.0
 
-    def lines(self, note: ServingNote, now_s: float) -> list[str]:
-        """The lines that a note is worth. `now_s`: seconds of any steady clock."""
+    def lines(self, note: ServingNote, now_s: float, last: bool = False) -> list[str]:
+        """The lines that a note is worth. `now_s`: seconds of any steady clock. `last`: counts are due in any case."""
         told = state_line(note, self._before, self.was_ready)
         self._before = note
         self.was_ready = self.was_ready or note.state == "ready"
@@ -58,7 +58,7 @@ class ServingLines:
         counts = (note.requests, note.failed, note.active, note.tokens)
         if self._counted is None:
             self._counted, self._counted_at_s = (0, 0, 0, 0), now_s - self._every_s
-        if counts != self._counted and now_s - self._counted_at_s >= self._every_s:
+        if counts != self._counted and (last or now_s - self._counted_at_s >= self._every_s):
             self._counted, self._counted_at_s = counts, now_s
             lines.append(counts_line(note))
         return lines

@@ -13,7 +13,7 @@ from smolcluster.commands.report import report
 from smolcluster.errors import InputError
 from smolcluster.observe.report import read_run
 from smolcluster.observe.served import busy_seconds, read_story, summarise_story
-from smolcluster.observe.serving_lines import ServingLines
+from smolcluster.observe.serving_lines import ServingLines, address_lines
 from smolcluster.observe.tables import show
 from smolcluster.plan.types import ApiPlan, RankPlan, ServePlan, StagePlan
 from smolcluster.runtime.results import write_result
@@ -215,3 +215,16 @@ def test_lines_tell_what_changed_and_nothing_twice() -> None:
     ]
     assert lines.lines(note("ready", requests=2, failed=1, tokens=1300), 9) == ["ready again"]
     assert lines.lines(note("ready", requests=2, failed=1, tokens=1300), 99) == []
+    asked_more = note("ready", requests=3, failed=1, tokens=1301)
+    assert lines.lines(asked_more, 99, last=True) == ["3 requests (1 failed)  1,301 tokens  0.0 tokens/s"]
+    assert lines.lines(asked_more, 99, last=True) == []
+
+
+def test_addresses_with_and_without_a_key() -> None:
+    urls = {"api": "http://192.0.2.1:8080", "page": "http://192.0.2.1:5050"}
+    assert address_lines(urls) == ["api   http://192.0.2.1:8080", "page  http://192.0.2.1:5050"]
+    assert address_lines(urls, "k3y") == [
+        "api   http://192.0.2.1:8080",
+        "key   k3y",
+        "page  http://192.0.2.1:5050/?key=k3y",
+    ]
