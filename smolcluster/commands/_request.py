@@ -85,6 +85,15 @@ OverrideOption = Annotated[
     list[str] | None, typer.Option("--override", help="key=value, as training.batch_size=16. May be repeated.")
 ]
 
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache",
+        help="Where folders are kept, each under its own hash. [default: .cache/data; to serve, .cache/models]",
+        show_default=False,
+    ),
+]
+
 
 def request_from(
     inventory: Path | None = DEFAULT_INVENTORY,

@@ -15,6 +15,7 @@ from smolcluster.commands._request import (
     DEFAULT_INVENTORY,
     DEFAULT_MODEL,
     DEFAULT_STRATEGY,
+    CacheOption,
     ClusterConfigOption,
     ConfigOption,
     DatasetOption,
@@ -53,13 +54,14 @@ def plan(
     render: RenderOption = None,
     profile: ProfileOption = None,
     download: DownloadOption = False,
+    cache: CacheOption = None,
 ) -> None:
     """Print the plan as JSON. The same inputs give the same bytes. Notes go to stderr."""
     from smolcluster.plan.render import render as rendered
     from smolcluster.runtime.runfolder import write_atomic
 
     request = request_from(inventory, strategy, model, dataset, config, cluster_config, nodes, override, init)
-    made, cluster = _made(request, profile, download)
+    made, cluster = _made(request, profile, download, cache)
     print_notes(made.notes)
     if render is not None:
         for file in rendered(made, cluster):
@@ -70,11 +72,13 @@ def plan(
         sys.stdout.write(made.to_json())
 
 
-def _made(request: Request, profile: Path | None, download: bool) -> tuple[Plan | ServePlan, ClusterSpec]:
+def _made(
+    request: Request, profile: Path | None, download: bool, cache: Path | None
+) -> tuple[Plan | ServePlan, ClusterSpec]:
     if request.strategy == "inference":
-        from smolcluster.commands._serving import plan_serving
+        from smolcluster.commands._serving import MODELS, plan_serving
 
-        served, plan = plan_serving(request, profile, download)
+        served, plan = plan_serving(request, profile, download, cache or MODELS)
         return plan, served.cluster
     from smolcluster.plan import make_plan
     from smolcluster.spec import resolve

@@ -8,14 +8,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from smolcluster.commands._request import (
     DEFAULT_INVENTORY,
     DEFAULT_MODEL,
     DEFAULT_STRATEGY,
+    CacheOption,
     ClusterConfigOption,
     ConfigOption,
     DatasetOption,
@@ -31,14 +29,6 @@ from smolcluster.commands._request import (
 from smolcluster.spec.request import Request
 
 DATA = Path(".cache/data")
-CacheOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--cache",
-        help="Where folders are kept, each under its own hash. [default: .cache/data; to serve, .cache/models]",
-        show_default=False,
-    ),
-]
 
 
 def prepare(
