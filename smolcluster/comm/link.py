@@ -129,10 +129,10 @@ class Link:
         self._release()
         return acknowledged
 
-    def tell(self, kind: Kind, payload: bytes, within_s: float) -> None:
-        """`send`, for those who have others to tell as well: DeadlineError if it does not go out within `within_s`."""
+    def tell(self, kind: Kind, payload: bytes, within_s: float, *, op: int = 0, tag: int = 0) -> None:
+        """`send`, for those who cannot wait as long: DeadlineError if it does not go out within `within_s`."""
         with self._sending(within_s) as deadline:
-            self._send(kind, payload, 0, 0, deadline)
+            self._send(kind, payload, op, tag, deadline)
 
     @contextlib.contextmanager
     def _sending(self, within_s: float) -> Iterator[Deadline]:

@@ -76,6 +76,7 @@ class Listener:
         self._taken: dict[tuple[str, int], Link] = {}
         self._watchers: dict[str, Callable[[], None]] = {}
         self._newcomers: dict[threading.Thread, _Newcomer] = {}
+        self._turned_away: deque[tuple[str, int, str]] = deque(maxlen=MOST_THREADS)
         self.refusals: deque[PeerError] = deque(maxlen=20)
         self._failure: PeerError | None = None
         self._closing = False
@@ -263,7 +264,12 @@ class Listener:
         with self._arrived:
             key = (hello.channel, hello.rank)
             known = self._links.get(key) or self._taken.get(key)
-            if self._closing or (known is not None and not known.closed):
+            half = (*key, hello.link)
+            if self._closing or (known is not None and not known.closed) or half in self._turned_away:
+                # Its other half is refused too, even if there is room by then: half a link would be waited for in vain.
+                self._turned_away.append(half)
+                for wire_of_it in self._halves.pop(half, {}).values():
+                    wire_of_it.close()
                 raise HandshakeError(
                     f"{wire.who} is connected already on {hello.channel!r}: two processes claim that rank"
                 )

@@ -20,6 +20,7 @@ from smolcluster.comm.endpoint import REDIAL_S, Endpoint, dial, endpoint_of, tun
 from smolcluster.comm.handshake import Hello, Identity, StaleError, dial_handshake
 from smolcluster.comm.link import Link
 from smolcluster.comm.listener import Listener
+from smolcluster.comm.pulse import heartbeat_s
 from smolcluster.comm.route import nearest
 from smolcluster.comm.tls import TlsContexts
 from smolcluster.comm.wire import HungUpError, Wire
@@ -245,6 +246,20 @@ class Mesh:
                 self._links.remove(link)
                 self._past_out += link.bytes_out
                 self._past_in += link.bytes_in
+
+    def drop(self, *links: Link | None) -> None:
+        """End links at once; whoever waits on one wakes. For when no other thread uses them any more."""
+        for link in links:
+            if link is not None:
+                link.abort()
+                link.discard()
+                self.forget(link)
+
+    def pulse(self) -> None:
+        """A heartbeat on every link that is idle. Those that are broken are left to whoever receives on them."""
+        for link in self.links():
+            with contextlib.suppress(PeerError):
+                link.pulse(heartbeat_s(self.timeout_s))
 
     def links(self) -> list[Link]:
         """The links that are open."""

@@ -12,17 +12,19 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Literal
 
+import psutil
 import torch
 from tokenizers import Tokenizer
 
 from smolcluster.comm.config import GroupConfig
 from smolcluster.errors import BusyError, PeerError, PeerLostError, RequestError
 from smolcluster.infer.control import Lost, Pinged
+from smolcluster.infer.head import Health, StageNow
 from smolcluster.infer.layout import Layout, Pong
 from smolcluster.infer.messages import Cancel, Error, Logits, Open, Reset, Step
 from smolcluster.infer.pipeline import Incoming, Pipeline
@@ -38,6 +40,8 @@ log = logging.getLogger("smolcluster.infer")
 _IDLE_S = 1.0
 # How long somebody who calls waits for the head's thread: it may be in the middle of a long piece of a prompt.
 _CALL_S = 30.0
+# How long a stage may take to say how it is.
+_PONG_S = 1.0
 State = Literal["starting", "ready", "lost", "closed"]
 
 
@@ -162,7 +166,7 @@ class Engine:
                 stream.put,
             )
             self._sessions[key] = session
-        stream.within_s = session.deadline_s
+        stream.within_s, stream.prompt_tokens = session.deadline_s, len(prompt)
         self._inbox.put(_Submitted(session))
         return stream
 
@@ -192,9 +196,48 @@ class Engine:
             self._ponged.wait_for(lambda: ranks <= self._pongs.keys(), within_s)
             return dict(self._pongs)
 
+    def count(self, text: str) -> int:
+        """How many tokens a text is. RequestError where the model has no tokenizer."""
+        if self._tokenizer is None:
+            raise RequestError("this model has no tokenizer: there are no tokens to count")
+        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def health(self, nodes: Mapping[int, str] | None = None) -> Health:
+        """The truth of now. `nodes` names the machine of each rank. Takes a second if a stage does not answer."""
+        status = self.status()
+        return Health(
+            state=status.state,
+            reason=status.reason,
+            epoch=status.epoch,
+            active=status.active,
+            waiting=status.waiting,
+            tokens=status.tokens,
+            stages=self._stages_now(nodes or {}),
+        )
+
+    def _stages_now(self, nodes: Mapping[int, str]) -> tuple[StageNow, ...]:
+        first, *later = self._pipeline.layout.places
+        pongs = self.stages(_PONG_S) if later else {}
+        known = {0: self._own_pong(), **pongs}
+        return tuple(
+            StageNow(
+                rank=place.rank,
+                node=nodes.get(place.rank, ""),
+                start=place.start,
+                stop=place.stop,
+                alive=place.rank in known,
+                **(known[place.rank].model_dump() if place.rank in known else {}),
+            )
+            for place in (first, *later)
+        )
+
+    def _own_pong(self) -> Pong:
+        state = self._pipeline.own_state()
+        return Pong(**vars(state), rss_mb=psutil.Process().memory_info().rss / 1e6)
+
     def head_state(self) -> StageState:
         """The same of the head's own stage."""
-        return self._pipeline.stage.state()
+        return self._pipeline.own_state()
 
     def reconnect(self, within_s: float) -> None:
         """Begin a new epoch with all stages: those that are there, and those that were lost once they come again.

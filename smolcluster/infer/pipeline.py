@@ -16,9 +16,9 @@ from collections.abc import Callable
 from smolcluster.comm.announce import announce
 from smolcluster.comm.clock import Deadline
 from smolcluster.comm.config import GroupConfig
-from smolcluster.comm.control import heartbeat_s
 from smolcluster.comm.link import Link
-from smolcluster.comm.pulse import Pulse
+from smolcluster.comm.opening import open_mesh
+from smolcluster.comm.pulse import Pulse, heartbeat_s
 from smolcluster.errors import PeerError, PeerLostError, ProtocolError
 from smolcluster.infer.control import Control, Lost, Pinged
 from smolcluster.infer.layout import (
@@ -32,8 +32,8 @@ from smolcluster.infer.layout import (
     say,
 )
 from smolcluster.infer.messages import MOST_BYTES, Op, Reset, Traffic, decode, send
-from smolcluster.infer.stage import Stage
-from smolcluster.infer.worker import Load, drop, open_mesh
+from smolcluster.infer.stage import Stage, StageState
+from smolcluster.infer.worker import Load
 from smolcluster.models.partition import LayerRange
 from smolcluster.runtime.process import give_back_memory
 
@@ -64,13 +64,17 @@ class Pipeline:
         self._lock = threading.Lock()
         if config.endpoint_file is not None and self._mesh.listener is not None:
             announce(config.endpoint_file, self._mesh.listener.endpoint, config.run_id, config.generation)
-        self._pulse = Pulse(self._beat, heartbeat_s(config.timeout_s))
+        self._pulse = Pulse(self._mesh.pulse, heartbeat_s(config.timeout_s))
 
     @property
     def stage(self) -> Stage:
         """The head's own."""
         assert self._stage is not None, "open first"
         return self._stage
+
+    def own_state(self) -> StageState:
+        """Of the head's own stage; nothing while it has none."""
+        return self._stage.state() if self._stage is not None else StageState(0, 0, 0, 0.0)
 
     @property
     def slots(self) -> int:
@@ -147,7 +151,7 @@ class Pipeline:
                 link.abort()
         if self._receiver is not None:
             self._receiver.join()
-        drop(self._mesh, self._onward, self._back)
+        self._mesh.drop(self._onward, self._back)
         self._onward = self._back = self._receiver = None
 
     def close(self) -> None:
@@ -156,7 +160,7 @@ class Pipeline:
         self._pulse.close()
         for control in self._controls.values():
             control.end()
-            drop(self._mesh, control.link)
+            self._mesh.drop(control.link)
         self._controls.clear()
         if self._mesh.listener is not None:
             self._mesh.listener.close()
@@ -165,11 +169,11 @@ class Pipeline:
         old = self._controls.pop(rank, None)
         if old is not None:
             old.end()
-            drop(self._mesh, old.link)
+            self._mesh.drop(old.link)
         link = self._mesh.link(rank, CONTROL, deadline=deadline)
         _, word = heard(link.receive(self._config.timeout_s), link.who)
         if not isinstance(word, Here):
-            drop(self._mesh, link)
+            self._mesh.drop(link)
             raise ProtocolError(f"rank {rank} did not say where it is")
         self._controls[rank] = Control(rank, link, word.port, self._config.timeout_s, self._from_control)
 
@@ -223,8 +227,3 @@ class Pipeline:
                 return
             self._broken = True
         self._put(Lost(epoch, error))
-
-    def _beat(self) -> None:
-        for link in self._mesh.links():
-            with contextlib.suppress(PeerError):  # whoever receives on it sees that too
-                link.pulse(heartbeat_s(self._config.timeout_s))

@@ -13,6 +13,8 @@ from smolcluster.infer.text import text_ids
 from smolcluster.models.sampling import Sampling
 from smolcluster.spec.modelfile import Decoding, ServedModel
 
+# What torch's generator takes.
+_SEEDS = (-(2**63), 2**64 - 1)
 Strategy = Literal["greedy", "sampling", "top_p", "top_k"]
 Finish = Literal["stop", "length", "cancelled"]
 Trouble = Literal["deadline", "stage_lost", "session", "closed"]
@@ -110,6 +112,8 @@ def prompt_ids(request: Request, tokenizer: Tokenizer | None, vocabulary: int, c
         raise RequestError("this model has no tokenizer: there can be no stop strings")
     if request.max_tokens is not None and request.max_tokens < 1:
         raise RequestError(f"max_tokens must be 1 or more, not {request.max_tokens}")
+    if request.seed is not None and not _SEEDS[0] <= request.seed <= _SEEDS[1]:
+        raise RequestError(f"the seed must be from {_SEEDS[0]} to {_SEEDS[1]}, not {request.seed}")
     return prompt
 
 

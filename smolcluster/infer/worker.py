@@ -17,17 +17,13 @@ from collections.abc import Callable
 
 import psutil
 
-from smolcluster.comm.announce import find
 from smolcluster.comm.clock import Deadline
 from smolcluster.comm.config import GroupConfig
-from smolcluster.comm.control import heartbeat_s
-from smolcluster.comm.endpoint import Endpoint, listen
+from smolcluster.comm.endpoint import Endpoint
 from smolcluster.comm.frame import Kind
-from smolcluster.comm.handshake import Identity
 from smolcluster.comm.link import Link
-from smolcluster.comm.listener import Listener
-from smolcluster.comm.mesh import Mesh
-from smolcluster.comm.pulse import Pulse
+from smolcluster.comm.opening import open_mesh, where_is_rank_0
+from smolcluster.comm.pulse import Pulse, heartbeat_s
 from smolcluster.errors import PeerError, SmolError
 from smolcluster.infer.layout import CONTROL, Assignment, Here, Pong, Report, back_channel, heard, hop_channel, say
 from smolcluster.infer.messages import MOST_BYTES, Op, Reset, decode, send
@@ -39,39 +35,6 @@ from smolcluster.runtime.process import give_back_memory
 
 log = logging.getLogger("smolcluster.infer")
 Load = Callable[[LayerRange, Precision], Decoder]
-
-
-def open_mesh(config: GroupConfig) -> Mesh:
-    """A rank's listener and links, before anybody is known. PeerError when it cannot listen."""
-    print_ = config.tls.fingerprint if config.tls is not None else b""
-    me = Identity(
-        config.run_id, config.generation, config.digest, config.rank, config.world_size, config.secret, print_
-    )
-    listener = None
-    if config.listen and config.world_size > 1:
-        must = frozenset(rank for rank, wanted in config.encrypt.items() if wanted)
-        sockets = listen(config.listen, config.port, Deadline(config.bind_s))
-        listener = Listener(sockets, me, config.buffer_bytes, config.timeout_s, config.tls, must)
-    return Mesh(
-        me,
-        listener,
-        config.peers,
-        config.peer_ports,
-        config.encrypt,
-        config.tls,
-        config.buffer_bytes,
-        config.timeout_s,
-        config.listen,
-    )
-
-
-def drop(mesh: Mesh, *links: Link | None) -> None:
-    """End links at once; whoever waits on one wakes. For when no other thread uses them any more."""
-    for link in links:
-        if link is not None:
-            link.abort()
-            link.discard()
-            mesh.forget(link)
 
 
 class Worker:
@@ -92,9 +55,9 @@ class Worker:
         config, mesh = self._config, self._mesh
         deadline = Deadline(config.join_s or config.timeout_s)
         control: Link | None = None
-        pulse = Pulse(self._beat, heartbeat_s(config.timeout_s))
+        pulse = Pulse(mesh.pulse, heartbeat_s(config.timeout_s))
         try:
-            control = mesh.link(0, CONTROL, self._head(deadline), deadline)
+            control = mesh.link(0, CONTROL, where_is_rank_0(config, deadline), deadline)
             listener = mesh.listener
             say(control, Op.HERE, Here(port=listener.endpoint.port if listener is not None else 0))
             self._follow(control)
@@ -103,7 +66,7 @@ class Worker:
             pulse.close()
             if mesh.listener is not None:
                 mesh.listener.close()
-            drop(mesh, control)
+            mesh.drop(control)
 
     def _follow(self, control: Link) -> None:
         while True:
@@ -139,11 +102,11 @@ class Worker:
         upstream = self._mesh.link(word.upstream, hop_channel(word.epoch), where, deadline)
         try:
             if word.after is None:
-                onward = self._mesh.link(0, back_channel(word.epoch), self._head(deadline), deadline)
+                onward = self._mesh.link(0, back_channel(word.epoch), where_is_rank_0(self._config, deadline), deadline)
             else:
                 onward = self._mesh.link(word.after, hop_channel(word.epoch), deadline=deadline)
         except BaseException:
-            drop(self._mesh, upstream)
+            self._mesh.drop(upstream)
             raise
         self._links = (upstream, onward)
         self._ending.clear()
@@ -175,23 +138,8 @@ class Worker:
             link.abort()
         if self._chain is not None:
             self._chain.join()
-        drop(self._mesh, *(self._links or ()))
+        self._mesh.drop(*(self._links or ()))
         self._links = self._chain = None
-
-    def _head(self, deadline: Deadline) -> Endpoint:
-        config = self._config
-        port = config.peer_ports.get(0, 0)
-        if port:
-            return Endpoint(config.peers[0], port)
-        if config.endpoint_file is None:
-            raise PeerError("rank 0's port is 0 and there is no endpoint file. Fix: give rank 0 a fixed `port`.")
-        found = find(config.endpoint_file, config.run_id, config.generation, deadline)
-        return Endpoint(config.peers.get(0, found.host), found.port)
-
-    def _beat(self) -> None:
-        for link in self._mesh.links():
-            with contextlib.suppress(PeerError):  # whoever receives on it sees that too
-                link.pulse(heartbeat_s(self._config.timeout_s))
 
     def _pong(self) -> Pong:
         state = self._stage.state() if self._stage is not None else None

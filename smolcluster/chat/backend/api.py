@@ -27,8 +27,8 @@ from smolcluster.chat.backend.openapi import ERRORS, describe
 from smolcluster.chat.backend.refusals import on_http_error, on_invalid
 from smolcluster.chat.backend.service import Service
 from smolcluster.chat.backend.settings import ApiSettings
-from smolcluster.chat.backend.websocket import socket_routes
 from smolcluster.chat.backend.state_routes import state_routes
+from smolcluster.chat.backend.websocket import socket_routes
 from smolcluster.infer.head import Head
 
 

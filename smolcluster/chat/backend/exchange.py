@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 import uuid
 from collections.abc import Sequence
@@ -43,8 +42,6 @@ class Exchange:
         self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         self._streams: dict[int, Stream] = {}
         self._ended: set[int] = set()
-        self._repeated: frozenset[int] = frozenset()
-        self._ending = (200, "stop")
 
     async def __aenter__(self) -> Self:
         self._service.open.add(self)
@@ -53,12 +50,21 @@ class Exchange:
     async def __aexit__(self, _: type | None, error: BaseException | None, __: TracebackType | None) -> None:
         self._service.open.discard(self)
         self.cancel()
-        self._ending = self._how(error)
-        if self._streams:
-            # Its account waits for the head's last word: how many tokens it read and wrote.
-            self._service.unsettled.add(self)
-        else:
-            self.settle()
+        status, finish = self._how(error)
+        self._service.accounts.ended(
+            RequestRecord(
+                time=time.time(),
+                id=self.id,
+                endpoint=self._endpoint,
+                status=200 if self.began else status,
+                stream=self._stream,
+                prompt_tokens=self.prompt_tokens,
+                completion_tokens=self.completion_tokens,
+                first_s=self.first_s,
+                seconds=self.seconds,
+                finish=finish,
+            )
+        )
 
     @property
     def left(self) -> int:
@@ -76,21 +82,18 @@ class Exchange:
         `param` is the client's name for the prompt. Requests with the prompt object of an earlier one are further
         answers to it, and its tokens are counted once.
         """
-        loop = asyncio.get_running_loop()
-        first = {id(request.prompt): number for number, request in reversed(list(enumerate(requests)))}
-        self._repeated = frozenset(
-            number for number, request in enumerate(requests) if first[id(request.prompt)] < number
-        )
+        loop, prompts = asyncio.get_running_loop(), set()
         self._asked = len(requests)
         for number, request in enumerate(requests):
 
             def tell(event: Event, number: int = number) -> None:
-                # The head's thread must not suffer from a loop that is over.
-                with contextlib.suppress(RuntimeError):
-                    loop.call_soon_threadsafe(self._hear, number, event)
+                loop.call_soon_threadsafe(self._hear, number, event)
 
             stream = await self._service.submit(request, tell, param)
-            if number not in self._ended:
+            if id(request.prompt) not in prompts:
+                prompts.add(id(request.prompt))
+                self.prompt_tokens += stream.prompt_tokens
+            if number not in self._ended:  # a head may be so quick that all of it was told before
                 self._streams[number] = stream
             self._until = loop.time() + stream.within_s + _GRACE_S
 
@@ -127,25 +130,6 @@ class Exchange:
         for stream in self._streams.values():
             self._service.cancel(stream)
 
-    def settle(self) -> None:
-        """Write its account, when all has ended or nobody will hear of it any more."""
-        self._service.unsettled.discard(self)
-        status, finish = self._ending
-        self._service.accounts.ended(
-            RequestRecord(
-                time=time.time(),
-                id=self.id,
-                endpoint=self._endpoint,
-                status=200 if self.began else status,
-                stream=self._stream,
-                prompt_tokens=self.prompt_tokens,
-                completion_tokens=self.completion_tokens,
-                first_s=self.first_s,
-                seconds=self.seconds,
-                finish=finish,
-            )
-        )
-
     def _how(self, error: BaseException | None) -> tuple[int, str]:
         """Status and finish."""
         error = error or self.failed
@@ -159,13 +143,9 @@ class Exchange:
         """An event has come, in the loop."""
         if isinstance(event, Delta):
             self.first_s = self.seconds if self.first_s is None else self.first_s
+            self.completion_tokens += 1
             self._service.accounts.chosen()
         else:
-            # A head may be so quick that the stream is not there yet.
             self._ended.add(number)
             self._streams.pop(number, None)
-            self.prompt_tokens += 0 if number in self._repeated else event.usage.prompt_tokens
-            self.completion_tokens += event.usage.completion_tokens
         self._events.put_nowait((number, event))
-        if self in self._service.unsettled and not self._streams:
-            self.settle()

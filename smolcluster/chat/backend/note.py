@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from smolcluster.chat.backend.service import Service
@@ -15,21 +17,25 @@ _EVERY_S = 1.0
 
 
 async def keep_note(service: Service, path: Path) -> None:
-    """Write it until cancelled. A disk that refuses it once may take it again: told in the log when that changes."""
-    refused = state = ""
-    while True:
-        note = await noted(service)
-        if note.state != state:
-            state = note.state
-            log.info("serving is %s%s", state, f": {note.reason}" if note.reason else "")
-        try:
-            await service.call(lambda note=note: write_note(path, note))  # type: ignore[misc]
-            refused = ""
-        except OSError as error:
-            if str(error) != refused:
-                refused = str(error)
-                log.error("%s cannot be written: %s", path, refused)
-        await asyncio.sleep(_EVERY_S)
+    """Write it until cancelled, and then once more: closed. A disk that refuses it once may take it again: told in the log when that changes."""
+    refused, note = "", ServingNote(time=0, state="closed")
+    try:
+        while True:
+            before, note = note, await noted(service)
+            if note.state != before.state:
+                log.info("serving is %s%s", note.state, f": {note.reason}" if note.reason else "")
+            try:
+                await service.call(partial(_write, path, note))
+                refused = ""
+            except OSError as error:
+                if str(error) != refused:
+                    refused = str(error)
+                    log.error("%s cannot be written: %s", path, refused)
+            await asyncio.sleep(_EVERY_S)
+    finally:
+        with suppress(OSError):
+            last = {"time": time.time(), "state": "closed", "reason": "the API was stopped", "active": 0, "waiting": 0}
+            _write(path, note.model_copy(update=last))
 
 
 async def noted(service: Service) -> ServingNote:
@@ -49,6 +55,6 @@ async def noted(service: Service) -> ServingNote:
     )
 
 
-def write_note(path: Path, note: ServingNote) -> None:
+def _write(path: Path, note: ServingNote) -> None:
     """Whole, or not at all."""
     write_atomic(path, note.model_dump_json(by_alias=True, indent=2) + "\n")

@@ -19,8 +19,9 @@ from smolcluster.errors import ConfigError, PeerError, Problem, SmolError
 
 log = logging.getLogger("smolcluster.chat")
 # So long requests may go on after a stop; then they are told, and then cut.
-LEAVE_S = 10.0
-_CUT_S = 5
+LEAVE_S = 1.0
+_CUT_S = 1
+_ENDS_S = 5.0
 _START_S = 30.0
 # More connections than that at once are refused: a file descriptor each.
 _MOST_CONNECTIONS = 512
@@ -105,7 +106,7 @@ class Serving:
     def stop(self) -> None:
         """No new requests; those under way have `leave_s`, then they are told. Returns when all is closed."""
         self._server.leave(self._service, self._leave_s)
-        self._thread.join(self._leave_s + 2 * _CUT_S)
+        self._thread.join(self._leave_s + _CUT_S + _ENDS_S)
         close(self._bound)
 
     def _run(self) -> None:
@@ -113,7 +114,7 @@ class Serving:
             # A socket that is there twice would be accepted on twice.
             sockets = list(dict.fromkeys(opened for sockets in self._bound.values() for opened in sockets))
             self._server.run(sockets=sockets)
-        except BaseException as error:  # noqa: BLE001  a thread's end must be told
+        except BaseException as error:
             log.exception("the API ended")
             self._failure = error
         finally:

@@ -11,7 +11,7 @@ from smolcluster.chat.backend.accounts import Accounts
 from smolcluster.chat.backend.refusals import refusal, too_long
 from smolcluster.chat.backend.settings import ApiSettings
 from smolcluster.chat.backend.template import ChatTemplate
-from smolcluster.errors import BusyError, RequestError, SmolError
+from smolcluster.errors import BusyError, PeerLostError, RequestError, SmolError
 from smolcluster.infer.head import About, Head, Health
 from smolcluster.infer.request import Event, Request
 from smolcluster.infer.stream import Stream
@@ -32,7 +32,6 @@ class Service:
         self.accounts = Accounts(settings.requests_file)
         self.leaving = False  # the server is being stopped
         self.open: set[Exchange] = set()
-        self.unsettled: set[Exchange] = set()
         self._head = head
         self._about: About | None = None
         self._template: ChatTemplate | None = None
@@ -45,6 +44,8 @@ class Service:
     async def about(self) -> About:
         """The model."""
         if self._about is None:
+            if (now := await self.health()).state == "starting":  # a head may wait for its model else
+                raise refusal(PeerLostError(f"the model is not ready yet: {now.reason}"))
             self._about = await self.call(self._head.about)
         return self._about
 
@@ -102,8 +103,6 @@ class Service:
 
     def close(self) -> None:
         """Wait for nothing; the head stays open."""
-        for exchange in list(self.unsettled):
-            exchange.settle()
         self._calls.shutdown(wait=False, cancel_futures=True)
         self._cancels.shutdown(wait=False)
 
