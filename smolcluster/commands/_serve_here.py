@@ -7,6 +7,7 @@ import secrets
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -137,10 +138,14 @@ class _Following:
         return reason
 
     def stop(self, why: str) -> None:
-        """Stop everybody: first whom people talk to, so that none of them hears of lost stages."""
-        for node in sorted(self._run.node_files, key=lambda name: name != self._api):
+        """Stop everybody at the same time: a stage whose head has gone would be started again."""
+
+        def end(node: str) -> None:
             with suppress(JobMissing):  # it was never started
                 stop_job(self._run.folder.path, node, why, ASKED_GRACE_S)
+
+        with ThreadPoolExecutor(len(self._run.node_files)) as pool:
+            list(pool.map(end, self._run.node_files))
 
     def _print(self, lines: list[str]) -> None:
         for line in lines:

@@ -22,9 +22,10 @@ SYNCHRONOUS = frozenset({"single", "classicdp", "fsdp", "mp", "diloco"})
 # A config that cannot run and a loss that is not finite would be the same again; a rank that could not be started, too.
 FINAL_CODES = frozenset({2, 4, NOT_STARTED})
 
-# Of a served model's ranks: the time in which restarts count, and the growing pause before one.
+# Of a served model's ranks: the time in which restarts count, and the growing pause before one. In the first pause a
+# stop that reaches this node a little after the head's is heard before stages that lost the head are started again.
 WINDOW_S = 600.0
-FIRST_DELAY_S, MOST_DELAY_S = 0.25, 8.0
+FIRST_DELAY_S, MOST_DELAY_S = 1.0, 16.0
 
 
 class Restarts:
