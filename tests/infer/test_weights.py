@@ -76,6 +76,42 @@ def test_a_pinned_hash_is_checked(models):
         find_weights("m", {"m": bad})
 
 
+def test_a_hub_id_needs_no_entry(models, tmp_path):
+    model = models("gpt2")[1]
+    hub = hub_cache(tmp_path / "whole", model)
+    found = find_weights("some/model", {}, hub=hub)
+    assert (found.source, found.licence, found.how) == (
+        "hub some/model",
+        "as its owner says",
+        "from the local hub cache",
+    )
+    with pytest.raises(InputError, match=r"other/model: there is no such folder, it is not whole .*hub was not to be"):
+        find_weights("other/model", {}, hub=hub)
+
+    class Offering(Hub):
+        def files(self, repo, kind="model"):
+            return frozenset({*FILES, "chat_template.jinja", "pytorch_model.bin"})
+
+        def download(self, repo, file, kind="model"):
+            folder = hub_cache(tmp_path / file, model).cache / "models--some--model" / "snapshots" / "abc123"
+            target = tmp_path / "fetched" / file
+            target.parent.mkdir(exist_ok=True)
+            shutil.copy(folder / file, target) if (folder / file).is_file() else target.write_text("{}")
+            return target
+
+    found = find_weights("other/model", {}, download=True, hub=Offering(cache=tmp_path / "empty"))
+    assert sorted(file.name for file in found.folder.iterdir()) == sorted({*FILES, "chat_template.jinja"})
+    assert found.how == "fetched now"
+
+
+def test_a_name_of_the_table_is_no_folder_of_that_name(models, monkeypatch, tmp_path):
+    _, folder = models("gpt2")
+    shutil.copytree(folder, tmp_path / "m")
+    monkeypatch.chdir(tmp_path)
+    assert find_weights("m", {}).folder == Path("m")
+    assert find_weights("m", {"m": entry(source="path", location=str(folder))}).folder == folder
+
+
 def test_a_package_is_converted_once(monkeypatch, tmp_path):
     table = {"m": entry(package="smolcluster/configs/model_weights.yaml")}
     made = []
