@@ -138,9 +138,14 @@ class Pipeline:
         self._lose(self.epoch, PeerLostError(reason))
 
     def forget(self) -> None:
-        """Have the own stage forget all sessions: for the thread that sends, once the epoch is over."""
+        """Have all stages forget all sessions: for the thread that sends, once the epoch is over."""
         if self._stage is not None:
             list(self._stage.handle(Reset(self.epoch)))
+        if self._broken:
+            # A stage with nothing to send would not notice, and keep its caches until the next epoch.
+            for link in (self._onward.link if self._onward is not None else None, self._back):
+                if link is not None:
+                    link.abort()
 
     def close_epoch(self) -> None:
         """End the chain of this epoch; the stages stay and wait."""

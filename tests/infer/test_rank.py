@@ -114,5 +114,6 @@ def test_what_is_missing_on_a_machine_is_said(stages, small, tmp_path):
     with pytest.raises(ConfigError, match="names no model for n0"):
         run_stage(run.config(0, model_dir=None), run.plan, me, lambda: True)
     (tmp_path / "secret").write_text("a secret")
+    run_stage(run.config(1), run.plan, run.plan.ranks[1], lambda: True)  # told to stop before the head was found
     with pytest.raises(ConfigError, match="is not a model folder"):
         run_stage(run.config(0, model_dir=str(tmp_path)), run.plan, me, lambda: True)
