@@ -21,7 +21,7 @@ from smolcluster.comm.frame import Kind
 from smolcluster.comm.link import Link
 from smolcluster.comm.opening import dial_rank_0, open_mesh
 from smolcluster.comm.pulse import Pulse, heartbeat_s
-from smolcluster.errors import PeerError, PeerLostError, ProtocolError, SmolError
+from smolcluster.errors import BusyError, PeerError, PeerLostError, ProtocolError, SmolError
 from smolcluster.infer.group import group_of
 from smolcluster.infer.head import About, Health
 from smolcluster.infer.request import Delta, Event, Failed, Request, Trouble, Usage
@@ -134,6 +134,9 @@ class HeadClient:
         """Never raises. Without a link: when it was last heard of, with no stage alive."""
         try:
             health: Health = self._ask(frame(Op.HEALTH, next(self._numbers)), _HEALTH_S, Health)
+        except BusyError:  # it is there, and was asked a moment ago
+            with self._changed:
+                return self._known
         except SmolError as error:
             return self._unreachable(str(error))
         with self._changed:

@@ -16,7 +16,7 @@ from smolcluster.infer.layout import Here, Pong, Report, heard
 from smolcluster.infer.messages import Op
 
 # So many heartbeats may be missing before it is said that a stage cannot be reached. It is lost only at the timeout.
-_MISSED = 4
+_MISSED = 5
 
 
 class StageError(PeerLostError):

@@ -28,6 +28,8 @@ from smolcluster.infer.layout import Here, Layout
 from smolcluster.infer.pipeline import Pipeline
 
 log = logging.getLogger("smolcluster.infer")
+# A supervisor starts a rank again in seconds; torch takes some to import.
+REJOIN_S = 15.0
 # After an epoch that could not begin, and between looks at whether a stage can be taken in.
 _PAUSE_S = 1.0
 # How long a rank that is to blame is left out, the first time and at most.
@@ -42,7 +44,7 @@ class Policy:
     """`first_s`: how long all ranks are waited for at the start; `open_s`: how long an epoch may take to begin."""
 
     replan: Replan
-    rejoin_s: float = 15.0
+    rejoin_s: float = REJOIN_S
     first_s: float = 150.0
     open_s: float = 150.0
 
@@ -80,6 +82,7 @@ class Keeper:
         self._asked: deque[tuple[Deadline, bool, Future[None]]] = deque()
         self._closing = False
         self._is_lost = True
+        self._why = ""
         self._seen: frozenset[int] | None = None  # who was there at the last look
         self._tried: frozenset[int] | None = None  # and at the last attempt
         self._look_at = 0.0
@@ -95,10 +98,11 @@ class Keeper:
                 self._rejoin_until = time.monotonic() + self._policy.first_s
         self._thread.start()
 
-    def lost(self) -> None:
+    def lost(self, why: str) -> None:
         """The chain has broken. Never waits."""
         with self._changed:
             self._is_lost = True
+            self._why = f"{why}; "
             self._seen = self._tried = None
             self._pause_s = _PAUSE_S
             self._look_at = 0.0
@@ -174,7 +178,7 @@ class Keeper:
         except Exception as error:  # noqa: BLE001  whoever asked gets it
             if self._is_lost:
                 self._head.say(str(error), hopeless=False)
-                self.lost()
+                self.lost(str(error))
             answer.set_exception(error)
         else:
             answer.set_result(None)
@@ -205,7 +209,7 @@ class Keeper:
         if self._tried == frozenset(there) and now < self._look_at:
             return
         if missing and now < self._rejoin_until:
-            self._head.say(f"waiting for rank {_listed(missing)}", hopeless=False)
+            self._head.say(f"{self._why}waiting for rank {_listed(missing)}", hopeless=False)
             return
         blamed = (
             {rank for rank, (_, until) in self._blamed.items() if until > now} if now > self._rejoin_until else set()

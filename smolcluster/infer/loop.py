@@ -111,7 +111,7 @@ class Loop:
         self.keeper.close()
         if self._thread.is_alive():
             with contextlib.suppress(TimeoutError, PeerLostError):
-                self._ask(self._shut)
+                self._ask(self._shut, CALL_S)
             self._thread.join(CALL_S)
         self._end("the engine was closed")
         self.pipeline.close()
@@ -136,16 +136,17 @@ class Loop:
         """Something that no other stage can help with: end."""
         log.error("the head cannot go on: %s", error, exc_info=not isinstance(error, SmolError))
         self.failure = error
-        with contextlib.suppress(TimeoutError, PeerLostError):
+        with contextlib.suppress(PeerLostError):
             self._ask(lambda: self._end(f"the head cannot go on: {error}"))
 
-    def _ask(self, work: Callable[[], object]) -> object:
+    def _ask(self, work: Callable[[], object], within_s: float | None = None) -> object:
+        """Have it done in the head's thread, which may take as long as that is in the middle of something."""
         asked = _Asked(work, Future())
         with self.lock:
             if self.state == "closed":
                 raise PeerLostError(self.reason)
             self._inbox.put(asked)
-        return asked.answer.result(CALL_S)
+        return asked.answer.result(within_s)
 
     # From here on: the head's thread.
 
@@ -269,7 +270,7 @@ class Loop:
     def _lose(self, error: PeerError) -> None:
         log.error("epoch %d is over: %s", self.pipeline.epoch, error)
         self._drop_chain(str(error))
-        self.keeper.lost()
+        self.keeper.lost(str(error))
 
     def _drop_chain(self, reason: str) -> None:
         """Nobody is active any more; those who were wait in line again, or end."""

@@ -100,6 +100,22 @@ def test_a_link_whose_first_half_was_refused_is_not_left_half_open(listener: Lis
         wire.close()
 
 
+def test_those_who_came_for_what_is_over_are_hung_up_on(listener: Listener) -> None:
+    links = {channel: mesh(ME, None).link(0, channel, listener.endpoint) for channel in ("old", "new")}
+    half, _ = mesh(ME, None)._dial_one(0, listener.endpoint, ME, Hello(1, "old", "late", "out"), Deadline(5))
+    with listener._arrived:
+        listener._arrived.wait_for(lambda: len(listener._links) == 2 and listener._halves, 5)
+    listener.sweep(lambda channel: channel == "old")
+    with pytest.raises(PeerLostError):
+        links["old"].receive(5)
+    assert not listener.holds("old", 1)
+    assert not listener._halves
+    taken = listener.take("new", 1, Deadline(5))
+    for link in (*links.values(), taken):
+        link.discard()
+    half.close()
+
+
 def test_a_port_in_use_is_named_with_the_remedy() -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
