@@ -18,7 +18,7 @@ from smolcluster.chat.backend.settings import ApiSettings
 from smolcluster.infer.head import Head
 from tests.chat.fake_head import FakeHead, written
 
-KEY = "a key that nobody guesses"
+KEY = "sk-a-key-that-nobody-guesses"
 PATIENCE_S = 60.0
 
 
