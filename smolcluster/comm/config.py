@@ -15,8 +15,6 @@ from smolcluster.plan.types import Plan, RankPlan, ServePlan
 OPERATION_S = 1800.0
 # All ranks import torch first: most of a minute from a slow SD card.
 JOIN_S = 150.0
-# A stage of a served model that is silent for so long is lost: somebody waits for the next word.
-SERVING_SILENCE_S = 30.0
 # A rank of a served model is started again alone, and its last process may hold the port for a moment.
 _SERVING_BIND_S = 10.0
 
@@ -75,7 +73,7 @@ class GroupConfig:
         entered: Callable[[int], None] = nobody_asks,
     ) -> GroupConfig:
         """The view of rank `me` of a plan. `secret` is the run's, from its file."""
-        timeout_s = SERVING_SILENCE_S if isinstance(plan, ServePlan) else plan.run.comm.timeout_s
+        timeout_s = (plan.serve if isinstance(plan, ServePlan) else plan.run).comm.timeout_s
         join_s = max(JOIN_S, timeout_s)
         restarted = (generation if after is None else after + 1) > 0
         bind_s = _SERVING_BIND_S if isinstance(plan, ServePlan) else 0.0

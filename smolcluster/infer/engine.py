@@ -99,7 +99,7 @@ class Engine:
         """Wait for every stage. PeerError tells who did not come, and nothing is left behind."""
         self._loop.start()
         try:
-            self.reconnect(within_s)
+            self._connect(within_s, all_of_them=True)
         except BaseException:
             self.close()
             raise
@@ -220,8 +220,11 @@ class Engine:
 
         Requests in flight go on, or fail, as `on_loss` says. PeerError tells who did not come.
         """
+        self._connect(within_s, all_of_them=False)
+
+    def _connect(self, within_s: float, all_of_them: bool) -> None:
         try:
-            self._loop.keeper.connect(within_s).result(within_s + CALL_S)
+            self._loop.keeper.connect(within_s, all_of_them).result(within_s + CALL_S)
         except TimeoutError as error:
             if isinstance(error, PeerError):
                 raise

@@ -62,6 +62,10 @@ class Head(Protocol):
         """Why there is no chain. `hopeless`: nothing is being done about it."""
         ...
 
+    def fail(self, error: Exception) -> None:
+        """Something that no other stage can help with: end."""
+        ...
+
 
 class Keeper:
     """`start` it, `close` it. `lost` and `connect` are for others' threads."""
@@ -73,7 +77,7 @@ class Keeper:
         self._policy = policy
         self._whole = pipeline.layout
         self._changed = pipeline.roster.changed
-        self._asked: deque[tuple[Deadline, Future[None]]] = deque()
+        self._asked: deque[tuple[Deadline, bool, Future[None]]] = deque()
         self._closing = False
         self._is_lost = True
         self._seen: frozenset[int] | None = None  # who was there at the last look
@@ -102,14 +106,17 @@ class Keeper:
                 self._rejoin_until = time.monotonic() + self._policy.rejoin_s
             self._changed.notify_all()
 
-    def connect(self, within_s: float) -> Future[None]:
-        """Begin a new epoch, whatever is now. The future's PeerError tells who did not come."""
+    def connect(self, within_s: float, all_of_them: bool) -> Future[None]:
+        """Begin a new epoch, whatever is now. The future's PeerError tells who did not come.
+
+        `all_of_them`: wait for every rank, even if those who are there would be enough.
+        """
         answer: Future[None] = Future()
         with self._changed:
             if self._closing:
                 answer.set_exception(PeerLostError("it is closed"))
             else:
-                self._asked.append((Deadline(within_s), answer))
+                self._asked.append((Deadline(within_s), all_of_them, answer))
                 self._changed.notify_all()
         return answer
 
@@ -120,7 +127,7 @@ class Keeper:
             self._changed.notify_all()
         if self._thread.ident is not None:
             self._thread.join()
-        for _, answer in self._asked:
+        for *_, answer in self._asked:
             answer.set_exception(PeerLostError("it is closed"))
         self._asked.clear()
 
@@ -141,8 +148,11 @@ class Keeper:
                     self._repair(self._policy)
                 elif self._policy is not None:
                     self._grow(self._policy)
-            except PeerLostError as error:  # the head's thread has ended, and will close this one
+            except PeerError as error:  # the head's thread has ended, and this one will be closed
                 log.info("%s", error)
+            except Exception as error:  # noqa: BLE001  its own layers cannot be had, or a bug
+                self._head.fail(error)
+                return
 
     def _due(self) -> bool:
         """Whether to look now rather than a little later."""
@@ -154,10 +164,10 @@ class Keeper:
     def _there(self) -> dict[int, Here]:
         return {rank: control.here for rank, control in self._roster.here().items() if control.here is not None}
 
-    def _connect(self, deadline: Deadline, answer: Future[None]) -> None:
+    def _connect(self, deadline: Deadline, all_of_them: bool, answer: Future[None]) -> None:
         self._blamed.clear()
         try:
-            layout = self._whole_or_less(deadline)
+            layout = self._whole_or_less(deadline, all_of_them)
             self._head.leave("the stages are being connected anew", only_if_idle=False)
             self._is_lost = True
             self._open(layout, deadline, lambda: self._closing)
@@ -169,14 +179,14 @@ class Keeper:
         else:
             answer.set_result(None)
 
-    def _whole_or_less(self, deadline: Deadline) -> Layout:
+    def _whole_or_less(self, deadline: Deadline, all_of_them: bool) -> Layout:
         """The layout to connect: of those who are there, if they are enough; else of all, who are waited for."""
         with self._changed:
             while True:
                 missing = self._roster.missing()
                 if not missing:
                     return self._whole
-                if self._policy is not None:
+                if self._policy is not None and not all_of_them:
                     try:
                         return self._policy.replan(self._there())
                     except ConfigError as error:

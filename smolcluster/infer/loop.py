@@ -20,7 +20,7 @@ from typing import Literal
 import torch
 
 from smolcluster.comm.config import GroupConfig
-from smolcluster.errors import PeerError, PeerLostError
+from smolcluster.errors import PeerError, PeerLostError, SmolError
 from smolcluster.infer.control import Lost, Pinged
 from smolcluster.infer.keeper import Keeper, Policy
 from smolcluster.infer.layout import Layout, Pong
@@ -131,6 +131,13 @@ class Loop:
         with self.lock:
             if self.state in ("starting", "lost"):
                 self.reason, self.hopeless = reason, hopeless
+
+    def fail(self, error: Exception) -> None:
+        """Something that no other stage can help with: end."""
+        log.error("the head cannot go on: %s", error, exc_info=not isinstance(error, SmolError))
+        self.failure = error
+        with contextlib.suppress(TimeoutError, PeerLostError):
+            self._ask(lambda: self._end(f"the head cannot go on: {error}"))
 
     def _ask(self, work: Callable[[], object]) -> object:
         asked = _Asked(work, Future())

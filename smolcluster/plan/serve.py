@@ -54,7 +54,14 @@ def make_serve_plan(
         world_size=len(nodes),
         ranks=tuple(_rank(serve, rank, nodes, wires, ports.get(rank, 0)) for rank in range(len(nodes))),
         stages=tuple(
-            StagePlan(rank=rank, start=start, stop=stop, need_mb=need_mb(weight, start, stop))
+            StagePlan(
+                rank=rank,
+                start=start,
+                stop=stop,
+                need_mb=need_mb(weight, start, stop),
+                memory_mb=stages[rank].memory_mb,
+                speed=profile.speeds.get(stages[rank].name, 1.0) if profile is not None else 1.0,
+            )
             for rank, (start, stop) in enumerate(ranges)
         ),
         api=ApiPlan(rank=len(stages), listen=serve.listen, api_port=serve.api_port, frontend_port=serve.frontend_port),

@@ -81,12 +81,18 @@ class Plan(Frozen):
 
 
 class StagePlan(Frozen):
-    """Layers `start` to `stop`, half-open, of a served model. `need_mb`: weights, caches and what a process costs."""
+    """Layers `start` to `stop`, half-open, of a served model. `need_mb`: weights, caches and what a process costs.
+
+    `memory_mb` is what its machine has, as far as it is known, and `speed` how fast it is beside the others: for the
+    head to plan anew when a stage is lost.
+    """
 
     rank: int = Field(ge=0)
     start: int = Field(ge=0)
     stop: int = Field(gt=0)
     need_mb: int = Field(gt=0)
+    memory_mb: int | None = None
+    speed: float = Field(default=1.0, gt=0)
 
 
 class ApiPlan(Frozen):
