@@ -14,6 +14,7 @@ from pydantic import Field
 from smolcluster.spec.base import Frozen
 from smolcluster.spec.run import RunSpec
 from smolcluster.spec.serving import ServeSpec
+from smolcluster.spec.values import is_loopback
 
 PLAN_SCHEMA = 1
 NODE_SCHEMA = 1
@@ -105,6 +106,11 @@ class ApiPlan(Frozen):
     listen: tuple[str, ...]
     api_port: int = Field(ge=0, le=65535)
     frontend_port: int = Field(ge=0, le=65535)
+
+    @property
+    def asks_for_key(self) -> bool:
+        """Whether somebody besides this machine can dial it."""
+        return not all(map(is_loopback, self.listen))
 
 
 class ServePlan(Frozen):
