@@ -17,8 +17,11 @@ from smolcluster.chat.backend.serve import Serving, bind, urls
 from smolcluster.chat.backend.settings import ApiSettings
 from smolcluster.infer.head import Head
 from tests.chat.fake_head import FakeHead, written
+from tests.infer.conftest import models, stages
 
-KEY = "a key that nobody guesses"
+__all__ = ["models", "stages"]
+
+KEY = "sk-a-key-that-nobody-guesses"
 PATIENCE_S = 60.0
 
 

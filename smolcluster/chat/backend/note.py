@@ -17,7 +17,10 @@ _EVERY_S = 1.0
 
 
 async def keep_note(service: Service, path: Path) -> None:
-    """Write it until cancelled, and then once more: closed. A disk that refuses it once may take it again: told in the log when that changes."""
+    """Write it until cancelled, and then once more: closed.
+
+    A disk that refuses it once may take it again: the log tells when that changes.
+    """
     refused, note = "", ServingNote(time=0, state="closed")
     try:
         while True:

@@ -7,6 +7,7 @@ blocks, loop controls, raise_exception, strftime_now, a tojson that escapes no H
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,6 +23,8 @@ from smolcluster.errors import RequestError
 
 # Text that somebody wrote is rendered a second time as characters of this private plane: see ChatTemplate.render.
 _PLANE = 0xF0000
+# What templates look for in messages; no model reads it as a special token.
+_LOOKED_FOR = re.compile("(</?(?:think|tool_call|tool_response)>)")
 
 
 @dataclass(frozen=True)
@@ -67,18 +70,24 @@ class ChatTemplate:
         looks into them is asked role by role, and what it changed is looked for.
         """
         text = self._text(messages)
-        literal = _moved(text, self._text(_move(messages, None)))
+        literal = self._moved(messages, None, text)
         if literal is None:
             roles = {message["role"] for message in messages}
             literal = [part for role in roles for part in self._of(role, messages, text)]
         return Prompt(text, _merged(literal))
 
+    def _moved(
+        self, messages: Sequence[Mapping[str, str]], role: str | None, text: str
+    ) -> list[tuple[int, int]] | None:
+        """The parts of `text` that change when messages are moved; None if more changes than that."""
+        try:
+            return _difference(text, self._text(_move(messages, role)))
+        except RequestError:  # it wants certain words in there
+            return None
+
     def _of(self, role: str, messages: Sequence[Mapping[str, str]], text: str) -> list[tuple[int, int]]:
         """The parts of `text` that those of this role wrote."""
-        try:
-            moved = _moved(text, self._text(_move(messages, role)))
-        except RequestError:  # it wants certain words in there
-            moved = None
+        moved = self._moved(messages, role, text)
         if moved is not None:
             return moved
         found, at = [], 0
@@ -112,9 +121,14 @@ def plain(messages: Sequence[Mapping[str, str]]) -> Prompt:
 def _move(messages: Sequence[Mapping[str, str]], role: str | None) -> list[Mapping[str, str]]:
     """The messages of that role, or all, with their characters moved."""
     return [
-        {**message, "content": "".join(map(_away, message["content"]))} if role in (None, message["role"]) else message
+        {**message, "content": _moved_away(message["content"])} if role in (None, message["role"]) else message
         for message in messages
     ]
+
+
+def _moved_away(content: str) -> str:
+    parts = _LOOKED_FOR.split(content)  # every other one is such a word
+    return "".join(part if number % 2 else "".join(map(_away, part)) for number, part in enumerate(parts))
 
 
 def _away(character: str) -> str:
@@ -122,7 +136,7 @@ def _away(character: str) -> str:
     return character if character.isspace() or ord(character) > 0xFFFF else chr(ord(character) + _PLANE)
 
 
-def _moved(text: str, other: str) -> list[tuple[int, int]] | None:
+def _difference(text: str, other: str) -> list[tuple[int, int]] | None:
     """The parts of `text` that are moved in `other`; None if the two are not the same otherwise."""
     if len(text) != len(other):
         return None

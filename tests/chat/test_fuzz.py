@@ -1,0 +1,3 @@
+"""The schema fuzzed: whatever is sent, there is an answer as the schema says, and never a 500."""
+
+import schemathesis
