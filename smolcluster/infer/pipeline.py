@@ -22,7 +22,8 @@ from smolcluster.comm.pulse import Pulse, heartbeat_s
 from smolcluster.errors import PeerError, PeerLostError
 from smolcluster.infer.control import Control, Gone, Lost, Pinged, StageError
 from smolcluster.infer.layout import Assignment, Layout, back_channel, hop_channel, is_stale, say
-from smolcluster.infer.messages import MOST_BYTES, Op, Reset, Traffic, decode, send
+from smolcluster.infer.messages import MOST_BYTES, Op, Reset, Traffic, decode
+from smolcluster.infer.outlet import Outlet
 from smolcluster.infer.roster import Roster
 from smolcluster.infer.stage import Stage, StageState
 from smolcluster.infer.worker import Load
@@ -49,7 +50,7 @@ class Pipeline:
         self._put = put
         self._stage: Stage | None = None
         self._vocabulary = 0
-        self._onward: Link | None = None
+        self._onward: Outlet | None = None
         self._back: Link | None = None
         self._receiver: threading.Thread | None = None
         self._broken = True
@@ -106,7 +107,8 @@ class Pipeline:
         # READY first: a stage that cannot load says so at once, and no link is waited for in vain.
         self.roster.await_ready(controls, epoch, deadline, stop)
         if controls:
-            self._onward = self.mesh.link(places[1].rank, hop_channel(life, epoch), deadline=deadline)
+            onward = self.mesh.link(places[1].rank, hop_channel(life, epoch), deadline=deadline)
+            self._onward = Outlet(onward, lambda error: self._lose(epoch, self._verdict(error)))
             self._back = self.mesh.link(layout.tail, back_channel(life, epoch), deadline=deadline)
             arguments = (self._back, epoch)
             self._receiver = threading.Thread(target=self._receive, args=arguments, name="smol-back", daemon=True)
@@ -125,7 +127,7 @@ class Pipeline:
         try:
             for out in self.stage.handle(message):
                 if self._onward is not None:
-                    send(self._onward, out)
+                    self._onward.send(out)
                 else:
                     self._put(out)
         except PeerError as error:
@@ -144,14 +146,15 @@ class Pipeline:
         """End the chain of this epoch; the stages stay and wait."""
         with self._lock:
             was_broken, self._broken = self._broken, True
-        if self._onward is not None and not was_broken:
-            self._onward.say_fin()  # an end, and no loss
-        for link in (self._onward, self._back):
-            if link is not None:
-                link.abort()
+        if self._onward is not None:
+            if not was_broken:
+                self._onward.link.say_fin()  # an end, and no loss
+            self._onward.close()
+        if self._back is not None:
+            self._back.abort()
         if self._receiver is not None:
             self._receiver.join()
-        self.mesh.drop(self._onward, self._back)
+        self.mesh.drop(self._onward.link if self._onward is not None else None, self._back)
         self._onward = self._back = self._receiver = None
 
     def close(self) -> None:

@@ -188,7 +188,7 @@ def test_closing_breaks_off_what_is_being_connected(stages, models):
             until(engine, lambda health: health.state == "lost")
             asked = pool.submit(engine.reconnect, WAIT_S)
             engine.close()
-            with pytest.raises(PeerError, match="closed|broken off"):
+            with pytest.raises(PeerError, match=r"closed|broken off"):
                 asked.result(WAIT_S)
         *_, end = reader
         assert isinstance(end, Failed | Done)
