@@ -35,7 +35,9 @@ def make_tiny(folder: Path) -> Tiny:
 
 def ask(url: str, prompt: str) -> str:
     """The greedy continuation, from the API."""
-    body = {"model": "any", "prompt": prompt, "max_tokens": TOKENS, "temperature": 0}
+    with urllib.request.urlopen(f"{url}/v1/models", timeout=60) as response:
+        name = json.load(response)["data"][0]["id"]
+    body = {"model": name, "prompt": prompt, "max_tokens": TOKENS, "temperature": 0}
     request = urllib.request.Request(
         f"{url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )

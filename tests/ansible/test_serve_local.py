@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import stat
+import time
 
 import pytest
 from ansible_lab import Cluster, Playing, gone_within
 from ansible_served import PORTS, PROMPT, Tiny, ask, rank_of
 
+from smolcluster.jobs.registry import Registry
 from smolcluster.runtime.runfolder import JobState, RunFolder, ServingNote, write_atomic
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -52,7 +54,8 @@ def test_it_answers_survives_a_stage_and_ends_with_ctrl_c(local: Cluster, tiny: 
     folder = local.runs / run_id
     told = json.loads((folder / "summary.json").read_text())
     assert (told["kind"], told["status"], told["requests"], told["failed"]) == ("inference", "stopped", 2, 0)
-    assert (told["restarts"], told["tokens"], told["steps"]) == (1, 16, None)
+    assert (told["tokens"], told["steps"]) == (16, None)
+    assert told["restarts"] >= 1, "one that sees the head leave before its own lease ends is started again for a moment"
     lines = [json.loads(line) for line in (folder / "requests.jsonl").read_text().splitlines()]
     assert [(line["completion_tokens"], line["finish"]) for line in lines] == [(8, "length"), (8, "length")]
     assert PROMPT not in (folder / "requests.jsonl").read_text()
@@ -84,16 +87,6 @@ def test_detached_it_is_seen_stopped_and_collected(local: Cluster, tiny: Tiny) -
     assert (told["status"], told["requests"], told["tokens"]) == ("stopped", 1, 8)
 
 
-def test_stop_yml_ends_a_followed_one_well(local: Cluster, tiny: Tiny, playing: list[Playing]) -> None:
-    run, run_id, _ = begin(local, playing, f"model={tiny.folder}", "nodes=node1,node3")
-    stopped = local.play("stop", f"run_id={run_id}")
-    assert stopped.code == 0, stopped.text
-    outcome = run.end(timeout=60)
-    assert outcome.code == 0, outcome.text
-    assert "stopped on request" in outcome.text
-    assert not local.processes()
-
-
 def test_one_that_does_not_become_ready_is_ended_and_told(local: Cluster, tiny: Tiny) -> None:
     outcome = local.play("inference", f"model={tiny.folder}", "follow_ready_s=0", override=PORTS)
     assert outcome.code == 2
@@ -118,7 +111,7 @@ KEY = """\
   tasks:
     - follow:
         {{node: node1, nodes: [node1], run_dir: {home}, home: {home}, python: python3, local: true, serves: true,
-          api: true, api_key_file: {home}/api_key}}
+          api: true, until_ready: true, api_key_file: {home}/api_key}}
 """
 
 
@@ -155,10 +148,11 @@ def test_a_bad_wish_is_refused_before_anything_was_written(
 def test_a_run_s_key_is_its_owner_s_and_shown_once(local: Cluster, tiny: Tiny) -> None:
     """Nothing here may listen beyond loopback: the two places that handle the key, on a run made by hand."""
     home = RunFolder(local.folder / "home")
-    job = JobState(run_id="home", node="node1", state="stopped", pid=1, generation=0, ranks={0: "130"})
+    job = JobState(run_id="home", node="node1", state="running", pid=1, generation=0, ranks={0: "running"})
     write_atomic(home.job_state("node1"), job.model_dump_json(by_alias=True))
+    Registry.of_run(home.path, "node1").claim("home", home.path)
     urls = {"api": "http://192.0.2.1:8080", "page": "http://192.0.2.1:5050"}
-    note = ServingNote(time=0, state="ready", urls=urls)
+    note = ServingNote(time=time.time(), state="ready", urls=urls)
     write_atomic(home.serving("node1", 0), note.model_dump_json(by_alias=True))
     playbook = local.folder / "key.yml"
     playbook.write_text(KEY.format(home=home.path, inventory=local.inventory, model=tiny.folder))

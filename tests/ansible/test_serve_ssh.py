@@ -6,7 +6,7 @@ import json
 import stat
 
 import pytest
-from ansible_lab import Cluster, Playing, gone_within
+from ansible_lab import Cluster, Playing
 from ansible_served import PORTS, PROMPT, Tiny, ask
 from ansible_sshd import Machines
 
@@ -22,11 +22,12 @@ def test_a_model_over_ssh_is_sent_once_and_answers(
     run.until(r"^node1  ready$", timeout=300)
     url = run.until(r"^ +api +(http://\S+)$")[1]
     assert ask(url, PROMPT) == tiny.answer
-    run.interrupt()
+    stopped = remote.play("stop", f"run_id={run_id}")
+    assert stopped.code == 0, stopped.text
     first = run.end(timeout=60)
-    gone_within(remote, 15)
-    collected = remote.play("collect", f"run_id={run_id}")
-    assert collected.code == 0, collected.text
+    assert first.code == 0, "a model that is served ends by being stopped"
+    assert "node1  closed: the API was stopped" in first.text
+    assert not remote.processes()
     folder = remote.runs / run_id
     told = json.loads((folder / "summary.json").read_text())
     assert (told["status"], told["requests"], told["tokens"], told["world_size"]) == ("stopped", 1, 8, 4)
