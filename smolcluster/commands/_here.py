@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import secrets
+import shutil
 import signal
 import sys
 import threading
@@ -20,8 +21,8 @@ from types import FrameType
 import yaml
 
 from smolcluster.errors import ConfigError, Problem
-from smolcluster.jobs import start_job
-from smolcluster.jobs.types import JobError, PollResult
+from smolcluster.jobs import start_job, stop_job
+from smolcluster.jobs.types import JobError, JobRefused, PollResult
 from smolcluster.plan.render import LEASE_S
 from smolcluster.plan.types import NodeConfig, Plan, ServePlan
 from smolcluster.runtime.runfolder import RunFolder, write_atomic
@@ -68,7 +69,7 @@ def new_folder(workdir: Path, kind: str) -> RunFolder:
 def lay_out(
     folder: RunFolder, plan: Plan | ServePlan, data_dir: Path, own: Callable[[str], dict[str, str | None]]
 ) -> Run:
-    """Write the run's folder; runs/latest then points to it. `own`: fields of node.yaml that differ by node."""
+    """Write the run's folder. `own`: fields of node.yaml that differ by node."""
     write_atomic(folder.plan, plan.to_json())
     secret = folder.path / "secret"
     write_atomic(secret, secrets.token_hex(SECRET_BYTES), mode=0o600)
@@ -89,8 +90,26 @@ def lay_out(
         ).model_copy(update=own(node))
         files[node] = folder.node(node) / "node.yaml"
         write_atomic(files[node], yaml.safe_dump(config.model_dump(by_alias=True, mode="json"), sort_keys=False))
-    _point_latest(folder.path)
     return Run(folder, files)
+
+
+def start_all(run: Run) -> None:
+    """Start every node's supervisor; runs/latest then points to the run.
+
+    Of a run that is refused, as another one is active, nothing stays; of one that fails to start somewhere, no process.
+    """
+    started: list[str] = []
+    try:
+        for node, file in run.node_files.items():
+            start_job(file)
+            started.append(node)
+    except BaseException as error:
+        for node in started:
+            stop_job(run.folder.path, node, "another node's part could not be started")
+        if isinstance(error, JobRefused) and not started:
+            shutil.rmtree(run.folder.path, ignore_errors=True)
+        raise
+    point_latest(run.folder.path)
 
 
 def start_lost(run: Run, answers: Sequence[PollResult], max_restarts: int) -> bool:
@@ -122,7 +141,8 @@ def interrupts(asked: threading.Event) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _point_latest(folder: Path) -> None:
+def point_latest(folder: Path) -> None:
+    """Make runs/latest lead to a run."""
     latest, fresh = folder.parent / "latest", folder.parent / f".latest-{folder.name}"
     try:
         fresh.symlink_to(folder.name)

@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 from smolcluster.commands._here import (
@@ -17,12 +16,13 @@ from smolcluster.commands._here import (
     interrupts,
     lay_out,
     new_folder,
+    start_all,
     start_lost,
     workdir_of,
 )
-from smolcluster.jobs import poll_job, start_job, stop_job
+from smolcluster.jobs import poll_job, stop_job
 from smolcluster.jobs.telling import ServedLines
-from smolcluster.jobs.types import ACTIVE_STATES, ASKED_GRACE_S, JobMissing, PollResult
+from smolcluster.jobs.types import ACTIVE_STATES, ASKED_GRACE_S, PollResult
 from smolcluster.observe.serving_lines import address_lines
 from smolcluster.plan.types import ServePlan
 from smolcluster.runtime.runfolder import write_atomic
@@ -35,7 +35,7 @@ LINES_EVERY_S = 5.0
 
 
 def lay_out_serving(cluster: ClusterSpec, plan: ServePlan, model: Path) -> Run:
-    """Write the run's folder in the workdir of its first node. With an API that asks for a key there is a new one."""
+    """Write the run's folder in the workdir of its first node, with a new key where its API asks for one."""
     folder = new_folder(workdir_of(cluster, plan), plan.kind)
     key = folder.path / "api_key"
     if plan.api.asks_for_key:
@@ -61,12 +61,7 @@ def serve(run: Run, plan: ServePlan) -> None:
     asked = threading.Event()
     following = _Following(run, plan)
     with interrupts(asked):
-        try:
-            for file in run.node_files.values():
-                start_job(file)
-        except BaseException:
-            following.stop("another node's part could not be started")
-            raise
+        start_all(run)
         following.until_ended(asked)
 
 
@@ -140,12 +135,12 @@ class _Following:
     def stop(self, why: str) -> None:
         """Stop everybody at the same time: a stage whose head has gone would be started again."""
 
-        def end(node: str) -> None:
-            with suppress(JobMissing):  # it was never started
-                stop_job(self._run.folder.path, node, why, ASKED_GRACE_S)
-
         with ThreadPoolExecutor(len(self._run.node_files)) as pool:
-            list(pool.map(end, self._run.node_files))
+            ends = [
+                pool.submit(stop_job, self._run.folder.path, node, why, ASKED_GRACE_S) for node in self._run.node_files
+            ]
+        for end in ends:
+            end.result()
 
     def _print(self, lines: list[str]) -> None:
         for line in lines:

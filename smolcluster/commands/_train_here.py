@@ -7,11 +7,20 @@ import threading
 import time
 from pathlib import Path
 
-from smolcluster.commands._here import POLL_EVERY_S, Run, interrupts, new_folder, start_lost, workdir_of
+from smolcluster.commands._here import (
+    POLL_EVERY_S,
+    Run,
+    interrupts,
+    new_folder,
+    point_latest,
+    start_all,
+    start_lost,
+    workdir_of,
+)
 from smolcluster.commands._here import lay_out as lay_out_run
 from smolcluster.data.prepare import prepare_data
 from smolcluster.data.weights import prepare_weights
-from smolcluster.jobs import poll_job, start_job, stop_job
+from smolcluster.jobs import poll_job, stop_job
 from smolcluster.jobs.types import ACTIVE_STATES, ASKED_GRACE_S, PollResult
 from smolcluster.observe.progress import Mark, progress_line, slowest, time_left_s
 from smolcluster.plan.types import Plan
@@ -19,7 +28,7 @@ from smolcluster.spec.request import Resolved
 
 
 def lay_out(resolved: Resolved, plan: Plan, resume_from: Path | None = None) -> Run:
-    """Prepare the data and write the run's folder in the workdir of its first node; runs/latest then points to it."""
+    """Prepare the data and write the run's folder in the workdir of its first node."""
     workdir = workdir_of(resolved.cluster, plan)
     cache = workdir.parent / ".cache" / "data"
     data = prepare_data(plan.run, cache, lambda line: print(line, file=sys.stderr), plan.global_batch)
@@ -44,6 +53,7 @@ def run_in_this_process(run: Run, plan: Plan) -> int:
     from smolcluster.train.part import train_part
 
     [me] = plan.ranks
+    point_latest(run.folder.path)
     log_to_stdout()
     keep_freed_memory()
     torch.set_num_threads(me.threads)
@@ -61,8 +71,7 @@ def run_in_processes(run: Run, plan: Plan) -> int:
     pause = threading.Event()
     watches = {node: _Watch(node) for node in run.node_files}
     with interrupts(asked):
-        for file in run.node_files.values():
-            start_job(file)
+        start_all(run)
         while True:
             answers = [watch.look(run.folder.path) for watch in watches.values()]
             if not asked.is_set() and _start_again(run, plan, answers):

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.plan.make import DEFAULT_THREADS, buffer_mb
 from smolcluster.plan.ports import Listener, port_problems, ports_of
-from smolcluster.plan.stages import Profile, Ranges, need_mb, stage_ranges, weight_of
+from smolcluster.plan.stages import ModelWeight, Profile, Ranges, need_mb, stage_ranges, weight_of
 from smolcluster.plan.types import ApiPlan, RankPlan, ServePlan, StagePlan
 from smolcluster.plan.wires import Wires, serving_wires
 from smolcluster.spec.cluster import ClusterSpec, Node
+from smolcluster.spec.machines import is_raspberry_pi
 from smolcluster.spec.serving import ServeSpec
 from smolcluster.spec.shape import DecoderShape
 from smolcluster.topology import Topology
@@ -66,9 +67,29 @@ def make_serve_plan(
         ),
         api=ApiPlan(rank=len(stages), listen=serve.listen, api_port=serve.api_port, frontend_port=serve.frontend_port),
         params=shape.params,
-        notes=tuple(dict.fromkeys((*notes, *wires.notes))),
+        notes=tuple(dict.fromkeys((*notes, *wires.notes, *_alone(stages, weight, profile)))),
         inputs=dict(sorted((inputs or {}).items())),
     )
+
+
+def _alone(stages: Sequence[Node], weight: ModelWeight, profile: Profile | None) -> list[str]:
+    """A note where the fastest of several machines has room for the whole model: no hop is faster than none.
+
+    Unmeasured machines count as equal, but for a Raspberry Pi, which is never taken for the fastest.
+    """
+    need = need_mb(weight, 0, weight.layers)
+    speeds = profile.speeds if profile is not None else {}
+
+    def speed(node: Node) -> float:
+        return speeds.get(node.name, 0.0 if is_raspberry_pi(node.name, node.kind) else 1.0)
+
+    best = max(stages, key=lambda node: (speed(node), node.memory_mb or 0))
+    if len(stages) < 2 or not speed(best) or best.memory_mb is None or need > best.memory_mb:
+        return []
+    return [
+        f"{best.name} has room for the whole model ({need} of {best.memory_mb} MB): alone it answers one person at a"
+        f" time sooner (--nodes {best.name}); several machines pay when several ask at once"
+    ]
 
 
 def _rank(serve: ServeSpec, rank: int, nodes: Sequence[Node], wires: Wires, port: int) -> RankPlan:

@@ -139,7 +139,15 @@ def test_the_home_inventory_without_its_tablet(gpt2: Path) -> None:
     ]  # fmt: skip
     assert [(s.start, s.stop) for s in plan.stages] == [(0, 4), (4, 8), (8, 11), (11, 12)]
     assert plan.serve.model_name == "causal_gpt2"
-    assert plan.notes[-1] == f"network wifi: {NOT_PRIVATE}"
+    assert plan.notes[-2:] == (
+        f"network wifi: {NOT_PRIVATE}",
+        "mini1 has room for the whole model (1310 of 16384 MB): alone it answers one person at a time sooner"
+        " (--nodes mini1); several machines pay when several ask at once",
+    )
+    fast = planned(gpt2, asked(HOME, nodes=("mini1", "pi5", "mini2")), Profile(schema=1, speeds={"mini2": 2.0}))
+    assert fast.notes[-1].startswith("mini2 has room for the whole model")
+    for nodes in (("mini1",), ("pi5", "pi4")):
+        assert "room" not in "".join(planned(gpt2, asked(HOME, nodes=nodes)).notes)
 
 
 def test_the_tablet_of_the_home_inventory_is_for_later(gpt2: Path) -> None:

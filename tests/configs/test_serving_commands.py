@@ -11,8 +11,12 @@ import typer
 from typer.testing import CliRunner
 
 from smolcluster.commands import check, plan, prepare
+from smolcluster.commands._serve_here import lay_out_serving
+from smolcluster.commands._serving import plan_serving
 from smolcluster.errors import ConfigError
+from smolcluster.jobs import load_node, load_plan
 from smolcluster.plan.types import ServePlan
+from smolcluster.spec import Request
 
 from .conftest import FIXTURES, HOME, LOCAL
 from .model_folders import GPT2, model_folder
@@ -165,3 +169,29 @@ def test_prepare_takes_every_part_of_the_weights(gpt2: Path) -> None:
     }
     (gpt2 / "model-00002-of-00002.safetensors").unlink()
     assert "has no model-00002-of-00002.safetensors" in refused("prepare", "-i", LOCAL, *SERVE, "--model", "gpt2")
+
+
+@pytest.mark.parametrize(("listen", "key"), [("loopback", False), ("[127.0.0.1, 10.10.0.1]", True)])
+def test_the_folder_of_a_run_that_serves(
+    gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listen: str, key: bool
+) -> None:
+    """Beyond loopback there is a key, for the API's node alone; the model is for the stages' nodes."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    settings = (f"web_interface.listen={listen}", "web_interface.host=mini1")
+    request = Request(HOME, "inference", model=str(gpt2), nodes=("mini1", "mini2"), overrides=settings)
+    served, made = plan_serving(request)
+    assert made.api.asks_for_key is key
+    run = lay_out_serving(served.cluster, made, gpt2)
+    assert run.folder.path.parent == tmp_path / ".smolcluster" / "runs"
+    configs = {node: load_node(file) for node, file in run.node_files.items()}
+    assert {node: config.ranks for node, config in configs.items()} == {"mini1": (0, 2), "mini2": (1,)}
+    assert [config.model_dir for config in configs.values()] == [str(gpt2), str(gpt2)]
+    assert {node: config.api_key_file is not None for node, config in configs.items()} == {"mini1": key, "mini2": False}
+    file = run.folder.path / "api_key"
+    assert file.exists() is key
+    if key:
+        assert configs["mini1"].api_key_file == str(file)
+        assert len(file.read_text().strip()) >= 43
+        assert file.stat().st_mode & 0o077 == 0
+    assert load_plan(configs["mini2"]) == made

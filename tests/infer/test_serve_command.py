@@ -154,6 +154,12 @@ def test_a_model_is_served_until_ctrl_c(project: Path, serve: Callable[..., Serv
     plan = json.loads((run / "plan.json").read_text())
     assert [stage["stop"] for stage in plan["stages"]][-1] == plan["layers"] == 4
 
+    # Another one is refused, and nothing of it stays.
+    other = serve("--model", "tiny", "--port", "0")
+    assert other.process.wait(START_S) == 2
+    other.until(lambda: "is active in" in other.text, "why it is refused", 10)
+    assert [path.name for path in (project / "runs").glob("2*")] == [run.resolve().name]
+
     # A stage dies: it alone is started again, and the same is answered.
     stage = Registry.of_run(run, "node2").active()
     assert stage is not None
