@@ -25,7 +25,7 @@ from smolcluster.spec.request import Request
 
 DEFAULT_INVENTORY: Path | None = None  # the one ./ansible.cfg names, else the shipped one
 DEFAULT_STRATEGY: str | None = None  # the one a cluster YAML of the flags is for, else fsdp
-DEFAULT_MODEL = "gpt"
+DEFAULT_MODEL: str | None = None  # gpt; to serve, what the files say
 SHIPPED_INVENTORY = Path("inventory/local.smol.yml")
 ANSIBLE_CONFIG = Path("ansible.cfg")
 
@@ -47,7 +47,26 @@ StrategyOption = Annotated[
         show_default=False,
     ),
 ]
-ModelOption = Annotated[str, typer.Option("--model", help="gpt or nn.")]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="gpt or nn; to serve, a name of model_config_inference.yaml or a model folder."
+        " [default: gpt; to serve, the files' model_name]",
+        show_default=False,
+    ),
+]
+DownloadOption = Annotated[
+    bool, typer.Option("--download", help="To serve: ask the hub for weights that are nowhere here.")
+]
+ProfileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--profile",
+        help="To serve: measured speeds of the machines. [default: profile.json beside the inventory, if there]",
+        show_default=False,
+    ),
+]
 DatasetOption = Annotated[
     str | None, typer.Option("--dataset", help="pydoc, wikitext2, snli, mnist, or your own text file or folder.")
 ]
@@ -66,11 +85,20 @@ OverrideOption = Annotated[
     list[str] | None, typer.Option("--override", help="key=value, as training.batch_size=16. May be repeated.")
 ]
 
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache",
+        help="Where folders are kept, each under its own hash. [default: .cache/data; to serve, .cache/models]",
+        show_default=False,
+    ),
+]
+
 
 def request_from(
     inventory: Path | None = DEFAULT_INVENTORY,
     strategy: str | None = DEFAULT_STRATEGY,
-    model: str = DEFAULT_MODEL,
+    model: str | None = DEFAULT_MODEL,
     dataset: str | None = None,
     config: Path | None = None,
     cluster_config: Path | None = None,
@@ -88,14 +116,16 @@ def request_from(
     chosen = tuple(name for name in (part.strip() for part in (nodes or "").split(",")) if name)
     if nodes is not None and not chosen:
         empty.append(_nothing("--nodes", "node1,node2"))
+    empty += [_nothing("--model", "gpt")] if model == "" else []
     if empty:
         raise ConfigError(empty)
     if inventory is None:
         inventory = default_inventory()
+    strategy = strategy or _strategy_of(cluster_config) or _strategy_of(inventory) or "fsdp"
     return Request(
         inventory=inventory,
-        strategy=strategy or _strategy_of(cluster_config) or _strategy_of(inventory) or "fsdp",
-        model=model,
+        strategy=strategy,
+        model=model or ("" if strategy == "inference" else "gpt"),
         dataset=dataset or None,
         config=config,
         cluster_config=cluster_config,

@@ -49,8 +49,9 @@ def train(
 ) -> None:
     """Train on this machine. Machines elsewhere are the playbook's: ansible-playbook train.yml -e strategy=NAME."""
     from smolcluster.commands._continues import require_continues
-    from smolcluster.commands._here import lay_out, require_local, run_in_processes, run_in_this_process, workdir_of
+    from smolcluster.commands._here import require_local, workdir_of
     from smolcluster.commands._resume import checkpoint_named
+    from smolcluster.commands._train_here import lay_out, run_in_processes, run_in_this_process
     from smolcluster.commands.report import report_on
     from smolcluster.plan import make_plan
     from smolcluster.spec import resolve
@@ -61,13 +62,13 @@ def train(
     resolved = resolve(request)
     plan = make_plan(resolved.cluster, resolved.run, resolved.notes, resolved.inputs)
     print_notes(plan.notes)
-    require_local(resolved, plan)
-    found = checkpoint_named(resume, workdir_of(resolved, plan)) if resume is not None else None
+    require_local(resolved.cluster, plan, "trains", f"train.yml -e strategy={plan.run.strategy}")
+    found = checkpoint_named(resume, workdir_of(resolved.cluster, plan)) if resume is not None else None
     if found is not None:
         named = dataset is not None or any(setting.startswith("data.") for setting in override or ())
         print_notes(require_continues(found, plan, "--resume", named))
     run = lay_out(resolved, plan, found.path if found is not None else None)
-    code = run_in_this_process(run) if plan.world_size == 1 else run_in_processes(run)
+    code = run_in_this_process(run, plan) if plan.world_size == 1 else run_in_processes(run, plan)
     summary = report_on(run.folder.path)
     if plan.run.recovery.elastic:  # whoever was lost ended badly, and the run may be complete
         code = summary.exit_code

@@ -13,7 +13,8 @@ from smolcluster.spec.run import RunSpec
 class Request:
     """The flags of `check`, `plan`, `prepare`. `nodes` empty means what the files say; `overrides` are key=value.
 
-    `init` is a folder with weights to start from.
+    `init` is a folder with weights to start from. To serve, `model` is a served model's name or folder; "" leaves it to
+    the files.
     """
 
     inventory: Path

@@ -168,9 +168,3 @@ def test_the_strategy_is_read_from_the_cluster_yaml(strategy: str) -> None:
     for flags in (("-i", block), ("-i", HOME, "--cluster-config", block)):
         with pytest.raises(ConfigError, match=f"{strategy} is not built yet"):
             call("check", *flags)
-
-
-def test_a_serving_config_is_checked_too() -> None:
-    out, err = call("check", "-i", HOME, "--cluster-config", FIXTURES / "cluster_config_inference.yaml")
-    assert out == "ok: causal_gpt2 on home: mini1 0:4, ipad 4:8, mini2 8:12\n"
-    assert "server: said mini2, taken: mini1" in err
