@@ -86,10 +86,11 @@ def test_the_local_default(smollm2: Path) -> None:
         {**stage(3, "node1", [], 0, {"0": here}, 1), "local_rank": 1, "role": "api", "device": "cpu"},
     ]
     # The head of the model is as much work as eight layers.
+    unknown = {"memory_mb": None, "speed": 1.0}
     assert got["stages"] == [
-        {"rank": 0, "start": 0, "stop": 13, "need_mb": 400 + 440},
-        {"rank": 1, "start": 13, "stop": 26, "need_mb": 400 + 332},
-        {"rank": 2, "start": 26, "stop": 30, "need_mb": 400 + 210},
+        {"rank": 0, "start": 0, "stop": 13, "need_mb": 400 + 440, **unknown},
+        {"rank": 1, "start": 13, "stop": 26, "need_mb": 400 + 332, **unknown},
+        {"rank": 2, "start": 26, "stop": 30, "need_mb": 400 + 210, **unknown},
     ]
     assert got["api"] == {"rank": 3, "listen": [here], "api_port": 8080, "frontend_port": 5050}
     assert (plan.layers, plan.world_size, plan.params, plan.notes) == (30, 4, 134_515_008, ())
