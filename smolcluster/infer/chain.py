@@ -88,7 +88,10 @@ class Chain:
         deadline = Deadline(word.within_s)
         mesh.sweep(lambda channel: is_stale(channel, word.life, word.epoch))
         hop = hop_channel(word.life, word.epoch)
-        upstream = self._link(word.upstream, hop, deadline, Endpoint(self._config.peers[word.upstream], word.port))
+        host = self._config.peers.get(word.upstream)
+        if host is None:
+            raise PeerLostError(f"the plan knows no way from here to rank {word.upstream}")
+        upstream = self._link(word.upstream, hop, deadline, Endpoint(host, word.port))
         if word.after is not None:
             return upstream, self._link(word.after, hop, deadline)
         back = back_channel(word.life, word.epoch)

@@ -251,6 +251,8 @@ class Keeper:
             layout = self._whole if len(wanted) == len(self._roster.ranks) else policy.replan(wanted)
         except ConfigError:
             return
+        if len(layout.places) <= len(have):  # it cannot be reached by those who would be its neighbours
+            return
         if self._head.leave(f"rank {_listed(back)} came back, the layers are spread anew", only_if_idle=True):
             self._is_lost = True
             self._rejoin_until = time.monotonic()

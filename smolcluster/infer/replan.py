@@ -1,9 +1,12 @@
-"""Layers for those ranks that are left, as plan/stages.py splits them. Pure but for a look at this machine's memory."""
+"""Layers for those ranks that are left, as plan/stages.py splits them. Pure but for a look at this machine's memory.
+
+Neighbours in the chain talk, so ranks whose machines share no network cannot become neighbours: then one is left out.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -24,11 +27,15 @@ def first_layout(plan: ServePlan) -> Layout:
 
 @dataclass(frozen=True)
 class Replanner:
-    """A keeper's Replan. `machines[rank]`: its name, and what is known of it; ranks of one machine share its memory."""
+    """A keeper's Replan. `machines[rank]`: its name, and what is known of it; ranks of one machine share its memory.
+
+    `strangers`: pairs of ranks, the lower one first, that cannot talk. All can talk with the head.
+    """
 
     weight: ModelWeight
     precision: Precision
     machines: Mapping[int, Machine]
+    strangers: frozenset[tuple[int, int]] = frozenset()
 
     @classmethod
     def of(cls, plan: ServePlan, weight: ModelWeight) -> Replanner:
@@ -36,12 +43,15 @@ class Replanner:
         machines = {
             stage.rank: Machine(plan.ranks[stage.rank].node, stage.memory_mb, stage.speed) for stage in plan.stages
         }
-        return cls(weight, plan.serve.model.precision, machines)
+        strangers = frozenset(
+            (low, high) for high in machines for low in machines if low < high and low not in plan.ranks[high].peers
+        )
+        return cls(weight, plan.serve.model.precision, machines, strangers)
 
     def __call__(self, there: Mapping[int, Here]) -> Layout:
-        """The head, rank 0, and these. ConfigError: the model does not fit into their memory."""
-        ranks = (0, *sorted(there))
-        have = {rank: here.memory_mb for rank, here in there.items()} | {0: psutil.virtual_memory().total // _MB}
+        """The head, rank 0, and these, or as many as can be a chain. ConfigError: it does not fit into their memory."""
+        ranks = self._chain(sorted(there))
+        have = {rank: there[rank].memory_mb for rank in ranks[1:]} | {0: psutil.virtual_memory().total // _MB}
         sharing = Counter(self.machines[rank].name for rank in ranks)
         machines = []
         for rank in ranks:
@@ -54,3 +64,11 @@ class Replanner:
             Place(rank=rank, start=start, stop=stop) for rank, (start, stop) in zip(ranks, ranges, strict=True)
         )
         return Layout(layers=self.weight.layers, precision=self.precision, places=places)
+
+    def _chain(self, ranks: Sequence[int]) -> tuple[int, ...]:
+        """The longest chain that begins at the head; of equally long ones the first."""
+        best: dict[int, tuple[int, ...]] = {0: (0,)}
+        for rank in ranks:
+            before = [chain for last, chain in best.items() if (last, rank) not in self.strangers]
+            best[rank] = (*max(before, key=len), rank)
+        return max(best.values(), key=len)

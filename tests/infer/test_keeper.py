@@ -13,6 +13,7 @@ from smolcluster.infer.request import Done, Failed, Request
 from smolcluster.plan.stages import Machine, weight_of
 from smolcluster.spec.shape import read_shape
 from tests.infer.infer_models import CONTEXT, generate
+from tests.infer.served_run import plan_of
 from tests.infer.stage_pool import loader
 from tests.infer.test_engine import CUTS, GREEDY, collect, prompt_of, wait_until_free
 from tests.infer.test_loss import stop_at_first_token
@@ -261,3 +262,19 @@ def test_layers_are_split_over_those_who_are_left_by_memory_and_speed(models):
     assert len(together({1: half}).places) == 2
     with pytest.raises(ConfigError, match="no split that fits"):
         together({1: half, 2: half})
+
+
+def test_ranks_that_share_no_network_do_not_become_neighbours(models):
+    _, folder = models("llama")
+    weight = weight_of(read_shape(folder), "fp32", CONTEXT)
+    here = Here(port=1, memory_mb=10_000)
+    machines = {rank: Machine(f"n{rank}") for rank in range(4)}
+    plan = Replanner(weight, "fp32", machines, frozenset({(1, 3)}))
+    assert [place.rank for place in plan({1: here, 2: here, 3: here}).places] == [0, 1, 2, 3]
+    assert [place.rank for place in plan({1: here, 3: here}).places] == [0, 1]
+    assert [place.rank for place in plan({2: here, 3: here}).places] == [0, 2, 3]
+    assert [place.rank for place in plan({3: here}).places] == [0, 3]
+    ranks = plan_of(((0, 1), (1, 2), (2, 3), (3, 4))).ranks
+    lonely = ranks[3].model_copy(update={"peers": {0: "a", 2: "b"}})
+    made = plan_of(((0, 1), (1, 2), (2, 3), (3, 4)), ranks=(*ranks[:3], lonely, ranks[4]))
+    assert Replanner.of(made, weight).strangers == {(1, 3)}
