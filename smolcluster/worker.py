@@ -21,6 +21,7 @@ import torch
 from smolcluster.comm import open_fabric
 from smolcluster.comm.allocator import keep_freed_memory
 from smolcluster.errors import ConfigError, InterruptedRun, Problem, SmolError
+from smolcluster.files import explain_with_path
 from smolcluster.jobs.nodefile import load_node, load_plan
 from smolcluster.plan.types import NodeConfig, Plan, RankPlan
 from smolcluster.runtime.context import Alone, RunContext
@@ -61,7 +62,11 @@ def run_rank(config: NodeConfig, plan: Plan, me: RankPlan, stop: Callable[[], bo
         ending = _ending(error, me.rank)
     if done:  # and said so: what the wires made of their end changes nothing
         ending = DONE
-    return _write(config, plan, me, account, ending, sent, received)
+    try:
+        return _write(config, plan, me, account, ending, sent, received)
+    except OSError as error:  # the log has it then, and the supervisor a word for ranks that left none
+        log.error("no result.json: %s", explain_with_path(error))
+        return InterruptedRun.exit_code if ending is DONE and account.stopped else ending.exit_code
 
 
 def _write(

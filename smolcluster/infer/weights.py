@@ -17,9 +17,9 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from smolcluster.data.building import hash_of
 from smolcluster.data.hubclient import Hub, HubUnavailable
 from smolcluster.errors import InputError, Problem
+from smolcluster.files import hash_of
 from smolcluster.models.swap import put_in_place
 from smolcluster.models.tensors import WEIGHTS
 from smolcluster.spec.modelfile import Weights

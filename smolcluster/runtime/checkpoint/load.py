@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Protocol
 
 from smolcluster.errors import InputError, Problem
+from smolcluster.files import hash_of
 from smolcluster.runtime.checkpoint.choice import Candidate, candidates
-from smolcluster.runtime.checkpoint.files import hash_of
 from smolcluster.runtime.checkpoint.fit import Shapes, differences, notes_on, uncovered
 from smolcluster.runtime.checkpoint.manifest import Entry, Manifest, parse_manifest
 from smolcluster.runtime.checkpoint.reading import Entries, Schedule, slices_of
