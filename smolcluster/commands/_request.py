@@ -20,6 +20,7 @@ from smolcluster.commands._init import find_start
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.spec.clusterfile import CLUSTER_FILES
 from smolcluster.spec.document import read_document
+from smolcluster.spec.overrides import separated
 from smolcluster.spec.recognise import recognise
 from smolcluster.spec.request import Request
 
@@ -63,7 +64,8 @@ InitOption = Annotated[
     ),
 ]
 OverrideOption = Annotated[
-    list[str] | None, typer.Option("--override", help="key=value, as training.batch_size=16. May be repeated.")
+    list[str] | None,
+    typer.Option("--override", help="key=value, as training.batch_size=16. May be repeated, or a=1,b=2."),
 ]
 
 
@@ -100,7 +102,7 @@ def request_from(
         config=config,
         cluster_config=cluster_config,
         nodes=chosen,
-        overrides=tuple(override or ()),
+        overrides=tuple(setting for text in override or () for setting in separated(text)),
         init=find_start(init, inventory, whole) if init is not None else None,
     )
 

@@ -98,6 +98,8 @@ def test_all_bad_is_an_error_even_if_nobody_asked(pool: Pool, data: Path, run: P
     for outcome in pool.outcomes(2, call, train, (run, data, made()), {"generation": 1}):
         assert outcome.error == "InputError"
         assert outcome.value.count("is damaged") >= 2
+        assert "nobody sees" not in outcome.value, "a damaged file is told once"
+        assert outcome.value.count("copy") == 1, "and how to mend it once for all"
 
 
 def test_a_bad_manifest_that_has_a_copy_harms_nobody(pool: Pool, data: Path, run: Path, good: Path) -> None:
