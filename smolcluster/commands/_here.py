@@ -58,14 +58,9 @@ def require_local(resolved: Resolved, plan: Plan) -> None:
         raise ConfigError([Problem("", 0, "nodes", what, fix)])
 
 
-def workdir_of(resolved: Resolved, plan: Plan) -> Path:
-    """Where runs lie: the workdir of the plan's first node."""
-    return Path(resolved.cluster.node(plan.ranks[0].node).workdir).expanduser().absolute()
-
-
 def lay_out(resolved: Resolved, plan: Plan, resume_from: Path | None = None) -> Run:
     """Prepare the data and write the run's folder in the workdir of its first node; runs/latest then points to it."""
-    workdir = workdir_of(resolved, plan)
+    workdir = Path(resolved.cluster.node(plan.ranks[0].node).workdir).expanduser().absolute()
     cache = workdir.parent / ".cache" / "data"
     data = prepare_data(plan.run, cache, lambda line: print(line, file=sys.stderr), plan.global_batch)
     weights = prepare_weights(plan.run, data, cache, lambda line: print(line, file=sys.stderr))

@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from smolcluster.errors import ConfigError, InputError, Problem
+from smolcluster.files import hash_of
 from smolcluster.jobs.nodefile import load_node
 from smolcluster.observe.report import read_run
+from smolcluster.plan.types import Plan
 from smolcluster.runtime.checkpoint.sources import Source
 from smolcluster.runtime.checkpoint.survey import Survey, survey
 from smolcluster.runtime.runfolder import RunFolder, run_at
+from smolcluster.spec.resumed import Earlier
 
 LATEST = "latest"
 _YES = ("true", "yes", "1", LATEST)
@@ -32,6 +37,39 @@ class Found:
     def path(self) -> Path:
         """The run's folder, or the manifest that was named."""
         return self.folder / self.manifest
+
+
+@dataclass(frozen=True)
+class Resuming:
+    """What `--resume` came to: the run that is gone on from and its settings, or why there is none."""
+
+    found: Found | None = None
+    earlier: Earlier | None = None
+    problems: tuple[Problem, ...] = ()
+
+
+def resuming(text: str, runs: Path, elsewhere: bool = False) -> Resuming:
+    """Look up what `--resume` names, below `runs` or anywhere; `elsewhere` as for `checkpoint_named`.
+
+    Raises nothing: Problems are told with those of the other flags.
+    """
+    try:
+        found = checkpoint_named(text, runs, elsewhere=elsewhere)
+    except ConfigError as error:
+        return Resuming(problems=error.problems)
+    plan = plan_of(found)
+    if plan is None:
+        return Resuming(found)
+    file = RunFolder(found.folder).plan
+    return Resuming(found, Earlier(file, hash_of(file), plan.run))
+
+
+def plan_of(found: Found) -> Plan | None:
+    """The plan of the run that is resumed; None where only its checkpoints are left, or it is another version's."""
+    try:
+        return Plan.model_validate_json(RunFolder(found.folder).plan.read_bytes())
+    except (OSError, ValidationError):
+        return None
 
 
 def checkpoint_named(

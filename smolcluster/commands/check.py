@@ -61,7 +61,7 @@ def _check_serving(request: Request) -> None:
     from smolcluster.spec import resolve_serving
     from smolcluster.spec.serving import DEFAULT_MODEL as DEFAULT_SERVED
 
-    named = request if request.model != DEFAULT_MODEL else replace(request, model=DEFAULT_SERVED)
+    named = request if request.model != "gpt" else replace(request, model=DEFAULT_SERVED)
     served = resolve_serving(named)
     print_notes(served.notes)
     stages = ", ".join(f"{stage.node} {stage.start}:{stage.stop}" for stage in served.serve.stages)

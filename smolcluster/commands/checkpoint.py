@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,33 +26,24 @@ def checkpoint(
     elsewhere: Annotated[
         bool, typer.Option("--elsewhere", help="Other machines may hold files that are not seen from here.")
     ] = False,
-    continues: Annotated[
-        bool, typer.Option("--continues", help="Read the plan of the run that goes on from it on stdin, and compare.")
-    ] = False,
-    other_data: Annotated[bool, typer.Option("--other-data", help="That run's data may be another.")] = False,
 ) -> None:
     """Show a run's checkpoints; starts nothing. Exit code 2 if there is none to resume from."""
-    from smolcluster.commands._continues import require_continues
     from smolcluster.commands._resume import checkpoint_named
-    from smolcluster.plan.types import Plan
 
     flag = "-e resume" if elsewhere else "checkpoint"
     found = checkpoint_named(which, runs.absolute(), flag, elsewhere, hashes)
-    plan = Plan.model_validate_json(sys.stdin.read()) if continues else None
-    notes = require_continues(found, plan, "-e resume", other_data) if plan is not None else []
     if as_json:
-        typer.echo(json.dumps(_told(found, notes)))
+        typer.echo(json.dumps(_told(found)))
     else:
-        _show(found, notes)
+        _show(found)
 
 
-def _told(found: Found, notes: list[str]) -> dict[str, object]:
+def _told(found: Found) -> dict[str, object]:
     return {
         "run_id": found.folder.name,
         "dir": str(found.folder),
         "manifest": found.manifest,
         "step": found.step,
-        "notes": notes,
         "hashed": found.survey.hashed,
         "problems": list(found.survey.problems),
         "checkpoints": [
@@ -72,10 +62,8 @@ def _told(found: Found, notes: list[str]) -> dict[str, object]:
     }
 
 
-def _show(found: Found, notes: list[str]) -> None:
+def _show(found: Found) -> None:
     from rich.console import Console
-
-    from smolcluster.commands._request import print_notes
 
     console = Console(highlight=False)
     if found.survey.checkpoints:
@@ -86,7 +74,6 @@ def _show(found: Found, notes: list[str]) -> None:
     console.print(f"a resumed run starts from {where} of {found.path}", markup=False, soft_wrap=True)
     if found.survey.checkpoints and not found.survey.hashed:
         console.print("looked at: presence and size of every file; --hashes reads them too", style="dim")
-    print_notes(notes)
 
 
 def _table(survey: Survey, run_id: str) -> Table:

@@ -20,9 +20,11 @@ from smolcluster.commands._request import (
     ModelOption,
     NodesOption,
     OverrideOption,
+    ResumeOption,
     StrategyOption,
     print_notes,
     request_from,
+    runs_here,
 )
 
 RenderOption = Annotated[
@@ -41,17 +43,26 @@ def plan(
     nodes: NodesOption = None,
     override: OverrideOption = None,
     init: InitOption = None,
+    resume: ResumeOption = None,
     out: OutOption = None,
     render: RenderOption = None,
 ) -> None:
     """Print the plan as JSON. The same inputs give the same bytes. Notes go to stderr."""
+    from smolcluster.commands._continues import continued
+    from smolcluster.commands._resume import resuming
     from smolcluster.plan import make_plan
     from smolcluster.plan.render import render as rendered
     from smolcluster.runtime.runfolder import write_atomic
     from smolcluster.spec import resolve
 
-    resolved = resolve(request_from(inventory, strategy, model, dataset, config, cluster_config, nodes, override, init))
+    before = resuming(resume, runs_here(inventory), elsewhere=True) if resume is not None else None
+    request = request_from(
+        inventory, strategy, model, dataset, config, cluster_config, nodes, override, init, resume=before
+    )
+    resolved = resolve(request)
     made = make_plan(resolved.cluster, resolved.run, resolved.notes, resolved.inputs)
+    if before is not None and before.found is not None:
+        made = continued(before.found, made)
     print_notes(made.notes)
     if render is not None:
         for file in rendered(made, resolved.cluster):

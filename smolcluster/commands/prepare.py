@@ -21,8 +21,10 @@ from smolcluster.commands._request import (
     ModelOption,
     NodesOption,
     OverrideOption,
+    ResumeOption,
     StrategyOption,
     request_from,
+    runs_here,
 )
 
 CacheOption = Annotated[Path, typer.Option("--cache", help="Where data folders are kept, each under its own hash.")]
@@ -38,20 +40,24 @@ def prepare(
     nodes: NodesOption = None,
     override: OverrideOption = None,
     init: InitOption = None,
+    resume: ResumeOption = None,
     cache: CacheOption = Path(".cache/data"),
 ) -> None:
     """Tokenise the text of a run into a data folder; print {"data_dir": ..., "init_dir": ...} as the last line.
 
     A second call finds what the first one made. What is taken, and under which licence, goes to stderr.
     """
+    from smolcluster.commands._resume import resuming
     from smolcluster.data import prepare_data
     from smolcluster.data.weights import prepare_weights
     from smolcluster.plan import make_plan
     from smolcluster.spec import resolve
 
-    resolved = resolve(
-        request_from(inventory, strategy, model, dataset, config, cluster_config, nodes, override, init, whole=True)
+    before = resuming(resume, runs_here(inventory), elsewhere=True) if resume is not None else None
+    request = request_from(
+        inventory, strategy, model, dataset, config, cluster_config, nodes, override, init, whole=True, resume=before
     )
+    resolved = resolve(request)
     plan = make_plan(resolved.cluster, resolved.run, resolved.notes, resolved.inputs)
     folder = prepare_data(resolved.run, cache.absolute(), _say, plan.global_batch)
     weights = prepare_weights(resolved.run, folder, cache.absolute(), _say)
