@@ -13,12 +13,15 @@ if TYPE_CHECKING:
 
 def report(
     run_dir: Annotated[Path, typer.Argument(help="A run's folder, runs/latest for the last one.", show_default=False)],
+    followed: Annotated[
+        bool, typer.Option("--followed", help="Leave out why a rank failed: whoever followed the run has read it.")
+    ] = False,
 ) -> None:
     """Write summary.json and plots/ of a run and print its summary. A failed run is told, and is no failure of this."""
-    report_on(run_dir)
+    report_on(run_dir, followed)
 
 
-def report_on(run_dir: Path) -> Summary:
+def report_on(run_dir: Path, followed: bool = False) -> Summary:
     """Write summary.json and plots/ of a run, print its summary, and give it."""
     from rich.console import Console
 
@@ -35,7 +38,7 @@ def report_on(run_dir: Path) -> Summary:
     write_atomic(folder.summary, summary.model_dump_json(by_alias=True, indent=2) + "\n")
     plots = write_plots(story, summary, folder.plots)
     console = Console(soft_wrap=False)
-    show(console, story, summary)
+    show(console, story, summary, followed)
     if plots:
         console.print(f"plots: {run_dir / 'plots'}", highlight=False, soft_wrap=True)
     if summary.status == "completed" and folder.model.exists() and summary.perplexity is not None:
