@@ -28,7 +28,7 @@ from smolcluster.runtime.context import Alone, RunContext
 from smolcluster.runtime.device import pick_device
 from smolcluster.runtime.entering import enter
 from smolcluster.runtime.failures import Failure, understand
-from smolcluster.runtime.generation import last_generation
+from smolcluster.runtime.generation import read_generation
 from smolcluster.runtime.process import die_with_parent, log_to_stdout, peak_rss_mb
 from smolcluster.runtime.results import write_result
 from smolcluster.runtime.runfolder import RankResult, RunFolder
@@ -76,6 +76,8 @@ def _write(
     folder = RunFolder(Path(config.run_dir))
     if ending is DONE and account.stopped:
         ending = Failure(InterruptedRun.exit_code, "stopped as asked", ours=False, bug=False)
+    note = read_generation(folder, me.node, me.rank)
+    origin = note.origin if note is not None else None
     status = {0: "completed", InterruptedRun.exit_code: "stopped"}.get(ending.exit_code, "failed")
     result = RankResult(
         rank=me.rank,
@@ -87,20 +89,16 @@ def _write(
         steps=account.steps,
         tokens=account.tokens,
         seconds=account.seconds,
-        loss_first=account.loss_first,
-        loss_last=account.loss_last,
-        val_loss_first=account.val_loss_first,
-        val_loss=account.val_loss,
-        val_accuracy=account.val_accuracy,
+        **account.scores(),
         wire_bytes_out=sent,
         wire_bytes_in=received,
         peak_rss_mb=peak_rss_mb(),
         transport=plan.transport if plan.world_size > 1 else "none",
-        generation=max(0, last_generation(folder, me.node, me.rank, config.generation)),
+        generation=note.generation if note is not None else 0,
         finished=status == "completed",
         final=ending.final,
-        resumed_from=account.resumed_from,
-        resumed_step=account.resumed_step,
+        resumed_from=origin.run_id if origin is not None else "",
+        resumed_step=origin.step if origin is not None else None,
     )
     write_result(folder, result)
     return ending.exit_code

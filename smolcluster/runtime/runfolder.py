@@ -255,7 +255,7 @@ class RankResult(Frozen):
     generation: int = 0
     finished: bool = False
     final: bool = False
-    # The run and step whose checkpoint this rank began with; of the last start, if there were several.
+    # The earlier run, and its step, that this one went on from; a restart in place is told by `generation`.
     resumed_from: str = ""
     resumed_step: int | None = None
 

@@ -15,7 +15,7 @@ from smolcluster.models.compiled import require_compiler
 from smolcluster.models.hf import load_weights, save_pretrained
 from smolcluster.models.nn import SimpleNN
 from smolcluster.runtime.context import RunContext
-from smolcluster.runtime.generation import note_step
+from smolcluster.runtime.generation import Origin, note_step
 from smolcluster.runtime.metrics import MetricsWriter, cut_after
 from smolcluster.runtime.precision import require_precision
 from smolcluster.spec.run import GPTSpec, RunSpec
@@ -41,7 +41,7 @@ def train_rank(context: RunContext, account: Account, stop: Callable[[], bool]) 
     log.info("rank %d of %d on %s: %s", context.rank, context.world_size, context.device, context.run.strategy)
     if not resume(context, strategy, account):
         _require_given_weights(context)
-    note_step(context.folder, context.me.node, context.seat, account.steps)
+    note_step(context.folder, context.me.node, context.seat, account.steps, _origin(context, account))
     metrics_file = context.folder.metrics(context.me.node, context.seat)
     cut_after(metrics_file, account.steps)
     keeper = Keeper(context, strategy)
@@ -63,6 +63,13 @@ def train_rank(context: RunContext, account: Account, stop: Callable[[], bool]) 
     strategy.exchange([0.0])
     strategy.exchange([0.0])
     strategy.close()
+
+
+def _origin(context: RunContext, account: Account) -> Origin | None:
+    """The earlier run whose checkpoint this start began with; None where it was the run's own, or none."""
+    if account.resumed_step is None or account.resumed_from == context.run_id:
+        return None
+    return Origin(run_id=account.resumed_from, step=account.resumed_step)
 
 
 def _vocabulary(run: RunSpec, data: Samples) -> int | None:
