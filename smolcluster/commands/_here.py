@@ -102,7 +102,7 @@ def run_in_this_process(run: Run) -> int:
     from smolcluster.worker import run_rank
 
     [me] = run.plan.ranks
-    log_to_stdout()
+    log_to_stdout(run.folder.log(me.node, me.rank))
     keep_freed_memory()
     torch.set_num_threads(me.threads)
     asked = threading.Event()

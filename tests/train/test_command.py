@@ -46,6 +46,10 @@ def test_one_process_by_default(tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "latest" / "plots" / "loss.svg").exists()
     assert (tmp_path / "runs" / "latest" / "model" / "config.json").exists()
     assert "python -m smolcluster generate" in outcome.stdout
+    log = (tmp_path / "runs" / "latest" / "nodes" / "node1" / "rank-0" / "log.txt").read_text().splitlines()
+    assert log[0].endswith("INFO rank 0 of 1 on cpu: single")
+    assert [line for line in log if "INFO step 4/4" in line]
+    assert outcome.stdout.splitlines()[: len(log)] == log, "it is printed all the same"
 
 
 def test_resume_makes_a_new_run_of_another_strategy(tmp_path: Path) -> None:
