@@ -9,13 +9,13 @@ import pytest
 
 from smolcluster.errors import InputError
 from smolcluster.jobs.nodefile import load_node
-from smolcluster.runtime.metrics import read_metrics
 from smolcluster.runtime.results import read_result
 from smolcluster.runtime.runfolder import RunFolder
 from smolcluster.worker import run_rank
 from tests.checkpoint.jobs import call, load, train
 from tests.checkpoint.runs import loaded, plan, same, state_of, write_run
 from tests.comm.pool import Pool
+from tests.steps import read_metrics
 
 STEPS = 12
 WRITERS = [(1, "single", 0), (2, "classicdp", 0), (3, "fsdp", 1), (3, "fsdp", 3), (2, "fsdp", 2), (2, "fsdp", 0)]

@@ -215,7 +215,7 @@ def test_metrics_stay_bounded_and_keep_validation(tmp_path: Path) -> None:
     with MetricsWriter(folder.metrics("node1", 0), max_lines=100) as metrics:
         for step in range(1, 1001):
             metrics.write(record(step, 0, val_loss=1.0 if step % 200 == 0 else None))
-    from smolcluster.runtime.metrics import read_metrics
+    from tests.steps import read_metrics
 
     kept, _ = read_metrics(folder.metrics("node1", 0))
     steps = [line.step for line in kept]
