@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from smolcluster.commands import check, checkpoint, enroll, fetch, generate, job, plan, prepare, report, weights
+from smolcluster.commands import check, checkpoint, enroll, fetch, generate, job, plan, prepare, report, serve, weights
 from smolcluster.errors import ConfigError, SmolError
 from smolcluster.files import explain_with_path, is_refusal
 
@@ -30,6 +30,7 @@ app.command("fetch")(fetch.fetch)
 app.command("generate")(generate.generate)
 app.command("report")(report.report)
 app.command("enroll")(enroll.enroll)
+app.command("serve")(serve.serve)
 app.command("weights")(weights.weights)
 app.add_typer(job.app, name="job")
 

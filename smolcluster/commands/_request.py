@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 DEFAULT_INVENTORY: Path | None = None  # the one ./ansible.cfg names, else the shipped one
 DEFAULT_STRATEGY: str | None = None  # the one a cluster YAML of the flags is for, else fsdp
-DEFAULT_MODEL: str | None = None  # that of the run that is resumed, else gpt
+DEFAULT_MODEL: str | None = None  # that of the run that is resumed, else gpt; to serve, what the files say
 SHIPPED_INVENTORY = Path("inventory/local.smol.yml")
 ANSIBLE_CONFIG = Path("ansible.cfg")
 
@@ -52,7 +52,26 @@ StrategyOption = Annotated[
         show_default=False,
     ),
 ]
-ModelOption = Annotated[str | None, typer.Option("--model", help="gpt or nn. [default: gpt]", show_default=False)]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="gpt or nn; to serve, a name of model_config_inference.yaml or a model folder."
+        " [default: gpt; to serve, the files' model_name]",
+        show_default=False,
+    ),
+]
+DownloadOption = Annotated[
+    bool, typer.Option("--download", help="To serve: ask the hub for weights that are nowhere here.")
+]
+ProfileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--profile",
+        help="To serve: measured speeds of the machines. [default: profile.json beside the inventory, if there]",
+        show_default=False,
+    ),
+]
 DatasetOption = Annotated[
     str | None, typer.Option("--dataset", help="pydoc, wikitext2, snli, mnist, or your own text file or folder.")
 ]
@@ -83,6 +102,15 @@ ResumeOption = Annotated[
     ),
 ]
 
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache",
+        help="Where folders are kept, each under its own hash. [default: .cache/data; to serve, .cache/models]",
+        show_default=False,
+    ),
+]
+
 
 def request_from(
     inventory: Path | None = DEFAULT_INVENTORY,
@@ -106,6 +134,8 @@ def request_from(
     chosen = tuple(name for name in (part.strip() for part in (nodes or "").split(",")) if name)
     if nodes is not None and not chosen:
         problems.append(_nothing("--nodes", "node1,node2"))
+    if model == "":
+        problems.append(_nothing("--model", "gpt"))
     inventory = _attempt(default_inventory, problems) if inventory is None else inventory
     if inventory is None:
         raise ConfigError(problems)
@@ -116,10 +146,14 @@ def request_from(
         start = _attempt(lambda: find_start(init, inventory, whole), problems)
     earlier = resume.earlier if resume else None
     before = earlier.run.strategy if earlier else None
+    strategy = strategy or _strategy_of(cluster_config) or _strategy_of(inventory) or before or "fsdp"
+    if strategy == "inference" and problems:
+        raise ConfigError(problems)
+    trained = earlier.run.model.type if earlier else "gpt"
     return Request(
         inventory=inventory,
-        strategy=strategy or _strategy_of(cluster_config) or _strategy_of(inventory) or before or "fsdp",
-        model=model or (earlier.run.model.type if earlier else "gpt"),
+        strategy=strategy,
+        model=model or ("" if strategy == "inference" else trained),
         dataset=dataset or None,
         config=config,
         cluster_config=cluster_config,

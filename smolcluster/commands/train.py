@@ -39,8 +39,9 @@ def train(
 ) -> None:
     """Train on this machine. Machines elsewhere are the playbook's: ansible-playbook train.yml -e strategy=NAME."""
     from smolcluster.commands._continues import continued
-    from smolcluster.commands._here import lay_out, require_local, run_in_processes, run_in_this_process
+    from smolcluster.commands._here import require_local
     from smolcluster.commands._resume import resuming
+    from smolcluster.commands._train_here import lay_out, run_in_processes, run_in_this_process
     from smolcluster.commands.report import report_on
     from smolcluster.plan import make_plan
     from smolcluster.spec import resolve
@@ -53,12 +54,12 @@ def train(
     )
     resolved = resolve(request)
     plan = make_plan(resolved.cluster, resolved.run, resolved.notes, resolved.inputs)
-    require_local(resolved, plan)
+    require_local(resolved.cluster, plan, "trains", f"train.yml -e strategy={plan.run.strategy}")
     found = before.found if before is not None else None
     plan = continued(found, plan) if found is not None else plan
     print_notes(plan.notes)
     run = lay_out(resolved, plan, found.path if found is not None else None)
-    code = run_in_this_process(run) if plan.world_size == 1 else run_in_processes(run)
+    code = run_in_this_process(run, plan) if plan.world_size == 1 else run_in_processes(run, plan)
     summary = report_on(run.folder.path)
     if plan.run.recovery.elastic:  # whoever was lost ended badly, and the run may be complete
         code = summary.exit_code

@@ -9,10 +9,23 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 
 _PR_SET_PDEATHSIG = 1
+
+
+class Stop(Protocol):
+    """Whether somebody wants this rank to end. Calling it answers at once; `wait` waits for it."""
+
+    def __call__(self) -> bool:
+        """Whether a stop was asked for."""
+        ...
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until one is, at most so many seconds. Whether one was."""
+        ...
 
 
 def log_to_stdout(file: Path | None = None) -> None:

@@ -129,6 +129,20 @@ class RunFolder:
         """RequestRecords, one per line, written by the API's rank."""
         return self.rank(node, rank) / "requests.jsonl"
 
+    @property
+    def all_requests(self) -> Path:
+        """The RequestRecords of the whole run in the order they ended, made by the report."""
+        return self.path / "requests.jsonl"
+
+    def followed(self, node: str) -> Path:
+        """On the controller: how following the node ended. Written by the playbook for its other nodes."""
+        return self.path / ".follow" / node
+
+    @property
+    def was_ready(self) -> Path:
+        """On the controller: made when the served model answered for the first time."""
+        return self.path / ".follow" / ".ready"
+
     def endpoint(self, node: str) -> Path:
         """Rank 0's own announcement of a port chosen at start (plan port 0); readable by ranks of the same machine."""
         return self.node(node) / "endpoint.json"
@@ -261,7 +275,8 @@ class RankResult(Frozen):
 
 
 class JobState(Frozen):
-    """job.json: the supervisor's own state. `ranks` maps a rank to "running" or the exit code as text.
+    """job.json: the supervisor's own state. `ranks` maps a rank to "running" or the exit code as text; a served model's
+    that is about to be started again to "restarting".
 
     `restarts` counts how often the node's ranks were started again, `restart_reason` says why the last time
     (`restart_ours`: because of something here), `resumed_step` after which step they went on. `lost`: the supervisor
@@ -284,7 +299,11 @@ class JobState(Frozen):
 
 
 class Summary(Frozen):
-    """summary.json. `wire_bytes_per_step` is summed over ranks; peak_rss_mb is per rank, in rank order."""
+    """summary.json. `wire_bytes_per_step` is summed over ranks; peak_rss_mb is per rank, in rank order.
+
+    A run of kind inference has no steps, losses and staleness: these are null. `tokens` are the generated ones, and
+    `tokens_per_s` is over the time in which any request was under way.
+    """
 
     schema_: int = Field(default=SUMMARY_SCHEMA, alias="schema", serialization_alias="schema")
     run_id: str
@@ -295,14 +314,14 @@ class Summary(Frozen):
     reason: str = ""
     world_size: int
     transport: str
-    steps: int
+    steps: int | None = None
     tokens: int
     seconds: float
     tokens_per_s: float
-    loss_first: float | None
-    loss_last: float | None
-    val_loss_first: float | None
-    val_loss: float | None
+    loss_first: float | None = None
+    loss_last: float | None = None
+    val_loss_first: float | None = None
+    val_loss: float | None = None
     # The share told right, of a model that tells classes; exp(val_loss) of one that writes, per token of `tokenizer`.
     val_accuracy: float | None = None
     perplexity: float | None = None
@@ -310,15 +329,20 @@ class Summary(Frozen):
     # What tokens and tokens_per_s count.
     counts: Literal["tokens", "samples"] = "tokens"
     # The share of training time that the ranks waited for samples.
-    data_share: float = 0.0
+    data_share: float | None = None
     params: int
-    wire_bytes_per_step: float
+    wire_bytes_per_step: float | None = None
     peak_rss_mb: tuple[float, ...]
-    staleness_max: int
+    staleness_max: int | None = None
     restarts: int
     generation: int
     resumed_from: str = ""
     resumed_step: int | None = None
+    # Of a served model: requests that ended, those that ended in an error, and seconds from arrival to first token.
+    requests: int | None = None
+    failed: int | None = None
+    first_token_s: float | None = None
+    first_token_p95_s: float | None = None
 
 
 def run_at(path: Path) -> Path:

@@ -8,7 +8,7 @@ from smolcluster.errors import Problem
 from smolcluster.spec.cluster import Network, Node
 from smolcluster.spec.document import Document
 from smolcluster.spec.problems import did_you_mean, listed
-from smolcluster.spec.values import ip_of
+from smolcluster.spec.values import ip_of, normal
 
 
 def check_networks(networks: tuple[Network, ...], machines: tuple[str, ...], document: Document) -> list[Problem]:
@@ -23,7 +23,7 @@ def check_networks(networks: tuple[Network, ...], machines: tuple[str, ...], doc
                 fix = did_you_mean(node, machines, f"machines: {listed(machines)}")
                 problems.append(document.problem(here, f'there is no machine "{node}"', fix))
             problems += _check_subnet(network, node, address, document)
-            key = _normal(address)
+            key = normal(address)
             if network.medium == "loopback":
                 continue
             if key in owners:
@@ -43,7 +43,7 @@ def check_hosts(nodes: tuple[Node, ...], document: Document) -> list[Problem]:
     for node in nodes:
         if node.connection != "ssh":
             continue
-        other = seen.setdefault((_normal(node.host), node.ssh_port), node.name)
+        other = seen.setdefault((normal(node.host), node.ssh_port), node.name)
         if other != node.name:
             what = f"{node.host} is how {other} is reached already"
             fix = "a machine with several ranks is listed once, with `ranks: 2`"
@@ -57,12 +57,6 @@ def check_controller(controller: str, machines: tuple[str, ...], document: Docum
         return []
     fix = did_you_mean(controller, (*machines, "localhost"), f"write localhost or one of {listed(machines)}")
     return [document.problem(("controller",), f'there is no machine "{controller}"', fix)]
-
-
-def _normal(address: str) -> str:
-    """The same text for the same address: IPv6 has many spellings, names have no case."""
-    ip = ip_of(address)
-    return str(ip) if ip is not None else address.lower().rstrip(".")
 
 
 def _check_subnet(network: Network, node: str, address: str, document: Document) -> list[Problem]:

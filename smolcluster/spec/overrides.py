@@ -21,6 +21,8 @@ _NEXT_KEY = re.compile(r" *[A-Za-z_][A-Za-z0-9_.]*=")
 # Of an inventory's defaults these fit every model; what it says of model, training, lr_schedule and data is said of the
 # GPT. Another model's settings stand in its own file beside the inventory (configs/nn_config.yaml).
 _ANY_MODEL = {"gradient_clipping", "checkpoint", "logging"}
+# In what every run shares it says which model is served. A training run's own cluster YAML repeats its model's name.
+_SERVED_ONLY = {"model_name"}
 
 
 def flag(name: str, shown: str, tree: Tree) -> Document:
@@ -93,6 +95,8 @@ def cut(document: Document, strategy: str, model: str, lenient: bool) -> tuple[D
         problems.append(document.problem((key,), what, fix))
     if lenient and model != "gpt":
         model_keys &= _ANY_MODEL
+    if lenient and strategy != "inference":
+        cluster_keys -= _SERVED_ONLY
     return document.only(model_keys), document.only(cluster_keys), problems
 
 

@@ -15,8 +15,9 @@ from smolcluster.spec.run import RunSpec
 class Request:
     """The flags of `check`, `plan`, `prepare`. `nodes` empty means what the files say; `overrides` are key=value.
 
-    `init` is a folder with weights to start from, `earlier` the run that is resumed. `problems`: what was wrong with
-    flags before this; they are told with all others.
+    `init` is a folder with weights to start from, `earlier` the run that is resumed. To serve, `model` is a served
+    model's name or folder; "" leaves it to the files. `problems`: what was wrong with flags before this; they are told
+    with all others.
     """
 
     inventory: Path

@@ -10,6 +10,7 @@ from smolcluster.spec.consistency import (
     address_notes,
     buffer_notes,
     check_counts,
+    check_free_port,
     check_hosts,
     check_ranks,
     model_notes,
@@ -113,8 +114,8 @@ def _run(
         training=training.training,
         schedule=training.schedule,
         data=training.data,
-        comm=_comm(file),
-        recovery=_recovery(file),
+        comm=comm_of(file),
+        recovery=recovery_of(file),
         seed=file.seed,
         checkpoint=training.checkpoint,
         balance=file.balance,
@@ -130,7 +131,8 @@ def _run(
     return run, notes, problems
 
 
-def _comm(file: CommonFile) -> CommSpec:
+def comm_of(file: CommonFile) -> CommSpec:
+    """How a file's ranks talk."""
     return CommSpec(
         transport=file.transport,
         wire=file.wire,
@@ -142,24 +144,18 @@ def _comm(file: CommonFile) -> CommSpec:
     )
 
 
-def _recovery(file: CommonFile) -> RecoverySpec:
+def recovery_of(file: CommonFile) -> RecoverySpec:
+    """What a file says of ranks that die."""
     said = file.recovery
     return RecoverySpec(max_restarts=said.max_restarts, elastic=said.elastic, elastic_wait_s=said.elastic_wait)
 
 
 def _check_free_ports(cluster: ClusterSpec, participants: tuple[Participant, ...], settings: Settings) -> list[Problem]:
-    """Port 0 of rank 0 is announced in a file: all ranks must see the same folder."""
+    """Ports of 0 that the others could not find."""
     if settings.cluster.recovery.elastic:
         return _check_elastic_ports(cluster, participants, settings)
-    head = cluster.node(participants[0].node)
-    if participants[0].port != 0:
-        return []
-    for other in (cluster.node(participant.node) for participant in participants[1:]):
-        shares_files = head.connection == other.connection == "local" and head.workdir == other.workdir
-        if other.name != head.name and not shares_files:
-            what = f"0 (any free port) cannot be announced to {other.name}, which does not share {head.name}'s files"
-            return [settings.cluster_from.problem(("port", "default"), what, "write a port, 65432 for one")]
-    return []
+    nodes = [cluster.node(participant.node) for participant in participants]
+    return check_free_port(participants[0].port, nodes, settings.cluster_from)
 
 
 def _check_elastic_ports(

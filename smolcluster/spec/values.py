@@ -32,6 +32,18 @@ def ip_of(text: str) -> IPAddress | None:
         return None
 
 
+def is_loopback(address: str) -> bool:
+    """Whether only the machine itself can dial that address."""
+    ip = ip_of(address)
+    return address == "localhost" or (ip is not None and ip.is_loopback)
+
+
+def normal(address: str) -> str:
+    """The same text for the same address: IPv6 has many spellings, names have no case."""
+    ip = ip_of(address)
+    return str(ip) if ip is not None else address.lower().rstrip(".")
+
+
 def _name(text: str) -> str:
     if not _NAME.match(text):
         raise ValueError(f'"{text}" is no name | use letters, digits, - and _, at most 63, a letter or digit first')

@@ -80,6 +80,7 @@ BAD = {
         ("overide=training.max_steps=3", "modle=nn"),
         ("-e modle=...: nobody reads it", "did you mean model?", "did you mean override?"),
     ),
+    "a served model's variable": (("download=true",), ("-e download=...: this playbook has no such thing",)),
     "an override's key": (("override=training.batch_sise=4",), ("training.batch_sise", "did you mean batch_size?")),
     "an override's value": (("override=training.batch_size=many",), ("training.batch_size", "many")),
     "a node": (("nodes=node1,node9",), ("node9",)),

@@ -11,7 +11,7 @@ from smolcluster.errors import InputError
 from smolcluster.jobs.nodefile import load_node
 from smolcluster.runtime.results import read_result
 from smolcluster.runtime.runfolder import RunFolder
-from smolcluster.worker import run_rank
+from smolcluster.train.part import train_part
 from tests.checkpoint.jobs import call, load, train
 from tests.checkpoint.runs import loaded, plan, same, state_of, write_run
 from tests.comm.pool import Pool
@@ -107,7 +107,7 @@ def test_a_result_names_an_earlier_run_and_never_its_own(data: Path, tmp_path: P
         made = plan(1, "single", checkpoint={"every_steps": 2}, max_steps=steps)
         [file] = write_run(tmp_path / name, made, data, sys.executable)
         config = load_node(file).model_copy(update={"resume_from": str(resume) if resume else None})
-        assert run_rank(config, made, made.ranks[0], lambda: False) == 0
+        assert train_part(config, made, made.ranks[0], lambda: False) == 0
         result = read_result(RunFolder(tmp_path / name), "node1", 0)
         assert result is not None
         return result.resumed_from, result.resumed_step, result.generation, result.steps

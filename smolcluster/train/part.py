@@ -1,0 +1,134 @@
+"""A rank's part in a training run, from its wires to its result.json."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from smolcluster.comm import open_fabric
+from smolcluster.errors import InterruptedRun
+from smolcluster.files import explain_with_path
+from smolcluster.plan.types import NodeConfig, Plan, RankPlan
+from smolcluster.runtime.context import Alone, RunContext
+from smolcluster.runtime.device import pick_device
+from smolcluster.runtime.entering import enter
+from smolcluster.runtime.failures import DONE, Failure, understand
+from smolcluster.runtime.generation import read_generation
+from smolcluster.runtime.process import peak_rss_mb
+from smolcluster.runtime.results import write_result
+from smolcluster.runtime.runfolder import RankResult, RunFolder
+from smolcluster.strategies.base import NotFiniteError
+from smolcluster.train.account import Account
+from smolcluster.train.rank import train_rank
+
+log = logging.getLogger("smolcluster.worker")
+
+
+def train_part(config: NodeConfig, plan: Plan, me: RankPlan, stop: Callable[[], bool]) -> int:
+    """Take a rank's part in a run and write its result.json. The exit code; only bugs of result writing raise."""
+    account = Account()
+    ending, sent, received, done = DONE, 0, 0, False
+    try:
+        context = _context(config, plan, me)
+        with _wires(context, config) as context:
+            try:
+                train_rank(context, account, stop)
+            finally:
+                counters = context.wires.counters()
+                sent, received = counters.bytes_out, counters.bytes_in
+            # Before the others are let go: whoever is killed from here on was done, and is not started again.
+            _write(config, plan, me, account, DONE, sent, received)
+            done = True
+    except BaseException as error:  # noqa: BLE001  whatever ended it, the result must say so
+        ending = _ending(error, me.rank)
+    if done:  # and said so: what the wires made of their end changes nothing
+        ending = DONE
+    try:
+        return _write(config, plan, me, account, ending, sent, received)
+    except OSError as error:  # the log has it then, and the supervisor a word for ranks that left none
+        log.error("no result.json: %s", explain_with_path(error))
+        return InterruptedRun.exit_code if ending is DONE and account.stopped else ending.exit_code
+
+
+def _write(
+    config: NodeConfig, plan: Plan, me: RankPlan, account: Account, ending: Failure, sent: int, received: int
+) -> int:
+    """Write the rank's result.json; the exit code it tells of."""
+    folder = RunFolder(Path(config.run_dir))
+    if ending is DONE and account.stopped:
+        ending = Failure(InterruptedRun.exit_code, "stopped as asked", ours=False, bug=False)
+    note = read_generation(folder, me.node, me.rank)
+    origin = note.origin if note is not None else None
+    status = {0: "completed", InterruptedRun.exit_code: "stopped"}.get(ending.exit_code, "failed")
+    result = RankResult(
+        rank=me.rank,
+        node=me.node,
+        status=status,
+        exit_code=ending.exit_code,
+        reason=ending.reason,
+        root_cause=ending.ours and status == "failed",
+        steps=account.steps,
+        tokens=account.tokens,
+        seconds=account.seconds,
+        **account.scores(),
+        wire_bytes_out=sent,
+        wire_bytes_in=received,
+        peak_rss_mb=peak_rss_mb(),
+        transport=plan.transport if plan.world_size > 1 else "none",
+        generation=note.generation if note is not None else 0,
+        finished=status == "completed",
+        final=ending.final,
+        resumed_from=origin.run_id if origin is not None else "",
+        resumed_step=origin.step if origin is not None else None,
+    )
+    write_result(folder, result)
+    return ending.exit_code
+
+
+def _ending(error: BaseException, rank: int) -> Failure:
+    ending = understand(error)
+    if isinstance(error, NotFiniteError):
+        # All ranks raise it in the same step; the one whose numbers went wrong is the cause.
+        ending = replace(ending, ours=error.rank in (rank, None))
+    if ending.bug:
+        log.error("%s", ending.reason, exc_info=error)
+    else:
+        log.error("%s", ending.reason)
+    return ending
+
+
+def _context(config: NodeConfig, plan: Plan, me: RankPlan) -> RunContext:
+    return RunContext(
+        run_id=config.run_id,
+        generation=config.generation,
+        plan=plan,
+        me=me,
+        device=pick_device(me.device, me.node),
+        folder=RunFolder(Path(config.run_dir)),
+        data_dir=Path(config.data_dir),
+        wires=Alone(),
+        init_dir=Path(config.init_dir) if config.init_dir else None,
+        resume_from=Path(config.resume_from) if config.resume_from else None,
+    )
+
+
+@contextlib.contextmanager
+def _wires(context: RunContext, config: NodeConfig) -> Iterator[RunContext]:
+    """The context with its wires open. They are closed in order after a good end, and cut after a bad one, so that the
+    other ranks learn of it at once instead of at their deadlines."""
+    group, context = enter(context, config)
+    if group is None:
+        yield context
+        return
+    fabric = open_fabric(group)
+    log.info("rank %d of %d is in generation %d", context.rank, context.world_size, fabric.generation)
+    try:
+        yield replace(context, wires=fabric, generation=fabric.generation)
+    except BaseException as error:
+        failure = understand(error)
+        fabric.abort(failure.reason, failure.final)
+        raise
+    fabric.close()
