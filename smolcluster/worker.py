@@ -32,6 +32,9 @@ log = logging.getLogger("smolcluster.worker")
 
 # Python hands the interpreter over this often. The default of 5 ms would add to every hop of a small message.
 SWITCH_INTERVAL_S = 0.0005
+# Machines are told to stop one by one, or lose their leases so: who sees another leave may be told a moment later. A
+# head that died needs longer than this to be there again.
+PARTING_S = 4.0
 
 
 def run_rank(config: NodeConfig, plan: Plan | ServePlan, me: RankPlan, stop: Stop) -> int:
@@ -52,6 +55,8 @@ def serve_part(config: NodeConfig, plan: ServePlan, me: RankPlan, stop: Stop) ->
     except BaseException as error:
         ending = understand(error, SERVE_SMALLER)
         log.error("%s", ending.reason, exc_info=error if ending.bug else None)
+        if not ending.ours and not ending.bug and stop.wait(PARTING_S):
+            ending = DONE
     if ending is DONE:
         ending = replace(DONE, exit_code=InterruptedRun.exit_code, reason="stopped as asked")
     status = "stopped" if ending.exit_code == InterruptedRun.exit_code else "failed"

@@ -163,7 +163,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         write_atomic(self._home.was_ready, "")
         key_file = self._options["api_key_file"]
         key = Path(key_file).read_text(encoding="utf-8").strip() if key_file else ""
-        for line in address_lines(note.urls, key):
+        elsewhere = "" if self._options["local"] else self._options["node"]
+        for line in address_lines(note.urls, key, elsewhere):
             # The key is for the person in front of the screen, not for a log that Ansible may keep.
             Display().display(f"{'':<{self._width}}  {line}", screen_only=bool(key))
 
@@ -282,7 +283,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         failed: list[dict[str, Any]] | None = None,
         echo: bool = False,
     ) -> dict[str, Any]:
-        if state != "completed":
+        if state not in ("completed", "serving"):
             self._print(f"{state}: {'ended with the others' if echo else reason}")
         return {
             "node": self._options["node"],

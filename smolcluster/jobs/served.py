@@ -25,5 +25,5 @@ def served_here(run_dir: Path, node: str, note: ServingNote | None = None) -> st
         urls = note.urls if note is not None else {}
         parts += [f"{'API' if name == 'api' else name} {url}" for name, url in urls.items()] or ["API"]
     if note is not None:
-        parts.append(counts_line(note))
+        parts.append(counts_line(note).replace("  ", ", "))
     return f"{plan.serve.model_name}: {', '.join(parts)}"

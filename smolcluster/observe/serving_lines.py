@@ -6,17 +6,24 @@ What it deliberately does not know: where notes come from, who prints the lines,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from smolcluster.runtime.runfolder import ServingNote
+from smolcluster.spec.values import is_loopback
 
 
-def address_lines(urls: Mapping[str, str], key: str = "") -> list[str]:
-    """Where the API and the page are. With a key: the page's link that carries it, and the key for clients."""
-    lines = [f"{name:<4}  {url}" for name, url in urls.items()]
+def address_lines(urls: Mapping[str, str], key: str = "", elsewhere: str = "") -> list[str]:
+    """Where the API and the page are. With a key: the page's link that carries it, and the key for clients.
+
+    `elsewhere`: the machine they are on, if it is not the reader's: its loopback is said to be its own.
+    """
+    lines = []
+    for name, url in urls.items():
+        own = elsewhere and is_loopback(urlsplit(url).hostname or "")
+        link = f"{url}/?key={quote(key)}" if key and name == "page" else url
+        lines.append(f"{name:<4}  {link}" + (f"  (on {elsewhere} itself)" if own else ""))
     if key:
-        links = [f"{name:<4}  {url}/?key={quote(key)}" for name, url in urls.items() if name == "page"]
-        lines = [*(line for line in lines if not line.startswith("page")), f"key   {key}", *links]
+        lines.append(f"key   {key}")
     return lines
 
 

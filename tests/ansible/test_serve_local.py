@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 import time
 
@@ -60,6 +61,7 @@ def test_it_answers_survives_a_stage_and_ends_with_ctrl_c(local: Cluster, tiny: 
     assert [(line["completion_tokens"], line["finish"]) for line in lines] == [(8, "length"), (8, "length")]
     assert PROMPT not in (folder / "requests.jsonl").read_text()
     assert stat.S_IMODE((folder / "secret").stat().st_mode) == 0o600
+    assert (local.runs / "latest" / "model" / "config.json").is_file(), "it can be served again by that name"
     assert not (folder / "api_key").exists(), "on loopback nobody is asked"
 
 
@@ -67,7 +69,7 @@ def test_detached_it_is_seen_stopped_and_collected(local: Cluster, tiny: Tiny) -
     begun = local.play("inference", f"model={tiny.folder}", "detach=true", override=PORTS)
     assert begun.code == 0, begun.text
     assert f"{begun.run_id} runs on node1, node2, node3 and needs nobody." in begun.text
-    url = next(line.split()[-1] for line in begun.text.splitlines() if line.split()[:1] == ["api"])
+    (url,) = re.findall(r"^ +api +(http://\S+)$", begun.text, re.MULTILINE)
     assert ask(url, PROMPT) == tiny.answer
     status = local.play("status", "nodes=node1,node2")
     for part in (" ready ", url, f"{tiny.folder}: layers "):

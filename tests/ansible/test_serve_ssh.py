@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 
 import pytest
@@ -46,7 +47,7 @@ def test_a_model_over_ssh_is_sent_once_and_answers(
     assert again.code == 0, again.text
     assert "ship : Copy its files" in first.text
     assert "ship : Copy its files" not in again.text
-    url = next(line.split()[-1] for line in again.text.splitlines() if line.split()[:1] == ["api"])
+    (url,) = re.findall(r"^ +api +(http://\S+)  \(on node2 itself\)$", again.text, re.MULTILINE)
     assert ask(url, PROMPT) == tiny.answer
     stopped = remote.play("stop", f"run_id={again.run_id}")
     assert stopped.code == 0, stopped.text

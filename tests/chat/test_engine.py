@@ -260,7 +260,28 @@ def test_a_lost_stage_is_told_and_reconnect_brings_it_back(stages, models, serve
     with real(stages, models, comm={"timeout_s": 20.0}) as engine:
         api = serve(LocalHead(engine, about(), {0: "mini1", 1: "pi5", 2: "mini2"}))
         assert [stage["node"] for stage in api.client.get("/health").json()["stages"]] == ["mini1", "pi5", "mini2"]
-        stages.kill(1)
+        killed, submit = threading.Event(), engine.submit
+
+        def slow(request, tell):
+            """The engine's thread stands still after the first token until a stage is dead."""
+
+            def held(event):
+                tell(event)
+                assert killed.wait(PATIENCE_S)
+
+            return submit(request, held)
+
+        engine.submit = slow
+        with api.client.stream(
+            "POST", "/v1/completions", json={"model": MODEL, "prompt": "the", "stream": True}
+        ) as answer:
+            lines = (line for line in answer.iter_lines() if line.startswith("data: "))
+            assert json.loads(next(lines).removeprefix("data: "))["choices"]
+            stages.kill(1)
+            killed.set()
+            *_, last = lines
+        assert json.loads(last.removeprefix("data: "))["error"]["code"] == "stage_lost"
+        engine.submit = submit
         pause = threading.Event()
         for _ in range(600):
             answer = api.client.get("/health")

@@ -85,6 +85,10 @@ def test_seeds_are_the_client_s_or_new_each_time(api, head):
     api.client.post("/v1/chat/completions", json={**CHAT, "n": 3, "seed": 2**63 - 2})
     assert [request.seed for request in head.requests] == [2**63 - 2, 2**63 - 1, -(2**63)]
     head.requests.clear()
+    for seed in (-(2**63), 2**63 - 5, 2**200, 7.0):
+        api.client.post("/chat", json={"message": "hi", "seed": seed})
+    assert [request.seed for request in head.requests] == [-(2**63), 2**63 - 5, 0, 7]
+    head.requests.clear()
     for _ in range(4):
         api.client.post("/chat", json={"message": "hi"})
     assert len({request.seed for request in head.requests}) == 4
@@ -169,7 +173,7 @@ def test_parameters_that_cannot_be_honoured_are_refused(api, head, name, value):
         ("/chat", {"message": "a", "top_k": True}, "top_k"),
         ("/chat", {"message": "a", "strategy": "beam"}, "strategy"),
         ("/chat", {"message": "a", "max_tokens": 0}, "max_tokens"),
-        ("/chat", {"message": "a", "seed": 2**63}, "seed"),
+        ("/chat", {"message": "a", "seed": 1.5}, "seed"),
         ("/chat", {"message": "a", "mesage": "b"}, "mesage"),
         ("/chat", [], None),
         ("/chat", {"messages": [{"role": "tool", "content": "a"}]}, "messages.0.role"),
@@ -180,7 +184,7 @@ def test_parameters_that_cannot_be_honoured_are_refused(api, head, name, value):
         ("/v1/chat/completions", {**CHAT, "n": 17}, "n"),
         ("/v1/chat/completions", {**CHAT, "stop": ["a"] * 17}, "stop.list[constrained-str]"),
         ("/v1/chat/completions", {**CHAT, "stop": ""}, "stop.constrained-str"),
-        ("/v1/chat/completions", {**CHAT, "stream_options": {"include_usage": True}}, "stream_options"),
+        ("/v1/chat/completions", {**CHAT, "stream_options": {"include": True}}, "stream_options"),
         ("/v1/chat/completions", {**CHAT, "echo": True}, "echo"),
         ("/v1/completions", {**TEXT, "prompt": []}, None),
         ("/v1/completions", {**TEXT, "prompt": [-1]}, None),

@@ -223,8 +223,10 @@ def test_lines_tell_what_changed_and_nothing_twice() -> None:
 def test_addresses_with_and_without_a_key() -> None:
     urls = {"api": "http://192.0.2.1:8080", "page": "http://192.0.2.1:5050"}
     assert address_lines(urls) == ["api   http://192.0.2.1:8080", "page  http://192.0.2.1:5050"]
-    assert address_lines(urls, "k3y") == [
-        "api   http://192.0.2.1:8080",
-        "key   k3y",
-        "page  http://192.0.2.1:5050/?key=k3y",
+    with_key = ["api   http://192.0.2.1:8080", "page  http://192.0.2.1:5050/?key=k3y", "key   k3y"]
+    assert address_lines(urls, "k3y", elsewhere="mini1") == with_key
+    own = {"api": "http://127.0.0.1:8080", "page": "http://[::1]:5050"}
+    assert address_lines(own, elsewhere="mini1") == [
+        "api   http://127.0.0.1:8080  (on mini1 itself)",
+        "page  http://[::1]:5050  (on mini1 itself)",
     ]

@@ -64,8 +64,8 @@ def test_two_thousand_requests_with_cancels_and_kills(stages, models, tmp_path):
     for _ in range(TEXTS):
         prompt = [chance.randrange(VOCABULARY) for _ in range(chance.randint(1, 20))]
         texts.append((prompt, generate(model, prompt, LENGTH)))
-    # Shorter than a process takes to start: some are taken in again in time, for others layers are spread anew.
-    with served(stages, folder, tmp_path, CUTS, rejoin_s=4.0) as (run, client), ThreadPoolExecutor(STREAMS) as pool:
+    # About as long as a process takes to start: some come back in time, for others layers are spread anew.
+    with served(stages, folder, tmp_path, CUTS, rejoin_s=6.0) as (run, client), ThreadPoolExecutor(STREAMS) as pool:
         wait_for(client, "ready")
         fates: dict[str, int] = {}
         warm = files = None

@@ -101,6 +101,21 @@ def test_how_a_part_ended(
     assert reason in result.reason
 
 
+@pytest.mark.parametrize(
+    ("error", "status"), [(PeerLostError("the head has ended"), "stopped"), (ZeroDivisionError("oh"), "failed")]
+)
+def test_who_sees_another_leave_and_is_told_to_stop_then_was_stopped(
+    take: Callable[..., tuple[int, RankResult]], error: Exception, status: str
+) -> None:
+    def part(config: NodeConfig, plan: ServePlan, me: RankPlan, stop: Told) -> None:
+        assert not stop()
+        stop.asked = True
+        raise error
+
+    _, result = take(1, part)  # type: ignore[arg-type]
+    assert result.status == status
+
+
 def test_a_stop_can_be_waited_for() -> None:
     reads, writes = os.pipe()
     stop = StopRequests(reads)

@@ -47,6 +47,7 @@ def create_app(head: Head, settings: ApiSettings) -> FastAPI:
                 with suppress(asyncio.CancelledError):
                     await note
             service.close()
+            service.open_threads()
 
     app = FastAPI(
         title="smolcluster",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from smolcluster.infer.request import Strategy
@@ -15,7 +15,6 @@ MOST_PROMPTS = 16
 MOST_STOPS = 16
 LONGEST_STOP = 512
 _MOST_TOKENS = 1 << 31
-_INT64 = (1 << 63) - 1
 # OpenAI's parameters that change nothing about the text: for accounts, caches and tools that do not exist here.
 _HARMLESS = frozenset(
     {
@@ -72,9 +71,17 @@ def _without(value: Any, harmless: frozenset[str], unsupported: dict[str, tuple[
     return {name: given for name, given in value.items() if name not in harmless and name not in unsupported}
 
 
+def _number(value: Any) -> Any:
+    """2.0 is a whole number in JSON."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 Text = Annotated[str, AfterValidator(_whole)]
+Whole = Annotated[int, BeforeValidator(_number)]
+Natural = Annotated[int, Field(ge=0, le=_MOST_TOKENS), BeforeValidator(_number)]
+Count = Annotated[int, Field(ge=1, le=_MOST_TOKENS), BeforeValidator(_number)]
+Choices = Annotated[int, Field(ge=1, le=MOST_CHOICES), BeforeValidator(_number)]
 Stop = Annotated[Text, Field(min_length=1, max_length=LONGEST_STOP)]
-TokenId = Annotated[int, Field(ge=0, le=_MOST_TOKENS)]
 
 
 class Asked(BaseModel):
@@ -114,16 +121,17 @@ class Decoded(Asked):
     """How to decode. What is not given is as model_config_inference.yaml says.
 
     A `strategy` uses the parameters of its own name and leaves the others out; without one, those that are given
-    change the active strategy. `temperature` 0 is greedy. Without a `seed` each answer is drawn anew.
+    change the active strategy. `temperature` 0 is greedy. A `seed` counts modulo 2^64; without one each answer is drawn
+    anew.
     """
 
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, ge=0, le=1)
-    top_k: int | None = Field(default=None, ge=0, le=_MOST_TOKENS)
+    top_k: Natural | None = None
     strategy: Strategy | None = None
-    seed: int | None = Field(default=None, ge=-_INT64 - 1, le=_INT64)
+    seed: Whole | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
-    max_tokens: int | None = Field(default=None, ge=1, le=_MOST_TOKENS)
+    max_tokens: Count | None = None
     stream: bool | None = None
 
     @property
@@ -139,6 +147,15 @@ class Decoded(Asked):
 
 class ChatAsked(Decoded):
     """POST /chat, and each message of /ws/chat: one `message`, or the conversation so far."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": [given], "properties": {given: {"type": kind}, other: {"type": "null"}}}
+                for given, kind, other in (("message", "string", "messages"), ("messages", "array", "message"))
+            ]
+        }
+    )
 
     message: Text | None = None
     messages: Messages | None = None
@@ -156,7 +173,7 @@ class ChatAsked(Decoded):
 
 
 class StreamOptions(Asked):
-    """`include_usage`: one more chunk at the end with the tokens counted."""
+    """`include_usage`: one more chunk at the end with the tokens counted. Without a stream it means nothing."""
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
@@ -169,19 +186,13 @@ class OpenAIAsked(Decoded):
     unsupported: ClassVar[dict[str, tuple[object, ...]]] = _UNSUPPORTED
 
     model: Text
-    n: int | None = Field(default=None, ge=1, le=MOST_CHOICES)
+    n: Choices | None = None
     stream_options: StreamOptions | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _known(cls, value: Any) -> Any:
         return _without(value, _HARMLESS, cls.unsupported)
-
-    @model_validator(mode="after")
-    def _streamed(self) -> Self:
-        if self.stream_options is not None and not self.stream:
-            raise PydanticCustomError("stream_options", "only allowed with stream", {"param": "stream_options"})
-        return self
 
     @property
     def with_usage(self) -> bool:
@@ -193,7 +204,7 @@ class ChatCompletionAsked(OpenAIAsked):
     """POST /v1/chat/completions. Further parameters of OpenAI's are taken where they ask for nothing special."""
 
     messages: Messages
-    max_completion_tokens: int | None = Field(default=None, ge=1, le=_MOST_TOKENS)
+    max_completion_tokens: Count | None = None
 
     @property
     def length(self) -> int | None:
@@ -207,8 +218,8 @@ class CompletionAsked(OpenAIAsked):
     prompt: (
         Text
         | Annotated[list[Text], Field(min_length=1, max_length=MOST_PROMPTS)]
-        | Annotated[list[TokenId], Field(min_length=1)]
-        | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=MOST_PROMPTS)]
+        | Annotated[list[Natural], Field(min_length=1)]
+        | Annotated[list[Annotated[list[Natural], Field(min_length=1)]], Field(min_length=1, max_length=MOST_PROMPTS)]
     )
     echo: bool | None = None
 

@@ -53,7 +53,7 @@ def requests(
             max_tokens=asked.length,
             sampling=how,
             stop=asked.stops,
-            # Wraps where a torch generator's seeds end.
+            # Within what a torch generator takes.
             seed=(seed + _SEEDS + number) % (2 * _SEEDS) - _SEEDS,
             deadline_s=service.settings.request_s,
             literal=prompt.literal if isinstance(prompt, Prompt) else (),

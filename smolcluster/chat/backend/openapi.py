@@ -10,8 +10,9 @@ from smolcluster.chat.backend.answers import HealthAnswer
 from smolcluster.chat.backend.refusals import ErrorAnswer
 
 Responses = dict[int | str, dict[str, Any]]
-# With `stream` the same endpoint answers in events.
-STREAM: Responses = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+_EVENT = {"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}}}
+# With `stream` the same endpoint answers in events; `data` is JSON.
+STREAM: Responses = {200: {"content": {"text/event-stream": {"schema": _EVENT}}}}
 NOT_READY: Responses = {503: {"model": HealthAnswer, "description": "It does not serve now"}}
 _ERRORS = {
     400: "The request cannot be served as it is",

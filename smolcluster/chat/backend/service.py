@@ -37,6 +37,10 @@ class Service:
         self._template: ChatTemplate | None = None
         self._asking: asyncio.Task[Health] | None = None
         self._reconnecting: asyncio.Task[None] | None = None
+        self.open_threads()
+
+    def open_threads(self) -> None:
+        """Made anew after `close`: an app may be started again."""
         self._calls = ThreadPoolExecutor(_THREADS, "smol-api")
         # Of its own: a cancel must not wait behind calls that hang.
         self._cancels = ThreadPoolExecutor(1, "smol-api-cancel")
