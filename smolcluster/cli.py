@@ -11,7 +11,8 @@ import sys
 import typer
 
 from smolcluster.commands import check, checkpoint, enroll, fetch, generate, job, plan, prepare, report, serve, weights
-from smolcluster.errors import SmolError
+from smolcluster.errors import ConfigError, SmolError
+from smolcluster.files import explain_with_path, is_refusal
 
 app = typer.Typer(
     name="smolcluster",
@@ -50,6 +51,11 @@ def run_app(application: typer.Typer, arguments: list[str] | None = None) -> int
         return leaving.exit_code
     except (typer.Abort, KeyboardInterrupt):
         return 130
+    except OSError as error:  # a disk or a folder that refuses is nobody's bug
+        if not is_refusal(error):
+            raise
+        print(explain_with_path(error), file=sys.stderr)
+        return ConfigError.exit_code
     except Exception as error:  # click's usage errors: a person's mistake, not ours
         show = getattr(error, "show", None)
         if show is None:

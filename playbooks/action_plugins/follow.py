@@ -270,19 +270,28 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     def _ended(self, answer: PollResult) -> dict[str, Any]:
         failed = [failure.model_dump(mode="json") for failure in answer.failed]
-        return self._said(answer.job.state, answer.job.reason, failed=failed)
+        # Why a rank failed is said where it did; all others would say it again.
+        echo = bool(failed) and not any(failure.root_cause for failure in answer.failed)
+        return self._said(answer.job.state, answer.job.reason, failed=failed, echo=echo)
 
     def _said(
-        self, state: str, reason: str, *, at_once: bool = False, failed: list[dict[str, Any]] | None = None
+        self,
+        state: str,
+        reason: str,
+        *,
+        at_once: bool = False,
+        failed: list[dict[str, Any]] | None = None,
+        echo: bool = False,
     ) -> dict[str, Any]:
         if state not in ("completed", "serving"):
-            self._print(f"{state}: {reason}")
+            self._print(f"{state}: {'ended with the others' if echo else reason}")
         return {
             "node": self._options["node"],
             "state": state,
             "reason": reason,
             "at_once": at_once,
             "ranks_failed": failed or [],
+            "echo": echo,
         }
 
     def _telling(self) -> Telling:

@@ -54,7 +54,7 @@ def run_in_this_process(run: Run, plan: Plan) -> int:
 
     [me] = plan.ranks
     point_latest(run.folder.path)
-    log_to_stdout()
+    log_to_stdout(run.folder.log(me.node, me.rank))
     keep_freed_memory()
     torch.set_num_threads(me.threads)
     asked = threading.Event()

@@ -26,9 +26,11 @@ from smolcluster.commands._request import (
     NodesOption,
     OverrideOption,
     ProfileOption,
+    ResumeOption,
     StrategyOption,
     print_notes,
     request_from,
+    runs_here,
 )
 from smolcluster.plan.types import Plan, ServePlan
 from smolcluster.spec.cluster import ClusterSpec
@@ -50,6 +52,7 @@ def plan(
     nodes: NodesOption = None,
     override: OverrideOption = None,
     init: InitOption = None,
+    resume: ResumeOption = None,
     out: OutOption = None,
     render: RenderOption = None,
     profile: ProfileOption = None,
@@ -57,11 +60,18 @@ def plan(
     cache: CacheOption = None,
 ) -> None:
     """Print the plan as JSON. The same inputs give the same bytes. Notes go to stderr."""
+    from smolcluster.commands._continues import continued
+    from smolcluster.commands._resume import resuming
     from smolcluster.plan.render import render as rendered
     from smolcluster.runtime.runfolder import write_atomic
 
-    request = request_from(inventory, strategy, model, dataset, config, cluster_config, nodes, override, init)
+    before = resuming(resume, runs_here(inventory), elsewhere=True) if resume is not None else None
+    request = request_from(
+        inventory, strategy, model, dataset, config, cluster_config, nodes, override, init, resume=before
+    )
     made, cluster = _made(request, profile, download, cache)
+    if before is not None and before.found is not None and isinstance(made, Plan):
+        made = continued(before.found, made)
     print_notes(made.notes)
     if render is not None:
         for file in rendered(made, cluster):

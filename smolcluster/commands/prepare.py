@@ -23,8 +23,10 @@ from smolcluster.commands._request import (
     ModelOption,
     NodesOption,
     OverrideOption,
+    ResumeOption,
     StrategyOption,
     request_from,
+    runs_here,
 )
 from smolcluster.spec.request import Request
 
@@ -41,6 +43,7 @@ def prepare(
     nodes: NodesOption = None,
     override: OverrideOption = None,
     init: InitOption = None,
+    resume: ResumeOption = None,
     cache: CacheOption = None,
     download: DownloadOption = False,
 ) -> None:
@@ -49,8 +52,11 @@ def prepare(
     To serve: put what a node needs of the model into a folder; the line is {"model_dir": ..., "model_hash": ...}.
     A second call finds what the first one made. What is taken, and under which licence, goes to stderr.
     """
+    from smolcluster.commands._resume import resuming
+
+    before = resuming(resume, runs_here(inventory), elsewhere=True) if resume is not None else None
     request = request_from(
-        inventory, strategy, model, dataset, config, cluster_config, nodes, override, init, whole=True
+        inventory, strategy, model, dataset, config, cluster_config, nodes, override, init, whole=True, resume=before
     )
     if request.strategy == "inference":
         from smolcluster.commands._serving import MODELS, prepare_model, resolve_here

@@ -13,12 +13,15 @@ if TYPE_CHECKING:
 
 def report(
     run_dir: Annotated[Path, typer.Argument(help="A run's folder, runs/latest for the last one.", show_default=False)],
+    followed: Annotated[
+        bool, typer.Option("--followed", help="Leave out why a rank failed: whoever followed the run has read it.")
+    ] = False,
 ) -> None:
     """Write summary.json and plots/ of a run and print its summary. A failed run is told, and is no failure of this."""
-    report_on(run_dir)
+    report_on(run_dir, followed)
 
 
-def report_on(run_dir: Path) -> Summary:
+def report_on(run_dir: Path, followed: bool = False) -> Summary:
     """Write summary.json and plots/ of a run (requests.jsonl where a model was served), print its summary, give it."""
     from rich.console import Console
 
@@ -34,7 +37,7 @@ def report_on(run_dir: Path) -> Summary:
     folder = RunFolder(run_at(run_dir))
     write_atomic(folder.summary, summary.model_dump_json(by_alias=True, indent=2) + "\n")
     console = Console(soft_wrap=False)
-    show(console, story, summary)
+    show(console, story, summary, followed)
     if isinstance(story, ServeStory):
         lines = [request.model_dump_json(by_alias=True) + "\n" for request in story.requests]
         write_atomic(folder.all_requests, "".join(lines))

@@ -15,10 +15,11 @@ import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from smolcluster.data.building import hash_of, workshop
+from smolcluster.data.building import workshop
 from smolcluster.data.hubclient import Hub, HubUnavailable
 from smolcluster.data.meta import DataMeta, read_meta
 from smolcluster.errors import ConfigError, InputError, Problem
+from smolcluster.files import hash_of
 from smolcluster.spec.modelfile import Weights
 from smolcluster.spec.pretrained import CONFIG, INDEX, TOKENIZER_FILES, WEIGHTS, weight_files
 from smolcluster.spec.problems import did_you_mean, listed

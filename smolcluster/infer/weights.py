@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from smolcluster.data.building import hash_of
 from smolcluster.data.hubclient import Hub, HubUnavailable
 from smolcluster.data.weights import cached_whole, from_hub, is_hub_id
 from smolcluster.errors import InputError, Problem
+from smolcluster.files import hash_of
 from smolcluster.spec.modelfile import Weights
 from smolcluster.spec.pretrained import CONFIG, WEIGHTS
 from smolcluster.spec.problems import did_you_mean, listed

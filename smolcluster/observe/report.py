@@ -52,6 +52,7 @@ class Culprit:
     reason: str
     exit_code: int
     tail: tuple[str, ...]
+    root_cause: bool = False
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,8 @@ def culprit_of(folder: RunFolder, ranks: tuple[RankStory, ...]) -> Culprit | Non
     result = first.result
     reason = result.reason if result else "it left no result: its machine was lost, or it was not collected"
     tail = tail_of(folder.log(first.plan.node, first.plan.rank))
-    return Culprit(first.plan.rank, first.plan.node, reason, result.exit_code if result else PEER_FAILED, tail)
+    code, own = (result.exit_code, result.root_cause) if result else (PEER_FAILED, False)
+    return Culprit(first.plan.rank, first.plan.node, reason, code, tail, own)
 
 
 def _blame(result: RankResult | None) -> int:

@@ -16,18 +16,21 @@ from smolcluster.runtime.runfolder import Summary
 _COLOUR = {"completed": "green", "failed": "red", "stopped": "yellow"}
 
 
-def show(console: Console, story: RunStory | ServeStory, summary: Summary) -> None:
-    """Print the run's tables, and of a failed one who failed first, why, and what it last said."""
-    console.print(Group(*_parts(story, summary)))
+def show(console: Console, story: RunStory | ServeStory, summary: Summary, followed: bool = False) -> None:
+    """Print the run's tables, and of a failed one who failed first, why, and what it last said before that.
+
+    `followed`: why a rank failed of itself was told when it did, and is not told again.
+    """
+    console.print(Group(*_parts(story, summary, followed)))
 
 
-def _parts(story: RunStory | ServeStory, summary: Summary) -> list[RenderableType]:
+def _parts(story: RunStory | ServeStory, summary: Summary, followed: bool) -> list[RenderableType]:
     if isinstance(story, ServeStory):
         parts: list[RenderableType] = [_run_table(summary, _served_rows(story, summary)), _served_ranks(story)]
     else:
         parts = [_run_table(summary, _trained_rows(summary)), _rank_table(story, summary.counts)]
     if summary.status == "failed" and story.culprit is not None:
-        parts.append(_failure(story.culprit))
+        parts.append(_failure(story.culprit, followed and story.culprit.root_cause))
     elif summary.reason:
         parts.append(Text(f"{summary.status}: {summary.reason}", style="yellow"))
     return parts
@@ -132,12 +135,22 @@ def _rank_row(rank: RankStory) -> list[str]:
     ]
 
 
-def _failure(culprit: Culprit) -> Panel:
-    text = Text(f"{culprit.reason}\n", style="bold")
-    if culprit.tail:
-        text.append("\nlast lines of its log:\n", style="not bold dim")
-        text.append("\n".join(culprit.tail), style="not bold")
+def _failure(culprit: Culprit, told: bool) -> Panel:
+    text = Text("" if told else f"{culprit.reason}\n\n", style="bold")
+    said = _without("\n".join(culprit.tail), culprit.reason)
+    if said:
+        text.append("last lines of its log:\n", style="not bold dim")
+        text.append(said, style="not bold")
+    text.rstrip()
     return Panel(text, title=f"rank {culprit.rank} on {escape(culprit.node)} failed first", border_style="red")
+
+
+def _without(log: str, reason: str) -> str:
+    """A log without the lines that say the reason, which stands above it."""
+    at = log.rfind(reason) if reason else -1
+    if at < 0:
+        return log
+    return (log[: log.rfind("\n", 0, at) + 1] + log[at + len(reason) :].lstrip("\n")).rstrip("\n")
 
 
 def _change(first: float | None, last: float | None) -> str:

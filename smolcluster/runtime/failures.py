@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from smolcluster.errors import ConfigError, PeerError, RunOverError, SmolError, TrainingError
+from smolcluster.files import explain_with_path, is_refusal
 
 # torch carries an exception of a process group through C++ as text: "PeerLostError: rank 2 ...".
 _CARRIED = re.compile(
@@ -56,7 +57,8 @@ def understand(error: BaseException, smaller: str = TRAIN_SMALLER) -> Failure:
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or _MEMORY.search(text):
         return Failure(SmolError.exit_code, f"not enough memory: {smaller}. ({text})", ours=True, bug=False)
     if isinstance(error, OSError):
-        return Failure(SmolError.exit_code, f"the operating system refused: {text}", ours=True, bug=False)
+        told = explain_with_path(error) if is_refusal(error) else text
+        return Failure(SmolError.exit_code, f"the operating system refused: {told}", ours=True, bug=False)
     if isinstance(error, KeyboardInterrupt):
         return Failure(130, "interrupted", ours=True, bug=False)
     what = f"{type(error).__name__}: {text}" if text else type(error).__name__

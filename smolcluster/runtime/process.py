@@ -8,6 +8,7 @@ import logging
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Protocol
 
 import psutil
@@ -27,13 +28,20 @@ class Stop(Protocol):
         ...
 
 
-def log_to_stdout() -> None:
-    """One line per record on stdout, with the time in UTC so that logs of several machines can be laid side by side."""
+def log_to_stdout(file: Path | None = None) -> None:
+    """One line per record on stdout, with the time in UTC so that logs of several machines can be laid side by side.
+
+    `file` gets them too, at its end: of a rank whose stdout is a person's terminal. Its folder is made. OSError.
+    """
     formatter = logging.Formatter("%(asctime)sZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(formatter)
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(file, encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(formatter)
+    logging.basicConfig(level=logging.INFO, handlers=handlers, force=True)
 
 
 def peak_rss_mb() -> float:

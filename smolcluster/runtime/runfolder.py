@@ -27,13 +27,19 @@ SERVING_SCHEMA = 1
 Status = Literal["completed", "failed", "stopped"]
 
 
-def write_atomic(path: Path, text: str, mode: int = 0o644) -> None:
-    """Write text so that a reader sees the old file or the whole new one, also after a crash. Makes the folder."""
+def write_atomic(path: Path, content: str | bytes, mode: int = 0o644) -> None:
+    """Write text or bytes so that a reader sees the old file or the whole new one, also after a crash. Makes the
+    folder. OSError, of `path` itself where the system refuses it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        error.filename = str(path)  # nobody knows the temporary one
+        raise
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(mode)
@@ -267,7 +273,7 @@ class RankResult(Frozen):
     generation: int = 0
     finished: bool = False
     final: bool = False
-    # The run and step whose checkpoint this rank began with; of the last start, if there were several.
+    # The earlier run, and its step, that this one went on from; a restart in place is told by `generation`.
     resumed_from: str = ""
     resumed_step: int | None = None
 

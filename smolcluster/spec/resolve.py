@@ -36,10 +36,10 @@ def resolve_any(request: Request) -> Resolved:
 
 
 def _resolve(request: Request, runnable: bool) -> Resolved:
-    problems = _check_flags(request)
-    if problems:
-        raise ConfigError(problems)
-    problems = refuse_strategy(request.strategy) if runnable else []
+    unknown = _check_flags(request)
+    if unknown:
+        raise ConfigError([*request.problems, *unknown])
+    problems = [*request.problems, *(refuse_strategy(request.strategy) if runnable else [])]
     if request.strategy not in CLUSTER_FILES:
         raise ConfigError(problems or refuse_strategy(request.strategy))
     cluster, document = None, None
@@ -52,7 +52,7 @@ def _resolve(request: Request, runnable: bool) -> Resolved:
     problems += wrong
     if settings is None:
         raise ConfigError(problems)
-    training = trained(settings.model, settings.model_from, settings.start)
+    training = trained(settings.model, settings.model_from, settings.start, request.earlier)
     problems += training.problems
     if cluster is None or document is None:
         raise ConfigError(problems)
@@ -126,6 +126,7 @@ def _run(
         syncps_timeout_s=file.timeout if isinstance(file, SyncpsFile) else 0.1,
         project_name=training.project_name,
         init=str(settings.start.folder) if settings.start else None,
+        own_vocabulary=settings.start is not None or (request.earlier is not None and request.earlier.own_vocabulary),
     )
     return run, notes, problems
 

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from smolcluster.comm import open_fabric
 from smolcluster.errors import InterruptedRun, PeerError
+from smolcluster.files import explain_with_path
 from smolcluster.plan.types import NodeConfig, Plan, RankPlan
 from smolcluster.runtime.context import Alone, RunContext
 from smolcluster.runtime.device import pick_device
 from smolcluster.runtime.entering import enter
 from smolcluster.runtime.failures import DONE, Failure, understand
-from smolcluster.runtime.generation import last_generation
+from smolcluster.runtime.generation import read_generation
 from smolcluster.runtime.process import peak_rss_mb
 from smolcluster.runtime.results import forget_finished, keep_finished, read_finished, write_result
 from smolcluster.runtime.runfolder import RankResult, RunFolder, Status
@@ -63,7 +64,10 @@ def train_part(config: NodeConfig, plan: Plan, me: RankPlan, stop: Callable[[], 
     if done:  # and said so: what the wires made of their end changes nothing
         ending = DONE
     result = _result(config, plan, me, account, ending, sent, received)
-    write_result(folder, result)
+    try:
+        write_result(folder, result)
+    except OSError as error:  # the log has it then, and the supervisor a word for ranks that left none
+        log.error("no result.json: %s", explain_with_path(error))
     return result.exit_code
 
 
@@ -74,6 +78,8 @@ def _result(
     folder = RunFolder(Path(config.run_dir))
     if ending is DONE and account.stopped:
         ending = Failure(InterruptedRun.exit_code, "stopped as asked", ours=False, bug=False)
+    note = read_generation(folder, me.node, me.rank)
+    origin = note.origin if note is not None else None
     status: Status = "failed"
     if ending.exit_code in (0, InterruptedRun.exit_code):
         status = "stopped" if ending.exit_code else "completed"
@@ -87,20 +93,16 @@ def _result(
         steps=account.steps,
         tokens=account.tokens,
         seconds=account.seconds,
-        loss_first=account.loss_first,
-        loss_last=account.loss_last,
-        val_loss_first=account.val_loss_first,
-        val_loss=account.val_loss,
-        val_accuracy=account.val_accuracy,
+        **account.scores(),
         wire_bytes_out=sent,
         wire_bytes_in=received,
         peak_rss_mb=peak_rss_mb(),
         transport=plan.transport if plan.world_size > 1 else "none",
-        generation=max(0, last_generation(folder, me.node, me.rank, config.generation)),
+        generation=note.generation if note is not None else 0,
         finished=status == "completed",
         final=ending.final,
-        resumed_from=account.resumed_from,
-        resumed_step=account.resumed_step,
+        resumed_from=origin.run_id if origin is not None else "",
+        resumed_step=origin.step if origin is not None else None,
     )
 
 

@@ -168,3 +168,12 @@ def test_the_strategy_is_read_from_the_cluster_yaml(strategy: str) -> None:
     for flags in (("-i", block), ("-i", HOME, "--cluster-config", block)):
         with pytest.raises(ConfigError, match=f"{strategy} is not built yet"):
             call("check", *flags)
+
+
+def test_settings_with_commas_are_those_of_several_flags() -> None:
+    settings = ("training.max_steps=7", "nodes=[node1,node3]", "fsdp_stage=2")
+    one, _ = call("plan", "-i", LOCAL, "--override", ",".join(settings))
+    assert one == call("plan", "-i", LOCAL, *(word for text in settings for word in ("--override", text)))[0]
+    run = json.loads(one)["run"]
+    assert (run["training"]["max_steps"], run["fsdp_stage"]) == (7, 2)
+    assert [node["node"] for node in run["participants"]] == ["node1", "node3"]

@@ -14,9 +14,9 @@ from smolcluster.jobs.nodefile import load_node
 from smolcluster.models.hf import load_pretrained
 from smolcluster.observe.plots import write_plots
 from smolcluster.observe.report import read_run, summary_of
-from smolcluster.runtime.metrics import read_metrics
 from smolcluster.runtime.runfolder import RankResult, RunFolder
 from smolcluster.train.part import train_part
+from tests.steps import read_metrics
 
 
 def run(folder: Path, data: Path, stop=lambda: False, **training) -> tuple[int, RankResult, RunFolder]:
