@@ -181,7 +181,7 @@ class RequestRecord(Frozen):
 
     @property
     def failed(self) -> bool:
-        """Whether it was not answered because of us. One that was refused, or given up by its sender, has not failed."""
+        """Whether we failed it. One that was refused, or that its sender gave up, has not failed."""
         return self.status >= 500 or self.finish in ("deadline", "stage_lost", "session", "closed")
 
 

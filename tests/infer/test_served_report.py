@@ -200,7 +200,8 @@ def test_time_under_way_is_a_union() -> None:
 @pytest.mark.parametrize(
     ("status", "finish", "failed"),
     [
-        (200, "stop", False), (200, "length", False), (200, "cancelled", False), (400, "context_length_exceeded", False),
+        (200, "stop", False), (200, "length", False), (200, "cancelled", False),
+        (400, "context_length_exceeded", False),
         (200, "stage_lost", True), (504, "deadline", True), (500, "internal_error", True),
     ],
 )  # fmt: skip
