@@ -25,9 +25,6 @@ from smolcluster.observe.report import (
 from smolcluster.plan.types import ServePlan
 from smolcluster.runtime.runfolder import RequestRecord, RunFolder, Summary, run_at
 
-# Every other way for a request to end is an error's name.
-ENDED_WELL = frozenset({"stop", "length", "cancelled"})
-
 
 @dataclass(frozen=True)
 class ServeStory:
@@ -104,7 +101,7 @@ def summarise_story(story: RunStory | ServeStory) -> Summary:
         restarts=story.restarts,
         generation=story.generation,
         requests=len(story.requests),
-        failed=sum(request.finish not in ENDED_WELL for request in story.requests),
+        failed=sum(request.failed for request in story.requests),
         first_token_s=statistics.median(first) if first else None,
         first_token_p95_s=first[math.ceil(0.95 * len(first)) - 1] if first else None,
     )

@@ -189,6 +189,11 @@ class RequestRecord(Frozen):
     seconds: float
     finish: str
 
+    @property
+    def failed(self) -> bool:
+        """Whether we failed it. One that was refused, or that its sender gave up, has not failed."""
+        return self.status >= 500 or self.finish in ("deadline", "stage_lost", "session", "closed")
+
 
 class StepRecord(Frozen):
     """One line of metrics.jsonl: one training step of one rank. Times in seconds, bytes counted on sockets."""
@@ -342,7 +347,7 @@ class Summary(Frozen):
     generation: int
     resumed_from: str = ""
     resumed_step: int | None = None
-    # Of a served model: requests that ended, those that ended in an error, and seconds from arrival to first token.
+    # Of a served model: requests that ended, those that failed because of us, and seconds from arrival to first token.
     requests: int | None = None
     failed: int | None = None
     first_token_s: float | None = None

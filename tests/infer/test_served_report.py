@@ -197,6 +197,18 @@ def test_time_under_way_is_a_union() -> None:
     assert busy_seconds((asked(10, seconds=4), asked(9, seconds=1), asked(12, seconds=2.5))) == pytest.approx(6)
 
 
+@pytest.mark.parametrize(
+    ("status", "finish", "failed"),
+    [
+        (200, "stop", False), (200, "length", False), (200, "cancelled", False),
+        (400, "context_length_exceeded", False),
+        (200, "stage_lost", True), (504, "deadline", True), (500, "internal_error", True),
+    ],
+)  # fmt: skip
+def test_what_was_refused_or_given_up_has_not_failed(status: int, finish: str, failed: bool) -> None:
+    assert asked(1, status=status, finish=finish).failed == failed
+
+
 def note(state: str, **changes) -> ServingNote:
     return ServingNote(time=0, state=state, **changes)
 

@@ -79,7 +79,7 @@ class Accounts:
     def ended(self, record: RequestRecord) -> None:
         """A request for text ended, well or badly."""
         self.requests += 1
-        self.failed += record.status >= 500 or record.finish in ("deadline", "stage_lost", "session", "closed")
+        self.failed += record.failed
         self._read.inc(record.prompt_tokens)
         self._whole.observe(record.seconds)
         if record.first_s is not None:
