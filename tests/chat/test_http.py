@@ -229,6 +229,8 @@ def test_prompts_of_token_ids_and_several(api, head):
     assert [request.prompt for request in head.requests] == [[5], [5], [6, 7], [6, 7]]
     assert [choice["index"] for choice in body["choices"]] == [0, 1, 2, 3]
     assert body["usage"] == {"prompt_tokens": 10, "completion_tokens": 8, "total_tokens": 18}
+    body = api.client.post("/v1/completions", json={**TEXT, "prompt": ["a", "a"]}).json()
+    assert body["usage"]["prompt_tokens"] == 10
     body = api.client.post("/v1/completions", json={**TEXT, "prompt": ["a", "b"], "echo": True}).json()
     assert [choice["text"] for choice in body["choices"]] == ["aHello!", "bHello!"]
 

@@ -76,13 +76,13 @@ class Exchange:
         """Since it arrived."""
         return time.monotonic() - self._arrived
 
-    async def submit(self, requests: Sequence[Request], param: str) -> None:
+    async def submit(self, requests: Sequence[Request], param: str, answers: int = 1) -> None:
         """Begin all of them; numbered as they stand. ApiError: one was refused, and the others are cancelled.
 
-        `param` is the client's name for the prompt. Requests with the prompt object of an earlier one are further
-        answers to it, and its tokens are counted once.
+        `param` is the client's name for the prompt. So many `answers` after one another have the same prompt, whose
+        tokens are counted once.
         """
-        loop, prompts = asyncio.get_running_loop(), set()
+        loop = asyncio.get_running_loop()
         self._asked = len(requests)
         for number, request in enumerate(requests):
 
@@ -90,8 +90,7 @@ class Exchange:
                 loop.call_soon_threadsafe(self._hear, number, event)
 
             stream = await self._service.submit(request, tell, param)
-            if id(request.prompt) not in prompts:
-                prompts.add(id(request.prompt))
+            if number % answers == 0:
                 self.prompt_tokens += stream.prompt_tokens
             if number not in self._ended:  # a head may be so quick that all of it was told before
                 self._streams[number] = stream

@@ -58,7 +58,7 @@ def openai_routes(service: Service) -> APIRouter:
             check_model(asked.model, about)
             prompt = await conversation(asked.messages, service)
             await while_there(
-                http.receive, exchange.submit(requests([prompt], asked, about, service, count), "messages")
+                http.receive, exchange.submit(requests([prompt], asked, about, service, count), "messages", count)
             )
             if asked.stream:
                 chunks = ChatChunks(exchange, asked.model, count, asked.with_usage)
@@ -93,7 +93,7 @@ def openai_routes(service: Service) -> APIRouter:
                 for _ in range(count)
             ]
             await while_there(
-                http.receive, exchange.submit(requests(asked.prompts, asked, about, service, count), "prompt")
+                http.receive, exchange.submit(requests(asked.prompts, asked, about, service, count), "prompt", count)
             )
             if asked.stream:
                 chunks = TextChunks(exchange, asked.model, before, asked.with_usage)
