@@ -28,8 +28,6 @@ from smolcluster.infer.layout import Here, Layout
 from smolcluster.infer.pipeline import Pipeline
 
 log = logging.getLogger("smolcluster.infer")
-# A supervisor starts a rank again in seconds; torch takes some to import.
-REJOIN_S = 15.0
 # After an epoch that could not begin, and between looks at whether a stage can be taken in.
 _PAUSE_S = 1.0
 # How long a rank that is to blame is left out, the first time and at most.
@@ -44,7 +42,7 @@ class Policy:
     """`first_s`: how long all ranks are waited for at the start; `open_s`: how long an epoch may take to begin."""
 
     replan: Replan
-    rejoin_s: float = REJOIN_S
+    rejoin_s: float = 15.0
     first_s: float = 150.0
     open_s: float = 150.0
 

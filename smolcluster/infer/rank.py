@@ -14,7 +14,7 @@ from smolcluster.infer.about import about, context_of, ends_of, tokenizer_of
 from smolcluster.infer.engine import Engine
 from smolcluster.infer.gate import Gate
 from smolcluster.infer.group import group_of
-from smolcluster.infer.keeper import REJOIN_S, Policy
+from smolcluster.infer.keeper import Policy
 from smolcluster.infer.local import LocalHead
 from smolcluster.infer.replan import Replanner, first_layout
 from smolcluster.infer.request import Limits
@@ -29,12 +29,10 @@ log = logging.getLogger("smolcluster.infer")
 _LOOK_S = 0.25
 
 
-def run_stage(
-    config: NodeConfig, plan: ServePlan, me: RankPlan, stop: Callable[[], bool], rejoin_s: float = REJOIN_S
-) -> None:
+def run_stage(config: NodeConfig, plan: ServePlan, me: RankPlan, stop: Callable[[], bool]) -> None:
     """Serve until `stop()`. ConfigError: no model or no secret here; PeerError: a later stage's head has gone.
 
-    The head does not end with a stage: it waits `rejoin_s` for it, then plans without it.
+    The head does not end with a stage: it waits the plan's `rejoin_s` for it, then plans without it.
     """
     if config.model_dir is None:
         what = f"node.yaml names no model for {me.node}, which is a stage"
@@ -42,12 +40,12 @@ def run_stage(
     folder = Path(config.model_dir)
     group = group_of(config, plan, me)
     if me.rank == 0:
-        _be_head(folder, group, plan, stop, rejoin_s)
+        _be_head(folder, group, plan, stop)
     else:
         _be_stage(folder, group, stop)
 
 
-def _be_head(folder: Path, group: GroupConfig, plan: ServePlan, stop: Callable[[], bool], rejoin_s: float) -> None:
+def _be_head(folder: Path, group: GroupConfig, plan: ServePlan, stop: Callable[[], bool]) -> None:
     shape, serve = read_shape(folder), plan.serve
     choice = tokenizer_of(folder)
     known = about(folder, shape, plan)
@@ -64,7 +62,7 @@ def _be_head(folder: Path, group: GroupConfig, plan: ServePlan, stop: Callable[[
         serve.seed,
         serve.model.max_new_tokens,
         on_loss="continue",
-        policy=Policy(replan, rejoin_s, first_s=group.join_s, open_s=group.join_s),
+        policy=Policy(replan, serve.rejoin_s, first_s=group.join_s, open_s=group.join_s),
     )
     with engine:
         head = LocalHead(engine, known, {rank.rank: rank.node for rank in plan.ranks})

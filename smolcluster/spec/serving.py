@@ -39,7 +39,8 @@ class ServeSpec(Frozen):
 
     `given`: the person's `stages` say who has which layers; else the ranges here are even ones, for the plan to better.
     `source` and `licence` tell people of the weights. `cache_tokens`: room in all sessions' caches together; None:
-    as many as they need. `api_node` None: rank 0's machine; `listen` are addresses of that machine.
+    as many as they need. `rejoin_s`: how long a lost stage is waited for. `api_node` None: rank 0's machine; `listen`
+    are addresses of that machine.
     """
 
     model_name: str
@@ -57,6 +58,7 @@ class ServeSpec(Frozen):
     listen: tuple[str, ...] = ("127.0.0.1",)
     comm: CommSpec = Field(default_factory=CommSpec)
     recovery: RecoverySpec = Field(default_factory=RecoverySpec)
+    rejoin_s: float = Field(default=15.0, ge=0)
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,7 @@ def _spec(file: InferenceFile, choice: Choice, split: Split, api: str, timeout_s
         listen=tuple(file.web_interface.listen),
         comm=comm_of(file),
         recovery=recovery_of(file),
+        rejoin_s=file.rejoin_wait,
     )
 
 

@@ -33,7 +33,7 @@ def model_folder(source: Path, folder: Path) -> Path:
     return folder
 
 
-def plan_of(cuts: tuple[tuple[int, int], ...], **changes: Any) -> ServePlan:
+def plan_of(cuts: tuple[tuple[int, int], ...], rejoin_s: float = 60.0, **changes: Any) -> ServePlan:
     world = len(cuts) + 1
     model = ServedModel(
         hf_model_name="small", weights_model_name="small", num_layers=LAYERS, max_new_tokens=16, ctx_length=CONTEXT,
@@ -42,7 +42,7 @@ def plan_of(cuts: tuple[tuple[int, int], ...], **changes: Any) -> ServePlan:
     stages = tuple(ServingStage(node=f"n{rank}", start=a, stop=b, port=0) for rank, (a, b) in enumerate(cuts))
     serve = ServeSpec(
         model_name="small", model=model, stages=stages, api_port=0, frontend_port=0, request_timeout_s=120.0, seed=7,
-        source="a test", licence="none", comm=CommSpec(timeout_s=20.0),
+        source="a test", licence="none", comm=CommSpec(timeout_s=20.0), rejoin_s=rejoin_s,
     )  # fmt: skip
     ranks = tuple(
         RankPlan(
@@ -74,7 +74,6 @@ class Run:
     plan: ServePlan
     folder: Path
     model: Path
-    rejoin_s: float = 60.0
 
     @property
     def api(self) -> int:
@@ -99,7 +98,7 @@ class Run:
 
     def begin(self, *ranks: int) -> None:
         for rank in ranks:
-            self.pool.give(rank + 1, be_rank, self.config(rank), self.plan, rank, self.rejoin_s)
+            self.pool.give(rank + 1, be_rank, self.config(rank), self.plan, rank)
 
     def kill(self, rank: int) -> None:
         self.pool.kill(rank + 1)
@@ -122,7 +121,7 @@ def served(
 ) -> Iterator[tuple[Run, HeadClient]]:
     """All stages, each a process, and the API's link to the head. The caller ends the stages."""
     (folder / "secret").write_text("a secret of the tests")
-    run = Run(pool, plan_of(cuts), folder, model, rejoin_s)
+    run = Run(pool, plan_of(cuts, rejoin_s), folder, model)
     run.begin(*range(len(cuts)))
     client = run.client()
     try:

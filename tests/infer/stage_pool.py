@@ -59,11 +59,11 @@ def be_worker(pipe: Connection, config: GroupConfig, folder: Path) -> None:
     Worker(config, loader(folder)).run()
 
 
-def be_rank(pipe: Connection, config: NodeConfig, plan: ServePlan, rank: int, rejoin_s: float) -> None:
+def be_rank(pipe: Connection, config: NodeConfig, plan: ServePlan, rank: int) -> None:
     """Until something comes through the pipe."""
     from smolcluster.infer.rank import run_stage
 
-    run_stage(config, plan, plan.ranks[rank], pipe.poll, rejoin_s)
+    run_stage(config, plan, plan.ranks[rank], pipe.poll)
 
 
 def work(pipe: Connection) -> None:
