@@ -42,8 +42,7 @@ def wires_between(
             except NoRouteError as error:
                 # Routes are symmetric: one complaint for a pair.
                 if rank < peer:
-                    fix = "put both on a network, or give a network `gateways: {other_network: machine}`"
-                    wires.problems.append(("networks", str(error), fix))
+                    wires.problems.append(("networks", str(error), error.fix))
     for rank in range(world_size):
         mine = {peer: route for (src, peer), route in routes.items() if src == rank}
         wires.peers.append({peer: route.host for peer, route in sorted(mine.items())})
