@@ -20,6 +20,11 @@ class Ipv4(Frozen):
     router: str | None = None
     client_id: str | None = None
 
+    @property
+    def ip(self) -> str | None:
+        """The address without its prefix."""
+        return self.address.partition("/")[0] if self.address is not None else None
+
     def __str__(self) -> str:
         words = [self.method.replace("_", " ")]
         words += [self.address] if self.address else []

@@ -49,6 +49,7 @@ def wanted_network(
     """
     notes: list[str] = []
     fabrics = _fabrics(cluster, cables, taken, notes)
+    notes += _left_alone(cluster)
     needs = _needs(cluster)
     _unreachable(cluster, needs, notes)
     relays = {hop_gateway for need in needs.values() for _, hop_gateway in need.wires.values()}
@@ -84,6 +85,21 @@ def _fabrics(
         used.append(fabric.pool)
         fabrics[network.name] = fabric
     return fabrics
+
+
+def _left_alone(cluster: ClusterSpec) -> list[str]:
+    """Addresses on private cables that nobody sets."""
+    notes: list[str] = []
+    for network in cluster.networks:
+        cable = network.private and network.medium in ("thunderbolt", "ethernet")
+        if cable and not is_set_here(network):
+            notes.append(f"network {network.name}: has no IPv4 subnet, so its addresses are left as they are")
+        for node, text in network.members.items() if cable and is_set_here(network) else ():
+            if ip_of(text) is None:
+                notes.append(
+                    f"network {network.name}: {node} is known by a name there, so its address is left as it is"
+                )
+    return notes
 
 
 def _needs(cluster: ClusterSpec) -> dict[str, _Needs]:

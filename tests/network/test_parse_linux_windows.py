@@ -80,8 +80,8 @@ def test_nmcli_connections_whatever_their_names() -> None:
 )
 def test_nmcli_settings(routes: str) -> None:
     values = linux.settings(
-        "connection.id:smolcluster-eth0\nconnection.uuid:a1\nipv4.method:manual\n"
-        f"ipv4.addresses:192.168.50.2/24, 10.0.0.1/8\nipv4.gateway:\nipv4.routes:{routes}\nipv4.dhcp-client-id:\n802-3-ethernet.mtu:9000\n"
+        "connection.id:smolcluster-eth0\nconnection.uuid:a1\nipv4.method:manual\nipv4.gateway:\nipv4.dhcp-client-id:\n"
+        f"ipv4.addresses:192.168.50.2/24, 10.0.0.1/8\nipv4.routes:{routes}\n802-3-ethernet.mtu:9000\n"
     )
     assert values["connection.id"] == "smolcluster-eth0"
     assert linux.ipv4_of(values) == Ipv4(method="manual", address="192.168.50.2/24")
