@@ -10,7 +10,19 @@ import sys
 
 import typer
 
-from smolcluster.commands import check, checkpoint, enroll, fetch, generate, job, plan, prepare, report, weights
+from smolcluster.commands import (
+    check,
+    checkpoint,
+    enroll,
+    fetch,
+    generate,
+    job,
+    network,
+    plan,
+    prepare,
+    report,
+    weights,
+)
 from smolcluster.errors import SmolError
 
 app = typer.Typer(
@@ -31,6 +43,7 @@ app.command("report")(report.report)
 app.command("enroll")(enroll.enroll)
 app.command("weights")(weights.weights)
 app.add_typer(job.app, name="job")
+app.add_typer(network.app, name="network")
 
 
 def main(arguments: list[str] | None = None) -> int:

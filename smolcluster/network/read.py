@@ -26,6 +26,8 @@ def found_host(text: str, file: str = "") -> FoundHost:
         what = f"is no found state of version {gather.SCHEMA}"
         raise InputError([Problem(file, 0, "schema", what, "write it with gather.py of this smolcluster")])
     node, kind, outputs = value.get("node"), value.get("kind"), value.get("outputs")
+    if kind == "ipados":
+        raise InputError([Problem(file, 0, "kind", "a machine of this kind cannot be asked", "leave it out")])
     if not isinstance(node, str) or kind not in get_args(Kind) or not isinstance(outputs, dict):
         raise InputError([Problem(file, 0, "", "names no node, kind or outputs", "write it with gather.py")])
     return host_from(node, cast(Kind, kind), {str(k): str(v) for k, v in outputs.items()})
