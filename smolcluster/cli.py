@@ -16,6 +16,7 @@ from smolcluster.commands import (
     enroll,
     fetch,
     generate,
+    init,
     job,
     network,
     plan,
@@ -33,6 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("init")(init.init)
 app.command("check")(check.check)
 app.command("plan")(plan.plan)
 app.command("prepare")(prepare.prepare)
