@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from smolcluster.network import gather, probe
+from smolcluster.network import carry_out, gather, probe
 
 PROBE = Path(probe.__file__)
 LIMIT = 8 << 20
@@ -24,7 +24,7 @@ def run(*words: str) -> tuple[int, dict]:
     return done.returncode, json.loads(done.stdout or "{}")
 
 
-@pytest.mark.parametrize("script", [PROBE, Path(gather.__file__)], ids=lambda p: p.name)
+@pytest.mark.parametrize("script", [PROBE, Path(gather.__file__), Path(carry_out.__file__)], ids=lambda p: p.name)
 def test_scripts_need_nothing_but_the_standard_library(script: Path) -> None:
     names = set()
     for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
