@@ -80,7 +80,7 @@ def target_steps(found: FoundHost, target: Target) -> list[Step]:
                 after=wanted,
             )
         )
-    if (profile is not None and not in_force) or (kind == "linux" and not in_force):
+    if not in_force and (profile is not None or kind == "linux"):
         now = next((p.id for p in interface.profiles if p.active), None) if kind == "linux" else None
         steps.append(
             ActiveStep(node=found.node, os=kind, device=interface.device, profile=name, before=now, after=name)
@@ -123,7 +123,8 @@ def drop_steps(
 def _mtu(found: FoundHost, target: Target, profile: Profile | None, name: str, in_force: bool) -> list[Step]:
     if target.mtu is None:
         return []
-    had = profile.mtu if profile is not None else None
+    # A Mac keeps it with the device, whatever service is on it.
+    had = profile.mtu if profile is not None else target.interface.mtu if found.kind == "macos" else None
     differs = (had or DEFAULT_MTU) != target.mtu
     lost = in_force and target.interface.up and target.interface.mtu not in (None, target.mtu)
     if not differs and not lost:

@@ -291,7 +291,7 @@ TRIPLES = st.lists(
     ]),
     unique_by=lambda t: t[0],
 )  # fmt: skip
-ODD = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+ODD = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @ODD
