@@ -1,4 +1,4 @@
-"""`network plan | diff | verify`: what the machines' networks should be, what would be done, what is wrong.
+"""`network plan | diff | pairs | verify`: what the machines' networks should be, what would be done, what is wrong.
 
 Pure but for reading the files it is given: it asks no machine and changes nothing. network.yml does both.
 """
@@ -74,9 +74,28 @@ def diff(
         raise ConfigError(problems)
 
 
+@app.command("pairs")
+def pairs(inventory: InventoryOption = DEFAULT_INVENTORY, found: FoundOption = None) -> None:
+    """Print what is to be measured between which addresses, as JSON: what network.yml asks probe.py for."""
+    from smolcluster.network.expected import expected_pairs
+    from smolcluster.network.measuring import with_addresses
+
+    situation = _situation(inventory, found, strict=False)
+    meant = expected_pairs(situation.cluster, situation.wanted, dict(situation.found))
+    known, notes = with_addresses(meant, situation.cluster, situation.found)
+    print_notes((*situation.wanted.notes, *notes))
+    print(json.dumps({"schema": 1, "pairs": [pair.model_dump() for pair in known]}, indent=2))
+
+
 @app.command("verify")
 def verify(
-    measured: Annotated[Path, typer.Argument(help="What was measured, as JSON.", show_default=False)],
+    measured: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder with NODE.pings.json, NODE.speed.PEER.json, NODE.neighbours.txt; or one JSON file.",
+            show_default=False,
+        ),
+    ],
     inventory: InventoryOption = DEFAULT_INVENTORY,
     found: FoundOption = None,
     out: Annotated[
@@ -88,15 +107,22 @@ def verify(
     from rich.console import Console
 
     from smolcluster.errors import InputError, PeerError, Problem
-    from smolcluster.network.expected import Measured
+    from smolcluster.network.expected import Measured, expected_pairs
     from smolcluster.network.findings import Verified, diagnose
-    from smolcluster.network.report import findings_table, pairs_table, verification_files
+    from smolcluster.network.measuring import measured_in, with_addresses
+    from smolcluster.network.report import pairs_table, told, verification_files
     from smolcluster.runtime.runfolder import write_atomic
 
     situation = _situation(inventory, found, strict=False)
     print_notes(situation.wanted.notes)
     try:
-        values = Measured.model_validate_json(_text(measured))
+        if measured.is_dir():
+            meant = expected_pairs(situation.cluster, situation.wanted, dict(situation.found))
+            known, notes = with_addresses(meant, situation.cluster, situation.found)
+            print_notes(notes)
+            values = measured_in({file.name: _text(file) for file in measured.iterdir() if file.is_file()}, known)
+        else:
+            values = Measured.model_validate_json(_text(measured))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where, what = ".".join(str(part) for part in first["loc"]), str(first["msg"])
@@ -108,8 +134,9 @@ def verify(
             write_atomic(out / name, text)
     console = Console(soft_wrap=False)
     console.print(pairs_table(verified))
+    for finding in findings:
+        print(told(finding))
     if findings:
-        console.print(findings_table(findings))
         raise PeerError(f"the network is not as it should be: {len(findings)} found")
 
 

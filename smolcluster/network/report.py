@@ -13,6 +13,7 @@ from smolcluster.network.findings import Finding, Verified
 from smolcluster.network.picture import draw
 
 REPORT_SCHEMA = 1
+_SHOWN = 6
 
 
 def pairs_table(verified: Verified) -> Table:
@@ -32,15 +33,14 @@ def pairs_table(verified: Verified) -> Table:
     return table
 
 
-def findings_table(findings: Sequence[Finding]) -> Table:
-    """What is wrong, each with the way out."""
-    table = Table(title="what is wrong", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("cause", "what", "fix", "pairs"):
-        table.add_column(name)
-    for finding in findings:
-        count = str(len(finding.pairs)) if finding.pairs else "-"
-        table.add_row(f"[red]{finding.cause}[/]", escape(finding.what), escape(finding.fix), count)
-    return table
+def told(finding: Finding) -> str:
+    """A finding in a few lines: what is wrong, the way out, the pairs that it explains."""
+    lines = [f"{finding.cause}: {finding.what}", f"    fix: {finding.fix}"]
+    if finding.pairs:
+        shown = ", ".join(finding.pairs[:_SHOWN])
+        more = len(finding.pairs) - _SHOWN
+        lines.append(f"    broken by it: {shown}" + (f" and {more} more" if more > 0 else ""))
+    return "\n".join(lines)
 
 
 def verification_files(verified: Verified, findings: Sequence[Finding]) -> dict[str, str]:
