@@ -8,7 +8,7 @@ from xml.sax.saxutils import escape
 from smolcluster.network.findings import Finding
 from smolcluster.spec.cluster import ClusterSpec, Network
 
-_WIDTH, _TOP, _ROW, _BOX, _LEFT = 120, 84, 56, (96, 34), 190
+_WIDTH, _TOP, _ROW, _BOX, _LEFT = 120, 84, 56, (96, 34), 230
 _COLOURS = {"thunderbolt": "#7c3aed", "ethernet": "#0369a1", "wifi": "#15803d", "loopback": "#6b7280"}
 _BAD = "#dc2626"
 
@@ -17,7 +17,10 @@ def draw(cluster: ClusterSpec, findings: Sequence[Finding] = (), speeds: dict[st
     """The SVG's text. `speeds` are megabits a second measured on a wire. The same inputs give the same bytes."""
     names = [node.name for node in cluster.nodes]
     bad = {finding.node for finding in findings}
-    width = _LEFT + _WIDTH * max(1, len(names))
+    lines = [f"{finding.cause}: {finding.what}" for finding in findings]
+    # A letter is about 6.6 wide at this size.
+    longest = max((len(line) for line in lines), default=0)
+    width = max(_LEFT + _WIDTH * max(1, len(names)), 24 + int(6.6 * longest))
     height = _TOP + _ROW * len(cluster.networks) + 20 * (len(findings) + 1) + 10
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
@@ -29,8 +32,7 @@ def draw(cluster: ClusterSpec, findings: Sequence[Finding] = (), speeds: dict[st
     for row, network in enumerate(cluster.networks):
         parts += _wire(network, names, _TOP + _ROW * row + 30, (speeds or {}).get(network.name))
     base = _TOP + _ROW * len(cluster.networks) + 20
-    for row, finding in enumerate(findings):
-        parts.append(_text(12, base + 20 * row, f"{finding.cause}: {finding.what}", _BAD))
+    parts += [_text(12, base + 20 * row, line, _BAD) for row, line in enumerate(lines)]
     if not findings:
         parts.append(_text(12, base, "as it should be", _COLOURS["wifi"]))
     return "\n".join([*parts, "</svg>"]) + "\n"
