@@ -27,7 +27,8 @@ WAIT_S = 10.0
 _HEADERS = 28
 _SMALLEST = 576
 _MOST_HOPS = 8
-_ANSWER = re.compile(r"[Ff]rom ([0-9.]+)")
+# Who answered, in the words of each OS; ping's first line may name the own address after a "from" too.
+_ANSWER = re.compile(r"^(?:From|Reply from|\d+ bytes from) ([0-9.]+)", re.M)
 _TIME = re.compile(r"time[=<]([0-9.]+) ?ms")
 
 

@@ -106,7 +106,12 @@ def fake_ping(monkeypatch: pytest.MonkeyPatch, mtu: int) -> None:
 
     def ping(source: str, target: str, size: int = 56, ttl: int | None = None, whole: bool = False) -> tuple[int, str]:
         if ttl is not None and ttl < 3:
-            return 1, f"From 10.0.{ttl}.1 icmp_seq=1 Time to live exceeded\n"
+            answer = (
+                f"PING {target} ({target}) from {source} : 56(84) bytes of data.\nFrom 10.0.1.1 icmp_seq=1 Time to live"
+                if ttl == 1
+                else f"36 bytes from 10.0.{ttl}.1: Time to live exceeded"
+            )
+            return 1, answer + "\n"
         if whole and size + 28 > mtu:
             return 1, "ping: local error: message too long, mtu=1500\n"
         return 0, f"64 bytes from {target}: icmp_seq=1 ttl=62 time=0.437 ms\n"
