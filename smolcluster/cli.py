@@ -10,7 +10,21 @@ import sys
 
 import typer
 
-from smolcluster.commands import check, checkpoint, enroll, fetch, generate, job, plan, prepare, report, serve, weights
+from smolcluster.commands import (
+    check,
+    checkpoint,
+    enroll,
+    fetch,
+    generate,
+    init,
+    job,
+    network,
+    plan,
+    prepare,
+    report,
+    serve,
+    weights,
+)
 from smolcluster.errors import ConfigError, SmolError
 from smolcluster.files import explain_with_path, is_refusal
 
@@ -22,6 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("init")(init.init)
 app.command("check")(check.check)
 app.command("plan")(plan.plan)
 app.command("prepare")(prepare.prepare)
@@ -33,6 +48,7 @@ app.command("enroll")(enroll.enroll)
 app.command("serve")(serve.serve)
 app.command("weights")(weights.weights)
 app.add_typer(job.app, name="job")
+app.add_typer(network.app, name="network")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -76,8 +76,7 @@ def _routed(
                 if (rank, peer) in spare:
                     wires.notes.append(f"{error}: if all stages between theirs are lost, so is one of the two")
                 else:
-                    fix = "put both on a network, or give a network `gateways: {other_network: machine}`"
-                    wires.problems.append(("networks", str(error), fix))
+                    wires.problems.append(("networks", str(error), error.fix))
     for rank in range(len(nodes)):
         mine = {peer: route for (src, peer), route in routes.items() if src == rank}
         dialled = {src: route for (src, dst), route in sorted(routes.items()) if dst == rank}

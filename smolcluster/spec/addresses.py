@@ -33,7 +33,8 @@ def check_networks(networks: tuple[Network, ...], machines: tuple[str, ...], doc
             else:
                 owners[key] = (node, network.name)
         problems += _check_gateways(network, networks, names, document)
-    return problems
+        problems += _check_interfaces(network, document)
+    return problems + _check_overlaps(networks, document)
 
 
 def check_hosts(nodes: tuple[Node, ...], document: Document) -> list[Problem]:
@@ -72,6 +73,29 @@ def _check_subnet(network: Network, node: str, address: str, document: Document)
         what = f"{address} is no machine's: the first and last address of {network.subnet} are reserved"
         return [document.problem(here, what, f"use an address between {subnet[1]} and {subnet[-2]}")]
     return []
+
+
+def _check_interfaces(network: Network, document: Document) -> list[Problem]:
+    problems: list[Problem] = []
+    for node in network.interfaces:
+        if node not in network.members:
+            what = f"{node} is not on this wire"
+            fix = did_you_mean(node, network.members, f"members: {listed(network.members)}")
+            problems.append(document.problem(("networks", network.name, "interfaces", node), what, fix))
+    return problems
+
+
+def _check_overlaps(networks: tuple[Network, ...], document: Document) -> list[Problem]:
+    """Cables of one's own need subnets of their own. Two ways into the same router's LAN may share its subnet."""
+    problems: list[Problem] = []
+    known = [network for network in networks if network.subnet is not None and network.medium != "loopback"]
+    for index, network in enumerate(known):
+        for other in known[:index]:
+            mine, its = ipaddress.ip_network(str(network.subnet)), ipaddress.ip_network(str(other.subnet))
+            if mine.version == its.version and mine.overlaps(its) and (network.private or other.private):
+                what = f"{network.subnet} overlaps {other.name}'s {other.subnet}: no machine could tell them apart"
+                problems.append(document.problem(("networks", network.name, "subnet"), what, "one subnet per wire"))
+    return problems
 
 
 def _check_gateways(
