@@ -7,6 +7,7 @@ the way back is known there, is what network.yml sets up and verifies.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from smolcluster.spec.cluster import ClusterSpec, Medium, Network
@@ -60,7 +61,7 @@ class Topology:
                 raise KeyError(name)
         if src == dst:
             return self._within(src)
-        best = self._search(src, dst)
+        best = self._search(src, lambda wire: dst in wire.members)
         if best is None:
             raise NoRouteError(f"no wire joins {src} and {dst}, and no gateway leads from one to the other")
         wires, gateways = best
@@ -76,6 +77,14 @@ class Topology:
             medium=passed[-1].medium,
         )
 
+    def way_to(self, src: str, network: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+        """The wires that lead from a machine to a whole wire, the last one that wire itself, and the gateways between
+        them, chosen as in `route`; None when there is no way. KeyError for an unknown machine or wire."""
+        for name, known in ((src, self._nodes), (network, self._networks.keys())):
+            if name not in known:
+                raise KeyError(name)
+        return self._search(src, lambda wire: wire.name == network)
+
     def _within(self, node: str) -> Route:
         """Ranks of one machine talk over its loopback."""
         loopbacks = [n for n in self._networks.values() if n.medium == "loopback" and node in n.members]
@@ -83,7 +92,7 @@ class Topology:
         names = tuple(network.name for network in loopbacks[:1])
         return Route(node, node, host, names, (), _LOCAL_MBPS, (), "loopback")
 
-    def _search(self, src: str, dst: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    def _search(self, src: str, arrived: Callable[[Network], bool]) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
         """Dijkstra over wires by (number of wires, -slowest speed, names): deterministic, and short ways first."""
         heap: list[tuple[int, float, tuple[str, ...], tuple[str, ...]]] = []
         for network in self._networks.values():
@@ -92,7 +101,7 @@ class Topology:
         while heap:
             count, slowest, wires, gateways = heapq.heappop(heap)
             here = wires[-1]
-            if dst in self._networks[here].members:
+            if arrived(self._networks[here]):
                 return wires, gateways
             for target, gateway in self._forwards.get(here, ()):
                 if target not in wires and gateway not in (src, *gateways):

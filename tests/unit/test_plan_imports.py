@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-MODULES = "smolcluster.spec, smolcluster.topology, smolcluster.plan, smolcluster.plan.render"
+MODULES = "smolcluster.spec, smolcluster.topology, smolcluster.plan, smolcluster.plan.render, smolcluster.network"
 COMMANDS = "smolcluster.commands.check, smolcluster.commands.plan"
 
 
