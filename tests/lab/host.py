@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import psutil
 
-from .disk import PATH, PYTHON, STATE, TOOLS, USER, Disk, first_program
+from .disk import PATH, PYTHON, STATE, TOOLS, USER, USER_ID, Disk, first_program
 from .outside import LabError, Outside
 from .wiring import Machine
 
@@ -25,6 +25,7 @@ _BOOT_S = 60.0
 _RUN_S = 120.0
 _POLL_S = 0.02
 _HERE = Path(__file__).parent
+_ROOT = _HERE.parents[1]
 # Port 22 in state LISTEN, as /proc/net/tcp writes it.
 _SSH_LISTENS = (":0016 00000000:0000 0A", ":0016 00000000000000000000000000000000:0000 0A")
 # Of the machine's folders those that hold other people's things; they are empty, or the host's own.
@@ -220,6 +221,8 @@ class Host:
             "disk": seen,
             "kept": kept,
             "shown": self._shown,
+            # The project's folders are the user's, as after a clone: runs are written there.
+            "owned": {str(_ROOT / name): USER_ID for name in ("", "runs", ".cache")},
             "tools": {TOOLS: str(_HERE), STATE: f"{self._outside.place}/state"},
             "scratch": [path for path in _EMPTY if path not in kept and Path(path).is_dir()],
             "ports": ports,

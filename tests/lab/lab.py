@@ -122,6 +122,9 @@ class Lab:
     def switch_off(self, name: str) -> None:
         """Pull a host's plug."""
         host = self.host(name)
+        for link in self.links:
+            if any(port.host == name for port in link.ports):
+                link.close()
         host.cut_power()
         # The kernel takes interfaces of a gone host away when it has time; their names are wanted again at once.
         self.outside.forget(*(port.outer for port in host.machine.ports))

@@ -73,7 +73,8 @@ class Link:
 
     def relay(self, latency_ms: float = 0.0, loss: float = 0.0, seed: int = 0) -> None:
         """Let a relay carry every frame from now on: it waits so long in each direction and loses such a share of them,
-        the same ones for the same seed. `relay()` takes it out again, and so does pulling the cable."""
+        the same ones for the same seed. `relay()` takes it out again, and so do a pulled cable and
+        a host that is switched off."""
         self._end_relay()
         if not latency_ms and not loss:
             return

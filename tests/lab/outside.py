@@ -15,8 +15,10 @@ from pathlib import Path
 
 from . import allowed
 from .disk import PYTHON
+from .inside.keeper import remove_cgroup
 
 _HERE = Path(__file__).parent
+_GROUP = "smol-lab-"
 _READY_S, _END_S, _COMMAND_S = 30.0, 60.0, 60.0
 
 
@@ -27,15 +29,19 @@ class LabError(Exception):
 class Outside:
     """The namespaces that hold a lab. `shown` are folders of the machine that its memory must not be mounted over.
 
+    They end with the thread that made this, too: the kernel's signal at a parent's death is a thread's.
+
     memory    the lab's memory, as this process reaches it          place   the same as the lab sees it
     """
 
     def __init__(self, shown: tuple[str, ...]) -> None:
         self.place = allowed.place(shown)
-        name = f"smol-lab-{os.getpid()}-{os.urandom(3).hex()}"
+        name = f"{_GROUP}{os.getpid()}-{os.urandom(3).hex()}"
         roots = {allowed.unified_cgroup(), allowed.cpu_cgroup()} - {None}
         # Groups of its own below the machine's, which stay as they are.
         self.cgroups = sorted(root / name for root in roots if root is not None)
+        for group in self.cgroups:
+            _sweep(group.parent)
         command = [PYTHON, "-P", "-S", "-s", "-m", "inside.keeper", str(os.getpid()), self.place]
         self._keeper = subprocess.Popen(
             [*command, *map(str, self.cgroups)],
@@ -99,3 +105,11 @@ class Outside:
             self._keeper.wait()
             print("the lab's keeper did not end in time and was killed", file=sys.stderr)
         self._keeper.stdout.close()
+
+
+def _sweep(root: Path) -> None:
+    """Remove the empty groups of labs whose owner is gone and whose keeper was killed before it could do it."""
+    for group in root.glob(f"{_GROUP}*"):
+        owner = group.name.removeprefix(_GROUP).partition("-")[0]
+        if not Path("/proc", owner).exists():
+            remove_cgroup(group)

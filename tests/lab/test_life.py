@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -15,7 +14,6 @@ import pytest
 
 from . import Lab, LabError
 from .disk import USER
-from .inside.keeper import remove_cgroup
 
 _ROOT = Path(__file__).parents[2]
 _OPEN = """
@@ -96,17 +94,22 @@ def test_nothing_is_left_when_the_owner_goes(allowed: None, how: signal.Signals 
 
 
 def test_the_end_of_the_keeper_is_the_end_of_all(allowed: None) -> None:
-    lab = Lab(only=["macbook", "mini1"])
-    with lab:
-        outside = lab.outside
-        processes = _members(outside.cgroups)
+    owner = subprocess.Popen(
+        [sys.executable, "-c", _OPEN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=_ROOT, text=True
+    )
+    assert owner.stdout is not None
+    with owner:
+        _, *groups = owner.stdout.readline().split()
+        processes = _members([Path(group) for group in groups])
         started = {pid: psutil.Process(pid).create_time() for pid in processes}
-        (guard,) = [child.pid for child in psutil.Process().children() if "inside.keeper" in " ".join(child.cmdline())]
-        os.kill(guard, signal.SIGKILL)
+        (keeper,) = [each for each in psutil.Process(owner.pid).children() if "inside.keeper" in each.cmdline()]
+        keeper.kill()
         _await_gone(processes, started)
-    # Killed, it could not put its groups away: whoever killed it has to.
-    for group in outside.cgroups:
-        remove_cgroup(group)
+        owner.kill()
+    # Killed, it could not put its groups away: the next lab does.
+    assert all(Path(group).exists() for group in groups)
+    with Lab(only=["macbook"]):
+        assert not any(Path(group).exists() for group in groups)
 
 
 def test_a_reboot_keeps_what_was_written_and_nothing_else(allowed: None) -> None:

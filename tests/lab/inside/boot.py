@@ -6,6 +6,7 @@ Run in the lab's outermost namespaces. SPEC (see tests/lab/host.py, which writes
 
 disk      a folder with `upper`, `work`, `root`: what differs from the machine's own files, kept over reboots
 kept      {path: folder}: shown at path, kept over reboots     shown     [path]: the machine's, writes stay in the lab
+owned     {path: user number}: whose those of `shown` are, as far as they are there
 tools     {path: folder}: shown at path, read only             scratch   [path]: empty at each boot
 ports     [{device, mac, outer, mtu, max_mtu, bridge, rate}]: a cable's end named `device` in the host, whose other end
           is `outer` out here, down, in `bridge` ("" none), shaped at both ends to `rate` (tc's words, "" not)
@@ -100,6 +101,9 @@ def _become_host(spec: dict[str, Any], plugged: int) -> None:
         syscalls.bind(folder, _place(root, path))
     for number, path in enumerate(spec["shown"]):
         _overlay(path, f"{spec['disk']}/shown-{number}", _place(root, path))
+    for path, user in spec["owned"].items():
+        if Path(f"{root}{path}").is_dir():
+            os.chown(f"{root}{path}", user, user)
     for path, folder in spec["tools"].items():
         syscalls.bind(folder, _place(root, path), read_only=True)
     syscalls.set_host_name(spec["name"])
