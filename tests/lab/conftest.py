@@ -10,7 +10,7 @@ from . import Lab, required, why_not
 
 
 @pytest.fixture(scope="session")
-def allowed() -> None:
+def namespaces() -> None:
     """Skip, with the reason, where this machine allows no lab; in CI that is a failure."""
     reason = why_not()
     if reason and required():
@@ -20,14 +20,14 @@ def allowed() -> None:
 
 
 @pytest.fixture(scope="module")
-def lab(allowed: None) -> Iterator[Lab]:
+def lab(namespaces: None) -> Iterator[Lab]:
     """The whole home cluster, bare. The tests of a file share it."""
     with Lab() as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def minis(allowed: None) -> Iterator[Lab]:
+def minis(namespaces: None) -> Iterator[Lab]:
     """Two minis with a cable between them, and the MacBook."""
     with Lab(only=["macbook", "mini1", "mini2"]) as running:
         yield running

@@ -67,6 +67,8 @@ class Host:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env={"PYTHONPATH": str(_HERE), "PATH": PATH},
+                # Ctrl-C is for whoever opened the lab, who then ends it in order.
+                start_new_session=True,
             )
 
     def await_start(self) -> None:

@@ -106,6 +106,7 @@ class Link:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={"PYTHONPATH": str(_HERE)},
+            start_new_session=True,
         )
         self._relays.append(relay)
         assert relay.stdout is not None

@@ -32,7 +32,7 @@ def test_its_memory_is_never_laid_over_the_project() -> None:
         allowed.place(("/srv/a", "/media/b", "/mnt/c"))
 
 
-def test_namespaces_that_fail_to_open_leave_nothing(allowed: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_namespaces_that_fail_to_open_leave_nothing(namespaces: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(allowed, "place", lambda shown: "/no/such/folder")
     with pytest.raises(LabError, match="could not be made"):
         Outside(())

@@ -14,6 +14,9 @@ import pytest
 from . import Lab
 from .disk import USER
 
+# Starting hosts takes seconds, on a machine that is busy with other tests many.
+pytestmark = pytest.mark.timeout(600)
+
 _HOSTS = ("macbook", "mini1", "mini2", "mini3", "pi5", "pi4", "win", "ipad")
 
 
@@ -92,7 +95,7 @@ def test_the_machines_own_settings_are_out_of_reach(lab: Lab, path: str) -> None
         assert "Read-only file system" in done.stderr
 
 
-def test_the_machine_is_as_it_was(allowed: None) -> None:
+def test_the_machine_is_as_it_was(namespaces: None) -> None:
     def state() -> tuple[object, ...]:
         mounts = Path("/proc/self/mountinfo").read_text()
         forwards = Path("/proc/sys/net/ipv4/ip_forward").read_text()

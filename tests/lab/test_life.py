@@ -15,6 +15,9 @@ import pytest
 from . import Lab, LabError
 from .disk import USER
 
+# Starting hosts takes seconds, on a machine that is busy with other tests many.
+pytestmark = pytest.mark.timeout(600)
+
 _ROOT = Path(__file__).parents[2]
 _OPEN = """
 import sys
@@ -66,7 +69,7 @@ def _lives(pid: int, started: float) -> bool:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, None])
-def test_nothing_is_left_when_the_owner_goes(allowed: None, how: signal.Signals | None) -> None:
+def test_nothing_is_left_when_the_owner_goes(namespaces: None, how: signal.Signals | None) -> None:
     mounts = Path("/proc/self/mountinfo").read_text()
     owner = subprocess.Popen(
         [sys.executable, "-c", _OPEN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=_ROOT, text=True
@@ -93,7 +96,7 @@ def test_nothing_is_left_when_the_owner_goes(allowed: None, how: signal.Signals 
     assert Path("/proc/self/mountinfo").read_text() == mounts
 
 
-def test_the_end_of_the_keeper_is_the_end_of_all(allowed: None) -> None:
+def test_the_end_of_the_keeper_is_the_end_of_all(namespaces: None) -> None:
     owner = subprocess.Popen(
         [sys.executable, "-c", _OPEN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=_ROOT, text=True
     )
@@ -112,7 +115,7 @@ def test_the_end_of_the_keeper_is_the_end_of_all(allowed: None) -> None:
         assert not any(Path(group).exists() for group in groups)
 
 
-def test_a_reboot_keeps_what_was_written_and_nothing_else(allowed: None) -> None:
+def test_a_reboot_keeps_what_was_written_and_nothing_else(namespaces: None) -> None:
     with Lab(only=["macbook", "mini1", "pi5"]) as lab:
         for name in ("mini1", "pi5"):
             host = lab.host(name)
@@ -134,7 +137,7 @@ def test_a_reboot_keeps_what_was_written_and_nothing_else(allowed: None) -> None
             assert told == f"{name}\n"
 
 
-def test_networkmanagers_settings_last(allowed: None) -> None:
+def test_networkmanagers_settings_last(namespaces: None) -> None:
     with Lab(only=["macbook", "mini1", "pi5"]) as lab:
         pi = lab.host("pi5")
         way = [
@@ -153,7 +156,7 @@ def test_networkmanagers_settings_last(allowed: None) -> None:
         assert pi.run(["ip", "-4", "route"]).stdout == before
 
 
-def test_a_host_that_is_off(allowed: None) -> None:
+def test_a_host_that_is_off(namespaces: None) -> None:
     with Lab(only=["macbook", "mini1", "mini2"]) as lab:
         lab.switch_off("mini2")
         assert not lab.host("mini2").on
@@ -164,7 +167,7 @@ def test_a_host_that_is_off(allowed: None) -> None:
         assert "status: active" in lab.host("mini1").run(["ifconfig", "en2"]).stdout
 
 
-def test_labs_side_by_side_do_not_meet(allowed: None) -> None:
+def test_labs_side_by_side_do_not_meet(namespaces: None) -> None:
     with Lab(only=["macbook", "mini1"]) as one, Lab(only=["macbook", "mini1"]) as other:
         one.host("mini1").write("/etc/lab-mark", "one")
         assert other.host("mini1").run(["test", "-e", "/etc/lab-mark"], check=False).returncode == 1

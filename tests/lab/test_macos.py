@@ -9,6 +9,9 @@ import pytest
 
 from . import Host, Lab
 
+# Starting hosts takes seconds, on a machine that is busy with other tests many.
+pytestmark = pytest.mark.timeout(600)
+
 _BRIDGE = "Thunderbolt Bridge"
 
 
