@@ -41,14 +41,14 @@ def _namespace(kind: str, process: int | str) -> str:
     return str(Path(f"/proc/{process}/ns/{kind}").readlink())
 
 
-def _in_namespace(kind: str, number: str) -> list[int]:
-    """The processes in a namespace."""
+def _in_namespace(kind: str, number: str, before: float) -> list[int]:
+    """The processes in a namespace that began before then: the kernel gives the number of a gone one out again."""
     found = []
     for process in psutil.pids():
         try:
-            if _namespace(kind, process) == number:
+            if _namespace(kind, process) == number and psutil.Process(process).create_time() < before:
                 found.append(process)
-        except OSError:
+        except (OSError, psutil.NoSuchProcess):
             continue
     return found
 
@@ -80,10 +80,11 @@ def test_nothing_is_left_when_the_owner_goes(namespaces: None, how: signal.Signa
         first, *groups = owner.stdout.readline().split()
         cgroups = [Path(group) for group in groups]
         namespaces = {kind: _namespace(kind, first) for kind in ("net", "mnt", "pid")}
-        processes = _members(cgroups) | {int(first)} | set(_in_namespace("net", namespaces["net"]))
+        processes = _members(cgroups) | {int(first)} | set(_in_namespace("net", namespaces["net"], time.time()))
         processes |= {child.pid for child in psutil.Process(owner.pid).children(recursive=True)}
         assert len(processes) > 15
         started = {pid: psutil.Process(pid).create_time() for pid in processes}
+        ended = time.time()
         if how is None:
             owner.stdin.close()
         else:
@@ -91,7 +92,7 @@ def test_nothing_is_left_when_the_owner_goes(namespaces: None, how: signal.Signa
         owner.wait(60)
     _await_gone(processes, started)
     for kind, number in namespaces.items():
-        assert _in_namespace(kind, number) == []
+        assert _in_namespace(kind, number, ended) == []
     assert [str(group) for group in cgroups if group.exists()] == []
     assert Path("/proc/self/mountinfo").read_text() == mounts
 
