@@ -35,7 +35,7 @@ def configure(lab: Lab, *, between_edges: bool = True) -> NetworkWanted:
 def _mac(lab: Lab, wanted: HostWanted, host: Host) -> list[list[str]]:
     told = host.run(["networksetup", "-listnetworkserviceorder"]).stdout
     pairs = re.findall(r"^\((?:\d+|\*)\) (.+)\n\(Hardware Port: .+, Device: (\w+)\)$", told, re.MULTILINE)
-    services = {device: name for name, device in pairs}
+    services: dict[str, str] = {device: name for name, device in pairs}
 
     def service(network: str) -> str:
         device = _device(lab, host.name, network)

@@ -14,20 +14,19 @@ from __future__ import annotations
 import json
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from .disk import PI_PROFILE, USER, Disk, KeyPair
+from . import files
+from .disk import PI_PROFILE, Disk, KeyPair
 from .host import Host
 from .link import Link, shaping
 from .outside import LabError, Outside
-from .wiring import INVENTORY, MTU, Machine, Port, Wiring, cluster_network, wiring
+from .wiring import INVENTORY, MTU, Wiring, wiring
 
 _ROOT = Path(__file__).parents[2]
-_MODELS = {"macbook": ("Mac16,12", "MacBook Air")}
-_MINI = ("Mac16,10", "Mac mini")
 _THUNDERBOLT_GBPS = 40
 
 
@@ -131,39 +130,8 @@ class Lab:
         self._refresh()
 
     def inventory(self) -> str:
-        """An inventory file of the lab's hosts for the controller, with the networks of the one it was made from.
-
-        What plays the Windows PC has no PowerShell: it goes as a Linux machine.
-        """
-        cluster = self.wiring.cluster
-        machines: dict[str, Any] = {}
-        for machine in self.wiring.machines:
-            kind = "linux" if machine.kind == "windows" else machine.kind
-            entry: dict[str, Any] = {"kind": kind, "python": sys.executable, "threads": 1}
-            if machine.name == cluster.controller:
-                entry["connection"] = "local"
-            elif machine.kind == "ipados":
-                del entry["threads"]
-                entry |= {"host": self.wiring.wifi_address(machine.name)}
-            else:
-                entry |= {"host": machine.name, "user": USER}
-            machines[machine.name] = entry
-        networks = {}
-        for network in cluster.networks:
-            members = {name: address for name, address in network.members.items() if name in self.hosts}
-            if members:
-                told = network.model_dump(exclude_none=True, exclude={"name"})
-                gateways = {to: by for to, by in network.gateways.items() if by in members}
-                networks[network.name] = told | {"members": members, "gateways": gateways}
-        # JSON is YAML.
-        content = {
-            "schema": 1,
-            "name": "lab",
-            "controller": cluster.controller,
-            "machines": machines,
-            "networks": networks,
-        }
-        return json.dumps(content, indent=2) + "\n"
+        """An inventory file of the lab's hosts, for the controller."""
+        return files.inventory(self.wiring)
 
     def _lay_cables(self, outside: Outside) -> None:
         commands = ["link set lo up"]
@@ -183,11 +151,11 @@ class Lab:
         person = KeyPair.make("lab")
         keys = {machine.name: KeyPair.make(machine.name) for machine in self.wiring.machines}
         known = "".join(
-            f"{_names(self.wiring, machine)} {keys[machine.name].public}" for machine in self.wiring.machines
+            f"{files.names(self.wiring, machine)} {keys[machine.name].public}" for machine in self.wiring.machines
         )
         for machine in self.wiring.machines:
             disk = Disk(outside.memory / "disks" / machine.name, machine.name, machine.kind)
-            disk.make(keys[machine.name], person, _hosts_file(self.wiring, machine), known)
+            disk.make(keys[machine.name], person, files.hosts_file(self.wiring, machine), known)
             for port in machine.ports:
                 if machine.kind == "linux":
                     profile = PI_PROFILE.format(uuid=uuid.uuid4(), device=port.device)
@@ -195,9 +163,9 @@ class Lab:
                     disk.write(name, profile, 0o600)
             if machine.name == self.wiring.cluster.controller:
                 disk.write_home(".ssh/id_ed25519", person.private, 0o600)
-                disk.write_home(".ssh/config", _ssh_config(self.wiring, disk.home))
+                disk.write_home(".ssh/config", files.ssh_config(self.wiring, disk.home))
             told = outside.memory / "state" / "hosts" / f"{machine.name}.json"
-            told.write_text(json.dumps(_hardware(self.wiring, machine)))
+            told.write_text(json.dumps(files.hardware(self.wiring, machine)))
             self.hosts[machine.name] = Host(machine, disk, outside, shown)
 
     def _ports(self, host: Host) -> list[dict[str, Any]]:
@@ -228,7 +196,7 @@ class Lab:
                     "host": port.host,
                     "device": port.device,
                     "uuid": port.uuid,
-                    "model_name": _model(port.host)[1],
+                    "model_name": files.model(port.host)[1],
                     "on": self.hosts[port.host].on,
                 }
                 for port in link.ports
@@ -270,69 +238,3 @@ def _shown() -> tuple[str, ...]:
         if not any(path.is_relative_to(other) for other in found):
             found.append(path)
     return tuple(str(path) for path in found)
-
-
-def _model(name: str) -> tuple[str, str]:
-    return _MODELS.get(name, _MINI)
-
-
-def _hardware(plan: Wiring, machine: Machine) -> dict[str, Any]:
-    leases = {}
-    for segment in plan.segments:
-        lease = dict(segment.leases).get(machine.name)
-        for port in segment.ports:
-            if port.host == machine.name and lease and segment.router:
-                leases[port.device] = {"address": lease, "router": segment.router.partition("/")[0]}
-    ports = [
-        {key: getattr(port, key) for key in ("device", "label", "medium", "mac", "uuid", "max_mtu")}
-        for port in machine.ports
-    ]
-    model, model_name = _model(machine.name)
-    return {
-        "name": machine.name,
-        "kind": machine.kind,
-        "model": model,
-        "model_name": model_name,
-        "memory_mb": machine.memory_mb,
-        "ports": ports,
-        "leases": leases,
-    }
-
-
-def _hosts_file(plan: Wiring, machine: Machine) -> str:
-    """Names of the hosts with a Wi-Fi address; in a home mDNS tells them."""
-    lines = ["127.0.0.1 localhost", f"127.0.1.1 {machine.name}", "::1 localhost"]
-    for other in plan.machines:
-        address, alias = plan.wifi_address(other.name), "" if other is machine else f" {other.name}"
-        lines += [f"{address} {other.name}.local{alias}"] if address else []
-    return "\n".join(lines) + "\n"
-
-
-def _names(plan: Wiring, machine: Machine) -> str:
-    """Everything a host is called, for known_hosts."""
-    names: Mapping[str, None] = dict.fromkeys([machine.name, f"{machine.name}.local"])
-    own = [*(network.members.get(machine.name) for network in plan.cluster.networks), plan.wifi_address(machine.name)]
-    addresses: list[str] = [name for name in own if name]
-    return ",".join(dict.fromkeys([*names, *addresses]))
-
-
-def _ssh_config(plan: Wiring, home: str) -> str:
-    """How the controller reaches each host by its name alone."""
-    lines = ["Host *", f"  User {USER}", f"  IdentityFile {home}/.ssh/id_ed25519", "  BatchMode yes", ""]
-    for machine in plan.machines:
-        if machine.behind is not None:
-            mine, theirs = _cable(plan, machine.name, machine.behind)
-            lines += [f"Host {machine.name}", f"  HostName {mine.link_local}%%{theirs.device}"]
-            lines += [f"  ProxyJump {machine.behind}", f"  HostKeyAlias {machine.name}", ""]
-    return "\n".join(lines)
-
-
-def _cable(plan: Wiring, one: str, other: str) -> tuple[Port, Port]:
-    for segment in plan.segments:
-        ends = {port.host: port for port in segment.ports}
-        if one in ends and other in ends:
-            return ends[one], ends[other]
-    raise LookupError(f"no cable between {one} and {other}")
-
-
-__all__ = ["Lab", "cluster_network"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -99,7 +100,7 @@ def test_the_machine_is_as_it_was(namespaces: None) -> None:
     def state() -> tuple[object, ...]:
         mounts = Path("/proc/self/mountinfo").read_text()
         forwards = Path("/proc/sys/net/ipv4/ip_forward").read_text()
-        groups = sorted(str(path) for path in Path("/sys/fs/cgroup").rglob("smol-lab-*"))
+        groups = sorted(str(path) for path in Path("/sys/fs/cgroup").rglob(f"smol-lab-{os.getpid()}-*"))
         return _interfaces(), mounts, forwards, groups
 
     before = state()

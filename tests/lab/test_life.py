@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -41,29 +42,36 @@ def _namespace(kind: str, process: int | str) -> str:
     return str(Path(f"/proc/{process}/ns/{kind}").readlink())
 
 
-def _in_namespace(kind: str, number: str, before: float) -> list[int]:
-    """The processes in a namespace that began before then: the kernel gives the number of a gone one out again."""
-    found = []
+def _in_namespaces(numbers: dict[str, str]) -> set[int]:
+    """The processes in any of these namespaces, by kind."""
+    found = set()
     for process in psutil.pids():
-        try:
-            if _namespace(kind, process) == number and psutil.Process(process).create_time() < before:
-                found.append(process)
-        except (OSError, psutil.NoSuchProcess):
-            continue
+        with contextlib.suppress(OSError):
+            if any(_namespace(kind, process) == number for kind, number in numbers.items()):
+                found.add(process)
     return found
 
 
-def _await_gone(processes: set[int], started: dict[int, float]) -> None:
+def _began(processes: set[int]) -> dict[int, float]:
+    """When each of them began, which with its number tells it from any other; those that just ended are left out."""
+    found = {}
+    for pid in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found[pid] = psutil.Process(pid).create_time()
+    return found
+
+
+def _await_gone(started: dict[int, float]) -> None:
     deadline = time.monotonic() + 60
     pause = threading.Event()
-    while left := {pid for pid in processes if _lives(pid, started[pid])}:
+    while left := [pid for pid in started if _lives(pid, started[pid])]:
         assert time.monotonic() < deadline, f"left running: {left}"
         pause.wait(0.05)
 
 
 def _lives(pid: int, started: float) -> bool:
     try:
-        return psutil.Process(pid).create_time() == started
+        return bool(psutil.Process(pid).create_time() == started)
     except psutil.NoSuchProcess:
         return False
 
@@ -79,20 +87,18 @@ def test_nothing_is_left_when_the_owner_goes(namespaces: None, how: signal.Signa
     with owner:
         first, *groups = owner.stdout.readline().split()
         cgroups = [Path(group) for group in groups]
-        namespaces = {kind: _namespace(kind, first) for kind in ("net", "mnt", "pid")}
-        processes = _members(cgroups) | {int(first)} | set(_in_namespace("net", namespaces["net"], time.time()))
+        spaces = {kind: _namespace(kind, first) for kind in ("net", "mnt", "pid")}
+        processes = _members(cgroups) | {int(first)} | _in_namespaces(spaces)
         processes |= {child.pid for child in psutil.Process(owner.pid).children(recursive=True)}
         assert len(processes) > 15
-        started = {pid: psutil.Process(pid).create_time() for pid in processes}
-        ended = time.time()
+        started = _began(processes)
         if how is None:
             owner.stdin.close()
         else:
             owner.send_signal(how)
         owner.wait(60)
-    _await_gone(processes, started)
-    for kind, number in namespaces.items():
-        assert _in_namespace(kind, number, ended) == []
+    _await_gone(started)
+    # Namespaces live by processes and mounts. Their numbers prove nothing afterwards: the kernel gives them out again.
     assert [str(group) for group in cgroups if group.exists()] == []
     assert Path("/proc/self/mountinfo").read_text() == mounts
 
@@ -105,10 +111,10 @@ def test_the_end_of_the_keeper_is_the_end_of_all(namespaces: None) -> None:
     with owner:
         _, *groups = owner.stdout.readline().split()
         processes = _members([Path(group) for group in groups])
-        started = {pid: psutil.Process(pid).create_time() for pid in processes}
+        started = _began(processes)
         (keeper,) = [each for each in psutil.Process(owner.pid).children() if "inside.keeper" in each.cmdline()]
         keeper.kill()
-        _await_gone(processes, started)
+        _await_gone(started)
         owner.kill()
     # Killed, it could not put its groups away: the next lab does.
     assert all(Path(group).exists() for group in groups)
