@@ -18,7 +18,7 @@ RUN      := PATH="$(abspath $(BIN)):$$PATH" ANSIBLE_CONFIG="$(CURDIR)/ansible.cf
 PIP      := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cluster setup-dev train serve mnist test soak check bench bench-full format lock clean
+.PHONY: help setup setup-cluster setup-dev train serve mnist test soak lab check bench bench-full format lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,9 @@ test: $(VENV)/.dev  ## every test (ARGS="-k name" for some, JOBS=1 for one after
 
 soak: $(VENV)/.dev  ## what takes long: ten thousand random collectives, ranks killed and frozen everywhere, a hundred runs shot at
 	$(RUN) $(BIN)/python -m pytest -s -m soak $(ARGS)
+
+lab: $(VENV)/.dev  ## the home cluster in network namespaces, and a shell on its controller (as root)
+	@$(RUN) $(BIN)/python -m tests.lab
 
 check: $(VENV)/.dev  ## style, types, import layers, playbooks
 	$(BIN)/ruff format --check .

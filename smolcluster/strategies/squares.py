@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
-# In float32 the sum of more squares loses digits: of a million numbers five in 10^4, of a hundred million two in 10^2,
-# for small ones are added to a large sum. In chunks of this size it stayed below two in 10^5 whatever was tried, for
-# half as much time again; float64 throughout would take twenty times as long.
-CHUNK = 1 << 16
+# In float32 the sum of more squares loses digits: of a million numbers up to seven in 10^5, of 17 million one in 10^3,
+# for small ones are added to a large sum. Over rows of this length it stayed below one in 10^7, and costs no more time
+# than one sum; float64 throughout takes fifty times as long.
+ROW = 1 << 10
 
 
 def sum_of_squares(values: torch.Tensor) -> float:
-    """The sum of squares, chunk by chunk in the tensor's dtype, the chunks' in float64."""
-    pieces = max(1, math.ceil(values.numel() / CHUNK))
-    norms = [torch.linalg.vector_norm(chunk) for chunk in torch.tensor_split(values.reshape(-1), pieces)]
-    return float(torch.stack(norms).cpu().double().square().sum())
+    """The sum of squares, row by row in the tensor's dtype, the rows' in float64."""
+    flat = values.reshape(-1)
+    whole = flat.numel() // ROW * ROW
+    rows = torch.linalg.vector_norm(flat[:whole].view(-1, ROW), dim=1)
+    rest = torch.linalg.vector_norm(flat[whole:])
+    return float(torch.cat([rows, rest.view(1)]).cpu().double().square().sum())
