@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from . import Lab, required, why_not
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All of it is the lab's: `-m lab`."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here):
+            item.add_marker("lab")
 
 
 @pytest.fixture(scope="session")
