@@ -263,3 +263,26 @@ def test_a_stop_lets_requests_end_and_tells_those_that_do_not(serve, head):
         httpx2.get(f"{api.url}/health")
     assert not head.closed
     assert json.loads(api.note_file.read_text())["state"] == "closed"
+
+
+def test_a_stop_tells_those_whose_requests_were_being_begun(serve, head):
+    """The head takes a request only after all that it had were told of the stop."""
+    head.script = None
+    here, go = threading.Event(), threading.Event()
+    submit = head.submit
+
+    def slow(request, tell):
+        here.set()
+        assert go.wait(60)
+        return submit(request, tell)
+
+    head.submit = slow
+    api = serve(head, leave_s=3.0)
+    with raw(api, "/v1/chat/completions", CHAT) as connection:
+        assert here.wait(60)
+        api.app.state.service.leave()
+        go.set()
+        answer = ended(connection)
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"the server is being stopped" in answer
+    assert head.cancelled == [0]

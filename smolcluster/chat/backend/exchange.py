@@ -94,6 +94,8 @@ class Exchange:
                 self.prompt_tokens += stream.prompt_tokens
             if number not in self._ended:  # a head may be so quick that all of it was told before
                 self._streams[number] = stream
+                if self._service.leaving:  # that was told before this one was there
+                    self._service.cancel(stream)
             self._until = loop.time() + stream.within_s + _GRACE_S
 
     async def next(self, within_s: float | None = None) -> tuple[int, Delta | Done] | None:
