@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -215,3 +218,25 @@ def test_what_would_end_the_same_way_is_not_tried_again(code: int) -> None:
     assert (policy.count, policy.ours) == (1, False)
     assert due(policy, 0, 0.0, 3, root_cause=True) == 2.0
     assert (policy.count, policy.ours, policy.reason) == (2, True, "rank 0: gone")
+
+
+def test_ranks_that_are_due_together_and_cannot_be_started_end_the_job_in_order(
+    new_node: NodeMaker, tmp_path: Path
+) -> None:
+    """The supervisor is held up while both wait to be started, and its Python has gone meanwhile."""
+    python = tmp_path / "python"
+    python.symlink_to(sys.executable)
+    node = new_node("run", "run", "run", serves=True, max_restarts=3, python=str(python))
+    pid = node.start().pid
+    ranks = [who for rank in range(3) for who in node.rank_pids(rank)]
+    python.unlink()
+    for rank in (0, 1):
+        os.kill(ranks[rank], signal.SIGKILL)
+    until(lambda: list(read_state(node.folder, "node1").ranks.values()).count("restarting") == 2, "both wait")
+    os.kill(pid, signal.SIGSTOP)
+    threading.Event().wait(1.5 * FIRST_DELAY_S)  # until both are due
+    os.kill(pid, signal.SIGCONT)
+    job = ended(node)
+    assert (job.state, job.ranks[2], job.lost) == ("failed", "130", False)
+    assert "cannot start" in job.reason
+    node.gone()
