@@ -32,10 +32,11 @@ from smolcluster.errors import SmolError
 from smolcluster.jobs import PollResult, poll_job, stop_job
 from smolcluster.jobs.asking import Asking, NoAnswerError
 from smolcluster.jobs.identity import orphaned
+from smolcluster.jobs.restarts import SupervisorRestarts
 from smolcluster.jobs.telling import ServedLines, StepLines, Telling
 from smolcluster.jobs.types import START_DEADLINE_S
 from smolcluster.observe.serving_lines import address_lines
-from smolcluster.runtime.runfolder import JobState, RunFolder, ServingNote, write_atomic
+from smolcluster.runtime.runfolder import RunFolder, ServingNote, write_atomic
 
 _SPEC: dict[str, dict[str, Any]] = {
     "node": {"type": "str", "required": True},
@@ -79,6 +80,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         self._home = RunFolder(Path(self._options["home"]))
         self._width = max(len(name) for name in self._options["nodes"])
         self._task_vars = task_vars
+        self._restarts = SupervisorRestarts(self._options["max_restarts"], self._options["serves"])
         outcome = self._outcome()
         self._note(outcome)
         return {**result, "changed": False, "failed": False, **outcome}
@@ -98,7 +100,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 note = answer.serving or note
                 self._show(lines.lines(answer, answered))
                 self._ready(answer.serving)
-                if self._may_go_on(answer.job) and self._straggles() is None:
+                if answer.job.lost and self._straggles() is None and self._restarts.due(answer.job, answered):
                     if (failure := self._start_again()) is not None:
                         return self._said("failed", failure, at_once=True)
                     answered, asking = time.monotonic(), self._asking()
@@ -183,10 +185,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return self._straggles() is None
 
     # A dead supervisor
-
-    def _may_go_on(self, job: JobState) -> bool:
-        """Whether its supervisor died, without a word, in a run that bears another restart."""
-        return job.lost and job.restarts < self._options["max_restarts"]
 
     def _start_again(self) -> str | None:
         """Start a supervisor that takes the run over; why it could not be, or None."""

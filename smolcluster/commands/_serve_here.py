@@ -16,6 +16,7 @@ from smolcluster.commands._here import (
     interrupts,
     lay_out,
     new_folder,
+    restarts_of,
     start_all,
     start_lost,
     workdir_of,
@@ -75,6 +76,7 @@ class _Following:
         self._needed = {plan.ranks[0].node, self._api}
         width = max(len(node) for node in run.node_files)
         self._lines = {node: ServedLines(node, width, LINES_EVERY_S) for node in run.node_files}
+        self._restarts = restarts_of(run, plan.serve.recovery.max_restarts, serves=True)
         self._began = time.monotonic()
         self._ready = False
 
@@ -84,9 +86,7 @@ class _Following:
         while True:
             answers = {node: poll_job(self._run.folder.path, node) for node in self._run.node_files}
             self._tell(answers)
-            if not asked.is_set() and start_lost(
-                self._run, tuple(answers.values()), self._plan.serve.recovery.max_restarts
-            ):
+            if not asked.is_set() and start_lost(self._run, tuple(answers.values()), self._restarts):
                 continue
             if all(answer.job.state not in ACTIVE_STATES for answer in answers.values()):
                 break

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from smolcluster.jobs import list_runs, poll_job, start_job, stop_job
-from smolcluster.jobs.restarts import FIRST_DELAY_S, MOST_DELAY_S, WINDOW_S, RestartsOfEach
+from smolcluster.jobs.restarts import FIRST_DELAY_S, MOST_DELAY_S, WINDOW_S, RestartsOfEach, SupervisorRestarts
 from smolcluster.jobs.state import read_state
 from smolcluster.jobs.types import JobRefused
 from smolcluster.runtime.runfolder import JobState, RankResult, ServingNote, write_atomic
@@ -240,3 +240,18 @@ def test_ranks_that_are_due_together_and_cannot_be_started_end_the_job_in_order(
     assert (job.state, job.ranks[2], job.lost) == ("failed", "130", False)
     assert "cannot start" in job.reason
     node.gone()
+
+
+def test_restarts_of_ranks_weeks_ago_do_not_keep_a_dead_supervisor_from_coming_back(new_node: NodeMaker) -> None:
+    node = new_node("run", "kill|kill|run", serves=True, max_restarts=2)
+    pid = node.start().pid
+    until(lambda: starts(node, 1) == 3 and poll_job(node.run_dir, "node1").job.ranks[1] == "running", "it runs")
+    node.remember()
+    os.kill(pid, signal.SIGKILL)
+    node.gone()
+    lost = poll_job(node.run_dir, "node1").job
+    assert (lost.lost, lost.restarts) == (True, 2)
+    assert not SupervisorRestarts(2, serves=False).due(lost, 0.0), "training counts all restarts"
+    restarts = SupervisorRestarts(2, serves=True)
+    assert [restarts.due(lost, now) for now in (0.0, 1.0, 2.0, WINDOW_S)] == [True, True, False, True]
+    assert not restarts.due(lost.model_copy(update={"lost": False}), 2 * WINDOW_S)
