@@ -73,7 +73,7 @@ class RestartsOfEach:
         self.count = before.restarts + 1 if before is not None else 0
         self.reason = before.reason if before is not None else ""
         self.ours = before is not None
-        self.said = ""
+        self.said = "taken over" if before is not None else ""
         # Why a rank is not started again.
         self.refusal = ""
 
