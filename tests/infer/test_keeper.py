@@ -202,6 +202,20 @@ def test_a_request_that_is_there_at_loss_after_loss_ends(stages, models):
         assert collect(engine.submit(Request(prompt_of(4), 40, GREEDY)))[0] == whole
 
 
+def test_connecting_anew_is_no_loss_however_often_it_is_asked_for(stages, models):
+    model, folder = models("gpt2")
+    with stages.serving(folder, ((0, 4),), on_loss="continue", policy=policy(folder, 0.0)) as engine:
+        told = []
+        for event in engine.submit(Request(prompt_of(4), 40, GREEDY)):
+            if isinstance(event, Done):
+                break
+            assert not isinstance(event, Failed), event
+            told.append(event.token)
+            if len(told) % 2:
+                engine.reconnect(WAIT_S)
+        assert told == generate(model, prompt_of(4), 40)
+
+
 def test_closing_breaks_off_what_is_being_connected(stages, models):
     _, folder = models("llama")
     with stages.serving(folder, CUTS, on_loss="continue", policy=policy(folder, WAIT_S)) as engine:
