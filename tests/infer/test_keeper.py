@@ -87,6 +87,17 @@ def test_a_lost_stage_is_waited_for_and_nobody_has_to_ask(stages, models, rank, 
     assert stages.endings == ["", ""]
 
 
+def test_health_says_of_a_stage_that_it_does_not_answer_before_it_counts_as_lost(stages, models):
+    _, folder = models("gpt2")
+    policy_ = policy(folder, WAIT_S)
+    with stages.serving(folder, CUTS, comm={"timeout_s": 600.0}, on_loss="continue", policy=policy_) as engine:
+        stages.freeze(2)
+        health = until(engine, lambda health: not health.stages[2].alive)
+        assert (health.state, health.reason) == ("ready", "rank 2 has not answered for a moment")
+        assert health.stages[1].alive
+        stages.kill(2)
+
+
 @pytest.mark.parametrize("rank", [1, 2])
 def test_those_who_are_left_take_the_layers_and_give_them_back(stages, models, rank):
     model, folder = models("llama")
