@@ -10,6 +10,7 @@ from smolcluster.infer.keeper import Policy
 from smolcluster.infer.layout import Here, Layout, Place
 from smolcluster.infer.replan import Replanner
 from smolcluster.infer.request import Done, Failed, Request
+from smolcluster.models.sampling import Sampling
 from smolcluster.plan.stages import Machine, weight_of
 from smolcluster.spec.shape import read_shape
 from tests.infer.infer_models import CONTEXT, generate
@@ -211,6 +212,25 @@ def test_a_request_that_is_there_at_loss_after_loss_ends(stages, models):
         assert told == whole[: len(told)]
         assert engine.status().epoch >= 6
         assert collect(engine.submit(Request(prompt_of(4), 40, GREEDY)))[0] == whole
+
+
+def test_a_seed_gives_the_same_text_through_losses(stages, models):
+    """What was drawn is never drawn again, and nothing is drawn for what was lost."""
+    _, folder = models("llama")
+    drawn = Request(prompt_of(4), 40, Sampling(temperature=1.5), seed=11, ignore_end=True)
+    with stages.serving(folder, ((0, 4),), on_loss="continue", policy=policy(folder, 0.0)) as engine:
+        whole, _, end = collect(engine.submit(drawn))
+        assert isinstance(end, Done)
+        told = []
+        for event in engine.submit(drawn):
+            if isinstance(event, Done):
+                break
+            told.append(event.token)
+            if len(told) in (1, 2, 9, 30):
+                engine._pipeline.lose("for a test")
+        assert engine.status().epoch >= 3
+    assert told == whole
+    assert len(set(told)) > 10, "it was sampled"
 
 
 def test_connecting_anew_is_no_loss_however_often_it_is_asked_for(stages, models):
