@@ -14,7 +14,7 @@ from smolcluster.observe.report import read_run
 from smolcluster.plan.types import Plan
 from smolcluster.runtime.checkpoint.sources import Source
 from smolcluster.runtime.checkpoint.survey import Survey, survey
-from smolcluster.runtime.runfolder import RunFolder, run_at
+from smolcluster.runtime.runfolder import RunFolder, read_json, run_at
 from smolcluster.spec.resumed import Earlier
 
 LATEST = "latest"
@@ -75,8 +75,8 @@ def plan_of(found: Found) -> Plan | None:
 def checkpoint_named(
     text: str, workdir: Path, flag: str = "--resume", elsewhere: bool = False, hashes: bool = False
 ) -> Found:
-    """Where the checkpoint lies that `text` names: true or latest (the run that `workdir`/latest points to), a run's
-    name or folder, or one of its manifests. A new run moves `latest` on.
+    """Where the checkpoint lies that `text` names: true or latest (the run that `workdir`/latest points to, or the last
+    one that trained where that one served a model), a run's name or folder, or one of its manifests.
 
     A run that was itself resumed and ended before its first checkpoint stands for the one it was resumed from.
     InputError if no checkpoint is there with all its files; with `elsewhere` some may be on nodes whose files are not
@@ -114,9 +114,25 @@ def checkpoint_named(
 
 def _path(text: str, workdir: Path) -> Path:
     if text.lower() in _YES:
-        return workdir / LATEST
+        return _last_trained(workdir)
     named = workdir / text
     return named if "/" not in text and named.exists() else Path(text).expanduser()
+
+
+def _last_trained(workdir: Path) -> Path:
+    newest = workdir / LATEST
+    if not _served(run_at(newest)):
+        return newest
+    plans = sorted(workdir.glob("*/plan.json"), key=lambda file: file.stat().st_mtime, reverse=True)
+    return next((file.parent for file in plans if not _served(file.parent)), newest)
+
+
+def _served(folder: Path) -> bool:
+    """Whether a run served a model."""
+    try:
+        return read_json(RunFolder(folder).plan).get("kind") == "inference"
+    except (OSError, ValueError):
+        return False
 
 
 def _resumed_from(node_file: Path) -> Path | None:

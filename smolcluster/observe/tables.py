@@ -142,6 +142,8 @@ def _failure(culprit: Culprit, told: bool) -> Panel:
         text.append("last lines of its log:\n", style="not bold dim")
         text.append(said, style="not bold")
     text.rstrip()
+    if not text.plain:
+        text.append("why stands above, where it failed; its log says nothing more")
     return Panel(text, title=f"rank {culprit.rank} on {escape(culprit.node)} failed first", border_style="red")
 
 

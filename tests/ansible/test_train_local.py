@@ -272,3 +272,12 @@ def test_simplenn_on_pictures(local: Cluster) -> None:
     assert f"{100 * float(str(told['val_accuracy'])):.2f} % of the validation samples" in outcome.text
     assert "tokenizer" not in outcome.text
     assert "try it" not in outcome.text
+
+
+@pytest.mark.parametrize(("playbook", "wrong"), [("stop", "runid"), ("collect", "runid"), ("status", "node")])
+def test_a_misspelt_variable_is_refused_where_it_would_mean_every_run(
+    local: Cluster, playbook: str, wrong: str
+) -> None:
+    refused = local.play(playbook, f"{wrong}=some")
+    assert refused.code == 2
+    assert f"-e {wrong}=...: nobody reads it. Fix: did you mean " in refused.text

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from smolcluster.commands._continues import require_continues
-from smolcluster.commands._resume import Found
-from smolcluster.errors import ConfigError
+from smolcluster.commands._resume import Found, checkpoint_named
+from smolcluster.errors import ConfigError, InputError
 from smolcluster.plan.types import Plan
 from tests.checkpoint.runs import plan
 
@@ -65,3 +66,19 @@ def test_all_mistakes_are_told_at_once(found: Found) -> None:
 def test_a_run_whose_plan_is_lost_can_be_resumed(tmp_path: Path) -> None:
     [note] = require_continues(Found(tmp_path, 8), plan(1, "single"), "--resume")
     assert "its settings are not known" in note
+
+
+def test_latest_is_the_last_run_that_trained(tmp_path: Path) -> None:
+    for number, (name, text) in enumerate({"old": "{}", "trained": "{}", "served": '{"kind": "inference"}'}.items()):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "plan.json").write_text(text)
+        os.utime(tmp_path / name / "plan.json", (number, number))
+    (tmp_path / "latest").symlink_to("served")
+    for word in ("true", "latest"):
+        with pytest.raises(InputError) as error:  # neither has a checkpoint
+            checkpoint_named(word, tmp_path)
+        assert str(tmp_path / "trained") in str(error.value)
+    (tmp_path / "trained" / "plan.json").unlink()
+    (tmp_path / "old" / "plan.json").unlink()
+    with pytest.raises(InputError, match="served"):
+        checkpoint_named("latest", tmp_path)
