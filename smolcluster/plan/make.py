@@ -10,7 +10,7 @@ from smolcluster.plan.arithmetic import memory_of, param_count
 from smolcluster.plan.hints import option_notes
 from smolcluster.plan.shares import shares
 from smolcluster.plan.types import MemoryEstimate, Plan, RankPlan
-from smolcluster.plan.wires import Complaint, Wires, choose_transport, wires_between
+from smolcluster.plan.wires import Complaint, Wires, choose_transport, choose_wire, wires_between
 from smolcluster.spec.cluster import ClusterSpec, Node
 from smolcluster.spec.machines import is_raspberry_pi
 from smolcluster.spec.run import Participant, RunSpec
@@ -45,7 +45,8 @@ def make_plan(
     )
     ports = _ports(seats, wires)
     world_size = len(seats)
-    memory = tuple(memory_of(run, seat.rank, world_size, seat.participant.role) for seat in seats)
+    wire, wire_notes = choose_wire(run, wires)
+    memory = tuple(memory_of(run, seat.rank, world_size, seat.participant.role, wire) for seat in seats)
     transport, wrong = choose_transport(run.comm.transport, [seat.node for seat in seats], wires)
     problems = [*wires.problems, *wrong, *_port_problems(seats, ports, wires), *_too_big(cluster, seats, memory)]
     if problems:
@@ -58,12 +59,13 @@ def make_plan(
         run=run,
         world_size=world_size,
         transport=transport,
+        wire=wire,
         shape=shape,
         global_batch=sum(samples),
         ranks=ranks,
         params=param_count(run.model),
         memory=memory,
-        notes=tuple(dict.fromkeys((*notes, *wires.notes, *option_notes(run, [seat.node for seat in seats])))),
+        notes=tuple(dict.fromkeys((*notes, *wires.notes, *wire_notes, *option_notes(run, [s.node for s in seats])))),
         inputs=dict(sorted((inputs or {}).items())),
     )
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from smolcluster.spec.run import WireFormat
 from smolcluster.spec.values import Address, FileModel, MachineName, Port, PortMap
 
 
@@ -43,7 +44,7 @@ class CommonFile(FileModel):
     metrics_log_interval: int = Field(default=50, gt=0)
     num_workers: int | None = Field(default=None, ge=0)
     transport: Literal["smol", "gloo", "auto"] = "smol"
-    wire: Literal["fp32"] = "fp32"
+    wire: WireFormat | Literal["auto"] = "fp32"
     encrypt: Literal["auto", "always", "never"] = "auto"
     peer_timeout: float = Field(default=60.0, gt=0)
     balance: Balance = Field(default_factory=dict)

@@ -10,6 +10,10 @@ from smolcluster.spec.base import Frozen
 
 # Of forward and backward: all in float32, or what torch.autocast does with products in the shorter type.
 Precision = Literal["fp32", "bf16", "fp16"]
+# How numbers look on the wire (comm/codec.py). A plan has one of these, a config may also say auto.
+WireFormat = Literal["fp32", "bf16", "fp16", "int8"]
+# Those whose ranks sum gradients, and so have a wire format.
+DATA_PARALLEL = ("classicdp", "fsdp")
 STRATEGIES = ("single", "classicdp", "fsdp", "edp", "syncps", "mp", "diloco")
 
 
@@ -97,7 +101,7 @@ class CommSpec(Frozen):
     """How ranks talk. `buffer_mb` is per node: the chunk by which a link pipelines. `timeout_s` bounds every wait."""
 
     transport: Literal["smol", "gloo", "auto"] = "smol"
-    wire: Literal["fp32"] = "fp32"
+    wire: WireFormat | Literal["auto"] = "fp32"
     encrypt: Literal["auto", "always", "never"] = "auto"
     buffer_mb: dict[str, float] = Field(default_factory=dict)
     timeout_s: float = Field(default=60.0, gt=0)
