@@ -97,7 +97,10 @@ class Cast:
 
     def add(self, frame: Tensor, out: Tensor) -> None:
         """See Codec."""
-        out.add_(self._numbers(frame, out.numel()))
+        numbers = self._numbers(frame, out.numel())
+        for at, stop in _chunks(out.numel()):
+            # torch adds two dtypes far slower than it converts the one and adds.
+            out[at:stop].add_(self._scratch.like(out[at:stop]).copy_(numbers[at:stop]))
 
     def seal(self, values: Tensor, residual: Tensor, frame: Tensor) -> None:
         """See Codec."""

@@ -75,6 +75,7 @@ class Membership:
             config.buffer_bytes,
             config.timeout_s,
             config.listen,
+            config.faults,
         )
         self.alarm.on_ring(lambda error: self.mesh.fail(error, spare=control.CHANNEL))
 

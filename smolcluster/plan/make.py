@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.plan.arithmetic import memory_of, param_count
+from smolcluster.plan.broken import fault_notes, fault_problems
 from smolcluster.plan.hints import option_notes
 from smolcluster.plan.shares import shares
 from smolcluster.plan.types import MemoryEstimate, Plan, RankPlan
@@ -48,10 +49,12 @@ def make_plan(
     wire, wire_notes = choose_wire(run, wires)
     memory = tuple(memory_of(run, seat.rank, world_size, seat.participant.role, wire) for seat in seats)
     transport, wrong = choose_transport(run.comm.transport, [seat.node for seat in seats], wires)
+    wrong += fault_problems(run, world_size, transport)
     problems = [*wires.problems, *wrong, *_port_problems(seats, ports, wires), *_too_big(cluster, seats, memory)]
     if problems:
         raise ConfigError(Problem(f"inventory {cluster.name}", 0, key, what, fix) for key, what, fix in problems)
     samples = _samples(run, seats)
+    told = [*notes, *wires.notes, *wire_notes, *option_notes(run, [seat.node for seat in seats]), *fault_notes(run)]
     ranks = tuple(_rank(run, seat, wires, ports[seat.rank], samples[seat.rank]) for seat in seats)
     return Plan(
         schema=1,
@@ -65,7 +68,7 @@ def make_plan(
         ranks=ranks,
         params=param_count(run.model),
         memory=memory,
-        notes=tuple(dict.fromkeys((*notes, *wires.notes, *wire_notes, *option_notes(run, [s.node for s in seats])))),
+        notes=tuple(dict.fromkeys(told)),
         inputs=dict(sorted((inputs or {}).items())),
     )
 

@@ -12,7 +12,8 @@ from smolcluster.spec.run import DATA_PARALLEL, RunSpec, WireFormat
 from smolcluster.topology import NoRouteError, Route, Shape, Topology, neighbours
 
 Complaint = tuple[str, str, str]  # key, what, fix
-# Below this int8 takes less time on the wire than its codec takes of a core (benchmarks/codec.py).
+# Below this int8 saves more time on the wire than its codec takes of a slow machine's core, 0.5 GB/s. A fast one does
+# several (python -m benchmarks.codec), and gains above it too; whoever has those writes wire: int8.
 INT8_PAYS_MBPS = 4000.0
 
 

@@ -125,6 +125,7 @@ def _run(
         syncps_timeout_s=file.timeout if isinstance(file, SyncpsFile) else 0.1,
         project_name=training.project_name,
         init=str(settings.start.folder) if settings.start else None,
+        faults=tuple(file.faults),
     )
     return run, notes, problems
 

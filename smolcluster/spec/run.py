@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from smolcluster.spec.base import Frozen
+from smolcluster.spec.faults import FaultSpec
 
 # Of forward and backward: all in float32, or what torch.autocast does with products in the shorter type.
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -151,7 +152,8 @@ class RunSpec(Frozen):
     """One run of one strategy. `participants` are in rank order.
 
     `balance` weighs the ranks of a node (default 1) when the global batch is shared out; the sum does not change.
-    `init`: the folder, on the controller, of the weights to start from; None draws them from the seed.
+    `init`: the folder, on the controller, of the weights to start from; None draws them from the seed. `faults`: what
+    is to be broken on purpose.
     """
 
     strategy: Literal["single", "classicdp", "fsdp", "edp", "syncps", "mp", "diloco"]
@@ -172,3 +174,4 @@ class RunSpec(Frozen):
     syncps_timeout_s: float = Field(default=0.1, gt=0)
     project_name: str
     init: str | None = None
+    faults: tuple[FaultSpec, ...] = ()

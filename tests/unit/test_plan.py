@@ -245,3 +245,47 @@ def test_memory_that_a_wire_format_takes() -> None:
 def test_a_wire_format_that_is_not_known(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="wire"):
         plan_of(LOCAL, "fsdp", "wire=int4")
+
+
+def test_nothing_is_broken_unless_it_is_asked_for() -> None:
+    for inventory in (LOCAL, HOME):
+        plan = plan_of(inventory)
+        assert plan.run.faults == ()
+        assert not any("broken on purpose" in note for note in plan.notes)
+
+
+def test_faults_that_are_asked_for_stand_in_the_plan_and_its_notes() -> None:
+    asked = "faults=[{kind: crash, rank: 1, step: 3}, {kind: delay, rank: 0, peer: 2, step: 5, until: 9, ms: 20}]"
+    plan = plan_of(LOCAL, "fsdp", asked)
+    assert [fault.kind for fault in plan.run.faults] == ["crash", "delay"]
+    assert [note for note in plan.notes if note.startswith("faults")] == [
+        "faults: this run is broken on purpose: crash of rank 1 at step 3",
+        "faults: this run is broken on purpose: delay of rank 0 towards rank 2 20 ms at step 5 until step 9",
+    ]
+    assert Plan.model_validate_json(plan.to_json()) == plan
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ("{kind: crash, rank: 3, step: 1}", "there is no rank 3: this run has ranks 0 to 2"),
+        ("{kind: partition, ranks: [0, 7], step: 1, seconds: 2}", "there is no rank 7"),
+        ("{kind: crash, rank: 1}", "step"),
+        ("{kind: crsh, rank: 1, step: 1}", "did you mean crash?"),
+        ("{kind: freeze, rank: 1, step: 1}", "a freeze needs seconds"),
+        ("{kind: crash, rank: 1, step: 1, sekonds: 1}", "did you mean seconds?"),
+    ],
+)
+def test_faults_that_make_no_sense(asked: str, told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        plan_of(LOCAL, "fsdp", f"faults=[{asked}]")
+    assert told in str(caught.value)
+    assert "faults" in str(caught.value)
+
+
+def test_link_faults_are_of_our_own_links() -> None:
+    with pytest.raises(ConfigError, match="use transport: smol"):
+        plan_of(LOCAL, "fsdp", "transport=gloo", "faults=[{kind: drop, rank: 1, step: 2}]")
+    assert plan_of(LOCAL, "fsdp", "transport=gloo", "faults=[{kind: crash, rank: 1, step: 2}]").run.faults
+    with pytest.raises(ConfigError, match="one rank"):
+        plan_of(LOCAL, "single", "faults=[{kind: crash, rank: 0, step: 2}]")
