@@ -36,8 +36,9 @@ class Gathers(Protocol):
 
 
 def gathers_of(wire: WireFormat, collectives: Collectives) -> Gathers:
-    """How parameters travel."""
-    return ExactGathers(collectives) if wire == "fp32" else NarrowGathers(wire, collectives)
+    """How parameters travel. Those of a rank alone do not."""
+    exact = wire == "fp32" or collectives.world_size == 1
+    return ExactGathers(collectives) if exact else NarrowGathers(wire, collectives)
 
 
 class ExactGathers:
@@ -58,17 +59,16 @@ class ExactGathers:
 
 
 class NarrowGathers:
-    """Frames of a codec on the wire. A rank alone has nobody to be equal to: its parameters stay float32."""
+    """Frames of a codec on the wire."""
+
+    owner_copies = True
 
     def __init__(self, wire: WireFormat, collectives: Collectives) -> None:
         self._collectives = collectives
         self._codec = codec_of(wire)
-        self.owner_copies = collectives.world_size > 1
 
     def change(self, whole: torch.Tensor, mine: torch.Tensor) -> Pending:
         """See Gathers."""
-        if self._collectives.world_size == 1:
-            return self._collectives.all_gather(whole, mine)
         shards = whole.view(self._collectives.world_size, -1)
         frames = self._frames(mine)
         self._codec.encode(mine - shards[self._collectives.rank], frames[self._collectives.rank])
@@ -81,7 +81,7 @@ class NarrowGathers:
 
     def fetch(self, whole: torch.Tensor, mine: torch.Tensor, exact: bool = False) -> Pending:
         """See Gathers."""
-        if exact or self._collectives.world_size == 1:
+        if exact:
             return self._collectives.all_gather(whole, mine)
         frames = self._frames(mine)
         self._codec.encode(mine, frames[self._collectives.rank])

@@ -57,6 +57,8 @@ class Sums(Protocol):
 
 def sums_of(wire: WireFormat, layout: Layout, collectives: Collectives, unit: Callable[[], float]) -> Sums:
     """The sums of a layout's buckets. `unit()`: what gradients are multiplied by now, compared with the mean loss's."""
+    if collectives.world_size == 1:  # a rank alone sends nothing
+        return ExactSums(collectives)
     match wire:
         case "fp32":
             return ExactSums(collectives)
@@ -144,11 +146,10 @@ class Int8Sums:
 
     def all_reduce(self, bucket: int, tensor: torch.Tensor) -> Pending:
         """See Sums. Its second half begins when the next bucket but AHEAD comes, or somebody waits."""
-        if self._collectives.world_size == 1:
-            return self._collectives.all_reduce(tensor)
-        shards = self._shards(tensor)
-        own, owed = shards[self._collectives.rank], self._shards(self.residuals[bucket].values)
-        reduction = _AllReduce(self, tensor, own, owed, self._to_owner(own, shards, owed))
+        shards, owed = self._shards(tensor), self._shards(self.residuals[bucket].values)
+        own, mine = shards[self._collectives.rank], owed[self._collectives.rank]
+        to_owner = self._to_owner(own, shards, owed)
+        reduction = _AllReduce(self, to_owner, lambda: self._all_gather(tensor, own, mine))
         self._to_owners.append(reduction)
         while len(self._to_owners) > AHEAD + 1:
             self.gather_next()
@@ -156,8 +157,6 @@ class Int8Sums:
 
     def reduce_scatter(self, bucket: int, output: torch.Tensor, tensor: torch.Tensor) -> Pending:
         """See Sums."""
-        if self._collectives.world_size == 1:
-            return self._collectives.reduce_scatter(output, tensor)
         shards, owed = self._shards(tensor), self._shards(self.residuals[bucket].values)
         own = shards[self._collectives.rank]
         if output.data_ptr() != own.data_ptr():
@@ -177,7 +176,7 @@ class Int8Sums:
         while reduction in self._to_owners:
             self.gather_next()
 
-    def all_gather(self, tensor: torch.Tensor, own: torch.Tensor, owed: torch.Tensor) -> Pending:
+    def _all_gather(self, tensor: torch.Tensor, own: torch.Tensor, owed: torch.Tensor) -> Pending:
         """The second half: seal the sum of the own shard, and decode everybody's into `tensor`."""
         size, length = self._collectives.world_size, self._codec.frame_bytes(own.numel())
         frames = torch.empty(size * length, dtype=torch.uint8, device=tensor.device).view(size, length)
@@ -234,28 +233,18 @@ class Then:
 
 
 class _AllReduce:
-    """An all-reduce in int8: a reduce-scatter under way, then an all-gather."""
+    """An all-reduce in int8: a reduce-scatter under way, then an all-gather, which `all_gather` begins."""
 
-    def __init__(
-        self,
-        sums: Int8Sums,
-        tensor: torch.Tensor,
-        own: torch.Tensor,
-        owed: Sequence[torch.Tensor],
-        to_owner: Pending,
-    ) -> None:
+    def __init__(self, sums: Int8Sums, to_owner: Pending, all_gather: Callable[[], Pending]) -> None:
         self._sums = sums
-        self._tensor = tensor
-        self._own = own
-        self._owed = owed
         self._to_owner = to_owner
+        self._all_gather = all_gather
         self._gathering: Pending | None = None
 
     def gather(self) -> None:
         """Finish the first half and begin the second."""
         self._to_owner.wait()
-        rank = self._sums._collectives.rank
-        self._gathering = self._sums.all_gather(self._tensor, self._own, self._owed[rank])
+        self._gathering = self._all_gather()
 
     def wait(self) -> None:
         """Until all of the sum stands in the tensor."""

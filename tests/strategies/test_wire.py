@@ -154,8 +154,21 @@ def test_int8_goes_on_from_a_run_without(pool: Pool) -> None:
         assert losses == pytest.approx(before[0][1], abs=TOLERANCE["int8"])
 
 
-def test_a_step_that_float16_leaves_out_leaves_nothing_owed(pool: Pool) -> None:
-    for owed, skipped, after in pool.run("smol", 2, wire_jobs.overflowing):
+def test_what_is_owed_follows_float16_s_scale_and_is_dropped_with_a_step(pool: Pool) -> None:
+    for owed, skipped, after, small, factor, large in pool.run("smol", 2, wire_jobs.overflowing):
         assert owed > 0
         assert skipped == 1
         assert after == 0
+        assert factor == 2
+        assert large == 2 * small > 0
+
+
+@pytest.mark.parametrize(("wire", "digits"), [("fp16", 1e-3), ("bf16", 1e-2)])
+@pytest.mark.parametrize("unit", [1.0, 65536.0, 2.0**24])
+def test_large_sums_do_not_overflow_and_small_ones_do_not_vanish(
+    pool: Pool, wire: WireFormat, digits: float, unit: float
+) -> None:
+    """A gradient of 10 times 65,536 tokens is beyond float16, one of 1e-6 below what it holds with all its digits."""
+    for sums in pool.run("smol", 2, wire_jobs.large_sums, wire, unit):
+        for values in sums:
+            assert values == pytest.approx([2e-6, 2e-3, 2.0, 20.0], rel=digits)

@@ -15,6 +15,7 @@ from smolcluster.spec.run import WireFormat
 from smolcluster.strategies.base import build_strategy
 from smolcluster.strategies.flat import FlatParameters
 from smolcluster.strategies.replica import Replica
+from smolcluster.strategies.scaling import GROWTH_EVERY
 from smolcluster.strategies.sums import sums_of
 
 
@@ -131,8 +132,26 @@ def resume(
     return losses, {"owed": owed, "lag": lag}
 
 
+def large_sums(rank: int, world_size: int, wire: WireFormat, unit: float) -> tuple[list[float], list[float]]:
+    """Sums of gradients, `unit` times those of the mean loss, that float16 could not hold as they are."""
+    layout = FlatParameters(torch.nn.Linear(16, 15), world_size, 1 << 12)
+    collectives = Collectives(rank, world_size, torch.device("cpu"))
+    gradients = sums_of(wire, layout, collectives, lambda: unit)
+    whole = torch.tensor([1e-6, 1e-3, 1.0, 10.0]).repeat(layout.length // 4) * unit
+    bucket = layout.buckets[0]
+    reduced = whole.clone()
+    gradients.all_reduce(0, reduced).wait()
+    mine = torch.empty(layout.length // world_size)
+    gradients.reduce_scatter(0, mine, layout.bucket(whole, bucket)).wait()
+    return (reduced[:4] / unit).tolist(), (mine[:4] / unit).tolist()
+
+
 def overflowing(rank: int, world_size: int) -> list[float]:
-    """int8 under float16's loss scale: residuals are dropped with the step that is left out, and follow the scale."""
+    """int8 under float16's loss scale: residuals are dropped with the step that is left out, and follow the scale.
+
+    What is owed after a step, whether the next was left out and what is owed then; what was owed before the scale grew,
+    by how much it did, and what after.
+    """
     context = context_of("classicdp", rank, world_size, wire="int8", precision="fp16")
     strategy = build_strategy(context, model_of("tiny", 5))
     shares = (2,) * world_size
@@ -144,4 +163,19 @@ def overflowing(rank: int, world_size: int) -> list[float]:
     told = [owed()]
     strategy.sums.residuals[0].values[0] = torch.inf
     result = strategy.train_step(shares_of(1, shares, rank, 64), 1e-2)
-    return [*told, float(result.skipped), owed()]
+    told += [float(result.skipped), owed()]
+    strategy.train_step(shares_of(2, shares, rank, 64), 1e-2)
+    strategy.loss_scale._good_steps.fill_(GROWTH_EVERY - 1)
+    before, scale = owed(), strategy.loss_scale.value
+    usual = strategy.sums.rescale
+
+    def rescale(factor: float) -> None:
+        told.append(owed())
+        usual(factor)
+        told.extend([factor, owed()])
+
+    strategy.sums.rescale = rescale  # type: ignore[method-assign]
+    strategy.train_step(shares_of(3, shares, rank, 64), 1e-2)
+    assert before > 0
+    assert strategy.loss_scale.value == 2 * scale
+    return told
