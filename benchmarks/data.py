@@ -9,20 +9,18 @@ share is the seconds that all ranks waited for samples over the seconds of their
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from benchmarks.targets import Target, show_targets
+from benchmarks.targets import Target, conclude, flags_for, show_targets
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".cache" / "data"
@@ -48,12 +46,9 @@ def have_mnist() -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=__doc__)
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="one seed, 60 steps of the GPT (the default)")
-    size.add_argument("--full", action="store_true", help="three seeds, 300 steps of the GPT")
-    parser.add_argument("--out", type=Path, help="write the figures as JSON")
-    options = parser.parse_args()
+    options = flags_for(
+        "data", __doc__, "one seed, 60 steps of the GPT", "three seeds, 300 steps of the GPT"
+    ).parse_args()
     seeds, steps = ((42, 1, 2), 300) if options.full else ((42,), 60)
     runs: dict[str, dict[str, Any]] = {}
     targets: list[Target] = []
@@ -80,15 +75,7 @@ def main() -> int:
     show_targets(console, targets)
     if not have_mnist():
         console.print("SimpleNN on MNIST: not measured, the data is not here. `make mnist` gets it.", highlight=False)
-    if options.out:
-        figures = {
-            "schema": 1,
-            "mnist": have_mnist(),
-            "runs": runs,
-            "targets": [asdict(target) for target in targets],
-        }
-        options.out.write_text(json.dumps(figures, indent=1) + "\n")
-    return 0 if all(target.passed for target in targets) else 1
+    return conclude(options.out, {"mnist": have_mnist(), "runs": runs}, targets)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,11 @@ neither, which show the transport alone. Steps take turns; a ratio is the median
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -25,6 +22,7 @@ from rich.table import Table
 
 from benchmarks.contestants import GPT, batch_of, fsdp2
 from benchmarks.ranks import Team, Transport
+from benchmarks.targets import conclude, flags_for
 
 WARM_UP = 2
 UNITS = {"reshard": True, "no reshard": False}
@@ -83,14 +81,7 @@ def run(tied: bool, allocator: str, rounds: int) -> list[Row]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.fsdp2", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="7 rounds (the default)")
-    size.add_argument("--full", action="store_true", help="15 rounds")
-    parser.add_argument("--out", type=Path, help="write the rows as JSON")
-    flags = parser.parse_args()
+    flags = flags_for("fsdp2", __doc__, "7 rounds", "15 rounds").parse_args()
     rounds = 15 if flags.full else 7
     rows = [row for tied in (True, False) for allocator in ALLOCATOR for row in run(tied, allocator, rounds)]
     table = Table(title="FSDP2, one step, 2 ranks, batch 4 each, medians")
@@ -102,9 +93,7 @@ def main() -> int:
             f"{row.smol_s * 1e3:,.0f}", f"{row.gloo_s * 1e3:,.0f}", f"{row.ratio:.2f}",
         )  # fmt: skip
     Console(width=100).print(table)
-    if flags.out:
-        flags.out.write_text(json.dumps({"schema": 1, "rows": [asdict(row) for row in rows]}, indent=2) + "\n")
-    return 0
+    return conclude(flags.out, {"rows": [asdict(row) for row in rows]})
 
 
 if __name__ == "__main__":

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from benchmarks.targets import conclude, flags_for
 from smolcluster.models.loss import chunked_cross_entropy, plain_cross_entropy
 
 WIDTH = 256
@@ -27,11 +25,7 @@ def cpu_ms(loss: Callable[[Tensor, Tensor, Tensor], Tensor], hidden: Tensor, wei
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.loss", description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--full", action="store_true")
-    parser.add_argument("--out", type=Path)
-    chosen = parser.parse_args()
+    chosen = flags_for("loss", __doc__, "7 rounds", "15 rounds").parse_args()
     torch.set_num_threads(1)
     rows = []
     print("  rows  vocabulary   plain ms  chunked ms  ratio")
@@ -48,9 +42,7 @@ def main() -> int:
         ratio = medians["chunked"] / medians["plain"]
         print(f"{count:6d} {vocabulary:11d} {medians['plain']:10.0f} {medians['chunked']:11.0f} {ratio:6.2f}")
         rows.append({"rows": count, "vocabulary": vocabulary, **medians, "ratio": ratio})
-    if chosen.out:
-        chosen.out.write_text(json.dumps({"schema": 1, "cpu_ms": rows}, indent=2) + "\n")
-    return 0
+    return conclude(chosen.out, {"cpu_ms": rows})
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ is written beside the JSON; any viewer of Chrome's traces opens it. Needs Linux 
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import statistics
 import sys
@@ -33,7 +31,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.contestants import GPT, batch_of, ours
 from benchmarks.ranks import Team
-from benchmarks.targets import Target, show_targets
+from benchmarks.targets import Target, conclude, flags_for, show_targets
 
 WARM_UP = 3
 # gpt_config.yaml: with GPT-2's vocabulary, and with that of the tokenizer that the local default trains.
@@ -155,14 +153,7 @@ def show(console: Console, measured: dict[str, list[Overlap]]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.overlap", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="7 steps of each model (the default)")
-    size.add_argument("--full", action="store_true", help="15 steps of each model")
-    parser.add_argument("--out", type=Path, help="write the figures as JSON, and the trace beside it")
-    flags = parser.parse_args()
+    flags = flags_for("overlap", __doc__, "7 steps of each model", "15 steps of each model").parse_args()
     if not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2:
         print("this needs Linux and two cores: a rank's communication has to have one of its own", file=sys.stderr)
         return 2
@@ -174,16 +165,12 @@ def main() -> int:
     hidden = {model: statistics.median(step.hidden for step in steps) for model, steps in measured.items()}
     targets = [Target.at_least(f"hidden, {model}", [value], 0.6) for model, value in hidden.items()]
     show_targets(console, targets)
-    if flags.out:
-        figures = {
-            "schema": 1,
-            "torch": torch.__version__,
-            "hidden": hidden,
-            "steps": {model: [asdict(step) for step in steps] for model, steps in measured.items()},
-            "targets": [asdict(target) for target in targets],
-        }
-        flags.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    return 0 if all(target.passed for target in targets) else 1
+    figures = {
+        "torch": torch.__version__,
+        "hidden": hidden,
+        "steps": {model: [asdict(step) for step in steps] for model, steps in measured.items()},
+    }
+    return conclude(flags.out, figures, targets)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ computing, divided by the hops: sampling, Python and the waking of the next proc
 
 from __future__ import annotations
 
-import argparse
-import json
 import multiprocessing
 import statistics
 import sys
@@ -29,7 +27,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.targets import Target, show_targets
+from benchmarks.targets import Target, conclude, flags_for, show_targets
 from smolcluster.comm.config import GroupConfig
 from smolcluster.infer.engine import Engine
 from smolcluster.infer.layout import Layout, Place
@@ -214,14 +212,9 @@ def in_flight(folder: str, tokens: int, rounds: int) -> dict[int, float]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.serving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="5 rounds of 24 tokens (the default)")
-    size.add_argument("--full", action="store_true", help="9 rounds of 64 tokens, and by steps under way")
-    parser.add_argument("--out", type=Path, help="write the figures as JSON")
-    flags = parser.parse_args()
+    flags = flags_for(
+        "serving", __doc__, "5 rounds of 24 tokens", "9 rounds of 64 tokens, and by steps under way"
+    ).parse_args()
     torch.set_num_threads(1)
     sys.setswitchinterval(0.0005)
     try:
@@ -264,18 +257,14 @@ def main() -> int:
         Target.at_most("resident MB beside a stage's weights", over, 400.0),
     ]
     show_targets(console, targets)
-    if flags.out:
-        figures = {
-            "schema": 1,
-            "torch": torch.__version__,
-            "rounds": [asdict(one) for one in done],
-            "in_flight": by_slots,
-            "resident_mb": memory,
-            "targets": [asdict(target) for target in targets],
-        }
-        flags.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     console.print(f"this process: {psutil.Process().memory_info().rss / MB:.0f} MB", highlight=False)
-    return 0 if all(target.passed for target in targets) else 1
+    figures = {
+        "torch": torch.__version__,
+        "rounds": [asdict(one) for one in done],
+        "in_flight": by_slots,
+        "resident_mb": memory,
+    }
+    return conclude(flags.out, figures, targets)
 
 
 if __name__ == "__main__":

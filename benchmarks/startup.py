@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.targets import Target, conclude, flags_for, show_targets
 
 LIMIT_S = 1.0
 STATEMENTS = {
@@ -30,19 +31,13 @@ def measure(repeats: int) -> dict[str, float]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.startup", description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--full", action="store_true")
-    parser.add_argument("--out", type=Path)
-    chosen = parser.parse_args()
+    chosen = flags_for("startup", __doc__, "5 starts of each", "15 starts of each").parse_args()
     medians = measure(repeats=15 if chosen.full else 5)
     for name, seconds in medians.items():
         print(f"{name:<20} {seconds * 1000:7.0f} ms")
-    reached = all(seconds < LIMIT_S for seconds in medians.values())
-    print(f"under {LIMIT_S:g} s, without torch: {'yes' if reached else 'NO'}")
-    if chosen.out:
-        chosen.out.write_text(json.dumps({"schema": 1, "median_s": medians, "reached": reached}, indent=2) + "\n")
-    return 0 if reached else 1
+    target = Target.at_most("the slowest, without torch, seconds", medians.values(), LIMIT_S)
+    show_targets(Console(), [target])
+    return conclude(chosen.out, {"median_s": medians}, [target])
 
 
 if __name__ == "__main__":

@@ -12,15 +12,12 @@ comes from: torch's with the fused AdamW, and with our setting of the allocator.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,7 +26,7 @@ from rich.table import Table
 
 from benchmarks.contestants import GPT, batch_of, fsdp2, ours, torchs
 from benchmarks.ranks import Done, Team
-from benchmarks.targets import Target, show_targets
+from benchmarks.targets import Target, conclude, flags_for, show_targets
 
 SAMPLES, WORLD, WARM_UP = 4, 2, 2
 Tasks = dict[str, Callable[[], Any]]
@@ -232,30 +229,15 @@ def show(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="15 rounds (the default)")
-    size.add_argument("--full", action="store_true", help="25 rounds, and more contestants")
-    parser.add_argument("--out", type=Path, help="write the figures as JSON")
-    options = parser.parse_args()
+    options = flags_for("training", __doc__, "15 rounds", "25 rounds, and more contestants").parse_args()
     rounds = 25 if options.full else 15
     timed = times(rounds, options.full)
     raced = {name: steps.medians() for name, steps in timed.items()}
     weighed = bytes_and_state((2, 3, 4))
     targets = judge(timed, weighed)
     show(Console(), raced, weighed, targets)
-    if options.out:
-        figures = {
-            "schema": 1,
-            "torch": torch.__version__,
-            "rounds": rounds,
-            "steps": raced,
-            "bytes": weighed,
-            "targets": [asdict(target) for target in targets],
-        }
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    return 0 if all(target.passed for target in targets) else 1
+    figures = {"torch": torch.__version__, "rounds": rounds, "steps": raced, "bytes": weighed}
+    return conclude(options.out, figures, targets)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,23 @@ import sys
 
 import typer
 
-from smolcluster.commands import check, checkpoint, enroll, fetch, generate, job, plan, prepare, report, weights
-from smolcluster.errors import SmolError
+from smolcluster.commands import (
+    check,
+    checkpoint,
+    enroll,
+    fetch,
+    generate,
+    init,
+    job,
+    network,
+    plan,
+    prepare,
+    report,
+    serve,
+    weights,
+)
+from smolcluster.errors import ConfigError, SmolError
+from smolcluster.files import explain_with_path, is_refusal
 
 app = typer.Typer(
     name="smolcluster",
@@ -21,6 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("init")(init.init)
 app.command("check")(check.check)
 app.command("plan")(plan.plan)
 app.command("prepare")(prepare.prepare)
@@ -29,8 +45,10 @@ app.command("fetch")(fetch.fetch)
 app.command("generate")(generate.generate)
 app.command("report")(report.report)
 app.command("enroll")(enroll.enroll)
+app.command("serve")(serve.serve)
 app.command("weights")(weights.weights)
 app.add_typer(job.app, name="job")
+app.add_typer(network.app, name="network")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,6 +67,11 @@ def run_app(application: typer.Typer, arguments: list[str] | None = None) -> int
         return leaving.exit_code
     except (typer.Abort, KeyboardInterrupt):
         return 130
+    except OSError as error:  # a disk or a folder that refuses is nobody's bug
+        if not is_refusal(error):
+            raise
+        print(explain_with_path(error), file=sys.stderr)
+        return ConfigError.exit_code
     except Exception as error:  # click's usage errors: a person's mistake, not ours
         show = getattr(error, "show", None)
         if show is None:

@@ -19,7 +19,10 @@ from smolcluster.errors import SmolError
 from smolcluster.jobs.nodefile import load_node, load_plan, ranks_of
 from smolcluster.jobs.registry import Registry
 from smolcluster.jobs.supervise import Supervisor
+from smolcluster.jobs.supervise_each import EachSupervisor
+from smolcluster.jobs.supervise_together import TogetherSupervisor
 from smolcluster.jobs.winjob import tie_children_to_me
+from smolcluster.plan.types import ServePlan
 
 _WORKER = ("-m", "smolcluster.worker")
 
@@ -47,7 +50,11 @@ def supervise(node_file: Path, claim_nonce: str, worker: tuple[str, ...]) -> int
     nonce = claim_nonce or registry.claim(config.run_id, config.run_dir).nonce
     claim = registry.take_over(config.run_dir, nonce)
     tie_children_to_me()
-    supervisor = Supervisor(node_file, config, plan, registry, claim, os.environ, worker)
+    supervisor: Supervisor
+    if isinstance(plan, ServePlan):
+        supervisor = EachSupervisor(node_file, config, plan, registry, claim, os.environ, worker)
+    else:
+        supervisor = TogetherSupervisor(node_file, config, plan, registry, claim, os.environ, worker)
     _stop_on_signals(supervisor)
     return supervisor.run()
 

@@ -1,174 +1,97 @@
 """`python -m smolcluster.worker NODE_YAML --rank R`: one rank of a run, a child of its node's supervisor.
 
 Its stdin is a pipe that the supervisor holds: the line "stop" asks for a graceful end, end of file means that the
-supervisor is gone. What happened is in result.json and in the exit code (errors.py); the log has the rest.
+supervisor is gone. What happened is in result.json and in the exit code (errors.py); the log has the rest. A rank
+imports only what its part needs: one that serves nothing of training, and the other way round.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from smolcluster.comm import open_fabric
 from smolcluster.comm.allocator import keep_freed_memory
-from smolcluster.errors import ConfigError, InterruptedRun, PeerError, Problem, SmolError
+from smolcluster.errors import ConfigError, InterruptedRun, Problem, SmolError
 from smolcluster.jobs.nodefile import load_node, load_plan
-from smolcluster.plan.types import NodeConfig, Plan, RankPlan
-from smolcluster.runtime.context import Alone, RunContext
-from smolcluster.runtime.device import pick_device
-from smolcluster.runtime.entering import enter
-from smolcluster.runtime.failures import Failure, understand
-from smolcluster.runtime.generation import last_generation
-from smolcluster.runtime.process import die_with_parent, log_to_stdout, peak_rss_mb
-from smolcluster.runtime.results import forget_finished, keep_finished, read_finished, write_result
-from smolcluster.runtime.runfolder import RankResult, RunFolder, Status
-from smolcluster.strategies.base import NotFiniteError
-from smolcluster.train.account import Account
-from smolcluster.train.rank import train_rank
+from smolcluster.plan.types import NodeConfig, Plan, RankPlan, ServePlan
+from smolcluster.runtime.failures import DONE, SERVE_SMALLER, Failure, understand
+from smolcluster.runtime.process import Stop, die_with_parent, log_to_stdout, peak_rss_mb
+from smolcluster.runtime.results import write_result
+from smolcluster.runtime.runfolder import RankResult, RunFolder
 
 log = logging.getLogger("smolcluster.worker")
 
 # Python hands the interpreter over this often. The default of 5 ms would add to every hop of a small message.
 SWITCH_INTERVAL_S = 0.0005
-# So long a rank whose work was done looks for the others: a Pi needs most of a minute to start its ranks again.
-FINISHED_JOIN_S = 90.0
-DONE = Failure(0, "", ours=False, bug=False)
+# Machines are told to stop one by one, or lose their leases so: who sees another leave may be told a moment later. A
+# head that died needs longer than this to be there again.
+PARTING_S = 4.0
 
 
-def run_rank(config: NodeConfig, plan: Plan, me: RankPlan, stop: Callable[[], bool]) -> int:
+def run_rank(config: NodeConfig, plan: Plan | ServePlan, me: RankPlan, stop: Stop) -> int:
     """Take a rank's part in a run and write its result.json. The exit code; only bugs of result writing raise."""
-    account = Account()
-    folder = RunFolder(Path(config.run_dir))
-    before = read_finished(folder, me.node, me.rank)
-    ending, sent, received, entered, done = DONE, 0, 0, False, False
+    if isinstance(plan, Plan):
+        from smolcluster.train.part import train_part
+
+        return train_part(config, plan, me, stop)
+    return serve_part(config, plan, me, stop)
+
+
+def serve_part(config: NodeConfig, plan: ServePlan, me: RankPlan, stop: Stop) -> int:
+    """A stage of a served model, or its API, until it is told to stop. The exit code."""
+    began = time.monotonic()
     try:
-        context = _context(config, plan, me)
-        with _wires(context, config, FINISHED_JOIN_S if before is not None else None) as context:
-            entered = True
-            forget_finished(folder, me.node, me.rank)
-
-            def say_done() -> None:
-                # Before the others are let go: whoever is killed from here on was done, and is not started again.
-                counters = context.wires.counters()
-                result = _result(config, plan, me, account, DONE, counters.bytes_out, counters.bytes_in)
-                if result.finished:
-                    keep_finished(folder, result)
-                write_result(folder, result)
-
-            try:
-                train_rank(context, account, stop, say_done)
-            finally:
-                counters = context.wires.counters()
-                sent, received = counters.bytes_out, counters.bytes_in
-            done = True
-    except BaseException as error:  # noqa: BLE001  whatever ended it, the result must say so
-        ending = _ending(error, me.rank)
-    if before is not None and not entered and ending.exit_code == PeerError.exit_code:
-        log.info("nobody needs this rank any more: its work was done, and so was the others'")
-        write_result(folder, before)
-        return before.exit_code
-    if done:  # and said so: what the wires made of their end changes nothing
-        ending = DONE
-    result = _result(config, plan, me, account, ending, sent, received)
-    write_result(folder, result)
-    return result.exit_code
-
-
-def _result(
-    config: NodeConfig, plan: Plan, me: RankPlan, account: Account, ending: Failure, sent: int, received: int
-) -> RankResult:
-    """What the rank says of its part."""
-    folder = RunFolder(Path(config.run_dir))
-    if ending is DONE and account.stopped:
-        ending = Failure(InterruptedRun.exit_code, "stopped as asked", ours=False, bug=False)
-    status: Status = "failed"
-    if ending.exit_code in (0, InterruptedRun.exit_code):
-        status = "stopped" if ending.exit_code else "completed"
-    return RankResult(
+        _serve(me)(config, plan, me, stop)
+        ending = DONE if stop() else Failure(SmolError.exit_code, "ended although nobody asked", ours=True, bug=True)
+    except BaseException as error:
+        ending = understand(error, SERVE_SMALLER)
+        log.error("%s", ending.reason, exc_info=error if ending.bug else None)
+        if not ending.ours and not ending.bug and stop.wait(PARTING_S):
+            ending = DONE
+    if ending is DONE:
+        ending = replace(DONE, exit_code=InterruptedRun.exit_code, reason="stopped as asked")
+    status = "stopped" if ending.exit_code == InterruptedRun.exit_code else "failed"
+    result = RankResult(
         rank=me.rank,
         node=me.node,
         status=status,
         exit_code=ending.exit_code,
         reason=ending.reason,
         root_cause=ending.ours and status == "failed",
-        steps=account.steps,
-        tokens=account.tokens,
-        seconds=account.seconds,
-        loss_first=account.loss_first,
-        loss_last=account.loss_last,
-        val_loss_first=account.val_loss_first,
-        val_loss=account.val_loss,
-        val_accuracy=account.val_accuracy,
-        wire_bytes_out=sent,
-        wire_bytes_in=received,
+        seconds=time.monotonic() - began,
         peak_rss_mb=peak_rss_mb(),
-        transport=plan.transport if plan.world_size > 1 else "none",
-        generation=max(0, last_generation(folder, me.node, me.rank, config.generation)),
-        finished=status == "completed",
-        final=ending.final,
-        resumed_from=account.resumed_from,
-        resumed_step=account.resumed_step,
-    )
-
-
-def _ending(error: BaseException, rank: int) -> Failure:
-    ending = understand(error)
-    if isinstance(error, NotFiniteError):
-        # All ranks raise it in the same step; the one whose numbers went wrong is the cause.
-        ending = replace(ending, ours=error.rank in (rank, None))
-    if ending.bug:
-        log.error("%s", ending.reason, exc_info=error)
-    else:
-        log.error("%s", ending.reason)
-    return ending
-
-
-def _context(config: NodeConfig, plan: Plan, me: RankPlan) -> RunContext:
-    return RunContext(
-        run_id=config.run_id,
+        transport="smol",
         generation=config.generation,
-        plan=plan,
-        me=me,
-        device=pick_device(me.device, me.node),
-        folder=RunFolder(Path(config.run_dir)),
-        data_dir=Path(config.data_dir),
-        wires=Alone(),
-        init_dir=Path(config.init_dir) if config.init_dir else None,
-        resume_from=Path(config.resume_from) if config.resume_from else None,
+        final=ending.final,
     )
+    write_result(RunFolder(Path(config.run_dir)), result)
+    return ending.exit_code
 
 
-@contextlib.contextmanager
-def _wires(context: RunContext, config: NodeConfig, join_s: float | None) -> Iterator[RunContext]:
-    """The context with its wires open. They are closed in order after a good end, and cut after a bad one, so that the
-    other ranks learn of it at once instead of at their deadlines. `join_s`: how long to wait for the others, if not the
-    group's own time."""
-    group, context = enter(context, config)
-    if group is None:
-        yield context
-        return
-    fabric = open_fabric(group if join_s is None else replace(group, join_s=join_s))
-    log.info("rank %d of %d is in generation %d", context.rank, context.world_size, fabric.generation)
-    try:
-        yield replace(context, wires=fabric, generation=fabric.generation)
-    except BaseException as error:
-        failure = understand(error)
-        fabric.abort(failure.reason, failure.final)
-        raise
-    fabric.close()
+def _serve(me: RankPlan) -> Callable[[NodeConfig, ServePlan, RankPlan, Stop], None]:
+    if me.role == "api":
+        from smolcluster.chat.backend.rank import run_api
+
+        return run_api
+    from smolcluster.infer.rank import run_stage
+
+    return run_stage
 
 
 class StopRequests:
-    """Listens to the supervisor on a pipe, from a thread of its own. Calling it answers: was a stop asked for?"""
+    """Listens to the supervisor on a pipe, from a thread of its own. Calling it answers: was a stop asked for?
+
+    `wait` is for those who have nothing else to do.
+    """
 
     def __init__(self, pipe: int) -> None:
         self._asked = threading.Event()
@@ -178,6 +101,10 @@ class StopRequests:
     def __call__(self) -> bool:
         """Whether somebody asked this rank to stop."""
         return self._asked.is_set()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until somebody asked, at most so many seconds. Whether somebody did."""
+        return self._asked.wait(timeout_s)
 
     def _listen(self, pipe: int) -> None:
         pending = b""
@@ -192,7 +119,6 @@ class StopRequests:
 def main(arguments: list[str] | None = None) -> int:
     """Run a rank as a process. The exit code."""
     die_with_parent()
-    keep_freed_memory()
     parser = argparse.ArgumentParser(prog="python -m smolcluster.worker", description="One rank of a run.")
     parser.add_argument("node_yaml", type=Path)
     parser.add_argument("--rank", type=int, required=True)
@@ -210,6 +136,8 @@ def main(arguments: list[str] | None = None) -> int:
     except SmolError as error:
         log.error("%s", error)
         return error.exit_code
+    if isinstance(plan, Plan):
+        keep_freed_memory()
     torch.set_num_threads(me.threads)
     return run_rank(config, plan, me, stop)
 

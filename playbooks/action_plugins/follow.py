@@ -1,12 +1,14 @@
 """Action plugin: follow one node of a run until its part has ended, and keep its lease alive meanwhile.
 
-A supervisor that died is started again, as often as the run allows restarts: nobody else would do it.
+A supervisor that died is started again, as often as the run allows restarts: nobody else would do it. Of a run that
+serves a model it says when it answers, and where; with `until_ready` that is the end.
 
 One task per node, all at the same time. It prints a line of progress as it goes, never fails the play (what went wrong
 is its result, so that collecting and reporting still happen), and never waits for ever: not for a node that gives no
 answer, and not for a rank that hangs after another node's part has failed.
 
-Nodes learn of each other through small files in the controller's run folder: `.follow/<node>` holds how its part ended.
+Nodes learn of each other through small files in the controller's run folder: `.follow/<node>` holds how its part ended,
+`.follow/.ready` says that the served model answered.
 """
 
 from __future__ import annotations
@@ -30,14 +32,15 @@ from smolcluster.errors import SmolError
 from smolcluster.jobs import PollResult, poll_job, stop_job
 from smolcluster.jobs.asking import Asking, NoAnswerError
 from smolcluster.jobs.identity import orphaned
+from smolcluster.jobs.telling import ServedLines, StepLines, Telling
 from smolcluster.jobs.types import START_DEADLINE_S
-from smolcluster.observe.progress import Mark, progress_line, slowest, time_left_s
-from smolcluster.runtime.runfolder import JobState, write_atomic
+from smolcluster.observe.serving_lines import address_lines
+from smolcluster.runtime.runfolder import JobState, RunFolder, ServingNote, write_atomic
 
 _SPEC: dict[str, dict[str, Any]] = {
     "node": {"type": "str", "required": True},
     "run_dir": {"type": "str", "required": True},
-    "notes_dir": {"type": "str", "required": True},
+    "home": {"type": "str", "required": True},
     "nodes": {"type": "list", "elements": "str", "required": True},
     "python": {"type": "str", "required": True},
     "local": {"type": "bool", "required": True},
@@ -45,7 +48,12 @@ _SPEC: dict[str, dict[str, Any]] = {
     "node_file": {"type": "str", "default": ""},
     "launcher": {"type": "str", "default": "auto"},
     "max_restarts": {"type": "int", "default": 0},
-    "elastic": {"type": "bool", "default": False},
+    "needs": {"type": "list", "elements": "str"},
+    "serves": {"type": "bool", "default": False},
+    "api": {"type": "bool", "default": False},
+    "api_key_file": {"type": "str", "default": ""},
+    "ready_s": {"type": "float", "default": 300.0},
+    "until_ready": {"type": "bool", "default": False},
     "every_s": {"type": "float", "default": 5.0},
     "answer_s": {"type": "float", "default": 15.0},
     "straggle_s": {"type": "float", "default": 75.0},
@@ -68,7 +76,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         _, self._options = self.validate_argument_spec(argument_spec=_SPEC)
         result: dict[str, Any] = super().run(tmp, task_vars)
-        self._notes = Path(self._options["notes_dir"])
+        self._home = RunFolder(Path(self._options["home"]))
         self._width = max(len(name) for name in self._options["nodes"])
         self._task_vars = task_vars
         outcome = self._outcome()
@@ -78,32 +86,39 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def _outcome(self) -> dict[str, Any]:
         if self._options["start_failure"]:
             return self._said("failed", self._options["start_failure"], at_once=True)
-        lines = _Lines(self._options["node"], self._width, self._options["every_s"])
-        answered, why = time.monotonic(), ""
+        lines = self._telling()
+        began, answered, why = time.monotonic(), time.monotonic(), ""
+        note: ServingNote | None = None
         asking = self._asking()
         # A controller that was killed leaves this process behind: without this check it would renew the lease for ever.
         while not orphaned():
             answer = asking.wait(_LOOK_UP_S)
             if isinstance(answer, PollResult):
                 answered, why = time.monotonic(), ""
-                lines.show(answer)
+                note = answer.serving or note
+                self._show(lines.lines(answer, answered))
+                self._ready(answer.serving)
                 if self._may_go_on(answer.job) and self._straggles() is None:
                     if (failure := self._start_again()) is not None:
                         return self._said("failed", failure, at_once=True)
                     answered, asking = time.monotonic(), self._asking()
                     continue
                 if answer.job.state in _ENDED:
-                    lines.last(answer)
+                    self._show(lines.last(answer, answered))
                     return self._ended(answer)
                 if (reason := self._straggles()) is not None:
                     return self._stop(reason)
+                if self._options["until_ready"] and self._home.was_ready.exists():
+                    return self._said("serving", "")
+                if self._late(answered - began):
+                    return self._give_up(answered - began, note)
                 continue
             if answer is not None:
                 if not why:
                     self._print(f"no answer, trying again: {answer}")
                 why = str(answer)
             silent_s = time.monotonic() - answered
-            if silent_s > self._options["answer_s"]:
+            if silent_s > self._options["answer_s"] and not self._may_come_back():
                 why = why or "the connection hangs"
                 return self._said("lost", f"no answer for {silent_s:.0f} s; the run ends there by itself: {why}")
         return self._said("lost", "the controller was ended")
@@ -127,8 +142,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         except ValidationError as error:
             raise NoAnswerError(f"what came back is no answer of this smolcluster: {text[:200]!r}") from error
 
-    def _stop(self, reason: str) -> dict[str, Any]:
-        """End this node's part, which hangs although the run has failed elsewhere."""
+    def _stop(self, reason: str, state: str = "stopped") -> dict[str, Any]:
+        """End this node's part, which goes on although the run has failed."""
         self._print(f"ending it: {reason}")
         try:
             if self._options["local"]:
@@ -137,7 +152,35 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 self._ask("stop")
         except (NoAnswerError, SmolError, OSError) as error:
             return self._said("lost", f"{reason}; it could not be ended ({error}), its lease will")
-        return self._said("stopped", reason)
+        return self._said(state, reason, at_once=state == "failed")
+
+    # A served model
+
+    def _ready(self, note: ServingNote | None) -> None:
+        """Tell everybody when it answers for the first time: the other nodes, and the person where."""
+        if note is None or note.state != "ready" or self._home.was_ready.exists():
+            return
+        write_atomic(self._home.was_ready, "")
+        key_file = self._options["api_key_file"]
+        key = Path(key_file).read_text(encoding="utf-8").strip() if key_file else ""
+        elsewhere = "" if self._options["local"] else self._options["node"]
+        for line in address_lines(note.urls, key, elsewhere):
+            # The key is for the person in front of the screen, not for a log that Ansible may keep.
+            Display().display(f"{'':<{self._width}}  {line}", screen_only=bool(key))
+
+    def _late(self, seconds: float) -> bool:
+        """Whether it should have answered by now. The API's node judges for all."""
+        return self._options["api"] and seconds > self._options["ready_s"] and not self._home.was_ready.exists()
+
+    def _give_up(self, seconds: float, note: ServingNote | None) -> dict[str, Any]:
+        why = (note.reason or note.state) if note is not None else "its API has not begun"
+        return self._stop(f"not ready after {seconds:.0f} s: {why}", "failed")
+
+    def _may_come_back(self) -> bool:
+        """Whether a silent node is asked on: the others serve without it meanwhile, and take it in again."""
+        if not self._options["serves"] or self._options["node"] in self._needed():
+            return False
+        return self._straggles() is None
 
     # A dead supervisor
 
@@ -199,20 +242,23 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     def _note(self, outcome: dict[str, Any]) -> None:
         note = {key: outcome[key] for key in ("state", "reason", "at_once")} | {"time": time.time()}
-        write_atomic(self._notes / self._options["node"], json.dumps(note))
+        write_atomic(self._home.followed(self._options["node"]), json.dumps(note))
+
+    def _needed(self) -> list[str]:
+        """The nodes whose end is the run's. To begin with a served model wants all of them."""
+        if self._options["needs"] is None or (self._options["serves"] and not self._home.was_ready.exists()):
+            return list(self._options["nodes"])
+        return list(self._options["needs"])
 
     def _straggles(self) -> str | None:
-        """Why this node must be ended now: another's part has failed and this one had its time to notice.
-
-        An elastic run goes on without the other.
-        """
-        if self._options["elastic"]:
-            return None
-        for name in self._options["nodes"]:
+        """Why this node must be ended now: a needed one's part has failed and this one had its time to notice."""
+        for name in self._needed():
             try:
-                note = json.loads((self._notes / name).read_text())
+                note = json.loads(self._home.followed(name).read_text())
             except FileNotFoundError:
                 continue
+            if note["state"] == "serving":
+                continue  # it is served, and no longer followed
             if note["state"] == "completed" and time.time() - note["time"] <= 2 * self._options["straggle_s"]:
                 # A rank that died after its work was done starts again and finds nobody: in the end it is stopped.
                 continue
@@ -224,65 +270,37 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     def _ended(self, answer: PollResult) -> dict[str, Any]:
         failed = [failure.model_dump(mode="json") for failure in answer.failed]
-        return self._said(answer.job.state, answer.job.reason, failed=failed)
+        # Why a rank failed is said where it did; all others would say it again.
+        echo = bool(failed) and not any(failure.root_cause for failure in answer.failed)
+        return self._said(answer.job.state, answer.job.reason, failed=failed, echo=echo)
 
     def _said(
-        self, state: str, reason: str, *, at_once: bool = False, failed: list[dict[str, Any]] | None = None
+        self,
+        state: str,
+        reason: str,
+        *,
+        at_once: bool = False,
+        failed: list[dict[str, Any]] | None = None,
+        echo: bool = False,
     ) -> dict[str, Any]:
-        if state != "completed":
-            self._print(f"{state}: {reason}")
+        if state not in ("completed", "serving"):
+            self._print(f"{state}: {'ended with the others' if echo else reason}")
         return {
             "node": self._options["node"],
             "state": state,
             "reason": reason,
             "at_once": at_once,
             "ranks_failed": failed or [],
+            "echo": echo,
         }
 
+    def _telling(self) -> Telling:
+        kind = ServedLines if self._options["serves"] else StepLines
+        return kind(self._options["node"], self._width, self._options["every_s"])
+
+    def _show(self, lines: list[str]) -> None:
+        for line in lines:
+            Display().display(line)
+
     def _print(self, text: str) -> None:
-        Display().display(f"{self._options['node']:<{self._width}}  {text}")
-
-
-class _Lines:
-    """When a line of progress is due: at the first step, every `every_s` if there is a new one, and at the end."""
-
-    def __init__(self, node: str, width: int, every_s: float) -> None:
-        self._node, self._width, self._every_s = node, width, every_s
-        self._start: Mark | None = None
-        self._shown: Mark | None = None
-        self._restarts = 0
-        self._generation = -1
-
-    def show(self, answer: PollResult) -> None:
-        self._tell_restarts(answer.job)
-        now_s = time.monotonic()
-        if not answer.progress:
-            return
-        now = Mark(slowest(answer.progress).step, now_s)
-        self._start = self._start or now
-        if self._shown is None or (now.step > self._shown.step and now_s - self._shown.seen_s >= self._every_s):
-            self._line(answer, now)
-
-    def _tell_restarts(self, job: JobState) -> None:
-        """What died, said where it died; and from where the next generation goes on, said by every node."""
-        if job.restarts > self._restarts:
-            self._restarts = job.restarts
-            if job.restart_ours:
-                Display().display(f"{self._node:<{self._width}}  {job.restart_reason}; starting again")
-        if job.resumed_step is not None and job.generation > self._generation:
-            self._generation = job.generation
-            self._start = self._shown = None
-            if not job.generation and not job.resumed_step:
-                return  # the first start of a run
-            said = f"generation {job.generation} starts from step {job.resumed_step}"
-            Display().display(f"{self._node:<{self._width}}  {said}")
-
-    def last(self, answer: PollResult) -> None:
-        if answer.progress and (self._shown is None or slowest(answer.progress).step > self._shown.step):
-            self._line(answer, Mark(slowest(answer.progress).step, time.monotonic()))
-
-    def _line(self, answer: PollResult, now: Mark) -> None:
-        self._shown = now
-        total = slowest(answer.progress).total_steps
-        left = time_left_s(self._start, now, total) if self._start else None
-        Display().display(progress_line(self._node, answer.progress, left, self._width))
+        self._show([f"{self._options['node']:<{self._width}}  {text}"])

@@ -1,10 +1,12 @@
 """Action plugin: refuse a misspelt -e, which Ansible would take without a word as a variable that nobody reads.
 
-Only a name that is nearly one of `known` is refused: a person's inventory may read variables of its own.
+Only a name that is nearly one of `known` is refused, or one of `elsewhere`, which another playbook reads: a person's
+inventory may read variables of its own.
 
 - name: Refuse a misspelt variable
   smolcluster_flags:
     known: [strategy, model]
+    elsewhere: [download]
 """
 
 from __future__ import annotations
@@ -15,7 +17,10 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible.utils.vars import load_extra_vars
 
-_SPEC = {"known": {"type": "list", "elements": "str", "required": True}}
+_SPEC = {
+    "known": {"type": "list", "elements": "str", "required": True},
+    "elsewhere": {"type": "list", "elements": "str", "default": []},
+}
 # As close as did_you_mean of the configs asks for.
 _CLOSE = 0.7
 # Variables of the roles themselves, which their defaults document.
@@ -25,7 +30,7 @@ _OF_ROLES = (
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
-    """Compare the names of the command line's extra variables with `known`."""
+    """Compare the names of the command line's extra variables with `known` and `elsewhere`."""
 
     TRANSFERS_FILES = False
     _requires_connection = False
@@ -40,7 +45,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             if name.startswith(_OF_ROLES):
                 continue
             near = difflib.get_close_matches(name, known, 1, _CLOSE)
-            if near:
+            if name in args["elsewhere"]:
+                wrong.append(f"-e {name}=...: this playbook has no such thing. It reads {', '.join(known)}")
+            elif near:
                 wrong.append(f"-e {name}=...: nobody reads it. Fix: did you mean {near[0]}?")
         if wrong:
             result.update(failed=True, msg="\n".join(wrong))

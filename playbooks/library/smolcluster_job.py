@@ -13,6 +13,7 @@ try:
     import smolcluster
     from smolcluster.errors import SmolError
     from smolcluster.jobs import list_runs, poll_job, start_job, stop_job
+    from smolcluster.jobs.served import served_here
 
     MISSING = ""
 except ImportError as error:
@@ -45,6 +46,7 @@ EXAMPLES = r"""
 RETURN = r"""
 job: {description: The job's state., type: dict, returned: started, stopped, polled}
 jobs: {description: Every run this work folder knows., type: list, returned: checked, listed}
+served: {description: What this node does for a served model; empty for a training., type: str, returned: polled}
 workdir: {description: The work folder, absolute., type: str, returned: checked, listed}
 version: {description: The version of smolcluster there., type: str, returned: checked}
 python: {description: The interpreter, absolute., type: str, returned: checked}
@@ -90,7 +92,8 @@ def act(options: dict[str, Any]) -> dict[str, Any]:
         job = stop_job(run_dir, options["node"])
         return {"changed": True, "job": job.model_dump(mode="json", by_alias=True)}
     answer = poll_job(run_dir, options["node"], renew=False)
-    return {"changed": False, **answer.model_dump(mode="json", by_alias=True)}
+    served = served_here(run_dir, options["node"], answer.serving)
+    return {"changed": False, "served": served, **answer.model_dump(mode="json", by_alias=True)}
 
 
 def main() -> None:

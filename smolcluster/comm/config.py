@@ -10,12 +10,14 @@ from typing import Literal
 from smolcluster.comm.faults import Faults
 from smolcluster.comm.tls import TlsContexts
 from smolcluster.errors import ConfigError, Problem
-from smolcluster.plan.types import Plan, RankPlan
+from smolcluster.plan.types import Plan, RankPlan, ServePlan
 
 # A Pi that evaluates its share of a text takes minutes; c10d's own default is as long.
 OPERATION_S = 1800.0
 # All ranks import torch first: most of a minute from a slow SD card.
 JOIN_S = 150.0
+# A rank of a served model is started again alone, and its last process may hold the port for a moment.
+_SERVING_BIND_S = 10.0
 
 
 def nobody_asks(generation: int) -> None:
@@ -63,7 +65,7 @@ class GroupConfig:
     @classmethod
     def from_plan(
         cls,
-        plan: Plan,
+        plan: Plan | ServePlan,
         me: RankPlan,
         run_id: str,
         generation: int,
@@ -74,8 +76,10 @@ class GroupConfig:
         entered: Callable[[int], None] = nobody_asks,
     ) -> GroupConfig:
         """The view of rank `me` of a plan. `secret` is the run's, from its file."""
-        join_s = max(JOIN_S, plan.run.comm.timeout_s)
+        timeout_s = (plan.serve if isinstance(plan, ServePlan) else plan.run).comm.timeout_s
+        join_s = max(JOIN_S, timeout_s)
         restarted = (generation if after is None else after + 1) > 0
+        bind_s = _SERVING_BIND_S if isinstance(plan, ServePlan) else 0.0
         return cls(
             rank=me.rank,
             world_size=plan.world_size,
@@ -85,21 +89,28 @@ class GroupConfig:
             peer_ports={other.rank: other.port for other in plan.ranks},
             encrypt=me.encrypt,
             buffer_bytes=int(me.buffer_mb * (1 << 20)),
-            timeout_s=plan.run.comm.timeout_s,
-            operation_s=max(OPERATION_S, plan.run.comm.timeout_s),
+            timeout_s=timeout_s,
+            operation_s=max(OPERATION_S, timeout_s),
             join_s=join_s,
             run_id=run_id,
             generation=generation,
             digest=plan.digest(),
             secret=secret,
             endpoint_file=endpoint_file,
-            transport=plan.transport,
+            transport="smol" if isinstance(plan, ServePlan) else plan.transport,
             tls=tls,
             after=after,
             entered=entered,
-            bind_s=join_s if restarted else 0.0,
-            faults=Faults(plan.run.faults, me.rank, plan.run.seed) if plan.run.faults else None,
+            bind_s=join_s if restarted else bind_s,
+            faults=_faults(plan, me),
         )
+
+
+def _faults(plan: Plan | ServePlan, me: RankPlan) -> Faults | None:
+    """What a rank breaks on purpose: at steps, which serving does not have."""
+    if isinstance(plan, ServePlan) or not plan.run.faults:
+        return None
+    return Faults(plan.run.faults, me.rank, plan.run.seed)
 
 
 def read_secret(path: Path, key: str, fix: str) -> bytes:

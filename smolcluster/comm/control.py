@@ -16,6 +16,7 @@ from typing import Protocol
 from smolcluster.comm.alarm import Alarm, copy_of, decode_error, encode_error
 from smolcluster.comm.frame import Kind
 from smolcluster.comm.link import Link, expect
+from smolcluster.comm.pulse import heartbeat_s
 from smolcluster.comm.roll import Roll
 from smolcluster.comm.table import Asker, Op, Reply, Table, decode_parts, encode_parts
 from smolcluster.errors import DeadlineError, PeerError, PeerLostError, ProtocolError
@@ -25,11 +26,6 @@ CHANNEL = "control"
 GRACE_S = 0.3
 # How long one rank may take to be told of a failure before the next one is.
 TELL_S = 0.5
-
-
-def heartbeat_s(timeout_s: float) -> float:
-    """How often an idle link says that this rank lives."""
-    return min(1.0, timeout_s / 4)
 
 
 class Control(Protocol):

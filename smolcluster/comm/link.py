@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 from smolcluster.comm.clock import Deadline, Patience
@@ -63,6 +64,38 @@ class Link:
         """Send one frame. DeadlineError if the peer takes nothing for `timeout_s`, PeerLostError if it is gone."""
         with self._send_lock:
             self._send(kind, payload, op, tag, Patience(self.timeout_s))
+
+    def offer(
+        self, kind: Kind, payload: bytes | memoryview = b"", *, op: int = 0, tag: int = 0
+    ) -> Callable[[], None] | None:
+        """Begin to send one frame, without waiting. None: all of it is on its way.
+
+        Else another thread has to call what is given: it sends the rest, waiting as `send` does, and nobody else can
+        send before. PeerLostError if the peer is gone.
+        """
+        if not self._send_lock.acquire(blocking=False):
+            return partial(self.send, kind, payload, op=op, tag=tag)
+        head = pack(kind, len(payload), op=op, tag=tag)
+        body = memoryview(payload) if payload else None
+        try:
+            sent = self.out.send(head, body)
+        except BaseException:
+            self._send_lock.release()
+            raise
+        if sent < len(head) + len(payload):
+            return partial(self._send_rest, head, body, sent)
+        self._last_sent = time.monotonic()
+        self._send_lock.release()
+        return None
+
+    def _send_rest(self, head: bytes, body: memoryview | None, sent: int) -> None:
+        try:
+            begun = max(0, sent - len(head))
+            rest = body[begun:] if body is not None else None
+            self.out.send_all(memoryview(head)[sent:], rest, Patience(self.timeout_s))
+            self._last_sent = time.monotonic()
+        finally:
+            self._send_lock.release()
 
     def _send(self, kind: Kind, payload: bytes | memoryview, op: int, tag: int, deadline: Deadline) -> None:
         head = pack(kind, len(payload), op=op, tag=tag)
@@ -129,10 +162,10 @@ class Link:
         self._release()
         return acknowledged
 
-    def tell(self, kind: Kind, payload: bytes, within_s: float) -> None:
-        """`send`, for those who have others to tell as well: DeadlineError if it does not go out within `within_s`."""
+    def tell(self, kind: Kind, payload: bytes, within_s: float, *, op: int = 0, tag: int = 0) -> None:
+        """`send`, for those who cannot wait as long: DeadlineError if it does not go out within `within_s`."""
         with self._sending(within_s) as deadline:
-            self._send(kind, payload, 0, 0, deadline)
+            self._send(kind, payload, op, tag, deadline)
 
     @contextlib.contextmanager
     def _sending(self, within_s: float) -> Iterator[Deadline]:

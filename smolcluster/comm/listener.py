@@ -76,6 +76,7 @@ class Listener:
         self._taken: dict[tuple[str, int], Link] = {}
         self._watchers: dict[str, Callable[[], None]] = {}
         self._newcomers: dict[threading.Thread, _Newcomer] = {}
+        self._turned_away: deque[tuple[str, int, str]] = deque(maxlen=MOST_THREADS)
         self.refusals: deque[PeerError] = deque(maxlen=20)
         self._failure: PeerError | None = None
         self._closing = False
@@ -129,6 +130,17 @@ class Listener:
         """Whether `take` would return at once."""
         with self._arrived:
             return (channel, rank) in self._links
+
+    def sweep(self, stale: Callable[[str], bool]) -> None:
+        """Hang up on all who came for a channel that nobody will take any more."""
+        with self._arrived:
+            links = [self._links.pop(key) for key in tuple(self._links) if stale(key[0])]
+            halves = [self._halves.pop(key) for key in tuple(self._halves) if stale(key[0])]
+        for link in links:
+            link.discard()
+        for wires in halves:
+            for wire in wires.values():
+                wire.close()
 
     def watch(self, channel: str, wake: Callable[[], None] | None) -> None:
         """Call `wake` when somebody has come for `channel`, and when nobody will any more. None ends it."""
@@ -263,7 +275,12 @@ class Listener:
         with self._arrived:
             key = (hello.channel, hello.rank)
             known = self._links.get(key) or self._taken.get(key)
-            if self._closing or (known is not None and not known.closed):
+            half = (*key, hello.link)
+            if self._closing or (known is not None and not known.closed) or half in self._turned_away:
+                # Its other half is refused too, even if there is room by then: half a link would be waited for in vain.
+                self._turned_away.append(half)
+                for wire_of_it in self._halves.pop(half, {}).values():
+                    wire_of_it.close()
                 raise HandshakeError(
                     f"{wire.who} is connected already on {hello.channel!r}: two processes claim that rank"
                 )

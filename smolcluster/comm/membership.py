@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from dataclasses import replace
 from datetime import timedelta
 
 from smolcluster.comm import control
 from smolcluster.comm.alarm import Alarm
-from smolcluster.comm.announce import announce, find
+from smolcluster.comm.announce import announce
 from smolcluster.comm.clock import Deadline
 from smolcluster.comm.config import GroupConfig
-from smolcluster.comm.control import Hub, heartbeat_s
-from smolcluster.comm.endpoint import REDIAL_S, Endpoint, listen
-from smolcluster.comm.handshake import Identity, StaleError
+from smolcluster.comm.control import Hub
+from smolcluster.comm.endpoint import REDIAL_S, Endpoint
+from smolcluster.comm.handshake import StaleError
 from smolcluster.comm.link import Link
-from smolcluster.comm.listener import Listener
-from smolcluster.comm.mesh import Card, Mesh
-from smolcluster.comm.pulse import Pulse
+from smolcluster.comm.mesh import Card
+from smolcluster.comm.opening import open_mesh, where_is_rank_0
+from smolcluster.comm.pulse import Pulse, heartbeat_s
 from smolcluster.comm.spoke import Spoke
 from smolcluster.comm.store import SmolStore
 from smolcluster.comm.table import Op
@@ -33,7 +32,6 @@ from smolcluster.errors import DeadlineError, HandshakeError, PeerError, RunOver
 FAREWELL_S = 5.0
 # How long a port from the endpoint file is tried before the file is looked up again.
 _LOOK_UP_AGAIN_S = 1.0
-_NONE_YET = -1
 
 
 class Membership:
@@ -48,35 +46,8 @@ class Membership:
         self._closed = False
         self._pulse: Pulse | None = None
         self._star: Hub | Spoke | None = None
-        me = Identity(
-            config.run_id,
-            config.generation,
-            config.digest,
-            config.rank,
-            config.world_size,
-            config.secret,
-            config.tls.fingerprint if config.tls is not None else b"",
-            config.after,
-        )
-        must_encrypt = frozenset(rank for rank, wanted in config.encrypt.items() if wanted)
-        self._listener: Listener | None = None
-        if config.listen and config.world_size > 1:
-            sockets = listen(config.listen, config.port, Deadline(config.bind_s))
-            # Nobody is welcome before this rank knows its own generation.
-            mine = me if config.after is None else replace(me, generation=_NONE_YET, after=None)
-            self._listener = Listener(sockets, mine, config.buffer_bytes, config.timeout_s, config.tls, must_encrypt)
-        self.mesh = Mesh(
-            me,
-            self._listener,
-            config.peers,
-            config.peer_ports,
-            config.encrypt,
-            config.tls,
-            config.buffer_bytes,
-            config.timeout_s,
-            config.listen,
-            config.faults,
-        )
+        self.mesh = open_mesh(config)
+        self._listener = self.mesh.listener
         self.alarm.on_ring(lambda error: self.mesh.fail(error, spare=control.CHANNEL))
 
     @property
@@ -156,13 +127,13 @@ class Membership:
         """
         config = self.config
         if config.after is None:
-            return self.mesh.link(0, control.CHANNEL, self._where_is_rank_0(reach), reach)
+            return self.mesh.link(0, control.CHANNEL, where_is_rank_0(config, reach), reach)
         known = bool(config.peer_ports.get(0, 0))
         pause = threading.Event()
         while True:
             attempt = reach if known else Deadline(min(_LOOK_UP_AGAIN_S, reach.left()))
             try:
-                return self.mesh.link(0, control.CHANNEL, self._where_is_rank_0(reach), attempt)
+                return self.mesh.link(0, control.CHANNEL, where_is_rank_0(config, reach), attempt)
             except (StaleError, DeadlineError, HandshakeError) as error:
                 passes = isinstance(error, StaleError | DeadlineError) or isinstance(error.__cause__, HungUpError)
                 if not passes:
@@ -173,17 +144,6 @@ class Membership:
 
     def _start_pulse(self, star: Hub | Spoke) -> None:
         self._pulse = Pulse(star.pulse, heartbeat_s(self.config.timeout_s))
-
-    def _where_is_rank_0(self, deadline: Deadline) -> Endpoint:
-        config = self.config
-        port = config.peer_ports.get(0, 0)
-        if port:
-            return Endpoint(config.peers[0], port)
-        if config.endpoint_file is None:
-            raise PeerError("rank 0's port is 0 and there is no endpoint file. Fix: give rank 0 a fixed `port`.")
-        least = config.generation if config.after is None else config.after + 1
-        found = find(config.endpoint_file, config.run_id, least, deadline, or_later=config.after is not None)
-        return Endpoint(config.peers.get(0, found.host), found.port)
 
     def _card_of(self, rank: int) -> Card:
         return Card.decode(self.store.get(f"smol/card/{rank}"))

@@ -21,6 +21,7 @@ from smolcluster.comm.faults import Faults
 from smolcluster.comm.handshake import Hello, Identity, StaleError, dial_handshake
 from smolcluster.comm.link import Link
 from smolcluster.comm.listener import Listener
+from smolcluster.comm.pulse import heartbeat_s
 from smolcluster.comm.route import nearest
 from smolcluster.comm.tls import TlsContexts
 from smolcluster.comm.wire import HungUpError, Wire
@@ -142,6 +143,11 @@ class Mesh:
         """Whether `link` to a higher rank would not have to wait."""
         return self.listener is not None and self.listener.holds(channel, peer)
 
+    def sweep(self, stale: Callable[[str], bool]) -> None:
+        """Hang up on higher ranks that came for a channel nobody will take any more."""
+        if self.listener is not None:
+            self.listener.sweep(stale)
+
     def watch(self, channel: str, wake: Callable[[], None]) -> None:
         """Call `wake` whenever a rank has come for `channel`, or none will any more."""
         if self.listener is not None:
@@ -250,6 +256,20 @@ class Mesh:
                 self._links.remove(link)
                 self._past_out += link.bytes_out
                 self._past_in += link.bytes_in
+
+    def drop(self, *links: Link | None) -> None:
+        """End links at once; whoever waits on one wakes. For when no other thread uses them any more."""
+        for link in links:
+            if link is not None:
+                link.abort()
+                link.discard()
+                self.forget(link)
+
+    def pulse(self) -> None:
+        """A heartbeat on every link that is idle. Those that are broken are left to whoever receives on them."""
+        for link in self.links():
+            with contextlib.suppress(PeerError):
+                link.pulse(heartbeat_s(self.timeout_s))
 
     def links(self) -> list[Link]:
         """The links that are open."""

@@ -26,7 +26,7 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -36,12 +36,10 @@ from pydantic import ValidationError
 from smolcluster.comm.announce import announce, find
 from smolcluster.comm.clock import Deadline
 from smolcluster.comm.config import GroupConfig
-from smolcluster.comm.endpoint import REDIAL_S, Endpoint, listen
+from smolcluster.comm.endpoint import REDIAL_S, Endpoint
 from smolcluster.comm.frame import Kind
-from smolcluster.comm.handshake import Identity
 from smolcluster.comm.link import Link, expect
-from smolcluster.comm.listener import Listener
-from smolcluster.comm.mesh import Mesh
+from smolcluster.comm.opening import open_mesh
 from smolcluster.comm.quorum import Entry, Muster, awaited, last_of, verdict_of
 from smolcluster.errors import DeadlineError, PeerError, ProtocolError
 
@@ -88,20 +86,11 @@ class _Gathering:
         self._lower: dict[int, Link] = {}
         self._higher: dict[int, tuple[Link, Entry]] = {}
         self._over = threading.Event()
-        identity = Identity(
-            config.run_id, _MUSTERING, config.digest, config.rank, config.world_size, config.secret,
-            config.tls.fingerprint if config.tls is not None else b"",
-        )  # fmt: skip
-        sockets = listen(config.listen, config.port, Deadline(config.bind_s))
-        must_encrypt = frozenset(rank for rank, wanted in config.encrypt.items() if wanted)
-        self._listener = Listener(sockets, identity, config.buffer_bytes, config.timeout_s, config.tls, must_encrypt)
-        self._mesh = Mesh(
-            identity, self._listener, config.peers, config.peer_ports, config.encrypt, config.tls,
-            config.buffer_bytes, config.timeout_s, config.listen,
-        )  # fmt: skip
+        # What is broken on purpose is a generation, and this comes before it.
+        self._mesh = open_mesh(replace(config, generation=_MUSTERING, after=None, faults=None))
         self._began = Deadline(ground.window_s), Deadline(ground.first_s)
-        if me.rank in ground.files:
-            announce(ground.files[me.rank], self._listener.endpoint, config.run_id, 0)
+        if me.rank in ground.files and self._mesh.listener is not None:
+            announce(ground.files[me.rank], self._mesh.listener.endpoint, config.run_id, 0)
         calls = [
             partial(self._dial if peer < me.rank else self._greet, peer) for peer in self._everybody if peer != me.rank
         ]
@@ -187,7 +176,7 @@ class _Gathering:
             raise PeerError(f"the ranks did not agree on who goes on: {error}") from error
         self._note(self._me.committed(verdict))
         # Whoever hears that all have accepted dials the next generation's listener, maybe on this very port.
-        self._listener.close()
+        self._stop_listening()
         for link, _ in came.values():
             with contextlib.suppress(PeerError):  # whoever is gone now is missed when the ranks join
                 link.send(Kind.MESSAGE)
@@ -225,7 +214,7 @@ class _Gathering:
             if self._me.rank not in verdict.members:
                 raise ProtocolError(f"{link.who} led this rank and left it out")
             self._note(self._me.offered(verdict))
-            self._listener.close()  # as in `lead`: others may be in the next generation before this rank is
+            self._stop_listening()  # as in `lead`: others may be in the next generation before this rank is
             link.send(Kind.REPLY)
             committed = link.receive(2 * ANSWER_S, _MOST_BYTES, Deadline(2 * ANSWER_S))
             expect(committed, link.who, Kind.MESSAGE)
@@ -240,14 +229,17 @@ class _Gathering:
             if not self._over.is_set():
                 heard.put((link, error))
 
+    def _stop_listening(self) -> None:
+        if self._mesh.listener is not None:
+            self._mesh.listener.close()
+
     def close(self) -> None:
         """Hang up on everybody; the port is free then."""
         self._over.set()
-        self._listener.fail(PeerError("the muster is over"))
         self._mesh.fail(PeerError("the muster is over"), spare="")
         for thread in self._threads:
             thread.join()
-        self._listener.close()
+        self._stop_listening()
         for link in self._mesh.links():
             link.discard()
 

@@ -6,6 +6,11 @@ import threading
 from collections.abc import Callable
 
 
+def heartbeat_s(timeout_s: float) -> float:
+    """How often an idle link says that this rank lives."""
+    return min(1.0, timeout_s / 4)
+
+
 class Pulse:
     """Calls `beat` every `every_s` seconds until `close`."""
 

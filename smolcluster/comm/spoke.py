@@ -8,9 +8,10 @@ import time
 from collections.abc import Sequence
 
 from smolcluster.comm.alarm import Alarm, copy_of, decode_error, encode_error
-from smolcluster.comm.control import GRACE_S, heartbeat_s
+from smolcluster.comm.control import GRACE_S
 from smolcluster.comm.frame import Kind
 from smolcluster.comm.link import Link, expect
+from smolcluster.comm.pulse import heartbeat_s
 from smolcluster.comm.roll import Roll
 from smolcluster.comm.table import Op, decode_parts, encode_parts
 from smolcluster.errors import DeadlineError, PeerError, PeerLostError

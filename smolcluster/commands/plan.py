@@ -1,4 +1,7 @@
-"""`plan`: what every rank would do, as JSON; with --render also every host's files. Starts nothing."""
+"""`plan`: what every rank would do, as JSON; with --render also every host's files. Starts nothing.
+
+With --strategy inference it is the plan of a served model.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +15,26 @@ from smolcluster.commands._request import (
     DEFAULT_INVENTORY,
     DEFAULT_MODEL,
     DEFAULT_STRATEGY,
+    CacheOption,
     ClusterConfigOption,
     ConfigOption,
     DatasetOption,
+    DownloadOption,
     InitOption,
     InventoryOption,
     ModelOption,
     NodesOption,
     OverrideOption,
+    ProfileOption,
+    ResumeOption,
     StrategyOption,
     print_notes,
     request_from,
+    runs_here,
 )
+from smolcluster.plan.types import Plan, ServePlan
+from smolcluster.spec.cluster import ClusterSpec
+from smolcluster.spec.request import Request
 
 RenderOption = Annotated[
     Path | None, typer.Option("--render", help="Also write every host's node.yaml and unit file below this folder.")
@@ -41,22 +52,46 @@ def plan(
     nodes: NodesOption = None,
     override: OverrideOption = None,
     init: InitOption = None,
+    resume: ResumeOption = None,
     out: OutOption = None,
     render: RenderOption = None,
+    profile: ProfileOption = None,
+    download: DownloadOption = False,
+    cache: CacheOption = None,
 ) -> None:
     """Print the plan as JSON. The same inputs give the same bytes. Notes go to stderr."""
-    from smolcluster.plan import make_plan
+    from smolcluster.commands._continues import continued
+    from smolcluster.commands._resume import resuming
     from smolcluster.plan.render import render as rendered
     from smolcluster.runtime.runfolder import write_atomic
-    from smolcluster.spec import resolve
 
-    resolved = resolve(request_from(inventory, strategy, model, dataset, config, cluster_config, nodes, override, init))
-    made = make_plan(resolved.cluster, resolved.run, resolved.notes, resolved.inputs)
+    before = resuming(resume, runs_here(inventory), elsewhere=True) if resume is not None else None
+    request = request_from(
+        inventory, strategy, model, dataset, config, cluster_config, nodes, override, init, resume=before
+    )
+    made, cluster = _made(request, profile, download, cache)
+    if before is not None and before.found is not None and isinstance(made, Plan):
+        made = continued(before.found, made)
     print_notes(made.notes)
     if render is not None:
-        for file in rendered(made, resolved.cluster):
+        for file in rendered(made, cluster):
             write_atomic(render / file.path, file.text)
     if out is not None:
         write_atomic(out, made.to_json())
     else:
         sys.stdout.write(made.to_json())
+
+
+def _made(
+    request: Request, profile: Path | None, download: bool, cache: Path | None
+) -> tuple[Plan | ServePlan, ClusterSpec]:
+    if request.strategy == "inference":
+        from smolcluster.commands._serving import MODELS, plan_serving
+
+        served, plan = plan_serving(request, profile, download, cache or MODELS)
+        return plan, served.cluster
+    from smolcluster.plan import make_plan
+    from smolcluster.spec import resolve
+
+    resolved = resolve(request)
+    return make_plan(resolved.cluster, resolved.run, resolved.notes, resolved.inputs), resolved.cluster

@@ -1,31 +1,36 @@
-"""`prepare`: make the data folder of a run, once. Ansible calls it on the controller and ships what it made."""
+"""`prepare`: make the data folder of a run, or the folder of a served model, once.
+
+Ansible calls it on the controller and ships what it made.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from smolcluster.commands._request import (
     DEFAULT_INVENTORY,
     DEFAULT_MODEL,
     DEFAULT_STRATEGY,
+    CacheOption,
     ClusterConfigOption,
     ConfigOption,
     DatasetOption,
+    DownloadOption,
     InitOption,
     InventoryOption,
     ModelOption,
     NodesOption,
     OverrideOption,
+    ResumeOption,
     StrategyOption,
     request_from,
+    runs_here,
 )
+from smolcluster.spec.request import Request
 
-CacheOption = Annotated[Path, typer.Option("--cache", help="Where data folders are kept, each under its own hash.")]
+DATA = Path(".cache/data")
 
 
 def prepare(
@@ -38,23 +43,41 @@ def prepare(
     nodes: NodesOption = None,
     override: OverrideOption = None,
     init: InitOption = None,
-    cache: CacheOption = Path(".cache/data"),
+    resume: ResumeOption = None,
+    cache: CacheOption = None,
+    download: DownloadOption = False,
 ) -> None:
     """Tokenise the text of a run into a data folder; print {"data_dir": ..., "init_dir": ...} as the last line.
 
+    To serve: put what a node needs of the model into a folder; the line is {"model_dir": ..., "model_hash": ...}.
     A second call finds what the first one made. What is taken, and under which licence, goes to stderr.
     """
+    from smolcluster.commands._resume import resuming
+
+    before = resuming(resume, runs_here(inventory), elsewhere=True) if resume is not None else None
+    request = request_from(
+        inventory, strategy, model, dataset, config, cluster_config, nodes, override, init, whole=True, resume=before
+    )
+    if request.strategy == "inference":
+        from smolcluster.commands._serving import MODELS, prepare_model, resolve_here
+
+        cache = (cache or MODELS).absolute()
+        folder, digest = prepare_model(resolve_here(request, download, cache), cache, _say)
+        print(json.dumps({"model_dir": str(folder), "model_hash": digest}))
+    else:
+        _prepare_data(request, (cache or DATA).absolute())
+
+
+def _prepare_data(request: Request, cache: Path) -> None:
     from smolcluster.data import prepare_data
     from smolcluster.data.weights import prepare_weights
     from smolcluster.plan import make_plan
     from smolcluster.spec import resolve
 
-    resolved = resolve(
-        request_from(inventory, strategy, model, dataset, config, cluster_config, nodes, override, init, whole=True)
-    )
+    resolved = resolve(request)
     plan = make_plan(resolved.cluster, resolved.run, resolved.notes, resolved.inputs)
-    folder = prepare_data(resolved.run, cache.absolute(), _say, plan.global_batch)
-    weights = prepare_weights(resolved.run, folder, cache.absolute(), _say)
+    folder = prepare_data(resolved.run, cache, _say, plan.global_batch)
+    weights = prepare_weights(resolved.run, folder, cache, _say)
     print(json.dumps({"data_dir": str(folder), "init_dir": str(weights) if weights else None}))
 
 

@@ -13,29 +13,36 @@ if TYPE_CHECKING:
 
 def report(
     run_dir: Annotated[Path, typer.Argument(help="A run's folder, runs/latest for the last one.", show_default=False)],
+    followed: Annotated[
+        bool, typer.Option("--followed", help="Leave out why a rank failed: whoever followed the run has read it.")
+    ] = False,
 ) -> None:
     """Write summary.json and plots/ of a run and print its summary. A failed run is told, and is no failure of this."""
-    report_on(run_dir)
+    report_on(run_dir, followed)
 
 
-def report_on(run_dir: Path) -> Summary:
-    """Write summary.json and plots/ of a run, print its summary, and give it."""
+def report_on(run_dir: Path, followed: bool = False) -> Summary:
+    """Write summary.json and plots/ of a run (requests.jsonl where a model was served), print its summary, give it."""
     from rich.console import Console
 
     from smolcluster.commands._request import print_notes
     from smolcluster.observe.plots import write_plots
-    from smolcluster.observe.report import read_run, summarise
+    from smolcluster.observe.served import ServeStory, read_story, summarise_story
     from smolcluster.observe.tables import show
     from smolcluster.runtime.runfolder import RunFolder, run_at, write_atomic
 
-    story = read_run(run_dir)
+    story = read_story(run_dir)
     print_notes(story.notes)
-    summary = summarise(story)
+    summary = summarise_story(story)
     folder = RunFolder(run_at(run_dir))
     write_atomic(folder.summary, summary.model_dump_json(by_alias=True, indent=2) + "\n")
-    plots = write_plots(story, summary, folder.plots)
     console = Console(soft_wrap=False)
-    show(console, story, summary)
+    show(console, story, summary, followed)
+    if isinstance(story, ServeStory):
+        lines = [request.model_dump_json(by_alias=True) + "\n" for request in story.requests]
+        write_atomic(folder.all_requests, "".join(lines))
+        return summary
+    plots = write_plots(story, summary, folder.plots)
     if plots:
         console.print(f"plots: {run_dir / 'plots'}", highlight=False, soft_wrap=True)
     if summary.status == "completed" and folder.model.exists() and summary.perplexity is not None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
 from smolcluster.commands._request import (
@@ -17,27 +15,19 @@ from smolcluster.commands._request import (
     ModelOption,
     NodesOption,
     OverrideOption,
+    ResumeOption,
     StrategyOption,
     print_notes,
     request_from,
+    runs_here,
 )
 
 DEFAULT_STRATEGY = "single"
 
-ResumeOption = Annotated[
-    str | None,
-    typer.Option(
-        "--resume",
-        help="Start from a checkpoint: latest (of runs/latest), a run's folder, or one of its checkpoints/step-*.json."
-        " The old run stays as it is.",
-        show_default=False,
-    ),
-]
-
 
 def train(
     inventory: InventoryOption = DEFAULT_INVENTORY,
-    strategy: StrategyOption = DEFAULT_STRATEGY,
+    strategy: StrategyOption = None,
     model: ModelOption = DEFAULT_MODEL,
     dataset: DatasetOption = None,
     config: ConfigOption = None,
@@ -48,26 +38,28 @@ def train(
     resume: ResumeOption = None,
 ) -> None:
     """Train on this machine. Machines elsewhere are the playbook's: ansible-playbook train.yml -e strategy=NAME."""
-    from smolcluster.commands._continues import require_continues
-    from smolcluster.commands._here import lay_out, require_local, run_in_processes, run_in_this_process, workdir_of
-    from smolcluster.commands._resume import checkpoint_named
+    from smolcluster.commands._continues import continued
+    from smolcluster.commands._here import require_local
+    from smolcluster.commands._resume import resuming
+    from smolcluster.commands._train_here import lay_out, run_in_processes, run_in_this_process
     from smolcluster.commands.report import report_on
     from smolcluster.plan import make_plan
     from smolcluster.spec import resolve
 
+    before = resuming(resume, runs_here(inventory)) if resume is not None else None
+    if strategy is None and (before is None or before.earlier is None):
+        strategy = DEFAULT_STRATEGY
     request = request_from(
-        inventory, strategy, model, dataset, config, cluster_config, nodes, override, init, whole=True
+        inventory, strategy, model, dataset, config, cluster_config, nodes, override, init, whole=True, resume=before
     )
     resolved = resolve(request)
     plan = make_plan(resolved.cluster, resolved.run, resolved.notes, resolved.inputs)
+    require_local(resolved.cluster, plan, "trains", f"train.yml -e strategy={plan.run.strategy}")
+    found = before.found if before is not None else None
+    plan = continued(found, plan) if found is not None else plan
     print_notes(plan.notes)
-    require_local(resolved, plan)
-    found = checkpoint_named(resume, workdir_of(resolved, plan)) if resume is not None else None
-    if found is not None:
-        named = dataset is not None or any(setting.startswith("data.") for setting in override or ())
-        print_notes(require_continues(found, plan, "--resume", named))
     run = lay_out(resolved, plan, found.path if found is not None else None)
-    code = run_in_this_process(run) if plan.world_size == 1 else run_in_processes(run)
+    code = run_in_this_process(run, plan) if plan.world_size == 1 else run_in_processes(run, plan)
     summary = report_on(run.folder.path)
     if plan.run.recovery.elastic:  # whoever was lost ended badly, and the run may be complete
         code = summary.exit_code

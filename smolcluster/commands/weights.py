@@ -21,4 +21,5 @@ def weights(
     from smolcluster.spec.shipped import weights_table
 
     found = find_weights(name, weights_table(request_from(inventory).inventory), cache, download)
-    typer.echo(f"{found.folder}\n  from     {found.source}\n  licence  {found.licence}")
+    source = f"{found.source}, {found.how}" if found.how else found.source
+    typer.echo(f"{found.folder}\n  from     {source}\n  licence  {found.licence}")

@@ -72,12 +72,6 @@ def write_file(file: Path, data: bytes) -> None:
         os.fsync(out.fileno())
 
 
-def hash_of(file: Path) -> str:
-    """The SHA-256 of a file, in hex."""
-    with file.open("rb") as source:
-        return hashlib.file_digest(source, "sha256").hexdigest()
-
-
 def _sweep(cache: Path) -> None:
     for left in cache.glob(f"{BUILDING}*"):
         with contextlib.suppress(OSError):

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from smolcluster.data.building import hash_of, write_file
+from smolcluster.data.building import write_file
 from smolcluster.data.meta import META_FILE, ImageMeta, Split, broken, check_hashes, mapped, read_meta
 from smolcluster.data.pictures import Labelled, Pictures
 from smolcluster.data.samples import in_range
+from smolcluster.files import hash_of
 
 if TYPE_CHECKING:
     from torch import Tensor

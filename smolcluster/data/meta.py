@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from smolcluster.errors import ConfigError, Problem
+from smolcluster.files import hash_of
 from smolcluster.spec.base import Frozen
 
 DATA_SCHEMA = 1
@@ -131,8 +131,7 @@ def read_meta(folder: Path) -> AnyMeta:
 def check_hashes(folder: Path, meta: FolderMeta) -> None:
     """Compare every file with its hash in meta.json. ConfigError names the first that differs."""
     for name, wanted in meta.sha256.items():
-        with (folder / name).open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = hash_of(folder / name)
         if found != wanted:
             raise broken(folder, f"{name} is not what was prepared: its SHA-256 is {found}, not {wanted}")
 

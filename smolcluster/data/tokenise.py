@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from smolcluster.data.building import hash_of, write_file
+from smolcluster.data.building import write_file
 from smolcluster.data.corpus import Corpus, pieces
 from smolcluster.data.meta import META_FILE, TOKENIZER_FILE, DataMeta, Split, token_file
 from smolcluster.data.staged import Ranges, Staged
 from smolcluster.data.tokenizer import TokenizerChoice, train_bpe
+from smolcluster.files import hash_of
 
 # Characters per text given to the tokenizer, and characters and texts per call: they bound what its results hold.
 PIECE_CHARACTERS = 1 << 16

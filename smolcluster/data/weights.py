@@ -12,13 +12,14 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from smolcluster.data.building import hash_of, workshop
+from smolcluster.data.building import workshop
 from smolcluster.data.hubclient import Hub, HubUnavailable
 from smolcluster.data.meta import DataMeta, read_meta
 from smolcluster.errors import ConfigError, InputError, Problem
+from smolcluster.files import hash_of
 from smolcluster.spec.modelfile import Weights
 from smolcluster.spec.pretrained import CONFIG, INDEX, TOKENIZER_FILES, WEIGHTS, weight_files
 from smolcluster.spec.problems import did_you_mean, listed
@@ -34,12 +35,12 @@ def find_weights(name: str, table: Mapping[str, Weights], whole: bool, hub: Hub 
     `whole` False is content with the small files, which is all a plan needs. InputError says what is missing.
     """
     entry = table.get(name)
-    if entry is None and not _HUB_ID.fullmatch(name):
+    if entry is None and not is_hub_id(name):
         what = "there is no such folder or run, and no weights of that name in model_weights.yaml"
         advice = f"give a model folder, a run, a hub id (owner/name), or one of {listed(table)}"
         raise _problem(name, what, did_you_mean(name, table, advice))
     if entry is None or entry.source == "hub":
-        folder = _from_hub(name if entry is None else entry.location, whole, hub or Hub())
+        folder = from_hub(name if entry is None else entry.location, whole, hub or Hub())
     else:
         folder = Path(entry.location).expanduser() if entry.source == "path" else _in_package(name, entry.location)
         if not (folder / CONFIG).is_file():
@@ -65,17 +66,26 @@ def prepare_weights(run: RunSpec, data: Path, cache: Path, say: Callable[[str], 
         fix = f"use theirs: leave data.tokenizer away, or --override data.tokenizer={run.init}"
         raise ConfigError([Problem("", 0, "data.tokenizer", what, fix)])
     folder = Path(run.init)
-    files = [folder / CONFIG, *weight_files(folder)]
-    hashes = {file.name: hash_of(file) for file in files}
-    final = cache / f"init-{hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:16]}"
-    if not _is_copy(final, files):
-        shutil.rmtree(final, ignore_errors=True)
-        _copy(files, final)
+    final, _ = keep_copy([folder / CONFIG, *weight_files(folder)], cache, "init")
     say(f"weights: {folder}, a copy in {final}")
     return final
 
 
-def _copy(files: list[Path], final: Path) -> None:
+def keep_copy(files: Sequence[Path], cache: Path, prefix: str) -> tuple[Path, str]:
+    """A folder under `cache` with copies of the files, made if it is not there, and the SHA-256 of names and contents.
+
+    It is called after the hash: whoever has a folder of that name has the same files, and needs no other.
+    """
+    hashes = {file.name: hash_of(file) for file in files}
+    digest = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+    final = cache / f"{prefix}-{digest[:16]}"
+    if not _is_copy(final, files):
+        shutil.rmtree(final, ignore_errors=True)
+        _copy(files, final)
+    return final, digest
+
+
+def _copy(files: Sequence[Path], final: Path) -> None:
     """Copy the files aside, then give the folder its name: a reader never sees half of it."""
     with workshop(final.parent) as building:
         for file in files:
@@ -90,20 +100,31 @@ def _copy(files: list[Path], final: Path) -> None:
                 raise
 
 
-def _is_copy(folder: Path, files: list[Path]) -> bool:
+def _is_copy(folder: Path, files: Sequence[Path]) -> bool:
     """Whether a copy is there and nobody took or cut a file of it."""
     copies = [(file, folder / file.name) for file in files]
     return all(copy.is_file() and copy.stat().st_size == file.stat().st_size for file, copy in copies)
 
 
-def _from_hub(repo: str, whole: bool, hub: Hub) -> Path:
-    """The hub's own folder of a repository, with what is needed in it."""
+def is_hub_id(name: str) -> bool:
+    """Whether a name could be a repository of the hub: owner/name."""
+    return _HUB_ID.fullmatch(name) is not None
+
+
+def cached_whole(repo: str, hub: Hub) -> Path | None:
+    """The folder of a repository in the hub's local cache; None unless config and all weights are there."""
+    config = hub.cached(repo, CONFIG)
+    return config.parent if config is not None and _is_whole(config.parent) else None
+
+
+def from_hub(repo: str, whole: bool, hub: Hub, beside: Collection[str] = TOKENIZER_FILES) -> Path:
+    """The hub's own folder of a repository, with what is needed in it; `beside`: small files it may have."""
     config = hub.cached(repo, CONFIG)
     try:
         offered = None if config is not None else hub.files(repo)
         if config is None:
             config = hub.download(repo, CONFIG)
-            for file in sorted(offered & set(TOKENIZER_FILES) if offered else ()):
+            for file in sorted(offered & set(beside) if offered else ()):
                 hub.download(repo, file)
         if whole and not _is_whole(config.parent):
             offered = offered if offered is not None else hub.files(repo)

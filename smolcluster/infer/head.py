@@ -7,13 +7,11 @@ from typing import Literal, Protocol
 
 from pydantic import Field
 
-from smolcluster.infer.request import Event, Request
+from smolcluster.infer.request import Event, Request, Strategy
 from smolcluster.infer.stream import Stream
 from smolcluster.models.dense import Precision
 from smolcluster.spec.base import Frozen
 from smolcluster.spec.modelfile import Decoding
-
-Strategy = Literal["greedy", "sampling", "top_p", "top_k"]
 
 
 class About(Frozen):

@@ -14,6 +14,7 @@ from smolcluster.models.dense import Precision
 from smolcluster.spec.base import Frozen
 
 CONTROL = "control"
+_HOP, _BACK = "hop/", "back/"
 
 
 class Place(Frozen):
@@ -38,14 +39,19 @@ class Layout(Frozen):
 
 
 class Here(Frozen):
-    """A stage tells the head where it listens; port 0: nowhere."""
+    """A stage tells the head where it listens (port 0: nowhere), and its machine's memory."""
 
     port: int = Field(ge=0, le=65535)
+    memory_mb: int = Field(default=0, ge=0)
 
 
 class Assignment(Frozen):
-    """The head tells a stage what it is in this epoch. It dials `upstream` at `port`; `after` None: it is the tail."""
+    """The head tells a stage what it is in this epoch. It dials `upstream` at `port`; `after` None: it is the tail.
 
+    `life` is the head's process: the epochs of one that was started again count from 1 too.
+    """
+
+    life: str = Field(max_length=32)
     epoch: int
     place: Place
     layers: int
@@ -83,14 +89,19 @@ _WORDS: dict[Op, type[Here] | type[Assignment] | type[Report] | type[Pong]] = {
 }
 
 
-def hop_channel(epoch: int) -> str:
+def hop_channel(life: str, epoch: int) -> str:
     """The links of an epoch's chain."""
-    return f"hop/{epoch}"
+    return f"{_HOP}{life}/{epoch}"
 
 
-def back_channel(epoch: int) -> str:
+def back_channel(life: str, epoch: int) -> str:
     """The link from an epoch's tail to the head."""
-    return f"back/{epoch}"
+    return f"{_BACK}{life}/{epoch}"
+
+
+def is_stale(channel: str, life: str, epoch: int) -> bool:
+    """Whether it belongs to the chain of another epoch than this."""
+    return channel.startswith((_HOP, _BACK)) and channel not in (hop_channel(life, epoch), back_channel(life, epoch))
 
 
 def say(link: Link, op: Literal[Op.HERE, Op.ASSIGN, Op.READY, Op.FAILED, Op.PING, Op.PONG], word: Word | None) -> None:

@@ -1,70 +1,65 @@
 """The head's side of the chain: its own stage, the links to the others, and one inbox for all that comes back.
 
-    open     wait for every stage, give out an epoch; again after a loss, with who is there then
+    open     give out an epoch to the ranks of a layout, and wait until they are ready; again after a loss
     send     a message through the own stage into the chain        put    takes Traffic, Lost, Pinged as they come
 
-The thread that calls `send` computes the head's layers. The loss of any stage is one Lost; until the next `open`
-nothing more is sent. It knows nothing of requests.
+The thread that calls `send` computes the head's layers; `open` is for another thread, while nothing is sent. The loss
+of any stage of the layout is one Lost; until the next `open` nothing more is sent. It knows nothing of requests.
 """
 
 from __future__ import annotations
 
-import contextlib
+import secrets
 import threading
 from collections.abc import Callable
 
 from smolcluster.comm.announce import announce
 from smolcluster.comm.clock import Deadline
 from smolcluster.comm.config import GroupConfig
-from smolcluster.comm.control import heartbeat_s
 from smolcluster.comm.link import Link
-from smolcluster.comm.pulse import Pulse
-from smolcluster.errors import PeerError, PeerLostError, ProtocolError
-from smolcluster.infer.control import Control, Lost, Pinged
-from smolcluster.infer.layout import (
-    CONTROL,
-    Assignment,
-    Here,
-    Layout,
-    back_channel,
-    heard,
-    hop_channel,
-    say,
-)
-from smolcluster.infer.messages import MOST_BYTES, Op, Reset, Traffic, decode, send
-from smolcluster.infer.stage import Stage
-from smolcluster.infer.worker import Load, drop, open_mesh
+from smolcluster.comm.opening import open_mesh
+from smolcluster.comm.pulse import Pulse, heartbeat_s
+from smolcluster.errors import PeerError, PeerLostError
+from smolcluster.infer.control import Control, Gone, Lost, Pinged, StageError
+from smolcluster.infer.layout import Assignment, Layout, back_channel, hop_channel, is_stale, say
+from smolcluster.infer.messages import MOST_BYTES, Op, Reset, Traffic, decode
+from smolcluster.infer.outlet import Outlet
+from smolcluster.infer.roster import Roster
+from smolcluster.infer.stage import Stage, StageState
+from smolcluster.infer.worker import Load
 from smolcluster.models.partition import LayerRange
 from smolcluster.runtime.process import give_back_memory
-
-# A broken chain is seen by its neighbours first. So long we wait for the control link of the one who caused it to end.
-VERDICT_S = 0.5
-
 
 Incoming = Traffic | Lost | Pinged
 
 
+def never() -> bool:
+    """Do not stop."""
+    return False
+
+
 class Pipeline:
-    """Made, it listens; `open` brings the chain up. `put` takes what comes back, from several threads."""
+    """Made, it listens, and lets the ranks of `layout` in. `put` takes what comes back, from several threads."""
 
     def __init__(self, config: GroupConfig, layout: Layout, load: Load, put: Callable[[Incoming], None]) -> None:
         self.layout = layout
         self.epoch = 0
+        self._life = secrets.token_hex(4)
         self._config = config
         self._load = load
         self._put = put
-        self._mesh = open_mesh(config)
-        self._controls: dict[int, Control] = {}
         self._stage: Stage | None = None
-        self._onward: Link | None = None
+        self._vocabulary = 0
+        self._onward: Outlet | None = None
         self._back: Link | None = None
         self._receiver: threading.Thread | None = None
         self._broken = True
-        self._gone = threading.Event()
         self._lock = threading.Lock()
-        if config.endpoint_file is not None and self._mesh.listener is not None:
-            announce(config.endpoint_file, self._mesh.listener.endpoint, config.run_id, config.generation)
-        self._pulse = Pulse(self._beat, heartbeat_s(config.timeout_s))
+        self.mesh = open_mesh(config)
+        self._pulse = Pulse(self.mesh.pulse, heartbeat_s(config.timeout_s))
+        self.roster = Roster(self.mesh, [place.rank for place in layout.places[1:]], self._from_control)
+        if config.endpoint_file is not None and self.mesh.listener is not None:
+            announce(config.endpoint_file, self.mesh.listener.endpoint, config.run_id, config.generation)
 
     @property
     def stage(self) -> Stage:
@@ -73,45 +68,57 @@ class Pipeline:
         return self._stage
 
     @property
+    def vocabulary(self) -> int:
+        """Its size, once there has been an epoch."""
+        return self._vocabulary
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is a chain that was not seen to break."""
+        return not self._broken
+
+    @property
     def slots(self) -> int:
         """How many steps can be under way at once without waiting for each other."""
         return len(self.layout.places)
 
-    def missing(self) -> tuple[int, ...]:
-        """Ranks of the layout whose control link is not there."""
-        return tuple(
-            place.rank
-            for place in self.layout.places[1:]
-            if (known := self._controls.get(place.rank)) is None or known.error is not None
-        )
+    def own_state(self) -> StageState:
+        """Of the head's own stage; nothing while it has none."""
+        stage = self._stage
+        return stage.state() if stage is not None else StageState(0, 0, 0, 0.0)
 
-    def open(self, within_s: float) -> None:
-        """Begin the next epoch with all ranks of the layout. PeerError tells who did not come or failed; try again."""
-        deadline = Deadline(within_s)
+    def open(self, layout: Layout, deadline: Deadline, stop: Callable[[], bool] = never) -> None:
+        """Begin the next epoch with the ranks of the layout, who must be there. Try again when it fails.
+
+        StageError tells who is to blame; PeerLostError once `stop` says so, looked at when the roster changes.
+        """
         self.close_epoch()
+        self.layout = layout
         self.epoch += 1
-        epoch, places = self.epoch, self.layout.places
-        self._gone.clear()
-        for rank in self.missing():
-            self._greet(rank, deadline)
-        self._assign(deadline)
-        head = LayerRange(places[0].start, places[0].stop, self.layout.layers)
-        if self._stage is None or self._stage.decoder.range != head:
-            self._stage = None
-            self._stage = Stage(self._load(head, self.layout.precision))
-            give_back_memory()
-        list(self._stage.handle(Reset(epoch)))
-        # READY first: a stage that cannot load says so at once, and no link is waited for in vain.
+        epoch, life, places = self.epoch, self._life, layout.places
+        self.mesh.sweep(lambda channel: is_stale(channel, life, epoch))
+        here = self.roster.here()
         for place in places[1:]:
-            self._controls[place.rank].ready(epoch, deadline)
-        if len(places) > 1:
-            self._onward = self._mesh.link(places[1].rank, hop_channel(epoch), deadline=deadline)
-            self._back = self._mesh.link(self.layout.tail, back_channel(epoch), deadline=deadline)
+            if place.rank not in here:
+                raise StageError(place.rank, f"rank {place.rank} has gone")
+        controls = {place.rank: here[place.rank] for place in places[1:]}
+        self._assign(controls, deadline)
+        self._take_place(LayerRange(places[0].start, places[0].stop, layout.layers))
+        # READY first: a stage that cannot load says so at once, and no link is waited for in vain.
+        self.roster.await_ready(controls, epoch, deadline, stop)
+        if controls:
+            onward = self.mesh.link(places[1].rank, hop_channel(life, epoch), deadline=deadline)
+            self._onward = Outlet(onward, lambda error: self._lose(epoch, self._verdict(error)))
+            self._back = self.mesh.link(layout.tail, back_channel(life, epoch), deadline=deadline)
             arguments = (self._back, epoch)
             self._receiver = threading.Thread(target=self._receive, args=arguments, name="smol-back", daemon=True)
             self._receiver.start()
         with self._lock:
             self._broken = False
+        # Whoever went between being ready and now was nobody's loss yet.
+        for control in controls.values():
+            if control.error is not None:
+                self._lose(epoch, control.error)
 
     def send(self, message: Traffic) -> None:
         """Compute the head's part of a message and send it on. A broken chain drops it: Lost was put, or will be."""
@@ -120,70 +127,70 @@ class Pipeline:
         try:
             for out in self.stage.handle(message):
                 if self._onward is not None:
-                    send(self._onward, out)
+                    self._onward.send(out)
                 else:
                     self._put(out)
         except PeerError as error:
             self._lose(self.epoch, self._verdict(error))
 
-    def ping(self) -> None:
-        """Ask every stage for its state; Pinged comes."""
-        for control in tuple(self._controls.values()):
-            with contextlib.suppress(PeerError):
-                say(control.link, Op.PING, None)
-
     def lose(self, reason: str) -> None:
         """Give this epoch up."""
         self._lose(self.epoch, PeerLostError(reason))
+
+    def forget(self) -> None:
+        """Have all stages forget all sessions: for the thread that sends, once the epoch is over."""
+        if self._stage is not None:
+            list(self._stage.handle(Reset(self.epoch)))
+        if self._broken:
+            # A stage with nothing to send would not notice, and keep its caches until the next epoch.
+            for link in (self._onward.link if self._onward is not None else None, self._back):
+                if link is not None:
+                    link.abort()
 
     def close_epoch(self) -> None:
         """End the chain of this epoch; the stages stay and wait."""
         with self._lock:
             was_broken, self._broken = self._broken, True
-        if self._onward is not None and not was_broken:
-            self._onward.say_fin()  # an end, and no loss
-        for link in (self._onward, self._back):
-            if link is not None:
-                link.abort()
+        if self._onward is not None:
+            if not was_broken:
+                self._onward.link.say_fin()  # an end, and no loss
+            self._onward.close()
+        if self._back is not None:
+            self._back.abort()
         if self._receiver is not None:
             self._receiver.join()
-        drop(self._mesh, self._onward, self._back)
+        self.mesh.drop(self._onward.link if self._onward is not None else None, self._back)
         self._onward = self._back = self._receiver = None
 
     def close(self) -> None:
         """End everything; the stages' processes end too. Idempotent."""
         self.close_epoch()
         self._pulse.close()
-        for control in self._controls.values():
-            control.end()
-            drop(self._mesh, control.link)
-        self._controls.clear()
-        if self._mesh.listener is not None:
-            self._mesh.listener.close()
+        self.roster.close()
+        if self.mesh.listener is not None:
+            self.mesh.listener.close()
 
-    def _greet(self, rank: int, deadline: Deadline) -> None:
-        old = self._controls.pop(rank, None)
-        if old is not None:
-            old.end()
-            drop(self._mesh, old.link)
-        link = self._mesh.link(rank, CONTROL, deadline=deadline)
-        _, word = heard(link.receive(self._config.timeout_s), link.who)
-        if not isinstance(word, Here):
-            drop(self._mesh, link)
-            raise ProtocolError(f"rank {rank} did not say where it is")
-        self._controls[rank] = Control(rank, link, word.port, self._config.timeout_s, self._from_control)
+    def _take_place(self, part: LayerRange) -> None:
+        if self._stage is None or self._stage.decoder.range != part:
+            self._stage = None  # two sets of weights at once may not fit
+            self._stage = Stage(self._load(part, self.layout.precision))
+            self._vocabulary = self._stage.decoder.shape.vocab_size
+            give_back_memory()
+        self.forget()
 
-    def _assign(self, deadline: Deadline) -> None:
+    def _assign(self, controls: dict[int, Control], deadline: Deadline) -> None:
         places = self.layout.places
-        listener = self._mesh.listener
+        listener = self.mesh.listener
         for number, place in enumerate(places[1:], 1):
             before = places[number - 1].rank
             if before:
-                port = self._controls[before].port
+                told = controls[before].here
+                port = told.port if told is not None else 0
             else:
                 assert listener is not None, "a head with stages listens"
                 port = listener.endpoint.port
             word = Assignment(
+                life=self._life,
                 epoch=self.epoch,
                 place=place,
                 layers=self.layout.layers,
@@ -193,7 +200,10 @@ class Pipeline:
                 after=places[number + 1].rank if number + 1 < len(places) else None,
                 within_s=max(0.1, deadline.left()),
             )
-            say(self._controls[place.rank].link, Op.ASSIGN, word)
+            try:
+                say(controls[place.rank].link, Op.ASSIGN, word)
+            except PeerError as error:
+                raise StageError(place.rank, str(error)) from error
 
     def _receive(self, back: Link, epoch: int) -> None:
         try:
@@ -204,18 +214,17 @@ class Pipeline:
 
     def _verdict(self, seen: PeerError) -> PeerError:
         """The one who has really gone, if somebody has; else what was seen."""
-        if not self._broken and self._gone.wait(VERDICT_S):
-            return next((known.error for known in self._controls.values() if known.error is not None), seen)
-        return seen
+        if self._broken:
+            return seen
+        return self.roster.verdict([place.rank for place in self.layout.places], seen)
 
-    def _from_control(self, what: object) -> None:
+    def _from_control(self, what: Gone | Lost | Pinged) -> None:
         if isinstance(what, Lost):
             self._lose(what.epoch, self._verdict(what.error))
-        elif isinstance(what, PeerError):
-            self._gone.set()
-            self._lose(self.epoch, what)
         elif isinstance(what, Pinged):
             self._put(what)
+        elif any(place.rank == what.rank for place in self.layout.places):
+            self._lose(self.epoch, what.error)
 
     def _lose(self, epoch: int, error: PeerError) -> None:
         with self._lock:
@@ -223,8 +232,3 @@ class Pipeline:
                 return
             self._broken = True
         self._put(Lost(epoch, error))
-
-    def _beat(self) -> None:
-        for link in self._mesh.links():
-            with contextlib.suppress(PeerError):  # whoever receives on it sees that too
-                link.pulse(heartbeat_s(self._config.timeout_s))

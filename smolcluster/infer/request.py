@@ -9,9 +9,13 @@ from typing import Literal
 from tokenizers import Tokenizer
 
 from smolcluster.errors import RequestError
+from smolcluster.infer.text import text_ids
 from smolcluster.models.sampling import Sampling
-from smolcluster.spec.modelfile import ServedModel
+from smolcluster.spec.modelfile import Decoding, ServedModel
 
+# What torch's generator takes.
+_SEEDS = (-(2**63), 2**64 - 1)
+Strategy = Literal["greedy", "sampling", "top_p", "top_k"]
 Finish = Literal["stop", "length", "cancelled"]
 Trouble = Literal["deadline", "stage_lost", "session", "closed"]
 
@@ -21,7 +25,8 @@ class Request:
     """One text to continue. `prompt` is text, or token ids; `seed` None takes the engine's.
 
     `max_tokens` None goes on to the model's default; more than the context has room for is cut. `deadline_s` counts
-    from submission, waiting included; None is the engine's.
+    from submission, waiting included; None is the engine's. `literal`: parts of a text prompt, half-open and in order,
+    that are only text: what looks like a special token in there is none.
     """
 
     prompt: str | Sequence[int]
@@ -31,6 +36,7 @@ class Request:
     seed: int | None = None
     deadline_s: float | None = None
     ignore_end: bool = False
+    literal: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ def prompt_ids(request: Request, tokenizer: Tokenizer | None, vocabulary: int, c
     if isinstance(request.prompt, str):
         if tokenizer is None:
             raise RequestError("this model has no tokenizer: give token ids")
-        prompt = tokenizer.encode(request.prompt, add_special_tokens=False).ids
+        prompt = text_ids(request.prompt, tokenizer, request.literal)
     else:
         prompt = [int(token) for token in request.prompt]
     if not prompt:
@@ -106,13 +112,19 @@ def prompt_ids(request: Request, tokenizer: Tokenizer | None, vocabulary: int, c
         raise RequestError("this model has no tokenizer: there can be no stop strings")
     if request.max_tokens is not None and request.max_tokens < 1:
         raise RequestError(f"max_tokens must be 1 or more, not {request.max_tokens}")
+    if request.seed is not None and not _SEEDS[0] <= request.seed <= _SEEDS[1]:
+        raise RequestError(f"the seed must be from {_SEEDS[0]} to {_SEEDS[1]}, not {request.seed}")
     return prompt
 
 
-def default_sampling(model: ServedModel, strategy: str | None = None) -> Sampling:
+def default_sampling(model: ServedModel, strategy: Strategy | None = None) -> Sampling:
     """How model_config_inference.yaml says to decode: the active strategy, or another of its strategies by name."""
     name = strategy or model.active_decoding_strategy
-    said = model.decoding_strategies.get(name)  # type: ignore[call-overload]
+    return sampling_of(name, model.decoding_strategies.get(name))
+
+
+def sampling_of(name: Strategy, said: Decoding | None) -> Sampling:
+    """How a strategy decodes with what model_config_inference.yaml says of it; None where it says nothing."""
     if name == "greedy":
         return Sampling(temperature=0.0)
     temperature = said.temperature if said is not None else 1.0

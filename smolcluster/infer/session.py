@@ -41,6 +41,7 @@ class Session:
         self.in_flight = False
         self.opened = False
         self.ended = False
+        self.losses = 0  # how often the chain broke while it was in it
         self.began = time.monotonic()
         self.expires = self.began + deadline_s
         self.deadline_s = deadline_s

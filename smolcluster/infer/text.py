@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from itertools import pairwise
+from operator import itemgetter
 
 from tokenizers import Tokenizer
 
@@ -64,3 +67,33 @@ class Writer:
         if self._stream is None or self.stopped:
             return ""
         return self._scanner.feed(self._stream.finish()) + self._scanner.finish()
+
+
+def text_ids(text: str, tokenizer: Tokenizer, literal: Sequence[tuple[int, int]] = ()) -> list[int]:
+    """The token ids of a text. In its `literal` parts, half-open and in order, a special token's name is only text.
+
+    A name that must not count is cut in its middle and the halves are encoded apart; a text without one has the ids it
+    always has.
+    """
+    encoded = tokenizer.encode(text, add_special_tokens=False)
+    if not literal:
+        return encoded.ids
+    special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    cuts = [
+        (start + stop) // 2
+        for number, (start, stop) in zip(encoded.ids, encoded.offsets, strict=True)
+        if number in special and stop - start > 1 and _overlaps(literal, start, stop)
+    ]
+    if not cuts:
+        return encoded.ids
+    ids: list[int] = []
+    for begin, end in pairwise([0, *cuts, len(text)]):
+        first, last = bisect_right(literal, begin, key=itemgetter(1)), bisect_left(literal, end, key=itemgetter(0))
+        inside = [(max(start, begin) - begin, min(stop, end) - begin) for start, stop in literal[first:last]]
+        ids += text_ids(text[begin:end], tokenizer, inside)
+    return ids
+
+
+def _overlaps(spans: Sequence[tuple[int, int]], start: int, stop: int) -> bool:
+    at = bisect_right(spans, start, key=itemgetter(1))  # the first that ends after `start`
+    return at < len(spans) and spans[at][0] < stop

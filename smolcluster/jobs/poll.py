@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from pathlib import Path
 
 from smolcluster.errors import PeerError
@@ -12,9 +13,11 @@ from smolcluster.jobs.stop import settle
 from smolcluster.jobs.tail import last_lines, last_step
 from smolcluster.jobs.types import ACTIVE_STATES, TAIL_LINES, JobError, PollResult, RankFailure, RunEntry
 from smolcluster.jobs.wire import Request
-from smolcluster.runtime.results import read_result
-from smolcluster.runtime.runfolder import JobState, RunFolder
+from smolcluster.runtime.results import read_result, read_serving
+from smolcluster.runtime.runfolder import JobState, RunFolder, ServingNote
 
+# The API's rank writes about every second; on a busy Raspberry Pi with an SD card now and then much later.
+SILENT_S = 30.0
 _FINE = frozenset({"running", "0", "130"})
 
 
@@ -33,7 +36,7 @@ def poll_job(run_dir: Path, node: str, renew: bool = True) -> PollResult:
     state = told_by_ranks(folder, settle(folder, node))
     steps = {rank: last_step(folder.metrics(node, rank)) for rank in state.ranks}
     progress = {rank: step for rank, step in steps.items() if step is not None}
-    return PollResult(job=state, progress=progress, failed=_failures(folder, state))
+    return PollResult(job=state, progress=progress, failed=_failures(folder, state), serving=_serving(folder, state))
 
 
 def list_runs(workdir: Path) -> tuple[RunEntry, ...]:
@@ -50,10 +53,28 @@ def list_runs(workdir: Path) -> tuple[RunEntry, ...]:
     return tuple(entries)
 
 
+def _serving(folder: RunFolder, state: JobState) -> ServingNote | None:
+    """What the API's rank says, if this node has it; or that it says nothing any more, whatever it said last."""
+    for rank, doing in state.ranks.items():
+        note = read_serving(folder, state.node, rank)
+        if note is None:
+            continue
+        if state.state not in ACTIVE_STATES:
+            return note.model_copy(update={"state": "closed", "active": 0, "waiting": 0, "tokens_per_s": 0.0})
+        silent_s = time.time() - note.time
+        if doing == "running" and silent_s < SILENT_S:
+            return note
+        why = f"the API has said nothing for {silent_s:.0f} s" if doing == "running" else "the API is started again"
+        return note.model_copy(update={"state": "lost", "reason": why, "tokens_per_s": 0.0})
+    return None
+
+
 def _failures(folder: RunFolder, state: JobState) -> tuple[RankFailure, ...]:
-    """Root causes first."""
+    """Root causes first. A rank that is about to be started again has not failed for good."""
     failures = []
     for rank, code in state.ranks.items():
+        if code == "restarting":
+            continue
         result = read_result(folder, state.node, rank)
         if result.status != "failed" if result is not None else code in _FINE:
             continue

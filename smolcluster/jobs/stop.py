@@ -77,7 +77,8 @@ def settle(folder: RunFolder, node: str, stopped: str = "") -> JobState:
     if state.state not in ACTIVE_STATES or registry.active_in(folder.path) is not None:  # or started again since
         return state
     lost = f"the supervisor on {node} (pid {state.pid}) ended without a word: killed, or the machine restarted"
-    ranks = {rank: str(INTERRUPTED) if code == "running" else code for rank, code in state.ranks.items()}
+    ended = str(INTERRUPTED)
+    ranks = {rank: ended if code in ("running", "restarting") else code for rank, code in state.ranks.items()}
     update = {
         "state": "stopped" if stopped else "failed",
         "reason": stopped or lost,

@@ -1,5 +1,5 @@
 """The life of one job on one node: start its ranks, watch them, end them together, start them again where that helps
-(restarts.py), say how it went.
+(restarts.py), say how it went. What a served model's ranks do differently is in serving.py.
 
 One thread owns the job: the main one. Everybody else (waiters of ranks, the control link, signal handlers) puts an
 event into its queue. Ranks are started from it too, see processes.py.
@@ -7,11 +7,11 @@ event into its queue. Ranks are started from it too, see processes.py.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import queue
 import threading
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,18 +19,17 @@ from typing import Literal
 from smolcluster.jobs.control import ControlServer
 from smolcluster.jobs.endings import describe, exit_code_of, result_for
 from smolcluster.jobs.lease import Lease
-from smolcluster.jobs.nodefile import ranks_of
 from smolcluster.jobs.processes import RankProcess, rank_environment
 from smolcluster.jobs.registry import Active, Registry
-from smolcluster.jobs.restarts import Restarts
+from smolcluster.jobs.restarts import Restarts, RestartsOfEach
 from smolcluster.jobs.state import earlier_state, told_by_ranks, write_state
 from smolcluster.jobs.stopping import StopOrder, Stopping
 from smolcluster.jobs.tail import last_step
 from smolcluster.jobs.types import STOP_GRACE_S
-from smolcluster.jobs.verdict import INTERRUPTED, NOT_STARTED, judge
+from smolcluster.jobs.verdict import NOT_STARTED, judge
 from smolcluster.jobs.wire import Reply, Request
-from smolcluster.plan.types import NodeConfig, Plan
-from smolcluster.runtime.results import read_finished, read_result, write_result
+from smolcluster.plan.types import NodeConfig, RankPlan
+from smolcluster.runtime.results import read_result, write_result
 from smolcluster.runtime.runfolder import JobState, RankResult, RunFolder
 
 _log = logging.getLogger("smolcluster.supervisor")
@@ -47,8 +46,10 @@ class RankEnded:
     returncode: int
 
 
-class Supervisor:
+class Supervisor(ABC):
     """Runs one node's ranks. `run()` gives the exit code; `request_stop()` may be called from anywhere, once or often.
+
+    Whether, when and with whom a rank that ended is started again is its subclasses' business.
 
     `worker` are the arguments that follow the node's python: ("-m", "smolcluster.worker").
     """
@@ -57,7 +58,7 @@ class Supervisor:
         self,
         node_file: Path,
         config: NodeConfig,
-        plan: Plan,
+        ranks: Sequence[RankPlan],
         registry: Registry,
         claim: Active,
         environment: Mapping[str, str],
@@ -65,7 +66,7 @@ class Supervisor:
     ) -> None:
         self._node_file = node_file
         self._config = config
-        self._plans = ranks_of(config, plan)
+        self._plans = tuple(ranks)
         self._registry = registry
         self._claim = claim
         self._environment = environment
@@ -79,9 +80,11 @@ class Supervisor:
         self._codes: dict[int, int] = {}
         self._ended = threading.Event()
         self._asked = False
-        before = earlier_state(self._folder, config.run_id, config.node)
-        self._restarts = Restarts(plan.run.recovery, plan.run.strategy, before)
-        self._state = self._new_state("starting")
+        self._before = earlier_state(self._folder, config.run_id, config.node)
+        self._state = JobState(
+            run_id=config.run_id, node=config.node, state="starting", pid=claim.owner.pid,
+            generation=config.generation, ranks={},
+        )  # fmt: skip
 
     def request_stop(self, reason: str, grace_s: float = STOP_GRACE_S) -> None:
         """Ask the job to stop. Returns at once; safe in signal handlers and other threads."""
@@ -92,11 +95,7 @@ class Supervisor:
         with ControlServer(self._folder.control(self._config.node), self._answer) as control:
             try:
                 self._publish("starting")
-                if self._were_done():
-                    _log.info("the ranks had done all their work when the last supervisor died")
-                    self._codes = dict.fromkeys((plan.rank for plan in self._plans), 0)
-                else:
-                    self._run_ranks()
+                self._run_ranks()
             finally:
                 self._end_all()
             code = self._finish()
@@ -107,62 +106,51 @@ class Supervisor:
             self._ended.set()
         return code
 
-    def _were_done(self) -> bool:
-        """Whether this supervisor took over a run in which nothing is left to do here."""
-        results = self._results()
-        return bool(self._restarts.count) and len(results) == len(self._plans) and all(r.finished for r in results)
+    @property
+    @abstractmethod
+    def _restarts(self) -> Restarts | RestartsOfEach:
+        """What job.json says of restarts."""
 
+    @abstractmethod
     def _run_ranks(self) -> None:
-        self._start_all()
-        self._watch()
-        while self._goes_on():
-            self._start_all()
-            self._watch()
+        """Start the ranks, and stay until all have ended and none is to be started again."""
 
-    def _goes_on(self) -> bool:
-        """Whether the ranks, which have all ended, are started again. Whoever asked for a stop meanwhile is heard."""
-        with contextlib.suppress(queue.Empty):
-            while True:
-                event = self._events.get_nowait()
-                if isinstance(event, StopOrder):
-                    self._begin_stop(event)
-        self._settle()
-        if not self._restarts.due(self._codes, self._results(), self._stopping.order, self._asked or self._lease.out):
-            return False
-        _log.info("%s: %s", self._restarts.said, self._restarts.reason)
-        self._publish("restarting")
-        for process in self._started.values():
-            process.join(STOP_GRACE_S)
-        self._stopping = Stopping()
-        self._started, self._codes = {}, {}
-        return True
-
-    def _settle(self) -> None:
-        """One rank's good end says that everybody's work is done: so is that of one that failed before it knew."""
-        node = self._config.node
-        for rank, code in self._codes.items() if 0 in self._codes.values() else ():
-            finished = read_finished(self._folder, node, rank)
-            if code not in (0, INTERRUPTED) and finished is not None:
-                write_result(self._folder, finished)
-                self._codes[rank] = 0
+    @abstractmethod
+    def _ended_unasked(self, rank: int, code: int) -> None:
+        """A rank ended, well or badly, and nobody is stopping them; its return code is noted."""
 
     def _start_all(self) -> None:
         for plan in self._plans:
-            self._folder.result(self._config.node, plan.rank).unlink(missing_ok=True)
+            self._forget(plan.rank)
         for plan in self._plans:
-            log = self._folder.log(self._config.node, plan.rank)
-            if self._restarts.count:
-                with log.open("a", encoding="utf-8") as file:
-                    file.write(f"---- {self._restarts.said}: {self._restarts.reason}\n")
-            command = (self._config.python, *self._worker, str(self._node_file), "--rank", str(plan.rank))
-            environment = rank_environment(self._environment, plan.threads)
-            try:
-                process = RankProcess(plan.rank, command, log, environment, self._rank_ended)
-            except OSError as error:
-                self._cannot_start(plan.rank, error)
+            if not self._start(plan, f"{self._restarts.said}: {self._restarts.reason}" if self._restarts.count else ""):
                 return
-            self._started[plan.rank] = self._running[plan.rank] = process
-            _log.info("rank %d started, pid %d, %d thread(s)", plan.rank, process.pid, plan.threads)
+        self._record()
+
+    def _forget(self, rank: int) -> None:
+        """What it said in an earlier start is no answer of the next one."""
+        self._folder.result(self._config.node, rank).unlink(missing_ok=True)
+        self._folder.serving(self._config.node, rank).unlink(missing_ok=True)
+
+    def _start(self, plan: RankPlan, why_again: str) -> bool:
+        """Start a rank; its log begins with why, if it was started before. False if it cannot be: then all stop."""
+        log = self._folder.log(self._config.node, plan.rank)
+        if why_again:
+            with log.open("a", encoding="utf-8") as file:
+                file.write(f"---- {why_again}\n")
+        command = (self._config.python, *self._worker, str(self._node_file), "--rank", str(plan.rank))
+        environment = rank_environment(self._environment, plan.threads)
+        try:
+            process = RankProcess(plan.rank, command, log, environment, self._rank_ended)
+        except OSError as error:
+            self._cannot_start(plan.rank, error)
+            return False
+        self._started[plan.rank] = self._running[plan.rank] = process
+        _log.info("rank %d started, pid %d, %d thread(s)", plan.rank, process.pid, plan.threads)
+        return True
+
+    def _record(self) -> None:
+        """Write down who runs now."""
         identities = {rank: process.identity for rank, process in self._started.items()}
         known = {rank: who for rank, who in identities.items() if who is not None}
         self._claim = self._registry.record_ranks(self._claim, known)
@@ -177,19 +165,28 @@ class Supervisor:
         self._write_failure(rank, NOT_STARTED, reason)
         self._begin_stop(StopOrder("failed", f"rank {rank}: {reason}", STOP_GRACE_S))
 
+    def _waiting(self) -> Collection[int]:
+        """Ranks that have ended and are about to be started again, each for itself."""
+        return ()
+
     def _watch(self) -> None:
+        """Until no rank runs."""
         while self._running:
-            if self._lease.out and self._stopping.order is None:
-                self._begin_stop(StopOrder("stopped", self._lease.ran_out(), STOP_GRACE_S))
-            try:
-                event = self._events.get(timeout=self._next_wait_s())
-            except queue.Empty:
-                self._stopping.enforce(tuple(self._running.values()))
-                continue
-            if isinstance(event, StopOrder):
-                self._begin_stop(event)
-            else:
-                self._note_end(event)
+            self._watch_on()
+
+    def _watch_on(self) -> None:
+        """Wait for the next event, or until there is something to see to."""
+        if self._lease.out and self._stopping.order is None:
+            self._begin_stop(StopOrder("stopped", self._lease.ran_out(), STOP_GRACE_S))
+        try:
+            event = self._events.get(timeout=self._next_wait_s())
+        except queue.Empty:
+            self._stopping.enforce(tuple(self._running.values()))
+            return
+        if isinstance(event, StopOrder):
+            self._begin_stop(event)
+        else:
+            self._note_end(event)
 
     def _next_wait_s(self) -> float:
         lease = self._lease.remaining_s() if self._stopping.order is None else _LOOK_UP_S
@@ -205,9 +202,8 @@ class Supervisor:
         self._running.pop(rank, None)
         _log.info("rank %d ended: %s", rank, describe(event.returncode) if event.returncode else "done")
         code = self._codes[rank] = self._told_code(rank, event.returncode)
-        if code not in (0, INTERRUPTED):
-            order = StopOrder("failed", f"rank {rank} of this node failed", STOP_GRACE_S)
-            self._begin_stop(order)
+        if self._stopping.order is None:
+            self._ended_unasked(rank, code)
         self._publish("running")
 
     def _told_code(self, rank: int, code: int) -> int:
@@ -257,9 +253,8 @@ class Supervisor:
         write_state(self._folder, self._state)
 
     def _new_state(self, state: _State, reason: str = "") -> JobState:
-        ranks = dict.fromkeys(self._running, "running") | {
-            rank: str(exit_code_of(code)) for rank, code in self._codes.items()
-        }
+        ranks = {rank: str(exit_code_of(code)) for rank, code in self._codes.items()}
+        ranks |= dict.fromkeys(self._running, "running") | dict.fromkeys(self._waiting(), "restarting")
         known = JobState(
             run_id=self._config.run_id,
             node=self._config.node,

@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from smolcluster.errors import SmolError
-from smolcluster.runtime.runfolder import JobState, StepRecord
+from smolcluster.runtime.runfolder import JobState, ServingNote, StepRecord
 from smolcluster.spec.base import Frozen
 
 # How long ranks may take to end by themselves once told to, before they are ended.
@@ -60,11 +60,15 @@ class RankFailure(Frozen):
 
 
 class PollResult(Frozen):
-    """What `poll_job` answers: the job, the last step of each rank that has made one, and who failed."""
+    """What `poll_job` answers: the job, the last step of each rank that has made one, and who failed.
+
+    `serving`: how a model is served, where its API is and has said so.
+    """
 
     job: JobState
     progress: dict[int, StepRecord] = Field(default_factory=dict)
     failed: tuple[RankFailure, ...] = ()
+    serving: ServingNote | None = None
 
 
 class RunEntry(Frozen):

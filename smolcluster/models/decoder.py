@@ -20,7 +20,7 @@ from smolcluster.models.cache import KVCache
 from smolcluster.models.dense import Dense
 from smolcluster.models.partition import LayerRange
 from smolcluster.models.rope import Rotation, rotate
-from smolcluster.models.shape import DecoderShape
+from smolcluster.spec.shape import DecoderShape
 
 
 class Row(NamedTuple):

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from smolcluster.models.shape import Rope
+from smolcluster.spec.shape import Rope
 
 
 def frequencies(rope: Rope, head_dim: int) -> Tensor:

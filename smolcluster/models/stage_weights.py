@@ -17,8 +17,8 @@ from smolcluster.models.decoder import MLP, Attention, Decoder, Embedding, Layer
 from smolcluster.models.dense import ACTIVATIONS, Dense, Precision, dense
 from smolcluster.models.partition import LayerRange, whole
 from smolcluster.models.rope import Rotation
-from smolcluster.models.shape import DecoderShape, read_shape
 from smolcluster.models.tensors import Tensors, open_tensors
+from smolcluster.spec.shape import DecoderShape, read_shape
 
 
 def load_stage(folder: Path, part: LayerRange | None = None, precision: Precision = "fp32") -> Decoder:

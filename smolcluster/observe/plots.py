@@ -6,8 +6,6 @@ SVG for documents, PNG for a quick look.
 from __future__ import annotations
 
 import io
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from smolcluster.observe.report import RunStory
-from smolcluster.runtime.runfolder import StepRecord, Summary
+from smolcluster.runtime.runfolder import StepRecord, Summary, write_atomic
 from smolcluster.runtime.scores import perplexity
 
 SIZE_INCHES = (7.0, 4.0)
@@ -52,21 +50,8 @@ def _save(base: Path, paint: Painter, story: RunStory, summary: Summary) -> list
         figure.savefig(png, format="png", dpi=144)
     files = {base.with_suffix(".svg"): svg, base.with_suffix(".png"): png}
     for path, drawn in files.items():
-        _replace(path, drawn.getvalue())
+        write_atomic(path, drawn.getvalue())
     return list(files)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Put a file in its place whole: whoever looks at it meanwhile sees the old one."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _loss(axes: Axes, story: RunStory, summary: Summary) -> None:
@@ -114,7 +99,7 @@ def _throughput(axes: Axes, story: RunStory, summary: Summary) -> None:
 
 
 def _bytes(axes: Axes, story: RunStory, summary: Summary) -> None:
-    mean = summary.wire_bytes_per_step / 1e6
+    mean = (summary.wire_bytes_per_step or 0) / 1e6
     steps, columns = _by_step(story, lambda record: record.bytes_out / 1e6)
     labels = [f"rank {rank.plan.rank} ({rank.plan.node})" for rank in story.ranks if rank.steps]
     axes.stackplot(steps, columns, labels=labels, alpha=0.8)

@@ -10,15 +10,17 @@ from typing import NamedTuple, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from smolcluster.errors import InputError, Problem
-from smolcluster.plan.types import PLAN_SCHEMA, Plan
+from smolcluster.plan.types import PLAN_SCHEMA, Plan, ServePlan
 from smolcluster.runtime.runfolder import (
     JOB_SCHEMA,
     METRICS_SCHEMA,
     RESULT_SCHEMA,
+    SERVING_SCHEMA,
     GradientRecord,
     JobState,
     LinkRecord,
     RankResult,
+    RequestRecord,
     StepRecord,
 )
 
@@ -39,10 +41,14 @@ class Reader:
 
     notes: list[str] = field(default_factory=list)
 
-    def plan(self, path: Path) -> Plan | None:
+    def plan(self, path: Path) -> Plan | ServePlan | None:
         """plan.json; None when it is missing or damaged, without a note: whoever needs it says so."""
         value = _object(path)
-        return _checked(Plan, value, path, PLAN_SCHEMA) if value is not None else None
+        if value is None:
+            return None
+        if value.get("kind") == "inference":
+            return _checked(ServePlan, value, path, PLAN_SCHEMA)
+        return _checked(Plan, value, path, PLAN_SCHEMA)
 
     def result(self, path: Path) -> RankResult | None:
         """result.json; None when there is none, or none that is whole."""
@@ -68,11 +74,25 @@ class Reader:
                 gradients.append(record)
             else:
                 damaged.append(number)
+        self._skipped(path, damaged)
+        return Records(tuple(steps), tuple(links), tuple(gradients))
+
+    def requests(self, path: Path) -> tuple[RequestRecord, ...]:
+        """The records of requests.jsonl, in order; damaged lines as for metrics."""
+        values = [(number, _parsed(line)) for number, line in enumerate(_lines(path), 1)]
+        records = [
+            (number, _checked(RequestRecord, value, path, SERVING_SCHEMA, number) if value is not None else None)
+            for number, value in values
+        ]
+        self._skipped(path, [number for number, record in records if record is None])
+        return tuple(record for _, record in records if record is not None)
+
+    def _skipped(self, path: Path, damaged: list[int]) -> None:
+        """One note for the damaged lines of a file."""
         if damaged:
             which = ", ".join(map(str, damaged[:5])) + (" and more" if len(damaged) > 5 else "")
             noun = "line" if len(damaged) == 1 else "lines"
             self.notes.append(f"{path}: {len(damaged)} damaged {noun} skipped ({noun} {which})")
-        return Records(tuple(steps), tuple(links), tuple(gradients))
 
     def _whole(self, model: type[Record], path: Path, schema: int) -> Record | None:
         if not path.exists():
@@ -86,11 +106,8 @@ class Reader:
 
 def _record(line: str, path: Path, number: int) -> StepRecord | LinkRecord | GradientRecord | None:
     """The record of a line; None when it is none."""
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    if not isinstance(value, dict):
+    value = _parsed(line)
+    if value is None:
         return None
     if "peer" in value:
         return _checked(LinkRecord, value, path, METRICS_SCHEMA, number)
@@ -116,8 +133,16 @@ def _checked(model: type[Record], value: dict[str, object], path: Path, schema: 
 def _object(path: Path) -> dict[str, object] | None:
     """The object in a JSON file; None when there is none."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8", errors="replace"))
-    except (OSError, ValueError):
+        return _parsed(path.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return None
+
+
+def _parsed(text: str) -> dict[str, object] | None:
+    """The object that a text is in JSON; None when it is none."""
+    try:
+        value = json.loads(text)
+    except ValueError:
         return None
     return value if isinstance(value, dict) else None
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from smolcluster.errors import InputError, Problem
 from smolcluster.observe.records import Reader
-from smolcluster.plan.types import Plan, RankPlan
+from smolcluster.plan.types import Plan, RankPlan, ServePlan
 from smolcluster.runtime.generation import read_generation
 from smolcluster.runtime.runfolder import (
     GradientRecord,
@@ -52,11 +52,12 @@ class Culprit:
     reason: str
     exit_code: int
     tail: tuple[str, ...]
+    root_cause: bool = False
 
 
 @dataclass(frozen=True)
 class RunStory:
-    """A run folder, read."""
+    """The folder of a training, read."""
 
     run_id: str
     plan: Plan
@@ -68,20 +69,30 @@ class RunStory:
 
 
 def read_run(path: Path) -> RunStory:
-    """Read a run folder; `notes` say what was damaged and skipped. InputError if it is none, or of another version."""
+    """Read a training's folder; `notes` say what was damaged and skipped. InputError if it is none, or of another
+    version."""
     folder = RunFolder(run_at(path))
     reader = Reader()
-    plan = reader.plan(folder.plan)
-    if plan is None:
-        unreadable = "is not a run folder: it has no plan.json that can be read"
-        what = unreadable if path.exists() else "there is no such run"
-        raise InputError([Problem(str(path), 0, "", what, "give a folder under runs/, or runs/latest")])
+    plan = plan_in(path, reader)
+    if isinstance(plan, ServePlan):
+        what = "is a run that served a model; nothing was trained in it"
+        raise InputError([Problem(str(path), 0, "", what, "name a run of train.yml")])
     taking_part = _taking_part(folder, plan, reader)
     ranks = tuple(_rank_story(folder, rank, reader) for rank in taking_part)
     jobs = [reader.job(folder.job_state(node)) for node in dict.fromkeys(rank.node for rank in plan.ranks)]
     generation = max((job.generation for job in jobs if job is not None), default=0)
     restarts = max((job.restarts for job in jobs if job is not None), default=0)
-    return RunStory(folder.path.name, plan, ranks, generation, restarts, _culprit(folder, ranks), tuple(reader.notes))
+    return RunStory(folder.path.name, plan, ranks, generation, restarts, culprit_of(folder, ranks), tuple(reader.notes))
+
+
+def plan_in(path: Path, reader: Reader) -> Plan | ServePlan:
+    """The plan of a run folder. InputError if it is none."""
+    plan = reader.plan(RunFolder(run_at(path)).plan)
+    if plan is None:
+        unreadable = "is not a run folder: it has no plan.json that can be read"
+        what = unreadable if path.exists() else "there is no such run"
+        raise InputError([Problem(str(path), 0, "", what, "give a folder under runs/, or runs/latest")])
+    return plan
 
 
 def summary_of(path: Path) -> Summary:
@@ -92,7 +103,7 @@ def summary_of(path: Path) -> Summary:
 def summarise(story: RunStory) -> Summary:
     """The summary of a run that was read."""
     results = [rank.result for rank in story.ranks if rank.result is not None]
-    status, exit_code, reason = _ending(story, results)
+    status, exit_code, reason = ending_of(story.culprit, results)
     first = results[0] if results else None
     val_loss = first.val_loss if first else None
     writes = story.plan.run.model.type == "gpt"
@@ -157,7 +168,7 @@ def _rank_story(folder: RunFolder, rank: RankPlan, reader: Reader) -> RankStory:
     return RankStory(rank, reader.result(folder.result(rank.node, rank.rank)), *records)
 
 
-def _culprit(folder: RunFolder, ranks: tuple[RankStory, ...]) -> Culprit | None:
+def culprit_of(folder: RunFolder, ranks: tuple[RankStory, ...]) -> Culprit | None:
     """A rank that failed of itself comes before one without a word, and that before those who only lost a peer."""
     bad = [rank for rank in ranks if rank.result is None or rank.result.status == "failed"]
     if not bad:
@@ -166,7 +177,8 @@ def _culprit(folder: RunFolder, ranks: tuple[RankStory, ...]) -> Culprit | None:
     result = first.result
     reason = result.reason if result else "it left no result: its machine was lost, or it was not collected"
     tail = tail_of(folder.log(first.plan.node, first.plan.rank))
-    return Culprit(first.plan.rank, first.plan.node, reason, result.exit_code if result else PEER_FAILED, tail)
+    code, own = (result.exit_code, result.root_cause) if result else (PEER_FAILED, False)
+    return Culprit(first.plan.rank, first.plan.node, reason, code, tail, own)
 
 
 def _blame(result: RankResult | None) -> int:
@@ -175,9 +187,9 @@ def _blame(result: RankResult | None) -> int:
     return 0 if result.root_cause else 2
 
 
-def _ending(story: RunStory, results: list[RankResult]) -> tuple[Status, int, str]:
+def ending_of(culprit: Culprit | None, results: list[RankResult]) -> tuple[Status, int, str]:
+    """How a run ended, its exit code, and why, from how its ranks did."""
     stopped = [result for result in results if result.status == "stopped"]
-    culprit = story.culprit
     if stopped and not any(result.status == "failed" for result in results):
         return "stopped", 130, stopped[0].reason
     if culprit is not None:

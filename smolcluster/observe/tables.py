@@ -10,33 +10,45 @@ from rich.table import Table
 from rich.text import Text
 
 from smolcluster.observe.report import Culprit, RankStory, RunStory
+from smolcluster.observe.served import ServeStory
 from smolcluster.runtime.runfolder import Summary
 
 _COLOUR = {"completed": "green", "failed": "red", "stopped": "yellow"}
 
 
-def show(console: Console, story: RunStory, summary: Summary) -> None:
-    """Print the run's tables, and of a failed one who failed first, why, and what it last said."""
-    console.print(Group(*_parts(story, summary)))
+def show(console: Console, story: RunStory | ServeStory, summary: Summary, followed: bool = False) -> None:
+    """Print the run's tables, and of a failed one who failed first, why, and what it last said before that.
+
+    `followed`: why a rank failed of itself was told when it did, and is not told again.
+    """
+    console.print(Group(*_parts(story, summary, followed)))
 
 
-def _parts(story: RunStory, summary: Summary) -> list[RenderableType]:
-    parts: list[RenderableType] = [_run_table(summary), _rank_table(story, summary.counts)]
+def _parts(story: RunStory | ServeStory, summary: Summary, followed: bool) -> list[RenderableType]:
+    if isinstance(story, ServeStory):
+        parts: list[RenderableType] = [_run_table(summary, _served_rows(story, summary)), _served_ranks(story)]
+    else:
+        parts = [_run_table(summary, _trained_rows(summary)), _rank_table(story, summary.counts)]
     if summary.status == "failed" and story.culprit is not None:
-        parts.append(_failure(story.culprit))
+        parts.append(_failure(story.culprit, followed and story.culprit.root_cause))
     elif summary.reason:
         parts.append(Text(f"{summary.status}: {summary.reason}", style="yellow"))
     return parts
 
 
-def _run_table(summary: Summary) -> Table:
+def _run_table(summary: Summary, rows: list[tuple[str, str]]) -> Table:
     title = f"run {escape(summary.run_id)}"
     table = Table(title=title, title_justify="left", show_header=False, box=SIMPLE_HEAD, pad_edge=False)
     table.add_column(style="dim")
     table.add_column()
     colour = _COLOUR[summary.status]
+    for row in [("status", f"[{colour}]{summary.status}[/] (exit code {summary.exit_code})"), *rows]:
+        table.add_row(*row)
+    return table
+
+
+def _trained_rows(summary: Summary) -> list[tuple[str, str]]:
     rows = [
-        ("status", f"[{colour}]{summary.status}[/] (exit code {summary.exit_code})"),
         ("strategy", f"{summary.strategy}, {summary.world_size} rank(s), transport {summary.transport}"),
         ("parameters", f"{summary.params:,}"),
         ("steps", f"{summary.steps:,} in {summary.seconds:.1f} s"),
@@ -44,14 +56,44 @@ def _run_table(summary: Summary) -> Table:
         ("loss", _change(summary.loss_first, summary.loss_last)),
         ("validation loss", _change(summary.val_loss_first, summary.val_loss)),
         *_score(summary),
-        ("wire", f"{summary.wire_bytes_per_step / 1e6:,.2f} MB per step, all ranks"),
+        ("wire", f"{(summary.wire_bytes_per_step or 0) / 1e6:,.2f} MB per step, all ranks"),
     ]
     if summary.restarts:
         rows.append(("restarts", f"{summary.restarts}, generation {summary.generation} was the last"))
     if summary.resumed_step is not None:
-        rows.insert(1, ("resumed", f"from step {summary.resumed_step:,} of {escape(summary.resumed_from)}"))
-    for row in rows:
-        table.add_row(*row)
+        rows.insert(0, ("resumed", f"from step {summary.resumed_step:,} of {escape(summary.resumed_from)}"))
+    return rows
+
+
+def _served_rows(story: ServeStory, summary: Summary) -> list[tuple[str, str]]:
+    serve, stages = story.plan.serve, len(story.plan.stages)
+    first = "-"
+    if summary.first_token_s is not None and summary.first_token_p95_s is not None:
+        first = f"after {summary.first_token_s:.3f} s (median), {summary.first_token_p95_s:.3f} s (95 % of requests)"
+    rows = [
+        ("served", f"{escape(serve.model_name)}, {serve.model.precision}, {stages} stage(s), {summary.seconds:.1f} s"),
+        ("parameters", f"{summary.params:,}"),
+        ("requests", f"{summary.requests:,}, {summary.failed:,} failed"),
+        ("tokens", f"{summary.tokens:,} generated, {summary.tokens_per_s:,.1f} per second while it was asked"),
+        ("first token", first),
+    ]
+    if summary.restarts:
+        rows.append(("restarts", f"{summary.restarts}"))
+    return rows
+
+
+def _served_ranks(story: ServeStory) -> Table:
+    table = Table(title="ranks", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for name in ("rank", "node", "does", "status", "peak"):
+        table.add_column(name, justify="right" if name in ("rank", "peak") else "left", no_wrap=True)
+    layers = {stage.rank: f"layers {stage.start}:{stage.stop}" for stage in story.plan.stages}
+    for rank in story.ranks:
+        head = [str(rank.plan.rank), escape(rank.plan.node), layers.get(rank.plan.rank, "API")]
+        if rank.result is None:
+            table.add_row(*head, "[red]no result[/]", "")
+        else:
+            status = f"[{_COLOUR[rank.result.status]}]{rank.result.status}[/]"
+            table.add_row(*head, status, f"{rank.result.peak_rss_mb:,.0f} MB")
     return table
 
 
@@ -93,12 +135,22 @@ def _rank_row(rank: RankStory) -> list[str]:
     ]
 
 
-def _failure(culprit: Culprit) -> Panel:
-    text = Text(f"{culprit.reason}\n", style="bold")
-    if culprit.tail:
-        text.append("\nlast lines of its log:\n", style="not bold dim")
-        text.append("\n".join(culprit.tail), style="not bold")
+def _failure(culprit: Culprit, told: bool) -> Panel:
+    text = Text("" if told else f"{culprit.reason}\n\n", style="bold")
+    said = _without("\n".join(culprit.tail), culprit.reason)
+    if said:
+        text.append("last lines of its log:\n", style="not bold dim")
+        text.append(said, style="not bold")
+    text.rstrip()
     return Panel(text, title=f"rank {culprit.rank} on {escape(culprit.node)} failed first", border_style="red")
+
+
+def _without(log: str, reason: str) -> str:
+    """A log without the lines that say the reason, which stands above it."""
+    at = log.rfind(reason) if reason else -1
+    if at < 0:
+        return log
+    return (log[: log.rfind("\n", 0, at) + 1] + log[at + len(reason) :].lstrip("\n")).rstrip("\n")
 
 
 def _change(first: float | None, last: float | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from smolcluster.plan.types import MemoryEstimate
 from smolcluster.spec.run import GPTSpec, ModelSpec, NNSpec, RunSpec, WireFormat
-from smolcluster.spec.serving import split_layers
+from smolcluster.spec.stages import split_layers
 
 FLOAT32_BYTES = 4
 _MOMENTS = 2  # Adam keeps a mean and a variance for every parameter

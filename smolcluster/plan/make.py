@@ -9,19 +9,19 @@ from smolcluster.errors import ConfigError, Problem
 from smolcluster.plan.arithmetic import memory_of, param_count
 from smolcluster.plan.broken import fault_notes, fault_problems
 from smolcluster.plan.hints import option_notes
+from smolcluster.plan.ports import Listener, port_problems, ports_of
 from smolcluster.plan.shares import shares
 from smolcluster.plan.types import MemoryEstimate, Plan, RankPlan
 from smolcluster.plan.wires import Complaint, Wires, choose_transport, choose_wire, wires_between
 from smolcluster.spec.cluster import ClusterSpec, Node
 from smolcluster.spec.machines import is_raspberry_pi
-from smolcluster.spec.run import Participant, RunSpec
+from smolcluster.spec.run import CommSpec, Participant, RunSpec
 from smolcluster.topology import Shape, Topology
 
 SHAPES: dict[str, Shape] = {"edp": "STAR", "syncps": "STAR", "mp": "CHAIN"}
 # The cores a rank may use where the inventory does not say: a Raspberry Pi's four, a Mac mini's performance cores.
 DEFAULT_THREADS = 4
 _MB = 1024 * 1024
-_LAST_PORT = 65535
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,17 @@ def make_plan(
     wires = wires_between(
         Topology(cluster), [(s.node.name, s.participant.dials) for s in seats], shape, run.comm.encrypt
     )
-    ports = _ports(seats, wires)
+    ports = ports_of([(seat.node.name, seat.participant.port) for seat in seats], wires.listen)
     world_size = len(seats)
     wire, wire_notes = choose_wire(run, wires)
     memory = tuple(memory_of(run, seat.rank, world_size, seat.participant.role, wire) for seat in seats)
     transport, wrong = choose_transport(run.comm.transport, [seat.node for seat in seats], wires)
     wrong += fault_problems(run, world_size, transport)
-    problems = [*wires.problems, *wrong, *_port_problems(seats, ports, wires), *_too_big(cluster, seats, memory)]
+    listeners = [
+        Listener(f"rank {seat.rank} ({seat.node.name})", seat.node.name, wires.listen[seat.rank], ports[seat.rank])
+        for seat in seats
+    ]
+    problems = [*wires.problems, *wrong, *port_problems(listeners), *_too_big(cluster, seats, memory)]
     if problems:
         raise ConfigError(Problem(f"inventory {cluster.name}", 0, key, what, fix) for key, what, fix in problems)
     samples = _samples(run, seats)
@@ -85,10 +89,10 @@ def seats_of(cluster: ClusterSpec, run: RunSpec) -> tuple[Seat, ...]:
     return tuple(seats)
 
 
-def buffer_mb(node: Node, run: RunSpec) -> float:
+def buffer_mb(node: Node, comm: CommSpec) -> float:
     """The chunk a link of that machine pipelines by, in MB: the file's, else by kind of machine."""
-    if node.name in run.comm.buffer_mb:
-        return run.comm.buffer_mb[node.name]
+    if node.name in comm.buffer_mb:
+        return comm.buffer_mb[node.name]
     if node.kind == "windows":
         return 1.0
     return 2.0 if is_raspberry_pi(node.name, node.kind) else 8.0
@@ -106,39 +110,6 @@ def _samples(run: RunSpec, seats: Sequence[Seat]) -> tuple[int, ...]:
     return tuple(taken.get(s.rank, 0) + fixed.get(s.rank, 0) for s in seats)
 
 
-def _ports(seats: Sequence[Seat], wires: Wires) -> dict[int, int]:
-    """The participant's port; + rank where another rank would listen on the same address and port. 0 stays 0."""
-    ports: dict[int, int] = {}
-    for seat in seats:
-        base = seat.participant.port
-        mine = set(wires.listen[seat.rank])
-        shared = any(
-            other.rank != seat.rank
-            and other.participant.port == base
-            and (other.node.name == seat.node.name or mine & set(wires.listen[other.rank]))
-            for other in seats
-        )
-        ports[seat.rank] = base + seat.rank if base and shared else base
-    return ports
-
-
-def _port_problems(seats: Sequence[Seat], ports: Mapping[int, int], wires: Wires) -> list[Complaint]:
-    """Ports beyond the last one, and two ranks on one address and port."""
-    problems: list[Complaint] = []
-    taken: dict[tuple[str, int], Seat] = {}
-    for seat in seats:
-        port = ports[seat.rank]
-        if port > _LAST_PORT:
-            what = f"{seat.participant.port} and a rank's number lead beyond {_LAST_PORT}"
-            problems.append(("port", what, "write a lower port, 65432 for one"))
-        for address in wires.listen[seat.rank] if port else ():
-            other = taken.setdefault((address, port), seat)
-            if other is not seat:
-                what = f"rank {other.rank} ({other.node.name}) and rank {seat.rank} ({seat.node.name}) share {port}"
-                problems.append(("port", f"{what} on {address}", "give their machines ports further apart"))
-    return problems
-
-
 def _rank(run: RunSpec, seat: Seat, wires: Wires, port: int, samples: int) -> RankPlan:
     return RankPlan(
         rank=seat.rank,
@@ -151,7 +122,7 @@ def _rank(run: RunSpec, seat: Seat, wires: Wires, port: int, samples: int) -> Ra
         peers=wires.peers[seat.rank],
         encrypt=wires.encrypt[seat.rank],
         samples=samples,
-        buffer_mb=buffer_mb(seat.node, run),
+        buffer_mb=buffer_mb(seat.node, run.comm),
         threads=seat.node.threads or max(1, DEFAULT_THREADS // seat.ranks_here),
     )
 

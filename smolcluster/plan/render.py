@@ -13,7 +13,7 @@ from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 import jinja2
 
 from smolcluster.errors import ConfigError, Problem
-from smolcluster.plan.types import NODE_SCHEMA, NodeConfig, Plan
+from smolcluster.plan.types import NODE_SCHEMA, NodeConfig, Plan, ServePlan
 from smolcluster.spec.cluster import ClusterSpec, Kind, Node
 
 LEASE_S = 12.0
@@ -34,7 +34,7 @@ class Rendered:
     text: str
 
 
-def render(plan: Plan, cluster: ClusterSpec, templates: Path = TEMPLATES) -> tuple[Rendered, ...]:
+def render(plan: Plan | ServePlan, cluster: ClusterSpec, templates: Path = TEMPLATES) -> tuple[Rendered, ...]:
     """node.yaml and the unit file of every host of the plan, in rank order. ConfigError without the templates."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(templates),
@@ -64,11 +64,12 @@ def render(plan: Plan, cluster: ClusterSpec, templates: Path = TEMPLATES) -> tup
     return tuple(files)
 
 
-def node_config(plan: Plan, node: Node) -> NodeConfig:
+def node_config(plan: Plan | ServePlan, node: Node) -> NodeConfig:
     """The node's node.yaml for a run named after the plan, in the folders the inventory gives."""
     digest = plan.digest()
-    run_id = f"preview-{plan.run.strategy}-{digest[:4]}"
+    run_id = f"preview-{plan.run.strategy if isinstance(plan, Plan) else plan.kind}-{digest[:4]}"
     run_dir = _path(node, _at_home(node)) / run_id
+    has_stage = any(rank.node == node.name and rank.role == "stage" for rank in plan.ranks)
     return NodeConfig(
         schema=NODE_SCHEMA,
         run_id=run_id,
@@ -82,6 +83,7 @@ def node_config(plan: Plan, node: Node) -> NodeConfig:
         python=node.python or ("python" if node.kind == "windows" else "python3"),
         lease_s=LEASE_S,
         ranks=tuple(rank.rank for rank in plan.ranks if rank.node == node.name),
+        model_dir=str(run_dir / "model") if has_stage else None,
     )
 
 

@@ -17,11 +17,15 @@ from smolcluster.errors import ConfigError, Problem
 from smolcluster.spec.base import Frozen
 from smolcluster.spec.cluster import ClusterSpec
 from smolcluster.spec.serving import ServeSpec
+from smolcluster.spec.shape import DecoderShape
 
 PROFILE_SCHEMA = 1
 _MB = 1024 * 1024
 # Python, torch, a step's activations.
 STAGE_BASE_MB = 400
+# Bytes of a value by precision: of products' weights; of tables, norms and caches, which int8 keeps in fp32.
+_WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
+_VALUE_BYTES = {"fp32": 4, "bf16": 2, "int8": 4}
 Ranges = tuple[tuple[int, int], ...]
 
 
@@ -51,6 +55,20 @@ class Machine:
     name: str
     memory_mb: int | None = None
     speed: float = 1.0
+
+
+def weight_of(shape: DecoderShape, precision: str, cache_tokens: int) -> ModelWeight:
+    """What a model of that shape weighs with caches for so many tokens."""
+    product, value = _WEIGHT_BYTES[precision], _VALUE_BYTES[precision]
+    positions = shape.max_positions * shape.width if shape.rope is None else 0
+    return ModelWeight(
+        layers=shape.layers,
+        layer_bytes=product * shape.layer_params,
+        table_bytes=value * (shape.table_params + positions),
+        head_bytes=product * shape.table_params,
+        cache_bytes=value * shape.cache_values * cache_tokens,
+        head_layers=shape.table_params / shape.layer_params,
+    )
 
 
 def stage_ranges(cluster: ClusterSpec, serve: ServeSpec, weight: ModelWeight, profile: Profile | None = None) -> Ranges:
@@ -94,7 +112,7 @@ def split(weight: ModelWeight, machines: Sequence[Machine]) -> Ranges:
 
     chosen = best(0, 0)
     if chosen is None:
-        need = _need_mb(weight, 0, weight.layers) + (count - 1) * STAGE_BASE_MB
+        need = need_mb(weight, 0, weight.layers) + (count - 1) * STAGE_BASE_MB
         have = ", ".join(f"{one.name} {one.memory_mb or 'unknown'}" for one in machines)
         what = f"the model needs about {need} MB over {count} machines, and there is no split that fits: {have}"
         fix = "take a smaller model, int8 weights, or more machines"
@@ -102,7 +120,8 @@ def split(weight: ModelWeight, machines: Sequence[Machine]) -> Ranges:
     return chosen[2]
 
 
-def _need_mb(weight: ModelWeight, start: int, stop: int) -> int:
+def need_mb(weight: ModelWeight, start: int, stop: int) -> int:
+    """Megabytes that a process with those layers takes."""
     size = (stop - start) * (weight.layer_bytes + weight.cache_bytes)
     size += weight.table_bytes if start == 0 else 0
     size += weight.head_bytes if stop == weight.layers else 0
@@ -110,7 +129,7 @@ def _need_mb(weight: ModelWeight, start: int, stop: int) -> int:
 
 
 def _fits(weight: ModelWeight, machine: Machine, start: int, stop: int) -> bool:
-    return machine.memory_mb is None or _need_mb(weight, start, stop) <= machine.memory_mb
+    return machine.memory_mb is None or need_mb(weight, start, stop) <= machine.memory_mb
 
 
 def _check_memory(weight: ModelWeight, machines: Sequence[Machine], ranges: Ranges) -> None:
@@ -119,7 +138,7 @@ def _check_memory(weight: ModelWeight, machines: Sequence[Machine], ranges: Rang
             "",
             0,
             f"machines.{machine.name}.memory_mb",
-            f"layers {start}:{stop} need {_need_mb(weight, start, stop)} MB there, and it has {machine.memory_mb}",
+            f"layers {start}:{stop} need {need_mb(weight, start, stop)} MB there, and it has {machine.memory_mb}",
             "give it fewer layers in `stages`, or leave `stages` out",
         )
         for machine, (start, stop) in zip(machines, ranges, strict=True)

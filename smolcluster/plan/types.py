@@ -14,6 +14,7 @@ from pydantic import Field
 from smolcluster.spec.base import Frozen
 from smolcluster.spec.run import RunSpec, WireFormat
 from smolcluster.spec.serving import ServeSpec
+from smolcluster.spec.values import is_loopback
 
 PLAN_SCHEMA = 1
 NODE_SCHEMA = 1
@@ -86,12 +87,18 @@ class Plan(Frozen):
 
 
 class StagePlan(Frozen):
-    """Layers `start` to `stop`, half-open, of a served model. `need_mb`: weights, caches and what a process costs."""
+    """Layers `start` to `stop`, half-open, of a served model. `need_mb`: weights, caches and what a process costs.
+
+    `memory_mb` is what its machine has, as far as it is known, and `speed` how fast it is beside the others: for the
+    head to plan anew when a stage is lost.
+    """
 
     rank: int = Field(ge=0)
     start: int = Field(ge=0)
     stop: int = Field(gt=0)
     need_mb: int = Field(gt=0)
+    memory_mb: int | None = None
+    speed: float = Field(default=1.0, gt=0)
 
 
 class ApiPlan(Frozen):
@@ -104,6 +111,11 @@ class ApiPlan(Frozen):
     listen: tuple[str, ...]
     api_port: int = Field(ge=0, le=65535)
     frontend_port: int = Field(ge=0, le=65535)
+
+    @property
+    def asks_for_key(self) -> bool:
+        """Whether somebody besides this machine can dial it."""
+        return not all(map(is_loopback, self.listen))
 
 
 class ServePlan(Frozen):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -37,31 +37,63 @@ def wires_between(
     encrypt: Literal["auto", "always", "never"],
 ) -> Wires:
     """Routes of every pair that talks. `seats` holds, by rank, the machine and the address its file says it dials."""
+    dials = [neighbours(shape, rank, len(seats)) for rank in range(len(seats))]
+    wires, routes = _routed(topology, [node for node, _ in seats], dials, encrypt)
+    wires.notes[:0] = _dial_notes(seats, routes)
+    wires.listen = [listen or ("127.0.0.1",) for listen in wires.listen]
+    return wires
+
+
+def serving_wires(topology: Topology, nodes: Sequence[str], encrypt: Literal["auto", "always", "never"]) -> Wires:
+    """Routes of a served model. `nodes` are its stages' machines in order, and last the API's.
+
+    Neighbours talk, all talk with the head, and the API dials the head and nobody else. Stages that are no neighbours
+    become ones where what lies between them is lost: where they cannot, that is only noted.
+    """
+    api = len(nodes) - 1
+    stages = range(api)
+    dials = [tuple(other for other in stages if other != rank) for rank in stages]
+    spare = {(a, b) for a in stages for b in stages if abs(a - b) > 1 and 0 not in (a, b)}
+    return _routed(topology, nodes, [*dials, (0,)], encrypt, spare)[0]
+
+
+def _routed(
+    topology: Topology,
+    nodes: Sequence[str],
+    dials: Sequence[Sequence[int]],
+    encrypt: Literal["auto", "always", "never"],
+    spare: Collection[tuple[int, int]] = (),
+) -> tuple[Wires, dict[tuple[int, int], Route]]:
+    """The wires of ranks on those machines, where rank r may dial `dials[r]`; without a `spare` one it goes."""
     wires = Wires()
     routes: dict[tuple[int, int], Route] = {}
-    world_size = len(seats)
-    for rank, (node, _) in enumerate(seats):
-        for peer in neighbours(shape, rank, world_size):
+    told: set[frozenset[int]] = set()
+    for rank, node in enumerate(nodes):
+        for peer in dials[rank]:
             try:
-                routes[rank, peer] = topology.route(node, seats[peer][0])
+                routes[rank, peer] = topology.route(node, nodes[peer])
             except NoRouteError as error:
                 # Routes are symmetric: one complaint for a pair.
-                if rank < peer:
-                    fix = "put both on a network, or give a network `gateways: {other_network: machine}`"
-                    wires.problems.append(("networks", str(error), fix))
-    for rank in range(world_size):
+                pair = frozenset((rank, peer))
+                if pair in told:
+                    continue
+                told.add(pair)
+                if (rank, peer) in spare:
+                    wires.notes.append(f"{error}: if all stages between theirs are lost, so is one of the two")
+                else:
+                    wires.problems.append(("networks", str(error), error.fix))
+    for rank in range(len(nodes)):
         mine = {peer: route for (src, peer), route in routes.items() if src == rank}
+        dialled = {src: route for (src, dst), route in sorted(routes.items()) if dst == rank}
         wires.peers.append({peer: route.host for peer, route in sorted(mine.items())})
         # Certificates come with a later version: until then nothing runs in TLS, and the notes say where it should.
-        wires.encrypt.append(dict.fromkeys(sorted(mine), False))
-        dialled = [route.host for (_, dst), route in sorted(routes.items()) if dst == rank]
-        wires.listen.append(tuple(dict.fromkeys(dialled)) or ("127.0.0.1",))
-    wires.notes += _dial_notes(seats, routes)
+        wires.encrypt.append(dict.fromkeys(sorted(mine | dialled), False))
+        wires.listen.append(tuple(dict.fromkeys(route.host for route in dialled.values())))
     wires.private = all(route.private for route in routes.values())
     wires.slowest = min(routes.values(), key=lambda route: (route.speed_mbps, route.src, route.dst), default=None)
     if encrypt == "auto":
         wires.notes += _open_wires(list(routes.values()))
-    return wires
+    return wires, routes
 
 
 def _dial_notes(seats: Sequence[tuple[str, str | None]], routes: dict[tuple[int, int], Route]) -> list[str]:

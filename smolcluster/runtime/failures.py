@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from smolcluster.errors import ConfigError, PeerError, RunOverError, SmolError, TrainingError
+from smolcluster.files import explain_with_path, is_refusal
 
 # torch carries an exception of a process group through C++ as text: "PeerLostError: rank 2 ...".
 _CARRIED = re.compile(
@@ -34,8 +35,13 @@ class Failure:
     final: bool = False
 
 
-def understand(error: BaseException) -> Failure:
-    """Say what an exception that ended a run means."""
+DONE = Failure(0, "", ours=False, bug=False)
+TRAIN_SMALLER = "lower training.batch_size or raise training.grad_accumulation"
+SERVE_SMALLER = "take precision int8, a shorter ctx_length, or more machines"
+
+
+def understand(error: BaseException, smaller: str = TRAIN_SMALLER) -> Failure:
+    """Say what an exception that ended a run means. `smaller`: what to do where memory was short."""
     for link in _chain(error):
         if isinstance(link, PeerError):
             return Failure(PeerError.exit_code, str(link), False, False, final=isinstance(link, RunOverError))
@@ -49,10 +55,10 @@ def understand(error: BaseException) -> Failure:
     if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and _GLOO.search(text)):
         return Failure(PeerError.exit_code, f"a peer or the network failed: {text}", ours=False, bug=False)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or _MEMORY.search(text):
-        advice = "lower training.batch_size or raise training.grad_accumulation"
-        return Failure(SmolError.exit_code, f"not enough memory: {advice}. ({text})", ours=True, bug=False)
+        return Failure(SmolError.exit_code, f"not enough memory: {smaller}. ({text})", ours=True, bug=False)
     if isinstance(error, OSError):
-        return Failure(SmolError.exit_code, f"the operating system refused: {text}", ours=True, bug=False)
+        told = explain_with_path(error) if is_refusal(error) else text
+        return Failure(SmolError.exit_code, f"the operating system refused: {told}", ours=True, bug=False)
     if isinstance(error, KeyboardInterrupt):
         return Failure(130, "interrupted", ours=True, bug=False)
     what = f"{type(error).__name__}: {text}" if text else type(error).__name__

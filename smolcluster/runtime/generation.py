@@ -21,8 +21,16 @@ class OpenList(Frozen):
     members: tuple[int, ...] = Field(min_length=1)
 
 
+class Origin(Frozen):
+    """The earlier run, and its step, whose checkpoint a run went on from."""
+
+    run_id: str
+    step: int = Field(ge=0)
+
+
 class GenerationNote(Frozen):
-    """generation.json of a rank. `step`: the step that generation began after, None until the rank knows.
+    """generation.json of a rank. `step`: the step that generation began after, None until the rank knows. `origin`: of
+    a run that was resumed; it stays through all generations.
 
     `members`: of an elastic run, the ranks of the whole plan that take part in it; else empty. `pending`: later lists
     that are open.
@@ -33,6 +41,7 @@ class GenerationNote(Frozen):
     step: int | None = Field(default=None, ge=0)
     members: tuple[int, ...] = ()
     pending: tuple[OpenList, ...] = ()
+    origin: Origin | None = None
 
 
 def read_generation(folder: RunFolder, node: str, rank: int) -> GenerationNote | None:
@@ -44,7 +53,10 @@ def read_generation(folder: RunFolder, node: str, rank: int) -> GenerationNote |
 
 
 def write_generation(folder: RunFolder, node: str, rank: int, note: GenerationNote) -> None:
-    """Replace the rank's note in one step."""
+    """Replace the rank's note in one step, but for its origin where the new one names none."""
+    known = read_generation(folder, node, rank) if note.origin is None else None
+    if known is not None:
+        note = note.model_copy(update={"origin": known.origin})
     write_atomic(folder.generation(node, rank), note.model_dump_json(by_alias=True) + "\n")
 
 
@@ -65,7 +77,7 @@ def last_generation(folder: RunFolder, node: str, rank: int, first: int) -> int:
     return first - 1 if last is None else last.generation
 
 
-def note_step(folder: RunFolder, node: str, rank: int, step: int) -> None:
-    """Add to the rank's note after which step its generation began."""
+def note_step(folder: RunFolder, node: str, rank: int, step: int, origin: Origin | None = None) -> None:
+    """Add to the rank's note after which step its generation began, and of which earlier run that was."""
     known = read_generation(folder, node, rank) or GenerationNote(generation=0)
-    write_generation(folder, node, rank, known.model_copy(update={"step": step}))
+    write_generation(folder, node, rank, known.model_copy(update={"step": step, "origin": origin}))

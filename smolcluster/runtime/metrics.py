@@ -70,21 +70,3 @@ def cut_after(path: Path, step: int) -> None:
         except (ValueError, KeyError, TypeError):
             continue
     write_atomic(path, "".join(line + "\n" for line in kept))
-
-
-def read_metrics(path: Path) -> tuple[list[StepRecord], list[LinkRecord]]:
-    """The steps and the links of a file, in order. A line that a crash cut short is left out; no file is no records."""
-    steps: list[StepRecord] = []
-    links: list[LinkRecord] = []
-    if not path.exists():
-        return steps, links
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if "peer" in value:
-            links.append(LinkRecord.model_validate(value))
-        elif "norms" not in value:
-            steps.append(StepRecord.model_validate(value))
-    return steps, links

@@ -8,19 +8,40 @@ import logging
 import signal
 import sys
 import time
+from pathlib import Path
+from typing import Protocol
 
 import psutil
 
 _PR_SET_PDEATHSIG = 1
 
 
-def log_to_stdout() -> None:
-    """One line per record on stdout, with the time in UTC so that logs of several machines can be laid side by side."""
+class Stop(Protocol):
+    """Whether somebody wants this rank to end. Calling it answers at once; `wait` waits for it."""
+
+    def __call__(self) -> bool:
+        """Whether a stop was asked for."""
+        ...
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until one is, at most so many seconds. Whether one was."""
+        ...
+
+
+def log_to_stdout(file: Path | None = None) -> None:
+    """One line per record on stdout, with the time in UTC so that logs of several machines can be laid side by side.
+
+    `file` gets them too, at its end: of a rank whose stdout is a person's terminal. Its folder is made. OSError.
+    """
     formatter = logging.Formatter("%(asctime)sZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(formatter)
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(file, encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(formatter)
+    logging.basicConfig(level=logging.INFO, handlers=handlers, force=True)
 
 
 def peak_rss_mb() -> float:

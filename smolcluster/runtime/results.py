@@ -1,4 +1,5 @@
-"""What a rank said when it ended: result.json; and finished.json, what it will say if nobody needs it any more.
+"""What a rank says of itself: result.json when it ended, serving.json while it answers people, and finished.json, what
+it will say if nobody needs it any more.
 
 The last rank to learn that a run is done cannot be told so for certain: whoever was to tell it may die. So a rank notes
 that its work is done (`keep_finished`) before it says so to the others. Started again after that, it looks for them: if
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from smolcluster.runtime.runfolder import RankResult, RunFolder, write_atomic
+from smolcluster.runtime.runfolder import RankResult, RunFolder, ServingNote, write_atomic
 
 
 def write_result(folder: RunFolder, result: RankResult) -> None:
@@ -46,5 +47,13 @@ def _write(path: Path, result: RankResult) -> None:
 def _read(path: Path) -> RankResult | None:
     try:
         return RankResult.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def read_serving(folder: RunFolder, node: str, rank: int) -> ServingNote | None:
+    """What the API's rank said last; None if it said nothing, or nothing whole."""
+    try:
+        return ServingNote.model_validate_json(folder.serving(node, rank).read_bytes())
     except (FileNotFoundError, ValidationError):
         return None

@@ -27,13 +27,19 @@ SERVING_SCHEMA = 1
 Status = Literal["completed", "failed", "stopped"]
 
 
-def write_atomic(path: Path, text: str, mode: int = 0o644) -> None:
-    """Write text so that a reader sees the old file or the whole new one, also after a crash. Makes the folder."""
+def write_atomic(path: Path, content: str | bytes, mode: int = 0o644) -> None:
+    """Write text or bytes so that a reader sees the old file or the whole new one, also after a crash. Makes the
+    folder. OSError, of `path` itself where the system refuses it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        error.filename = str(path)  # nobody knows the temporary one
+        raise
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(mode)
@@ -127,6 +133,20 @@ class RunFolder:
         """RequestRecords, one per line, written by the API's rank."""
         return self.rank(node, rank) / "requests.jsonl"
 
+    @property
+    def all_requests(self) -> Path:
+        """The RequestRecords of the whole run in the order they ended, made by the report."""
+        return self.path / "requests.jsonl"
+
+    def followed(self, node: str) -> Path:
+        """On the controller: how following the node ended. Written by the playbook for its other nodes."""
+        return self.path / ".follow" / node
+
+    @property
+    def was_ready(self) -> Path:
+        """On the controller: made when the served model answered for the first time."""
+        return self.path / ".follow" / ".ready"
+
     def endpoint(self, node: str) -> Path:
         """Rank 0's own announcement of a port chosen at start (plan port 0); readable by ranks of the same machine."""
         return self.node(node) / "endpoint.json"
@@ -168,6 +188,11 @@ class RequestRecord(Frozen):
     first_s: float | None = None
     seconds: float
     finish: str
+
+    @property
+    def failed(self) -> bool:
+        """Whether we failed it. One that was refused, or that its sender gave up, has not failed."""
+        return self.status >= 500 or self.finish in ("deadline", "stage_lost", "session", "closed")
 
 
 class StepRecord(Frozen):
@@ -253,13 +278,14 @@ class RankResult(Frozen):
     generation: int = 0
     finished: bool = False
     final: bool = False
-    # The run and step whose checkpoint this rank began with; of the last start, if there were several.
+    # The earlier run, and its step, that this one went on from; a restart in place is told by `generation`.
     resumed_from: str = ""
     resumed_step: int | None = None
 
 
 class JobState(Frozen):
-    """job.json: the supervisor's own state. `ranks` maps a rank to "running" or the exit code as text.
+    """job.json: the supervisor's own state. `ranks` maps a rank to "running" or the exit code as text; a served model's
+    that is about to be started again to "restarting".
 
     `restarts` counts how often the node's ranks were started again, `restart_reason` says why the last time
     (`restart_ours`: because of something here), `resumed_step` after which step they went on. `lost`: the supervisor
@@ -282,7 +308,11 @@ class JobState(Frozen):
 
 
 class Summary(Frozen):
-    """summary.json. `wire_bytes_per_step` is summed over ranks; peak_rss_mb is per rank, in rank order."""
+    """summary.json. `wire_bytes_per_step` is summed over ranks; peak_rss_mb is per rank, in rank order.
+
+    A run of kind inference has no steps, losses and staleness: these are null. `tokens` are the generated ones, and
+    `tokens_per_s` is over the time in which any request was under way.
+    """
 
     schema_: int = Field(default=SUMMARY_SCHEMA, alias="schema", serialization_alias="schema")
     run_id: str
@@ -293,14 +323,14 @@ class Summary(Frozen):
     reason: str = ""
     world_size: int
     transport: str
-    steps: int
+    steps: int | None = None
     tokens: int
     seconds: float
     tokens_per_s: float
-    loss_first: float | None
-    loss_last: float | None
-    val_loss_first: float | None
-    val_loss: float | None
+    loss_first: float | None = None
+    loss_last: float | None = None
+    val_loss_first: float | None = None
+    val_loss: float | None = None
     # The share told right, of a model that tells classes; exp(val_loss) of one that writes, per token of `tokenizer`.
     val_accuracy: float | None = None
     perplexity: float | None = None
@@ -308,15 +338,20 @@ class Summary(Frozen):
     # What tokens and tokens_per_s count.
     counts: Literal["tokens", "samples"] = "tokens"
     # The share of training time that the ranks waited for samples.
-    data_share: float = 0.0
+    data_share: float | None = None
     params: int
-    wire_bytes_per_step: float
+    wire_bytes_per_step: float | None = None
     peak_rss_mb: tuple[float, ...]
-    staleness_max: int
+    staleness_max: int | None = None
     restarts: int
     generation: int
     resumed_from: str = ""
     resumed_step: int | None = None
+    # Of a served model: requests that ended, those that failed because of us, and seconds from arrival to first token.
+    requests: int | None = None
+    failed: int | None = None
+    first_token_s: float | None = None
+    first_token_p95_s: float | None = None
 
 
 def run_at(path: Path) -> Path:

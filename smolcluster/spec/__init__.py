@@ -11,7 +11,7 @@ from smolcluster.spec.inventory import load_inventory
 from smolcluster.spec.request import Request, Resolved
 from smolcluster.spec.resolve import resolve, resolve_any
 from smolcluster.spec.run import Participant, RunSpec
-from smolcluster.spec.serving import resolve_serving
+from smolcluster.spec.serving import resolve_any_serving, resolve_serving
 
 __all__ = [
     "ClusterSpec",
@@ -24,6 +24,7 @@ __all__ = [
     "load_inventory",
     "resolve",
     "resolve_any",
+    "resolve_any_serving",
     "resolve_serving",
     "strategies_of",
 ]

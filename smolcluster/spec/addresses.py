@@ -8,7 +8,7 @@ from smolcluster.errors import Problem
 from smolcluster.spec.cluster import Network, Node
 from smolcluster.spec.document import Document
 from smolcluster.spec.problems import did_you_mean, listed
-from smolcluster.spec.values import ip_of
+from smolcluster.spec.values import ip_of, normal
 
 
 def check_networks(networks: tuple[Network, ...], machines: tuple[str, ...], document: Document) -> list[Problem]:
@@ -23,7 +23,7 @@ def check_networks(networks: tuple[Network, ...], machines: tuple[str, ...], doc
                 fix = did_you_mean(node, machines, f"machines: {listed(machines)}")
                 problems.append(document.problem(here, f'there is no machine "{node}"', fix))
             problems += _check_subnet(network, node, address, document)
-            key = _normal(address)
+            key = normal(address)
             if network.medium == "loopback":
                 continue
             if key in owners:
@@ -33,7 +33,8 @@ def check_networks(networks: tuple[Network, ...], machines: tuple[str, ...], doc
             else:
                 owners[key] = (node, network.name)
         problems += _check_gateways(network, networks, names, document)
-    return problems
+        problems += _check_interfaces(network, document)
+    return problems + _check_overlaps(networks, document)
 
 
 def check_hosts(nodes: tuple[Node, ...], document: Document) -> list[Problem]:
@@ -43,7 +44,7 @@ def check_hosts(nodes: tuple[Node, ...], document: Document) -> list[Problem]:
     for node in nodes:
         if node.connection != "ssh":
             continue
-        other = seen.setdefault((_normal(node.host), node.ssh_port), node.name)
+        other = seen.setdefault((normal(node.host), node.ssh_port), node.name)
         if other != node.name:
             what = f"{node.host} is how {other} is reached already"
             fix = "a machine with several ranks is listed once, with `ranks: 2`"
@@ -59,12 +60,6 @@ def check_controller(controller: str, machines: tuple[str, ...], document: Docum
     return [document.problem(("controller",), f'there is no machine "{controller}"', fix)]
 
 
-def _normal(address: str) -> str:
-    """The same text for the same address: IPv6 has many spellings, names have no case."""
-    ip = ip_of(address)
-    return str(ip) if ip is not None else address.lower().rstrip(".")
-
-
 def _check_subnet(network: Network, node: str, address: str, document: Document) -> list[Problem]:
     ip = ip_of(address)
     if network.subnet is None or ip is None:
@@ -78,6 +73,29 @@ def _check_subnet(network: Network, node: str, address: str, document: Document)
         what = f"{address} is no machine's: the first and last address of {network.subnet} are reserved"
         return [document.problem(here, what, f"use an address between {subnet[1]} and {subnet[-2]}")]
     return []
+
+
+def _check_interfaces(network: Network, document: Document) -> list[Problem]:
+    problems: list[Problem] = []
+    for node in network.interfaces:
+        if node not in network.members:
+            what = f"{node} is not on this wire"
+            fix = did_you_mean(node, network.members, f"members: {listed(network.members)}")
+            problems.append(document.problem(("networks", network.name, "interfaces", node), what, fix))
+    return problems
+
+
+def _check_overlaps(networks: tuple[Network, ...], document: Document) -> list[Problem]:
+    """Cables of one's own need subnets of their own. Two ways into the same router's LAN may share its subnet."""
+    problems: list[Problem] = []
+    known = [network for network in networks if network.subnet is not None and network.medium != "loopback"]
+    for index, network in enumerate(known):
+        for other in known[:index]:
+            mine, its = ipaddress.ip_network(str(network.subnet)), ipaddress.ip_network(str(other.subnet))
+            if mine.version == its.version and mine.overlaps(its) and (network.private or other.private):
+                what = f"{network.subnet} overlaps {other.name}'s {other.subnet}: no machine could tell them apart"
+                problems.append(document.problem(("networks", network.name, "subnet"), what, "one subnet per wire"))
+    return problems
 
 
 def _check_gateways(

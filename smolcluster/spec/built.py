@@ -14,6 +14,8 @@ from smolcluster.spec.run import RunSpec
 BUILT = ("single", "classicdp", "fsdp")
 NOT_ENCRYPTED = "this wire is not private: traffic is authenticated but not encrypted until certificates are set up"
 NO_WINDOWS = "training on Windows nodes comes with setup.yml, in a later release"
+NO_WINDOWS_STAGE = "serving on Windows nodes comes with setup.yml, in a later release"
+NO_TABLET = "a tablet computes its layers in an app of ours, which comes in a later release"
 
 
 def refuse_strategy(strategy: str) -> list[Problem]:
@@ -39,6 +41,28 @@ def refuse_machines(named: Mapping[str, KeyPath], cluster: ClusterSpec, origin: 
     ]
 
 
+def refuse_stages(named: Mapping[str, KeyPath], cluster: ClusterSpec, origin: Merged) -> list[Problem]:
+    """Machines that were to compute layers of a served model and cannot be started yet."""
+    nodes = [cluster.node(name) for name in named]
+    others = [node.name for node in nodes if node.kind != "ipados" and can_be_started(node)]
+    fix = f"serve with the others: --nodes {','.join(others)}" if others else "name machines with macOS or Linux"
+    return [
+        origin.problem(
+            named[node.name], f"{node.name}: {NO_TABLET if node.kind == 'ipados' else NO_WINDOWS_STAGE}", fix
+        )
+        for node in nodes
+        if node.name not in others
+    ]
+
+
+def refuse_encryption(encrypt: str, cluster: Merged) -> list[Problem]:
+    """encrypt: always, before there are certificates."""
+    if encrypt != "always":
+        return []
+    fix = "use encrypt: auto, on wires where you trust everybody"
+    return [cluster.problem(("encrypt",), f"always cannot be had yet; {NOT_ENCRYPTED}", fix)]
+
+
 def refuse_settings(run: RunSpec, cluster: Merged) -> list[Problem]:
     """Settings of a built strategy whose code comes later."""
     problems: list[Problem] = []
@@ -46,7 +70,4 @@ def refuse_settings(run: RunSpec, cluster: Merged) -> list[Problem]:
         what = f"stale-synchronous training (bound {run.staleness_bound}) is not built yet"
         fix = "use staleness_bound: 0 (--override staleness_bound=0)"
         problems.append(cluster.problem(("staleness_bound",), what, fix))
-    if run.comm.encrypt == "always":
-        fix = "use encrypt: auto, on wires where you trust everybody"
-        problems.append(cluster.problem(("encrypt",), f"always cannot be had yet; {NOT_ENCRYPTED}", fix))
-    return problems
+    return problems + refuse_encryption(run.comm.encrypt, cluster)

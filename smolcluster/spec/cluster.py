@@ -40,6 +40,7 @@ class Network(Frozen):
     """One physical link or LAN. `members` maps node name to its own address there (an address or a `.local` name).
 
     `gateways` maps a network name to the member that forwards to it. `private` means nobody else can be on this wire.
+    `interfaces` maps a member to its device there, where that cannot be told; `mtu` in bytes, None: as it is.
     """
 
     name: str
@@ -49,15 +50,21 @@ class Network(Frozen):
     private: bool = False
     members: dict[str, str]
     gateways: dict[str, str] = Field(default_factory=dict)
+    interfaces: dict[str, str] = Field(default_factory=dict)
+    mtu: int | None = None
 
 
 class ClusterSpec(Frozen):
-    """All machines and wires. `controller` is the node (or "localhost") the playbooks run on."""
+    """All machines and wires. `controller` is the node (or "localhost") the playbooks run on.
+
+    `pis_reach_each_other`: whether a Raspberry Pi may reach one that it shares no wire with, through the gateways.
+    """
 
     name: str
     controller: str
     nodes: tuple[Node, ...]
     networks: tuple[Network, ...]
+    pis_reach_each_other: bool = True
 
     def node(self, name: str) -> Node:
         """The node of that name. KeyError if there is none."""

@@ -135,20 +135,41 @@ class MpFile(HostsFile):
     model_name: str | None = None
 
 
+def _listen(value: Any) -> Any:
+    if value == "loopback":
+        return ["127.0.0.1"]
+    if not isinstance(value, list):
+        raise ValueError(f'must be loopback or a list of addresses, not "{value}" | write loopback, or [192.168.1.20]')
+    return value
+
+
 class WebInterface(FileModel):
-    """Where page and API of the chat are served."""
+    """Where page and API of the chat are served. `host` is a machine; None: the controller, or where rank 0 is.
+
+    `listen` are the machine's own addresses, or `loopback`.
+    """
 
     api_port: Port = 8080
     frontend_port: Port = 5050
+    host: MachineName | None = None
+    listen: Annotated[list[Address], Field(min_length=1), BeforeValidator(_listen)] = Field(
+        default_factory=lambda: ["127.0.0.1"]
+    )
 
 
 class InferenceFile(HostsFile):
-    """cluster_config_inference.yaml."""
+    """cluster_config_inference.yaml. `model_name`: what is served where no flag says it; `num_layers` is compared.
 
+    `rejoin_wait`: seconds a lost stage is waited for before the others share its layers.
+    """
+
+    model_name: str | None = Field(default=None, min_length=1)
+    num_layers: int | None = Field(default=None, gt=0)
     web_interface: WebInterface = Field(default_factory=WebInterface)
     stages: list[StageEntry] | None = Field(default=None, min_length=1)
     timeout: float | None = Field(default=None, gt=0)
     request_timeout: float = Field(default=300.0, gt=0)
+    rejoin_wait: float = Field(default=15.0, ge=0)
 
 
 CLUSTER_FILES: dict[str, type[CommonFile]] = {

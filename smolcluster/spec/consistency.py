@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from smolcluster.errors import Problem
-from smolcluster.spec.cluster import ClusterSpec
+from smolcluster.spec.cluster import ClusterSpec, Node
 from smolcluster.spec.clusterfile import ClassicdpFile, CommonFile, HostsFile, MpFile
 from smolcluster.spec.layers import Merged
 from smolcluster.spec.participants import mesh_entries, not_there
 from smolcluster.spec.problems import listed
 from smolcluster.spec.run import GPTSpec, ModelSpec, Participant
-from smolcluster.spec.values import ip_of
+from smolcluster.spec.values import is_loopback
 
 _MODEL_NAMES = {"gpt": ("causal_gpt2", "gpt2", "gpt"), "nn": ("simplenn", "nn")}
 _REGULAR = ("allToAllTopology", "workers", "regular")
@@ -50,7 +52,7 @@ def check_ranks(file: CommonFile, origin: Merged) -> list[Problem]:
             ("hostname", entry.hostname, several),
             ("rank", entry.rank, _numbers(len(entries))),
         ]
-        if entry.ip is not None and not _is_loopback(entry.ip):
+        if entry.ip is not None and not is_loopback(entry.ip):
             facts.append(("ip", entry.ip, "give every machine an address of its own"))
         for key, value, fix in facts:
             if (key, value) in seen:
@@ -87,7 +89,7 @@ def check_hosts(file: CommonFile, origin: Merged, strategy: str) -> list[Problem
     if strategy == "mp":
         owner: dict[str, str] = {}
         for name, address in file.host_ip.items():
-            if address in owner and not _is_loopback(address):
+            if address in owner and not is_loopback(address):
                 what = f"{address} is the own address of {owner[address]} already"
                 problems.append(origin.problem(("host_ip", name), what, "give every machine an address of its own"))
             owner.setdefault(address, name)
@@ -138,6 +140,12 @@ def model_notes(file: CommonFile, origin: Merged, model: ModelSpec) -> list[str]
     return notes
 
 
-def _is_loopback(address: str) -> bool:
-    ip = ip_of(address)
-    return address == "localhost" or (ip is not None and ip.is_loopback)
+def check_free_port(port: int, nodes: Sequence[Node], origin: Merged) -> list[Problem]:
+    """Port 0 of rank 0, on the first of the nodes, is announced in a file: all ranks must see the same folder."""
+    head = nodes[0]
+    for other in nodes[1:] if port == 0 else ():
+        shares_files = head.connection == other.connection == "local" and head.workdir == other.workdir
+        if other.name != head.name and not shares_files:
+            what = f"0 (any free port) cannot be announced to {other.name}, which does not share {head.name}'s files"
+            return [origin.problem(("port", "default"), what, "write a port, 65432 for one")]
+    return []

@@ -78,7 +78,13 @@ def _from_inventory(document: Document, path: Path) -> tuple[ClusterSpec, list[s
     problems += check_controller(file.controller, tuple(file.machines), document)
     if problems:
         raise ConfigError(problems)
-    cluster = ClusterSpec(name=file.name, controller=file.controller, nodes=tuple(nodes), networks=networks)
+    cluster = ClusterSpec(
+        name=file.name,
+        controller=file.controller,
+        nodes=tuple(nodes),
+        networks=networks,
+        pis_reach_each_other=file.network.pis_reach_each_other,
+    )
     return cluster, notes
 
 
@@ -139,4 +145,6 @@ def _network(name: str, entry: NetworkEntry) -> Network:
         private=entry.private if entry.private is not None else entry.medium == "loopback",
         members=entry.members,
         gateways=entry.gateways,
+        interfaces=entry.interfaces,
+        mtu=entry.mtu,
     )

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from smolcluster.spec.cluster import Connection, Device, Kind, Medium
-from smolcluster.spec.values import Address, FileModel, Name, Subnet
+from smolcluster.spec.values import Address, FileModel, Interface, Name, Subnet
 
 INVENTORY_SCHEMA = 1
 
@@ -38,6 +38,14 @@ class NetworkEntry(FileModel):
     private: bool | None = None
     members: dict[Name, Address] = Field(min_length=1)
     gateways: dict[str, str] = Field(default_factory=dict)
+    interfaces: dict[str, Interface] = Field(default_factory=dict)
+    mtu: int | None = Field(default=None, ge=1280, le=9216)
+
+
+class NetworkSettings(FileModel):
+    """What holds for all wires together."""
+
+    pis_reach_each_other: bool = True
 
 
 class InventoryFile(FileModel):
@@ -48,4 +56,5 @@ class InventoryFile(FileModel):
     controller: str = "localhost"
     machines: dict[Name, MachineEntry | None] = Field(min_length=1)
     networks: dict[Name, NetworkEntry] = Field(default_factory=dict)
+    network: NetworkSettings = Field(default_factory=NetworkSettings)
     defaults: dict[str, Any] = Field(default_factory=dict)

@@ -6,6 +6,8 @@ like any file.
 
 from __future__ import annotations
 
+import re
+
 from pydantic import BaseModel
 
 from smolcluster.errors import ConfigError, Problem
@@ -15,14 +17,37 @@ from smolcluster.spec.modelfile import MODEL_FILES
 from smolcluster.spec.problems import did_you_mean, keys_at, listed
 from smolcluster.spec.validate import known_keys
 
+_NEXT_KEY = re.compile(r" *[A-Za-z_][A-Za-z0-9_.]*=")
 # Of an inventory's defaults these fit every model; what it says of model, training, lr_schedule and data is said of the
 # GPT. Another model's settings stand in its own file beside the inventory (configs/nn_config.yaml).
 _ANY_MODEL = {"gradient_clipping", "checkpoint", "logging"}
+# In what every run shares it says which model is served. A training run's own cluster YAML repeats its model's name.
+_SERVED_ONLY = {"model_name"}
 
 
 def flag(name: str, shown: str, tree: Tree) -> Document:
     """A flag's settings as a document, called in messages as the person typed it."""
     return Document(f"{name} {shown}", tree, {})
+
+
+def separated(text: str) -> list[str]:
+    """`a=1,b=2` as the settings it holds. A comma, or a new line, separates where a new key= follows, outside of quotes
+    and brackets: `nodes=[a,b],balance={a: 2, b: 1},data.path="x,y=3.txt"` are three.
+    """
+    settings, begin, inside, quote = [], 0, 0, ""
+    for place, letter in enumerate(text):
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "\"'" and text[place - 1 : place] in ("=", " ", "[", "{", ","):  # don't: no quote inside a word
+            quote = letter
+        elif letter in "[{":
+            inside += 1
+        elif letter in "]}":
+            inside -= 1
+        elif letter in ",\n" and inside <= 0 and _NEXT_KEY.match(text, place + 1):
+            settings.append(text[begin:place].strip())
+            begin = place + 1
+    return [*settings, text[begin:].strip()]
 
 
 def override(text: str) -> Document:
@@ -70,6 +95,8 @@ def cut(document: Document, strategy: str, model: str, lenient: bool) -> tuple[D
         problems.append(document.problem((key,), what, fix))
     if lenient and model != "gpt":
         model_keys &= _ANY_MODEL
+    if lenient and strategy != "inference":
+        cluster_keys -= _SERVED_ONLY
     return document.only(model_keys), document.only(cluster_keys), problems
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from smolcluster.errors import Problem
 from smolcluster.spec.cluster import ClusterSpec
+from smolcluster.spec.resumed import Earlier
 from smolcluster.spec.run import RunSpec
 
 
@@ -13,7 +15,9 @@ from smolcluster.spec.run import RunSpec
 class Request:
     """The flags of `check`, `plan`, `prepare`. `nodes` empty means what the files say; `overrides` are key=value.
 
-    `init` is a folder with weights to start from.
+    `init` is a folder with weights to start from, `earlier` the run that is resumed. To serve, `model` is a served
+    model's name or folder; "" leaves it to the files. `problems`: what was wrong with flags before this; they are told
+    with all others.
     """
 
     inventory: Path
@@ -25,6 +29,8 @@ class Request:
     nodes: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
     init: Path | None = None
+    earlier: Earlier | None = None
+    problems: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True)

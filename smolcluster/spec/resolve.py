@@ -10,6 +10,7 @@ from smolcluster.spec.consistency import (
     address_notes,
     buffer_notes,
     check_counts,
+    check_free_port,
     check_hosts,
     check_ranks,
     model_notes,
@@ -35,10 +36,10 @@ def resolve_any(request: Request) -> Resolved:
 
 
 def _resolve(request: Request, runnable: bool) -> Resolved:
-    problems = _check_flags(request)
-    if problems:
-        raise ConfigError(problems)
-    problems = refuse_strategy(request.strategy) if runnable else []
+    unknown = _check_flags(request)
+    if unknown:
+        raise ConfigError([*request.problems, *unknown])
+    problems = [*request.problems, *(refuse_strategy(request.strategy) if runnable else [])]
     if request.strategy not in CLUSTER_FILES:
         raise ConfigError(problems or refuse_strategy(request.strategy))
     cluster, document = None, None
@@ -51,7 +52,7 @@ def _resolve(request: Request, runnable: bool) -> Resolved:
     problems += wrong
     if settings is None:
         raise ConfigError(problems)
-    training = trained(settings.model, settings.model_from, settings.start)
+    training = trained(settings.model, settings.model_from, settings.start, request.earlier)
     problems += training.problems
     if cluster is None or document is None:
         raise ConfigError(problems)
@@ -113,8 +114,8 @@ def _run(
         training=training.training,
         schedule=training.schedule,
         data=training.data,
-        comm=_comm(file),
-        recovery=_recovery(file),
+        comm=comm_of(file),
+        recovery=recovery_of(file),
         seed=file.seed,
         checkpoint=training.checkpoint,
         balance=file.balance,
@@ -125,12 +126,14 @@ def _run(
         syncps_timeout_s=file.timeout if isinstance(file, SyncpsFile) else 0.1,
         project_name=training.project_name,
         init=str(settings.start.folder) if settings.start else None,
+        own_vocabulary=settings.start is not None or (request.earlier is not None and request.earlier.own_vocabulary),
         faults=tuple(file.faults),
     )
     return run, notes, problems
 
 
-def _comm(file: CommonFile) -> CommSpec:
+def comm_of(file: CommonFile) -> CommSpec:
+    """How a file's ranks talk."""
     return CommSpec(
         transport=file.transport,
         wire=file.wire,
@@ -142,24 +145,18 @@ def _comm(file: CommonFile) -> CommSpec:
     )
 
 
-def _recovery(file: CommonFile) -> RecoverySpec:
+def recovery_of(file: CommonFile) -> RecoverySpec:
+    """What a file says of ranks that die."""
     said = file.recovery
     return RecoverySpec(max_restarts=said.max_restarts, elastic=said.elastic, elastic_wait_s=said.elastic_wait)
 
 
 def _check_free_ports(cluster: ClusterSpec, participants: tuple[Participant, ...], settings: Settings) -> list[Problem]:
-    """Port 0 of rank 0 is announced in a file: all ranks must see the same folder."""
+    """Ports of 0 that the others could not find."""
     if settings.cluster.recovery.elastic:
         return _check_elastic_ports(cluster, participants, settings)
-    head = cluster.node(participants[0].node)
-    if participants[0].port != 0:
-        return []
-    for other in (cluster.node(participant.node) for participant in participants[1:]):
-        shares_files = head.connection == other.connection == "local" and head.workdir == other.workdir
-        if other.name != head.name and not shares_files:
-            what = f"0 (any free port) cannot be announced to {other.name}, which does not share {head.name}'s files"
-            return [settings.cluster_from.problem(("port", "default"), what, "write a port, 65432 for one")]
-    return []
+    nodes = [cluster.node(participant.node) for participant in participants]
+    return check_free_port(participants[0].port, nodes, settings.cluster_from)
 
 
 def _check_elastic_ports(

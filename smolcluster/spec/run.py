@@ -152,8 +152,9 @@ class RunSpec(Frozen):
     """One run of one strategy. `participants` are in rank order.
 
     `balance` weighs the ranks of a node (default 1) when the global batch is shared out; the sum does not change.
-    `init`: the folder, on the controller, of the weights to start from; None draws them from the seed. `faults`: what
-    is to be broken on purpose.
+    `init`: the folder, on the controller, of the weights to start from; None draws them from the seed, unless a
+    checkpoint is loaded. `own_vocabulary`: the model's is as large as `model` says, since it came with given weights,
+    whatever the tokenizer has. `faults`: what is to be broken on purpose.
     """
 
     strategy: Literal["single", "classicdp", "fsdp", "edp", "syncps", "mp", "diloco"]
@@ -174,4 +175,5 @@ class RunSpec(Frozen):
     syncps_timeout_s: float = Field(default=0.1, gt=0)
     project_name: str
     init: str | None = None
+    own_vocabulary: bool = False
     faults: tuple[FaultSpec, ...] = ()

@@ -1,47 +1,46 @@
-"""cluster_config_inference.yaml resolved: which machine computes which layers, and where page and API are.
-
-A split is the file's `stages`; else `server` and workers (those of an mp file, or the first `num_workers` capable hosts
-in host_ip order), with the layers cut evenly. Rank 0 is the first stage.
-"""
+"""A request to serve, resolved: cluster_config_inference.yaml, the model, its stages, and where page and API are."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+
+from pydantic import Field
 
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.spec.base import Frozen
-from smolcluster.spec.cluster import ClusterSpec, Node
-from smolcluster.spec.clusterfile import InferenceFile, StageEntry
-from smolcluster.spec.consistency import address_notes, buffer_notes
-from smolcluster.spec.document import Document, KeyPath
+from smolcluster.spec.built import refuse_encryption, refuse_stages
+from smolcluster.spec.cluster import ClusterSpec
+from smolcluster.spec.clusterfile import InferenceFile
+from smolcluster.spec.consistency import address_notes, buffer_notes, check_free_port
+from smolcluster.spec.document import Document
 from smolcluster.spec.inventory import made_from, read_inventory
-from smolcluster.spec.layers import merge
-from smolcluster.spec.modelfile import ServedModel
-from smolcluster.spec.participants import DEFAULT_PORT
+from smolcluster.spec.modelfile import MODEL_FILES, ServedModel
+from smolcluster.spec.overrides import override
 from smolcluster.spec.problems import did_you_mean, listed
 from smolcluster.spec.recognise import recognise
 from smolcluster.spec.request import Request
+from smolcluster.spec.resolve import comm_of, recovery_of
+from smolcluster.spec.run import CommSpec, RecoverySpec
+from smolcluster.spec.served import SETTINGS, Choice, Find, ModelFolder, choose
 from smolcluster.spec.settings import Settings, gather
-from smolcluster.spec.shipped import overlays, shipped
-from smolcluster.spec.validate import validated
+from smolcluster.spec.shape import DecoderShape
+from smolcluster.spec.stages import ServingStage, Split, stages_of
+from smolcluster.spec.validate import known_keys
+from smolcluster.spec.web import api_node, check_web
 
 DEFAULT_MODEL = "causal_gpt2"
-
-
-class ServingStage(Frozen):
-    """One rank of a served model: layers `start` to `stop`, half-open."""
-
-    node: str
-    start: int
-    stop: int
-    port: int
+# Sessions share room for so many whole contexts: most are far shorter than one.
+CACHED_CONTEXTS = 4
 
 
 class ServeSpec(Frozen):
     """What is served and by whom. Stages are in rank order; times in seconds.
 
     `given`: the person's `stages` say who has which layers; else the ranges here are even ones, for the plan to better.
+    `source` and `licence` tell people of the weights. `cache_tokens`: room in all sessions' caches together; None:
+    as many as they need. `rejoin_s`: how long a lost stage is waited for. `api_node` None: rank 0's machine; `listen`
+    are addresses of that machine.
     """
 
     model_name: str
@@ -52,45 +51,75 @@ class ServeSpec(Frozen):
     request_timeout_s: float
     seed: int
     given: bool = False
+    source: str = ""
+    licence: str = ""
+    cache_tokens: int | None = Field(default=None, gt=0)
+    api_node: str | None = None
+    listen: tuple[str, ...] = ("127.0.0.1",)
+    comm: CommSpec = Field(default_factory=CommSpec)
+    recovery: RecoverySpec = Field(default_factory=RecoverySpec)
+    rejoin_s: float = Field(default=15.0, ge=0)
 
 
 @dataclass(frozen=True)
 class Served:
-    """A request to serve, resolved."""
+    """A request to serve, resolved. `found` and `shape` are None where nobody looked for the weights."""
 
     cluster: ClusterSpec
     serve: ServeSpec
     notes: tuple[str, ...]
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    found: ModelFolder | None = None
+    shape: DecoderShape | None = None
 
 
-@dataclass
-class Split:
-    """The stages, and what was noted or found wrong on the way."""
+def resolve_serving(request: Request, find: Find) -> Served:
+    """What a person wants served, with its weights. ConfigError with all Problems, also of what cannot run yet.
 
-    stages: list[ServingStage] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-    given: bool = False
+    `request.model` is as for `choose`; "" leaves it to the files' `model_name`.
+    """
+    return _resolve(request, find, runnable=True)
 
 
-def can_serve(node: Node) -> bool:
-    """Whether a stage may live on that machine: a tablet's app is dialled, everything else is started."""
-    return node.kind == "ipados" or node.connection != "none"
+def resolve_any_serving(request: Request) -> Served:
+    """The same without weights, and without refusing what is not built yet: to check files."""
+    return _resolve(request, None, runnable=False)
 
 
-def resolve_serving(request: Request) -> Served:
-    """The split of a served model. `request.model` is an entry of model_config_inference.yaml. ConfigError."""
-    asked = replace(request, strategy="inference", model="gpt")
-    cluster, document, notes = read_inventory(request.inventory)
-    settings, problems = gather(asked, document)
-    if settings is None:
+def _resolve(request: Request, find: Find | None, runnable: bool) -> Served:
+    of_model, others, problems = _split_overrides(request)
+    problems += _of_training(request)
+    asked = replace(request, strategy="inference", model="gpt", overrides=others, dataset=None, config=None, init=None)
+    cluster, document = None, None
+    notes: tuple[str, ...] = ()
+    try:
+        cluster, document, notes = read_inventory(request.inventory)
+    except ConfigError as error:
+        problems += error.problems
+    settings, wrong = gather(asked, document)
+    problems += wrong
+    choice = None
+    try:
+        if request.model or settings is not None:
+            choice = choose(request.model or _configured(settings), request.inventory, of_model, find)
+    except ConfigError as error:
+        problems += error.problems
+    if cluster is None or document is None or settings is None:
         raise ConfigError(problems)
-    model = _served_model(request)
-    split = stages_of(settings, cluster, model)
-    if split.problems:
-        raise ConfigError(split.problems)
     file, origin = settings.cluster, settings.cluster_from
     assert isinstance(file, InferenceFile)
+    split = stages_of(settings, cluster, choice.model if choice is not None else None)
+    problems += split.problems
+    if split.stages:
+        api = api_node(file, cluster, split.stages[0].node)
+        problems += check_web(file, origin, cluster, api, runnable)
+    if split.stages and runnable:
+        problems += refuse_stages(split.places, cluster, origin) + refuse_encryption(file.encrypt, origin)
+        nodes = [cluster.node(stage.node) for stage in split.stages]
+        if not problems:
+            problems += check_free_port(split.stages[0].port, [*nodes, cluster.node(api)], origin)
+    if problems or choice is None:
+        raise ConfigError(problems)
     timeout_s, timeout_notes = _request_timeout(file, settings)
     told = [
         *notes,
@@ -99,135 +128,100 @@ def resolve_serving(request: Request) -> Served:
         *([] if made_from(document) else address_notes(file, origin, cluster, "inference")),
         *buffer_notes(file, origin, cluster),
         *timeout_notes,
+        *_training_notes(file, settings),
+        *_layer_notes(file, settings, choice.model),
     ]
-    serve = ServeSpec(
-        model_name=request.model,
-        model=model,
+    inputs = settings.inputs | dict(choice.inputs or {})
+    return Served(
+        cluster,
+        _spec(file, choice, split, api, timeout_s),
+        tuple(dict.fromkeys(told)),
+        dict(sorted(inputs.items())),
+        choice.found,
+        choice.shape,
+    )
+
+
+def _configured(settings: Settings | None) -> str:
+    """The model that the files name."""
+    named = settings.cluster.model_name if settings and isinstance(settings.cluster, InferenceFile) else None
+    return named or DEFAULT_MODEL
+
+
+def _spec(file: InferenceFile, choice: Choice, split: Split, api: str, timeout_s: float) -> ServeSpec:
+    return ServeSpec(
+        model_name=choice.name,
+        model=choice.model,
         stages=tuple(split.stages),
         api_port=file.web_interface.api_port,
         frontend_port=file.web_interface.frontend_port,
         request_timeout_s=timeout_s,
         seed=file.seed,
         given=split.given,
+        source=choice.found.source if choice.found is not None else "",
+        licence=choice.found.licence if choice.found is not None else "",
+        cache_tokens=CACHED_CONTEXTS * choice.model.ctx_length,
+        api_node=api,
+        listen=tuple(file.web_interface.listen),
+        comm=comm_of(file),
+        recovery=recovery_of(file),
+        rejoin_s=file.rejoin_wait,
     )
-    return Served(cluster, serve, tuple(dict.fromkeys(told)))
 
 
-def split_layers(layers: int, parts: int) -> tuple[tuple[int, int], ...]:
-    """Half-open ranges of layers, as even as they go, the first ones longer."""
-    base, more = divmod(layers, parts)
-    return tuple(pairwise(part * base + min(part, more) for part in range(parts + 1)))
+def _split_overrides(request: Request) -> tuple[list[Document], tuple[str, ...], list[Problem]]:
+    """Flags that set something of the model's entry; the other flags, which are looked at with the files; and Problems
+    of those that only training has."""
+    of_model: list[Document] = []
+    others: list[str] = []
+    problems: list[Problem] = []
+    training = known_keys(MODEL_FILES["gpt"])
+    for text in request.overrides:
+        key = text.partition("=")[0].strip()
+        if key.split(".")[0] in SETTINGS:
+            try:
+                of_model.append(override(text))
+            except ConfigError as error:
+                problems += error.problems
+        elif key.split(".")[0] in training:
+            what = "is a key of training, and a model is only served here"
+            otherwise = f"leave it out; of the model there are {listed(sorted(SETTINGS))}"
+            fix = did_you_mean(key.split(".")[-1], SETTINGS, otherwise)
+            problems.append(Problem(f"--override {text}", 0, key, what, fix))
+        else:
+            others.append(text)
+    return of_model, tuple(others), problems
 
 
-def stages_of(settings: Settings, cluster: ClusterSpec, model: ServedModel | None = None) -> Split:
-    """The stages of an inference config. Without a model the layer ranges of `stages` are taken as they stand."""
-    file, origin = settings.cluster, settings.cluster_from
-    assert isinstance(file, InferenceFile)
-    split = Split()
-    if file.stages is not None and not _replaced(file, settings, split):
-        split.given = True
-        ranges = _given_ranges(file.stages, settings, model, split)
-        places: dict[str, KeyPath] = {entry.host: ("stages", index, "host") for index, entry in enumerate(file.stages)}
-        if len(places) < len(file.stages):
-            split.problems.append(origin.problem(("stages",), "a machine is named twice", "one stage per machine"))
-        _note_server(file, settings, next(iter(places)), split)
-    else:
-        places = _unsplit(file, settings, cluster, model.num_nodes if model else None, split)
-        layers = model.num_layers if model is not None else len(places)
-        ranges = list(split_layers(layers, len(places))) if places else []
-        if model is not None and layers < len(places):
-            what = f"{layers} layers cannot be split over {len(places)} machines"
-            split.problems.append(origin.problem(("num_workers",), what, "name fewer machines"))
-    _check_machines(places, cluster, settings, split)
-    if split.problems:
-        return split
-    if file.num_workers is not None and file.num_workers != len(places) - 1:
-        taken = f"{len(places) - 1} workers after {next(iter(places))}"
-        split.notes.append(origin.note(("num_workers",), file.num_workers, taken))
-    ports = file.port or {}
-    split.stages = [
-        ServingStage(node=name, start=start, stop=stop, port=ports.get(name, ports.get("default", DEFAULT_PORT)))
-        for name, (start, stop) in zip(places, ranges, strict=True)
+def _of_training(request: Request) -> list[Problem]:
+    """Flags that mean nothing here."""
+    given = {"--dataset": request.dataset, "--config": request.config, "--init": request.init}
+    fix = "leave it away; --model says what is served"
+    return [
+        Problem(f"{name} {value}", 0, "", "is a flag of training, and a model is only served here", fix)
+        for name, value in given.items()
+        if value is not None
     ]
-    return split
 
 
-def _given_ranges(
-    entries: list[StageEntry], settings: Settings, model: ServedModel | None, split: Split
-) -> list[tuple[int, int]]:
-    """The ranges of `stages`: each starts where the one before ends, from layer 0 to the model's last."""
-    ranges: list[tuple[int, int]] = []
-    expected = 0
-    for index, entry in enumerate(entries):
-        start, stop = (int(part) for part in entry.layers.split(":"))
-        here: KeyPath = ("stages", index, "layers")
-        if start != expected or stop <= start:
-            what = f"{entry.layers} does not go on at layer {expected} (ranges are half-open)"
-            split.problems.append(
-                settings.cluster_from.problem(here, what, f'write "{expected}:{max(stop, expected + 1)}"')
-            )
-        ranges.append((start, stop))
-        expected = stop
-    if model is not None and expected != model.num_layers:
-        what = f"the stages end at layer {expected}, the model has {model.num_layers}"
-        split.problems.append(settings.cluster_from.problem(("stages",), what, f"let them cover 0:{model.num_layers}"))
-    return ranges
+def _layer_notes(file: InferenceFile, settings: Settings, model: ServedModel) -> list[str]:
+    """num_layers in a cluster YAML is only compared: the model's config wins."""
+    if file.num_layers is None or file.num_layers == model.num_layers:
+        return []
+    return [
+        settings.cluster_from.note(("num_layers",), file.num_layers, str(model.num_layers), "the model's config wins")
+    ]
 
 
-def _unsplit(
-    file: InferenceFile, settings: Settings, cluster: ClusterSpec, wanted: int | None, split: Split
-) -> dict[str, KeyPath]:
-    """Server and workers where no stages are given, each with its place in the file."""
-    capable = {node.name for node in cluster.nodes if can_serve(node)}
-    if file.nodes is not None:
-        return {name: ("nodes", index) for index, name in enumerate(file.nodes)}
-    if file.workers is not None:
-        head: dict[str, KeyPath] = {file.server: ("server",)} if file.server is not None else {}
-        return head | {worker: ("workers", index) for index, worker in enumerate(file.workers)}
-    known: dict[str, KeyPath] = {name: ("host_ip", name) for name in file.host_ip if name in capable}
-    if not known:
-        known = {node.name: () for node in cluster.nodes if node.name in capable}
-    if not known:
-        fix = "add a machine that is reached by ssh, or a tablet"
-        split.problems.append(Problem(f"inventory {cluster.name}", 0, "machines", "no machine can serve", fix))
-        return {}
-    server = file.server if file.server is not None else next(iter(known))
-    workers = [name for name in known if name != server]
-    count = file.num_workers if file.num_workers is not None else (wanted or len(known)) - 1
-    if file.num_workers is not None and count > len(workers):
-        what = f"says {count}, but there are {len(workers)} machines besides {server}: {listed(workers)}"
-        split.problems.append(settings.cluster_from.problem(("num_workers",), what, f"write at most {len(workers)}"))
-    return {server: ("server",)} | {name: known[name] for name in workers[:count]}
-
-
-def _replaced(file: InferenceFile, settings: Settings, split: Split) -> bool:
-    """Whether a higher layer than the one with `stages` names the machines: an mp file, --nodes."""
-    origin = settings.cluster_from
-    for key, named in (("nodes", file.nodes), ("workers", file.workers)):
-        if named is not None and origin.height((key,)) > origin.height(("stages",)):
-            why = "the later layer wins"
-            said = listed(entry.host for entry in file.stages or ())
-            split.notes.append(origin.note(("stages",), said, f"{key}: {listed(named)}", why))
-            return True
-    return False
-
-
-def _note_server(file: InferenceFile, settings: Settings, first: str, split: Split) -> None:
-    if file.server is not None and file.server != first:
-        why = "rank 0 is the first of the stages"
-        split.notes.append(settings.cluster_from.note(("server",), file.server, first, why))
-
-
-def _check_machines(places: dict[str, KeyPath], cluster: ClusterSpec, settings: Settings, split: Split) -> None:
-    names = tuple(node.name for node in cluster.nodes)
-    for name, place in places.items():
-        if name not in names:
-            fix = did_you_mean(name, names, f"machines of {cluster.name}: {listed(names)}")
-            what = f'there is no machine "{name}" in the inventory'
-            split.problems.append(settings.cluster_from.problem(place, what, fix))
-        elif not can_serve(cluster.node(name)):
-            what = f"{name} cannot serve: connection none"
-            split.problems.append(settings.cluster_from.problem(place, what, "leave it out"))
+def _training_notes(file: InferenceFile, settings: Settings) -> list[str]:
+    """Keys that every cluster YAML and an inventory's defaults may have, and that only training looks at."""
+    notes = []
+    if file.wire not in ("fp32", "auto"):
+        notes.append(settings.cluster_from.note(("wire",), file.wire, "none", "serving sends no gradients"))
+    if file.faults:
+        said = listed([fault.told() for fault in file.faults])
+        notes.append(settings.cluster_from.note(("faults",), said, "none", "serving has no steps to begin one at"))
+    return notes
 
 
 def _request_timeout(file: InferenceFile, settings: Settings) -> tuple[float, list[str]]:
@@ -240,18 +234,3 @@ def _request_timeout(file: InferenceFile, settings: Settings) -> tuple[float, li
         return file.timeout, []
     taken = f"request_timeout {file.request_timeout:g}"
     return file.request_timeout, [origin.note(("timeout",), file.timeout, taken, "inference collects no gradients")]
-
-
-def _served_model(request: Request) -> ServedModel:
-    own, problems = overlays(request.inventory)
-    if problems:
-        raise ConfigError(problems)
-    name = "model_config_inference.yaml"
-    layers = [document for document in (shipped(name), own.get(name)) if document is not None]
-    entries = merge(layers)
-    if request.model not in entries.data:
-        fix = did_you_mean(request.model, entries.data, f"models: {listed(entries.data)}")
-        raise ConfigError([Problem(f"--model {request.model}", 0, "", "there is no such model to serve", fix)])
-    source = entries.source((request.model,))
-    where = source.file if source is not None else name
-    return validated(Document(where, entries.data[request.model], {}, prefix=(request.model,)), ServedModel)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.spec.clusterfile import CLUSTER_FILES, CommonFile
-from smolcluster.spec.document import Document, Tree, read_document
+from smolcluster.spec.document import Document, Tree, display, read_document
 from smolcluster.spec.layers import Merged, canonical_model, canonical_port, merge
 from smolcluster.spec.modelfile import MODEL_FILES, TrainedModelFile
 from smolcluster.spec.overrides import cut, flag, override
@@ -18,6 +18,7 @@ from smolcluster.spec.pretrained import CONFIG, Pretrained, read_pretrained
 from smolcluster.spec.problems import explain
 from smolcluster.spec.recognise import recognise, wrong_file
 from smolcluster.spec.request import Request
+from smolcluster.spec.resumed import cluster_layer, model_layer, taken
 from smolcluster.spec.shipped import FILE_MODELS, overlays, shipped
 from smolcluster.spec.start import SHAPE
 from smolcluster.spec.validate import known_keys
@@ -70,6 +71,7 @@ def gather(request: Request, inventory: Document | None) -> tuple[Settings | Non
         elif request.cluster_config is None:
             # The file names the machines; of its settings those hold that this strategy has too.
             layers.cluster.append(inventory.only(known_keys(CLUSTER_FILES[request.strategy])))
+    _add_earlier(layers, request)
     start = _add_start(layers, request)
     _add_flag_files(layers, request)
     _add_flags(layers, request)
@@ -110,6 +112,18 @@ def _add_files(layers: _Layers, request: Request) -> None:
             used[name].append(document)
         else:
             layers.problems += _check(document, FILE_MODELS[name])
+
+
+def _add_earlier(layers: _Layers, request: Request) -> None:
+    """The settings of the run that is resumed: above what every run shares, below what was said for this one."""
+    earlier = request.earlier
+    if earlier is None:
+        return
+    layers.inputs[display(earlier.file)] = earlier.sha256
+    layers.cluster.append(cluster_layer(earlier, request.strategy))
+    if request.model == earlier.run.model.type:  # another model is refused when both plans are there
+        layers.model.append(model_layer(earlier))
+        layers.notes.append(taken(earlier))
 
 
 def _add_start(layers: _Layers, request: Request) -> Pretrained | None:

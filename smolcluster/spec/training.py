@@ -12,6 +12,7 @@ from smolcluster.spec.modelfile import GPTFile, NNFile, TrainedModelFile
 from smolcluster.spec.owntext import TEXT_SUFFIXES, text_files
 from smolcluster.spec.pretrained import Pretrained
 from smolcluster.spec.problems import did_you_mean, listed
+from smolcluster.spec.resumed import Earlier, continued
 from smolcluster.spec.run import CheckpointSpec, DataSpec, GPTSpec, ModelSpec, NNSpec, ScheduleSpec, TrainingSpec
 from smolcluster.spec.start import started
 
@@ -48,14 +49,18 @@ class Trained:
     notes: list[str] = field(default_factory=list)
 
 
-def trained(file: TrainedModelFile, origin: Merged, start: Pretrained | None = None) -> Trained:
-    """Resolve the merged model config; `start`: the weights that the model starts from."""
+def trained(
+    file: TrainedModelFile, origin: Merged, start: Pretrained | None = None, earlier: Earlier | None = None
+) -> Trained:
+    """Resolve the merged model config; `start`: the weights the model starts from, `earlier`: the run it was in."""
     problems: list[Problem] = []
     notes: list[str] = []
     data = _data(file, origin, problems)
     model = _model(file, origin, data, problems)
     if start is not None and isinstance(model, GPTSpec):
         model = started(model, start, origin, problems, notes)
+    if earlier is not None:
+        model = continued(model, earlier)
     section = file.training
     clipping = file.gradient_clipping
     clips = clipping.enabled if clipping.enabled is not None else clipping.max_norm is not None

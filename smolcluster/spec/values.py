@@ -14,6 +14,8 @@ _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")
 _HOST = re.compile(
     r"^(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?)*\.?$"
 )
+# A device, or the name Windows gives an adapter ("Ethernet 2"): it becomes an argument, so no leading dash.
+_INTERFACE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9 ._#()-]{0,62}$")
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -30,6 +32,18 @@ def ip_of(text: str) -> IPAddress | None:
         return ipaddress.ip_address(text)
     except ValueError:
         return None
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only the machine itself can dial that address."""
+    ip = ip_of(address)
+    return address == "localhost" or (ip is not None and ip.is_loopback)
+
+
+def normal(address: str) -> str:
+    """The same text for the same address: IPv6 has many spellings, names have no case."""
+    ip = ip_of(address)
+    return str(ip) if ip is not None else address.lower().rstrip(".")
 
 
 def _name(text: str) -> str:
@@ -61,6 +75,13 @@ def _subnet(text: str) -> str:
     return text
 
 
+def _interface(text: str) -> str:
+    if not _INTERFACE.match(text):
+        advice = "write the device (en0, eth0), or on Windows the adapter's name"
+        raise ValueError(f'"{text}" is no network interface | {advice}')
+    return text
+
+
 def _port_map(value: Any) -> Any:
     """A lone number is the default of a map."""
     if isinstance(value, int) and not isinstance(value, bool):
@@ -75,5 +96,6 @@ Name = Annotated[str, AfterValidator(_name)]
 MachineName = Annotated[str, AfterValidator(_machine)]
 Address = Annotated[str, AfterValidator(_address)]
 Subnet = Annotated[str, AfterValidator(_subnet)]
+Interface = Annotated[str, AfterValidator(_interface)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 PortMap = Annotated[dict[str, Port], BeforeValidator(_port_map)]

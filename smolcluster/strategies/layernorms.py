@@ -9,13 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 
-import torch
-
 from smolcluster.strategies.flat import Layout
 from smolcluster.strategies.pieces import Piece, Range, slices_of
-
-# In float32 the sum of more squares loses digits: a matrix of a million numbers already two in 10^5.
-_CHUNK = 1 << 14
+from smolcluster.strategies.squares import sum_of_squares
 
 Exchange = Callable[[list[float]], list[list[float]]]
 
@@ -37,7 +33,7 @@ class LayerNorms:
         if self._wanted:
             self._squares = {span.name: 0.0 for span in layout.spans}
             for part in slices_of(layout, "{}", grads, mine):
-                self._squares[part.name] += _squares(part.tensor)
+                self._squares[part.name] += sum_of_squares(part.tensor)
         self._wanted = False
 
     def agree(self, tokens: float, exchange: Exchange) -> dict[str, float] | None:
@@ -50,10 +46,3 @@ class LayerNorms:
         rows = exchange(list(self._squares.values()))
         sums = [math.fsum(column) for column in zip(*rows, strict=True)]
         return {name: math.sqrt(total) / tokens for name, total in zip(self._squares, sums, strict=True)}
-
-
-def _squares(gradient: torch.Tensor) -> float:
-    """The sum of squares, chunk by chunk in the gradient's dtype, the chunks' in float64."""
-    pieces = max(1, gradient.numel() // _CHUNK)
-    norms = [torch.linalg.vector_norm(chunk) for chunk in torch.tensor_split(gradient.reshape(-1), pieces)]
-    return float(torch.stack(norms).cpu().double().square().sum())

@@ -36,6 +36,7 @@ from smolcluster.strategies.layernorms import LayerNorms
 from smolcluster.strategies.lookups import lookups_of
 from smolcluster.strategies.pieces import Piece, Range, slices_of, whole_slices
 from smolcluster.strategies.scaling import LossScale, power_of_two
+from smolcluster.strategies.squares import sum_of_squares
 from smolcluster.strategies.sums import Sums, sums_of
 
 
@@ -128,8 +129,7 @@ class Synchronous:
     def squares(self, gradients: Iterable[torch.Tensor]) -> float:
         """The sum of squares of these gradients, this rank's share of the whole: they are summed over ranks now."""
         self._layer_norms.measure(self.layout, self.grads, self.my_shards())
-        norms = [float(torch.linalg.vector_norm(gradient)) for gradient in gradients]
-        return sum(norm * norm for norm in norms)
+        return math.fsum(sum_of_squares(gradient) for gradient in gradients)
 
     def exchange(self, values: Sequence[float]) -> list[list[float]]:
         """Every rank's few numbers in rank order, the same bits everywhere."""

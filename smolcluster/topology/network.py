@@ -10,13 +10,18 @@ import heapq
 from dataclasses import dataclass
 
 from smolcluster.spec.cluster import ClusterSpec, Medium, Network
+from smolcluster.spec.machines import is_raspberry_pi
 
 _LOCAL_HOST = "127.0.0.1"
 _LOCAL_MBPS = 10000.0
 
 
 class NoRouteError(LookupError):
-    """No wire joins two machines, and no gateway leads from one to the other."""
+    """No wire joins two machines, and no gateway leads from one to the other, or none may. `fix` is the way out."""
+
+    def __init__(self, what: str, fix: str) -> None:
+        super().__init__(what)
+        self.fix = fix
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,8 @@ class Topology:
     def __init__(self, cluster: ClusterSpec) -> None:
         self._networks = {network.name: network for network in cluster.networks}
         self._nodes = {node.name for node in cluster.nodes}
-        self._forwards = _forwards(cluster.networks)
+        self._forwards = forwards(cluster.networks)
+        self._apart = _pis(cluster) if not cluster.pis_reach_each_other else frozenset()
 
     def address_of(self, src: str, dst: str) -> str:
         """The address `src` dials to reach `dst`. NoRouteError when there is none, KeyError for an unknown machine."""
@@ -62,8 +68,12 @@ class Topology:
             return self._within(src)
         best = self._search(src, dst)
         if best is None:
-            raise NoRouteError(f"no wire joins {src} and {dst}, and no gateway leads from one to the other")
+            what = f"no wire joins {src} and {dst}, and no gateway leads from one to the other"
+            raise NoRouteError(what, "put both on a network, or give a network `gateways: {other_network: machine}`")
         wires, gateways = best
+        if gateways and {src, dst} <= self._apart:
+            what = f"{src} and {dst} may not reach each other: network.pis_reach_each_other is false"
+            raise NoRouteError(what, "write `network: {pis_reach_each_other: true}`")
         passed = [self._networks[name] for name in wires]
         return Route(
             src=src,
@@ -101,7 +111,11 @@ class Topology:
         return None
 
 
-def _forwards(networks: tuple[Network, ...]) -> dict[str, tuple[tuple[str, str], ...]]:
+def _pis(cluster: ClusterSpec) -> frozenset[str]:
+    return frozenset(node.name for node in cluster.nodes if is_raspberry_pi(node.name, node.kind))
+
+
+def forwards(networks: tuple[Network, ...]) -> dict[str, tuple[tuple[str, str], ...]]:
     """For every wire the wires it leads to and through whom. A gateway forwards both ways."""
     pairs: dict[str, set[tuple[str, str]]] = {}
     for network in networks:

@@ -33,12 +33,8 @@ class Keeper:
             epoch=epoch,
             tokens=account.tokens,
             seconds=account.seconds,
-            loss_first=account.loss_first,
-            loss_last=account.loss_last,
-            val_loss_first=account.val_loss_first,
-            val_loss=account.val_loss,
-            val_accuracy=account.val_accuracy,
             measured=measured,
+            **account.scores(),
         )
         self._saver.save(facts, self._strategy.named_slices())
 
@@ -79,7 +75,5 @@ def take_up(account: Account, restored: Restored, context: RunContext) -> None:
         account.tokens = sum(progress.tokens) if context.rank == 0 else 0
     account.steps = manifest.step
     account.seconds = progress.seconds
-    account.loss_first, account.loss_last = progress.loss_first, progress.loss_last
-    account.val_loss_first, account.val_loss = progress.val_loss_first, progress.val_loss
-    account.val_accuracy = progress.val_accuracy
+    account.take_scores(progress.model_dump())
     account.resumed_from, account.resumed_step = manifest.run_id, manifest.step

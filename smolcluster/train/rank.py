@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from smolcluster.data import ImageMeta, open_samples
+from smolcluster.data import ImageMeta, Samples, open_samples
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.models import GPT, build_model
 from smolcluster.models.classifier import Scaling, save_classifier
@@ -15,9 +15,10 @@ from smolcluster.models.compiled import require_compiler
 from smolcluster.models.hf import load_weights, save_pretrained
 from smolcluster.models.nn import SimpleNN
 from smolcluster.runtime.context import RunContext
-from smolcluster.runtime.generation import note_step
+from smolcluster.runtime.generation import Origin, note_step
 from smolcluster.runtime.metrics import MetricsWriter, cut_after
 from smolcluster.runtime.precision import require_precision
+from smolcluster.spec.run import GPTSpec, RunSpec
 from smolcluster.strategies.base import build_strategy
 from smolcluster.train.account import Account
 from smolcluster.train.keeping import Keeper, resume
@@ -37,16 +38,14 @@ def train_rank(
     """
     data = open_samples(context.data_dir)
     data.require(context.plan.global_batch)
-    # Weights to start from have a vocabulary of their own, which may be longer than the tokenizer's.
-    vocabulary = None if context.run.init else data.vocab_size
-    model = build_model(context.run.model, vocabulary, seed=context.run.seed).to(context.device)
+    model = build_model(context.run.model, _vocabulary(context.run, data), seed=context.run.seed).to(context.device)
     model.train()
     _prepare(context, model)
     strategy = build_strategy(context, model)
     log.info("rank %d of %d on %s: %s", context.rank, context.world_size, context.device, context.run.strategy)
     if not resume(context, strategy, account):
         _require_given_weights(context)
-    note_step(context.folder, context.me.node, context.seat, account.steps)
+    note_step(context.folder, context.me.node, context.seat, account.steps, _origin(context, account))
     metrics_file = context.folder.metrics(context.me.node, context.seat)
     cut_after(metrics_file, account.steps)
     keeper = Keeper(context, strategy)
@@ -69,6 +68,27 @@ def train_rank(
     done()
     strategy.exchange([0.0])
     strategy.close()
+
+
+def _origin(context: RunContext, account: Account) -> Origin | None:
+    """The earlier run whose checkpoint this start began with; None where it was the run's own, or none."""
+    if account.resumed_step is None or account.resumed_from == context.run_id:
+        return None
+    return Origin(run_id=account.resumed_from, step=account.resumed_step)
+
+
+def _vocabulary(run: RunSpec, data: Samples) -> int | None:
+    """How many tokens the model knows, as the data have them; None where that is the model's own affair.
+
+    Given weights have a vocabulary of their own, which may be longer than the tokenizer's: ConfigError if shorter.
+    """
+    own = run.own_vocabulary or run.init is not None
+    if not own or not isinstance(run.model, GPTSpec):
+        return data.vocab_size
+    if data.vocab_size is not None and data.vocab_size > run.model.vocab_size:
+        what = f"this tokenizer has {data.vocab_size:,} tokens, and the model knows {run.model.vocab_size:,}"
+        raise ConfigError([Problem("", 0, "data.tokenizer", what, "use the one that the model was trained with")])
+    return None
 
 
 def _prepare(context: RunContext, model: nn.Module) -> None:

@@ -63,7 +63,8 @@ class Cluster:
 
     def command(self, playbook: str, *variables: str, override: Sequence[str] = ()) -> list[str]:
         """The command line of a playbook of the root, or a path; `variables` as after -e, or --limit and its value."""
-        extra = [f"smol_runs={self.runs}", f"run_folder_cache={self.cache}", "follow_every_s=0.5", *variables]
+        caches = [f"run_folder_cache={self.cache}", f"plan_cache={self.cache}"]
+        extra = [f"smol_runs={self.runs}", *caches, "follow_every_s=0.5", *variables]
         if override:
             extra.append(f"override={','.join(override)}")
         if "--limit" in extra:

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from ansible_lab import Cluster, Playing
+from ansible_served import Tiny, make_tiny
 from ansible_sshd import Machines
 
 LOCAL = """\
@@ -31,6 +32,12 @@ defaults:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepared data, made once."""
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """A model to serve, made once."""
+    return make_tiny(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from pathlib import Path
 
 import pytest
-from ansible_lab import LONG, Cluster
+from ansible_lab import LONG, Cluster, Playing
 
 from smolcluster.observe.progress import Mark, clock, progress_line, slowest, time_left_s
-from smolcluster.runtime.runfolder import StepRecord
+from smolcluster.runtime.runfolder import RunFolder, StepRecord, write_atomic
 
 PLAYBOOK = """\
 - hosts: node1
@@ -19,7 +20,7 @@ PLAYBOOK = """\
         node: node1
         nodes: [node1, node2]
         run_dir: "{run}"
-        notes_dir: "{notes}"
+        home: "{home}"
         python: python3
         local: true
         answer_s: 2
@@ -32,11 +33,13 @@ PLAYBOOK = """\
 
 def follow(local: Cluster, run: Path, straggle_s: float = 60, start_failure: str = "") -> dict[str, object]:
     """Play a playbook that follows node1's part of a run; what the plugin answered."""
-    notes = local.folder / "notes"
-    notes.mkdir(exist_ok=True)
+    notes = local.folder / "home" / ".follow"
+    notes.mkdir(parents=True, exist_ok=True)
     path = local.folder / "follow.yml"
     path.write_text(
-        PLAYBOOK.format(run=run, notes=notes, folder=local.folder, straggle_s=straggle_s, start_failure=start_failure)
+        PLAYBOOK.format(
+            run=run, home=notes.parent, folder=local.folder, straggle_s=straggle_s, start_failure=start_failure
+        )
     )
     played = local.play(str(path), timeout=120)
     assert played.code == 0, played.text
@@ -61,12 +64,48 @@ def test_a_start_that_failed_is_told_to_the_others_at_once(local: Cluster) -> No
 def test_a_node_that_goes_on_after_anothers_failure_is_stopped(local: Cluster) -> None:
     begun = local.play("train", "strategy=single", "detach=true", override=LONG)
     assert begun.code == 0, begun.text
-    (local.folder / "notes").mkdir()
+    notes = local.folder / "home" / ".follow"
+    notes.mkdir(parents=True)
     failed = {"state": "failed", "reason": "", "at_once": False, "time": time.time()}
-    (local.folder / "notes" / "node2").write_text(json.dumps(failed))
+    (notes / "node2").write_text(json.dumps(failed))
     outcome = follow(local, local.runs / begun.run_id, straggle_s=1)
     assert (outcome["state"], outcome["reason"]) == ("stopped", "the run has failed on node2")
     assert not local.processes()
+
+
+SERVED = """\
+- hosts: node2
+  tasks:
+    - follow:
+        {{node: node2, nodes: [node1, node2], needs: [node1], run_dir: {home}, home: {home}, python: python3,
+          local: true, serves: true, answer_s: 0.5, straggle_s: 1}}
+      register: outcome
+    - copy: {{content: "{{{{ outcome | to_json }}}}", dest: "{folder}/outcome.json", mode: "0644"}}
+"""
+
+
+def test_a_silent_stage_is_asked_on_while_the_others_serve(local: Cluster, playing: list[Playing]) -> None:
+    home = RunFolder(local.folder / "home")
+    playbook = local.folder / "follow.yml"
+    playbook.write_text(SERVED.format(home=home.path, folder=local.folder))
+    write_atomic(home.was_ready, "")
+    run = local.begin(str(playbook))
+    playing.append(run)
+    run.until(r"^node2  no answer, trying again: ")
+    threading.Event().wait(2)  # four times what a node that the run needs would be given
+    assert run.process.poll() is None
+    ended = {"state": "stopped", "reason": "", "at_once": False, "time": 0}
+    write_atomic(home.followed("node1"), json.dumps(ended))
+    assert run.end(60).code == 0
+    assert json.loads((local.folder / "outcome.json").read_text())["state"] == "lost"
+
+
+def test_before_it_was_ready_a_silent_stage_is_lost(local: Cluster) -> None:
+    home = RunFolder(local.folder / "home")
+    playbook = local.folder / "follow.yml"
+    playbook.write_text(SERVED.format(home=home.path, folder=local.folder))
+    assert local.play(str(playbook), timeout=60).code == 0
+    assert json.loads((local.folder / "outcome.json").read_text())["state"] == "lost"
 
 
 def record(step: int, **changes: object) -> StepRecord:

@@ -80,6 +80,7 @@ BAD = {
         ("overide=training.max_steps=3", "modle=nn"),
         ("-e modle=...: nobody reads it", "did you mean model?", "did you mean override?"),
     ),
+    "a served model's variable": (("download=true",), ("-e download=...: this playbook has no such thing",)),
     "an override's key": (("override=training.batch_sise=4",), ("training.batch_sise", "did you mean batch_size?")),
     "an override's value": (("override=training.batch_size=many",), ("training.batch_size", "many")),
     "a node": (("nodes=node1,node9",), ("node9",)),
@@ -180,7 +181,8 @@ def test_a_killed_rank_ends_the_run_everywhere_and_is_named(local: Cluster, play
     victim.kill()
     outcome = run.end()
     assert outcome.code == 2
-    assert "node2: failed: rank 1: ended by signal 9 (SIGKILL)" in outcome.text
+    assert "node2  failed: rank 1: ended by signal 9 (SIGKILL)" in outcome.text
+    assert outcome.text.count("ended by signal 9") == 1, "once in a run"
     assert "rank 1 on node2 failed first" in outcome.text
     told = summary(local, run_id)
     assert told["status"] == "failed"
@@ -225,6 +227,36 @@ def test_runs_latest_where_there_are_no_links(local: Cluster) -> None:
     (local.runs / "latest").unlink()
     (local.runs / "latest").write_text("mine\n")
     assert local.play("collect").code == 0
+
+
+def test_resume_alone_goes_on_as_the_run_was(local: Cluster) -> None:
+    first = local.play("train", "strategy=classicdp", "nodes=node1,node2", "run_id=first", override=(*SHORT, "seed=7"))
+    assert first.code == 0, first.text
+    refused = local.play("train", "resume=latest", "nodes=node1,node2", "dataset=nowhere.txt", "init=nothing")
+    assert refused.code == 2
+    assert refused.text.count("FAILED [") == 1
+    for said in ("2 problems", "--init nothing", "nowhere.txt"):
+        assert said in refused.text
+    both = local.play("train", "resume=nothing", "dataset=nowhere.txt")
+    assert (both.code, both.text.count("FAILED [")) == (2, 1)
+    assert "-e resume nothing: there is no " in both.text
+    assert "nowhere.txt" in both.text
+    resumed = local.play("train", "resume=latest", "nodes=node1,node2", override=("training.max_steps=12",))
+    assert resumed.code == 0, resumed.text
+    assert "resumes   run first, from step 8" in resumed.text
+    assert "are taken from " in resumed.text
+    told = summary(local, resumed.run_id)
+    assert (told["strategy"], told["steps"], told["resumed_from"], told["resumed_step"]) == (
+        "classicdp",
+        12,
+        "first",
+        8,
+    )
+    before, after = (
+        json.loads((local.runs / run / "plan.json").read_text())["run"] for run in ("first", resumed.run_id)
+    )
+    before["training"]["max_steps"] = 12
+    assert after == before
 
 
 def test_simplenn_on_pictures(local: Cluster) -> None:

@@ -96,7 +96,7 @@ def test_a_rank_killed_on_another_machine(remote: Cluster, playing: list[Playing
     victim.kill()
     outcome = run.end()
     assert outcome.code == 2
-    assert "node3: failed: rank 2: ended by signal 9 (SIGKILL)" in outcome.text
+    assert "node3  failed: rank 2: ended by signal 9 (SIGKILL)" in outcome.text
     assert "rank 2 on node3 failed first" in outcome.text
     assert json.loads((remote.runs / run_id / "summary.json").read_text())["status"] == "failed"
     assert not remote.processes()

@@ -20,7 +20,6 @@ from smolcluster.plan.types import Plan
 from smolcluster.runtime.checkpoint.load import restore
 from smolcluster.runtime.checkpoint.save import Saver
 from smolcluster.runtime.checkpoint.sources import Source
-from smolcluster.runtime.metrics import read_metrics
 from smolcluster.runtime.runfolder import RunFolder
 from smolcluster.runtime.slices import Box
 from smolcluster.strategies.base import build_strategy
@@ -28,6 +27,7 @@ from smolcluster.train import rank as rank_module
 from smolcluster.train.account import Account
 from smolcluster.train.rank import train_rank
 from tests.checkpoint.runs import context_of, state_of
+from tests.steps import read_metrics
 
 
 def train(

@@ -20,6 +20,7 @@ sys.path.append(str(Path(__file__).parents[1] / "train"))
 
 from train_folders import data_folder as data_folder
 from train_folders import plan_of, run_spec
+from train_folders import write_run as write_run
 
 SHARES = {1: (6,), 2: (4, 2), 3: (1, 3, 2)}
 

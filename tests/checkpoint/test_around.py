@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -73,6 +78,66 @@ def test_what_a_person_names(run: Path, tmp_path: Path) -> None:
     }.items():
         with pytest.raises(InputError, match=said):
             checkpoint_named(text, tmp_path)
+
+
+def command(*words: str) -> tuple[int, str, str]:
+    outcome = subprocess.run(
+        [sys.executable, "-m", "smolcluster", "checkpoint", *words], capture_output=True, text=True, timeout=120,
+        check=False, env={**os.environ, "COLUMNS": "120", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    return outcome.returncode, outcome.stdout, outcome.stderr
+
+
+@pytest.fixture
+def two(data: Path, tmp_path: Path) -> Path:
+    """A run with checkpoints of steps 2 and 4, and where their files lie."""
+    folder = tmp_path / "runs" / "two"
+    made = plan(1, "single", checkpoint={"every_steps": 2}, max_steps=4, eval_steps=4)
+    train(None, folder, data, made)
+    write_atomic(RunFolder(folder).plan, made.to_json())
+    return folder
+
+
+def test_the_command_shows_all_checkpoints_and_which_would_be_taken(two: Path) -> None:
+    code, out, _ = command(str(two))
+    rows = [line.split() for line in out.splitlines() if "single, 1 rank" in line]
+    assert (code, [(row[0], row[-1]) for row in rows]) == (0, [("4", "whole"), ("2", "whole")])
+    assert f"a resumed run starts from step 4 of {two}" in out
+    code, out, _ = command(str(two / "checkpoints" / "step-00000002.json"), "--json")
+    told = json.loads(out)
+    assert (told["step"], told["manifest"], told["hashed"]) == (2, "checkpoints/step-00000002.json", False)
+    [row] = told["checkpoints"]
+    assert (row["step"], row["whole"], row["missing"], row["val_loss"]) == (2, True, [], None)
+
+
+def test_the_command_reads_the_files_when_asked_to(two: Path) -> None:
+    newest = two / "nodes" / "node1" / "checkpoints" / "step-00000004" / "rank-0.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    told = {words: json.loads(command(str(two), "--json", *words)[1]) for words in ((), ("--hashes",))}
+    assert (told[()]["step"], told[()]["problems"]) == (4, [])
+    assert told["--hashes",]["step"] == 2
+    assert [row["whole"] for row in told["--hashes",]["checkpoints"]] == [False, True]
+    [problem] = told["--hashes",]["problems"]
+    assert problem == f"{newest} on this machine is damaged: its SHA-256 is not the one in the manifest"
+    _, out, _ = command(str(two), "--hashes")
+    assert [line.split()[-1] for line in out.splitlines() if "single, 1 rank" in line] == ["damaged", "good"]
+    newest.with_name("rank-0.safetensors").write_bytes(b"")
+    assert json.loads(command(str(two), "--json")[1])["step"] == 2, "a size is looked at without being asked to"
+
+
+def test_a_checkpoint_on_other_machines_is_no_loss(two: Path) -> None:
+    shutil.rmtree(two / "nodes" / "node1" / "checkpoints" / "step-00000004")
+    assert json.loads(command(str(two), "--json")[1])["step"] == 2
+    told = json.loads(command(str(two), "--json", "--elsewhere")[1])
+    assert told["step"] == 4
+    assert told["checkpoints"][0]["missing"] == ["rank 0's file (rank-0.safetensors on node1)"]
+    shutil.rmtree(two / "nodes" / "node1" / "checkpoints" / "step-00000002")
+    code, out, problem = command(str(two))
+    assert (code, out) == (2, "")
+    assert f"no checkpoint in {two} is whole" in problem
+    assert problem.count("not seen here: rank 0's file (rank-0.safetensors on node1)") == 2
 
 
 def tree_module() -> ModuleType:

@@ -14,6 +14,7 @@ from smolcluster.runtime.checkpoint.files import PART
 from smolcluster.runtime.checkpoint.manifest import shard_name, step_folder
 from smolcluster.runtime.runfolder import RunFolder
 from tests.checkpoint.jobs import call, load, on_hosts, train, warnings_of
+from tests.checkpoint.mounted import forbidden, job, on_read_only
 from tests.checkpoint.runs import loaded, plan, same, state_of
 from tests.comm.pool import Pool
 
@@ -97,6 +98,8 @@ def test_all_bad_is_an_error_even_if_nobody_asked(pool: Pool, data: Path, run: P
     for outcome in pool.outcomes(2, call, train, (run, data, made()), {"generation": 1}):
         assert outcome.error == "InputError"
         assert outcome.value.count("is damaged") >= 2
+        assert "nobody sees" not in outcome.value, "a damaged file is told once"
+        assert outcome.value.count("copy") == 1, "and how to mend it once for all"
 
 
 def test_a_bad_manifest_that_has_a_copy_harms_nobody(pool: Pool, data: Path, run: Path, good: Path) -> None:
@@ -199,6 +202,51 @@ def test_a_limit_on_files_is_told_like_a_full_disk(pool: Pool, data: Path, tmp_p
     assert ["EFBIG" in message for message in told[1]] == [True, True]
     assert not list((tmp_path / "checkpoints").glob("*.json"))
     assert not list(tmp_path.glob("nodes/*/checkpoints/*/*"))
+
+
+READ_ONLY = ": EROFS, Read-only file system. Fix: mount it writable, or choose another workdir in the inventory"
+needs_mounts = pytest.mark.skipif(bool(forbidden()), reason=f"no mounts here: {forbidden()}")
+
+
+@needs_mounts
+def test_a_run_on_a_read_only_mount_can_be_gone_on_with(data: Path, run: Path, good: Path, tmp_path: Path) -> None:
+    told = job(run, good, "go_on", run, data, tmp_path / "new")
+    assert told == {"wrong": [], "from": 4, "steps": 6}
+    assert loaded(tmp_path / "new", 6).step == 6
+
+
+@needs_mounts
+@pytest.mark.parametrize("place", ["checkpoints", "nodes/node1/checkpoints"], ids=["manifests", "files"])
+def test_checkpoints_on_a_read_only_mount(data: Path, run: Path, good: Path, place: str) -> None:
+    """What was saved stays good, each save that fails is told once, and training goes on to its end."""
+    told = job(run / place, good / place, "go_on_there", run, data)
+    [message] = told["told"]
+    assert message.startswith(
+        "NO CHECKPOINT of step 6; training goes on, the one before stays:\n  node1 could not write"
+    )
+    assert message.endswith(READ_ONLY)
+    assert told["wrong"] == []
+    assert not list(run.rglob("*00000006*/*.safetensors"))
+
+
+@needs_mounts
+@pytest.mark.parametrize("command", [("train",), ("report", "runs/latest")], ids=lambda words: words[0])
+def test_a_command_on_a_read_only_mount_says_one_thing(good: Path, tmp_path: Path, command: tuple[str, ...]) -> None:
+    runs = tmp_path / "project" / "runs"
+    runs.mkdir(parents=True)
+    shutil.copytree(good, tmp_path / "old" / "before")
+    (tmp_path / "old" / "latest").symlink_to("before")
+    (tmp_path / "old" / "before" / "plan.json").write_text(made().to_json())
+    (tmp_path / "project" / "inventory").mkdir()
+    root = Path(__file__).resolve().parents[2]
+    shutil.copy(root / "inventory" / "local.smol.yml", tmp_path / "project" / "inventory")
+    words = ("-m", "smolcluster.train") if command == ("train",) else ("-m", "smolcluster", *command)
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    outcome = on_read_only(runs, tmp_path / "old", *words, cwd=tmp_path / "project", env=environment)
+    assert outcome.returncode == 2, outcome.stdout + outcome.stderr
+    [said] = [line for line in outcome.stderr.splitlines() if not line.startswith(("data: ", "note: "))]
+    assert said.startswith(str(runs))
+    assert said.endswith(READ_ONLY)
 
 
 @pytest.mark.parametrize("transport", ["smol", "gloo"])

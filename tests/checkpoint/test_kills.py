@@ -15,11 +15,11 @@ import pytest
 
 from smolcluster.runtime.checkpoint.files import PART
 from smolcluster.runtime.checkpoint.manifest import step_of
-from smolcluster.runtime.metrics import read_metrics
 from smolcluster.runtime.runfolder import RunFolder
 from tests.checkpoint.jobs import call, overlapping, train, watched
 from tests.checkpoint.runs import plan, same, state_of
 from tests.comm.pool import Pool
+from tests.steps import read_metrics
 
 STEPS = 8
 # The stages in which the new checkpoint does not exist yet, and those in which it does.

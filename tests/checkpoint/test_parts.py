@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from smolcluster.files import hash_of
 from smolcluster.runtime.checkpoint.choice import candidates
-from smolcluster.runtime.checkpoint.files import hash_of, write_whole
+from smolcluster.runtime.checkpoint.files import write_whole
 from smolcluster.runtime.checkpoint.fit import differences, uncovered
 from smolcluster.runtime.checkpoint.manifest import (
     BadManifestError,

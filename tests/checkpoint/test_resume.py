@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from smolcluster.errors import InputError
-from smolcluster.runtime.metrics import read_metrics
+from smolcluster.jobs.nodefile import load_node
+from smolcluster.runtime.results import read_result
 from smolcluster.runtime.runfolder import RunFolder
+from smolcluster.train.part import train_part
 from tests.checkpoint.jobs import call, load, train
-from tests.checkpoint.runs import loaded, plan, same, state_of
+from tests.checkpoint.runs import loaded, plan, same, state_of, write_run
 from tests.comm.pool import Pool
+from tests.steps import read_metrics
 
 STEPS = 12
 WRITERS = [(1, "single", 0), (2, "classicdp", 0), (3, "fsdp", 1), (3, "fsdp", 3), (2, "fsdp", 2), (2, "fsdp", 0)]
@@ -96,3 +100,19 @@ def test_a_restart_before_the_first_checkpoint_starts_anew(data: Path, tmp_path:
 def test_a_run_that_is_named_must_have_a_checkpoint(data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no checkpoint in it can be used: \(there is none\)"):
         train(None, tmp_path / "new", data, plan(1, "single"), resume=tmp_path / "old")
+
+
+def test_a_result_names_an_earlier_run_and_never_its_own(data: Path, tmp_path: Path) -> None:
+    def start(name: str, steps: int, resume: Path | None = None) -> tuple[str, int | None, int, int]:
+        made = plan(1, "single", checkpoint={"every_steps": 2}, max_steps=steps)
+        [file] = write_run(tmp_path / name, made, data, sys.executable)
+        config = load_node(file).model_copy(update={"resume_from": str(resume) if resume else None})
+        assert train_part(config, made, made.ranks[0], lambda: False) == 0
+        result = read_result(RunFolder(tmp_path / name), "node1", 0)
+        assert result is not None
+        return result.resumed_from, result.resumed_step, result.generation, result.steps
+
+    assert start("one", 2) == ("", None, 0, 2)
+    assert start("one", 4) == ("", None, 1, 4), "a restart in place"
+    assert start("two", 6, tmp_path / "one") == ("one", 4, 0, 6)
+    assert start("two", 8, tmp_path / "one") == ("one", 4, 1, 8), "resumed, then restarted in place"

@@ -11,10 +11,10 @@ import pytest
 
 from smolcluster.comm.clock import Deadline
 from smolcluster.comm.endpoint import Endpoint, dial, granted_buffers, listen, tune
-from smolcluster.comm.handshake import Identity
+from smolcluster.comm.handshake import Hello, Identity
 from smolcluster.comm.listener import Listener
 from smolcluster.comm.mesh import Mesh
-from smolcluster.errors import DeadlineError, HandshakeError, PeerError
+from smolcluster.errors import DeadlineError, HandshakeError, PeerError, PeerLostError
 from tests.comm.wires import ME, SERVER, together
 
 
@@ -79,6 +79,41 @@ def test_two_processes_cannot_claim_one_rank(listener: Listener) -> None:
     assert "two processes claim that rank" in str(listener.refusals[-1])
     for link in (mine, theirs, second):
         link.discard()
+
+
+def test_a_link_whose_first_half_was_refused_is_not_left_half_open(listener: Listener) -> None:
+    """The rank's last process is noticed to be gone between the two halves of its next one's link."""
+    theirs, mine = together(
+        lambda: mesh(SERVER, listener).link(1, "ring"), lambda: mesh(ME, None).link(0, "ring", listener.endpoint)
+    )
+    again = mesh(ME, None)
+    deadline = Deadline(5)
+    first, _ = again._dial_one(0, listener.endpoint, ME, Hello(1, "ring", "again", "out"), deadline)
+    with pytest.raises(PeerError):
+        first.recv_all(memoryview(bytearray(1)), deadline)
+    for link in (mine, theirs):
+        link.discard()
+    second, _ = again._dial_one(0, listener.endpoint, ME, Hello(1, "ring", "again", "in"), deadline)
+    with pytest.raises(PeerLostError):
+        second.recv_all(memoryview(bytearray(1)), deadline)
+    for wire in (first, second):
+        wire.close()
+
+
+def test_those_who_came_for_what_is_over_are_hung_up_on(listener: Listener) -> None:
+    links = {channel: mesh(ME, None).link(0, channel, listener.endpoint) for channel in ("old", "new")}
+    half, _ = mesh(ME, None)._dial_one(0, listener.endpoint, ME, Hello(1, "old", "late", "out"), Deadline(5))
+    with listener._arrived:
+        listener._arrived.wait_for(lambda: len(listener._links) == 2 and listener._halves, 5)
+    listener.sweep(lambda channel: channel == "old")
+    with pytest.raises(PeerLostError):
+        links["old"].receive(5)
+    assert not listener.holds("old", 1)
+    assert not listener._halves
+    taken = listener.take("new", 1, Deadline(5))
+    for link in (*links.values(), taken):
+        link.discard()
+    half.close()
 
 
 def test_a_port_in_use_is_named_with_the_remedy() -> None:

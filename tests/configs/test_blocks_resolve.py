@@ -8,7 +8,7 @@ import pytest
 
 from smolcluster.errors import ConfigError
 from smolcluster.plan import Plan, make_plan
-from smolcluster.spec import Request, load_inventory, resolve, resolve_any, resolve_serving, strategies_of
+from smolcluster.spec import Request, load_inventory, resolve, resolve_any, resolve_any_serving, strategies_of
 from smolcluster.spec.document import read_document
 from smolcluster.spec.recognise import recognise
 from smolcluster.spec.shipped import FILE_MODELS
@@ -146,7 +146,7 @@ def test_mp(alone: bool) -> None:
 
 def test_inference_against_the_home_inventory() -> None:
     path = block("inference")
-    served = resolve_serving(Request(HOME, "inference", model="causal_gpt2", cluster_config=path))
+    served = resolve_any_serving(Request(HOME, "inference", model="causal_gpt2", cluster_config=path))
     assert [(s.node, s.start, s.stop, s.port) for s in served.serve.stages] == [
         ("mini1", 0, 4, 65432),
         ("ipad", 4, 8, 8000),
@@ -168,7 +168,7 @@ def test_inference_against_the_home_inventory() -> None:
 
 
 def test_inference_alone_takes_server_and_the_first_workers() -> None:
-    served = resolve_serving(Request(block("inference"), "inference", model="causal_gpt2"))
+    served = resolve_any_serving(Request(block("inference"), "inference", model="causal_gpt2"))
     assert [(s.node, s.start, s.stop) for s in served.serve.stages] == [
         ("mini2", 0, 4),
         ("mini1", 4, 8),
@@ -178,7 +178,7 @@ def test_inference_alone_takes_server_and_the_first_workers() -> None:
 
 
 def test_the_mp_file_serves_too() -> None:
-    served = resolve_serving(Request(HOME, "inference", model="causal_gpt2", cluster_config=block("mp")))
+    served = resolve_any_serving(Request(HOME, "inference", model="causal_gpt2", cluster_config=block("mp")))
     assert [s.node for s in served.serve.stages] == ["mini1", "mini2", "mini3"]
     assert served.serve.request_timeout_s == 300
     assert [note.partition(": ")[2] for note in served.notes] == [
@@ -189,7 +189,7 @@ def test_the_mp_file_serves_too() -> None:
 def test_the_mp_files_timeout_is_the_requests_deadline(tmp_path: Path) -> None:
     path = tmp_path / "mp.yaml"
     path.write_text(block("mp").read_text().replace("timeout: 300", "timeout: 12"))
-    served = resolve_serving(Request(HOME, "inference", model="causal_gpt2", cluster_config=path))
+    served = resolve_any_serving(Request(HOME, "inference", model="causal_gpt2", cluster_config=path))
     assert served.serve.request_timeout_s == 12
 
 

@@ -170,7 +170,10 @@ def test_the_strategy_is_read_from_the_cluster_yaml(strategy: str) -> None:
             call("check", *flags)
 
 
-def test_a_serving_config_is_checked_too() -> None:
-    out, err = call("check", "-i", HOME, "--cluster-config", FIXTURES / "cluster_config_inference.yaml")
-    assert out == "ok: causal_gpt2 on home: mini1 0:4, ipad 4:8, mini2 8:12\n"
-    assert "server: said mini2, taken: mini1" in err
+def test_settings_with_commas_are_those_of_several_flags() -> None:
+    settings = ("training.max_steps=7", "nodes=[node1,node3]", "fsdp_stage=2")
+    one, _ = call("plan", "-i", LOCAL, "--override", ",".join(settings))
+    assert one == call("plan", "-i", LOCAL, *(word for text in settings for word in ("--override", text)))[0]
+    run = json.loads(one)["run"]
+    assert (run["training"]["max_steps"], run["fsdp_stage"]) == (7, 2)
+    assert [node["node"] for node in run["participants"]] == ["node1", "node3"]

@@ -76,6 +76,40 @@ INVENTORY = {
         "private: true\n    gateways: {wan: mini1}",
         'lan.yml:11: networks.lan.gateways.wan: there is no other network "wan" | other networks: none',
     ),
+    "subnet of another wire": (
+        "    members: {mini1: 10.0.0.1, pi5: 10.0.0.2}",
+        "    members: {mini1: 10.0.0.1, pi5: 10.0.0.2}\n"
+        "  other: {medium: wifi, subnet: 10.0.0.0/16, members: {mini1: 10.0.1.1, pi5: 10.0.1.2}}",
+        "lan.yml:12: networks.other.subnet: 10.0.0.0/16 overlaps lan's 10.0.0.0/24: no machine could tell them apart"
+        " | one subnet per wire",
+    ),
+    "interface of who is not there": (
+        "private: true",
+        "private: true\n    interfaces: {mini2: en0}",
+        "lan.yml:11: networks.lan.interfaces.mini2: mini2 is not on this wire | did you mean mini1?",
+    ),
+    "interface that is none": (
+        "private: true",
+        "private: true\n    interfaces: {mini1: -x}",
+        'lan.yml:11: networks.lan.interfaces.mini1: "-x" is no network interface'
+        " | write the device (en0, eth0), or on Windows the adapter's name",
+    ),
+    "packets too small": (
+        "private: true",
+        "private: true\n    mtu: 576",
+        "lan.yml:11: networks.lan.mtu: must be at least 1280, not 576 | write a whole number from 1280 to 9216",
+    ),
+    "a switch with a typo": (
+        "name: lan",
+        "name: lan\nnetwork: {pis_reach_eachother: true}",
+        "lan.yml:3: network.pis_reach_eachother: unknown key | did you mean pis_reach_each_other?",
+    ),
+    "a switch that is neither": (
+        "name: lan",
+        "name: lan\nnetwork: {pis_reach_each_other: yes}",
+        'lan.yml:3: network.pis_reach_each_other: must be true or false, not the text "yes"'
+        " | write true or false without quotes",
+    ),
     "key twice": (
         "  pi5: {}",
         "  pi5: {}\n  mini1: {}",

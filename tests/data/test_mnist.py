@@ -22,6 +22,7 @@ from smolcluster.data.idx import read_idx
 from smolcluster.data.pictures import Labelled, split_by_content
 from smolcluster.data.sources import mnist, npm
 from smolcluster.errors import ConfigError
+from smolcluster.files import hash_of
 from smolcluster.spec.run import DataSpec, NNSpec
 
 NET = NNSpec(input_dim=784, hidden=8, out=10)
@@ -245,7 +246,7 @@ def fake_npm(tmp_path, monkeypatch):
 
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(subprocess, "run", run)
-    hashes = {file.name: npm.hash_of(file) for file in files.iterdir()}
+    hashes = {file.name: hash_of(file) for file in files.iterdir()}
     monkeypatch.setattr(npm, "SHA256", hashes)
     return calls, hashes
 

@@ -96,7 +96,7 @@ def test_a_shard_that_only_the_lost_node_had_is_one_clear_error(tmp_path: Path, 
         for node in ("node1", "node2"):
             job = run.job(node)
             assert (job.state, job.restarts) == ("failed", 1), run.said()
-            assert "-e replicate_checkpoints=2 would have kept another" in job.reason
+            assert "-e replicate_checkpoints=2 keeps one" in job.reason
 
 
 @pytest.mark.slow

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,8 +21,9 @@ from smolcluster.comm.config import GroupConfig
 from smolcluster.infer.engine import Engine
 from smolcluster.infer.layout import Layout, Place
 from smolcluster.models.partition import LayerRange
-from smolcluster.models.shape import read_shape
 from smolcluster.models.stage_weights import load_stage
+from smolcluster.plan.types import NodeConfig, ServePlan
+from smolcluster.spec.shape import read_shape
 
 START_S = 90.0
 
@@ -50,19 +53,34 @@ def loader(folder: Path):
     return load
 
 
-def work(pipe: Connection) -> None:
+def be_worker(pipe: Connection, config: GroupConfig, folder: Path) -> None:
     from smolcluster.infer.worker import Worker
+
+    Worker(config, loader(folder)).run()
+
+
+def be_rank(pipe: Connection, config: NodeConfig, plan: ServePlan, rank: int) -> None:
+    """Until something comes through the pipe."""
+    from smolcluster.infer.rank import run_stage
+
+    run_stage(config, plan, plan.ranks[rank], pipe.poll)
+
+
+def work(pipe: Connection) -> None:
     from smolcluster.runtime.process import die_with_parent
 
     die_with_parent()
     torch.set_num_threads(1)
     while True:
         try:
-            config, folder = pipe.recv()
+            job = pipe.recv()
+            if job == "stop":  # meant for one that has ended
+                continue
+            be, arguments = job
         except EOFError:
             return
         try:
-            Worker(config, loader(folder)).run()
+            be(pipe, *arguments)
             pipe.send("")
         except Exception as error:  # noqa: BLE001  the test sees it
             pipe.send(f"{type(error).__name__}: {error}")
@@ -88,8 +106,18 @@ class StagePool:
                 self._workers.append((process, ours))
 
     def begin(self, rank: int, config: GroupConfig, folder: Path) -> None:
-        self.ready(rank)
-        self._workers[rank - 1][1].send((config, folder))
+        self.give(rank, be_worker, config, folder)
+
+    def give(self, number: int, be: Any, *arguments: Any) -> None:
+        """Have process `number`, from 1, do that."""
+        self.ready(number)
+        self._workers[number - 1][1].send((be, arguments))
+
+    def ask_to_stop(self, number: int) -> None:
+        self._workers[number - 1][1].send("stop")
+
+    def freeze(self, rank: int) -> None:
+        os.kill(self.pid(rank), signal.SIGSTOP)
 
     def pid(self, rank: int) -> int:
         return self._workers[rank - 1][0].pid
@@ -110,8 +138,16 @@ class StagePool:
 
     @contextmanager
     def serving(
-        self, folder: Path, cuts: Sequence[tuple[int, int]], precision: str = "fp32", comm: Any = None, **options: Any
+        self,
+        folder: Path,
+        cuts: Sequence[tuple[int, int]],
+        precision: str = "fp32",
+        comm: Any = None,
+        begin: bool = True,
+        head_load: Any = None,
+        **options: Any,
     ) -> Iterator[Engine]:
+        """`begin` False leaves starting to the caller; `head_load` is another way to read the head's layers."""
         shape = read_shape(folder)
         places = tuple(Place(rank=rank, start=start, stop=stop) for rank, (start, stop) in enumerate(cuts))
         layout = Layout(layers=shape.layers, precision=precision, places=places)
@@ -122,9 +158,10 @@ class StagePool:
             for rank in range(1, world):
                 self.begin(rank, self.config_of(rank), folder)
             defaults: dict[str, Any] = {"context": shape.max_positions}
-            engine = Engine(self.config_of(0), layout, loader(folder), **{**defaults, **options})
+            engine = Engine(self.config_of(0), layout, head_load or loader(folder), **{**defaults, **options})
             try:
-                engine.start(START_S)
+                if begin:
+                    engine.start(START_S)
                 yield engine
             finally:
                 engine.close()

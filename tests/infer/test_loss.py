@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import pytest
 
 from smolcluster.comm.endpoint import listen
+from smolcluster.comm.opening import open_mesh
 from smolcluster.errors import PeerError, PeerLostError
 from smolcluster.infer.request import Delta, Done, Failed, Limits, Request
-from smolcluster.infer.worker import open_mesh
 from tests.infer.infer_models import generate
 from tests.infer.stage_pool import settings
 from tests.infer.test_engine import CUTS, GREEDY, collect, prompt_of, wait_until_free

@@ -73,8 +73,8 @@ def test_a_changed_byte_or_a_cut_end_is_no_crash(message, place, value):
 
 def test_words_between_head_and_stage():
     word = Assignment(
-        epoch=2, place=Place(rank=1, start=0, stop=3), layers=4, precision="int8", upstream=0, port=5, after=None,
-        within_s=3.0,
+        life="ab", epoch=2, place=Place(rank=1, start=0, stop=3), layers=4, precision="int8", upstream=0, port=5,
+        after=None, within_s=3.0,
     )  # fmt: skip
     assert heard(framed(Op.ASSIGN, 0, word.model_dump_json().encode()), "it") == (Op.ASSIGN, word)
     assert heard(framed(Op.HERE, 0, b'{"port": 7}'), "it") == (Op.HERE, Here(port=7))

@@ -151,9 +151,9 @@ def test_a_stage_reads_no_tensor_of_another(models, tmp_path):
 
 
 def check_reading(folder, tied):
-    from smolcluster.models.shape import read_shape
     from smolcluster.models.stage_weights import build_stage
     from smolcluster.models.tensors import open_tensors
+    from smolcluster.spec.shape import read_shape
 
     read: list[set[str]] = []
     for split in ((0, 1), (1, 3), (3, 4)):

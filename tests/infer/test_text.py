@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smolcluster.infer.text import StopScanner, Writer
+from smolcluster.infer.text import StopScanner, Writer, text_ids
 from tests.infer.infer_models import small_tokenizer
 
 TOKENIZER = small_tokenizer()
@@ -70,3 +70,27 @@ def test_a_character_cut_off_by_the_end_shows_at_the_end_only():
     writer = Writer(TOKENIZER, ())
     assert "".join(writer.feed(token) for token in ids[:-1]) == "a"
     assert "\ufffd" in writer.finish()
+
+
+END = "<|endoftext|>"
+pieces_of_text = st.lists(st.sampled_from(["a", " ", "é", "|", "<", END, END[:5], END[5:]]), max_size=5).map("".join)
+parts_of_a_prompt = st.lists(st.tuples(st.booleans(), pieces_of_text), max_size=6)
+
+
+@given(parts_of_a_prompt)
+@settings(max_examples=300, deadline=None)
+def test_special_tokens_come_only_from_what_is_not_literal(parts):
+    text, literal, allowed = "", [], 0
+    for is_literal, part in parts:
+        if is_literal and part:
+            literal.append((len(text), len(text) + len(part)))
+        text += part
+    at = text.find(END)
+    while at >= 0:
+        allowed += not any(start < at + len(END) and at < stop for start, stop in literal)
+        at = text.find(END, at + len(END))
+    ids = text_ids(text, TOKENIZER, literal)
+    assert TOKENIZER.decode(ids, skip_special_tokens=False) == text
+    assert ids.count(TOKENIZER.token_to_id(END)) == allowed
+    if allowed == text.count(END):
+        assert ids == TOKENIZER.encode(text, add_special_tokens=False).ids

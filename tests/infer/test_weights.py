@@ -13,8 +13,8 @@ from smolcluster.infer import weights
 from smolcluster.infer.request import Request, default_sampling
 from smolcluster.infer.weights import find_weights, package_file
 from smolcluster.models.sampling import Sampling
-from smolcluster.models.shape import end_tokens
 from smolcluster.spec.modelfile import ServedModel, Weights
+from smolcluster.spec.shape import end_tokens
 from smolcluster.spec.shipped import weights_table
 from tests.infer.test_engine import GREEDY, collect
 
@@ -57,7 +57,7 @@ def test_the_hubs_cache_needs_no_network(models, tmp_path):
     hub = hub_cache(tmp_path, models("gpt2")[1])
     found = find_weights("m", {"m": entry()}, hub=hub)
     assert (found.folder / "model.safetensors").is_file()
-    assert "local hub cache" in found.source
+    assert "local hub cache" in found.how
     # One file is missing there, and nobody allowed the hub to be asked; asked, it cannot be reached.
     wanted = {"m": entry(files={**FILES, "tokenizer.json": None})}
     with pytest.raises(InputError, match="--download"):
@@ -76,6 +76,42 @@ def test_a_pinned_hash_is_checked(models):
         find_weights("m", {"m": bad})
 
 
+def test_a_hub_id_needs_no_entry(models, tmp_path):
+    model = models("gpt2")[1]
+    hub = hub_cache(tmp_path / "whole", model)
+    found = find_weights("some/model", {}, hub=hub)
+    assert (found.source, found.licence, found.how) == (
+        "hub some/model",
+        "as its owner says",
+        "from the local hub cache",
+    )
+    with pytest.raises(InputError, match=r"other/model: there is no such folder, it is not whole .*hub was not to be"):
+        find_weights("other/model", {}, hub=hub)
+
+    class Offering(Hub):
+        def files(self, repo, kind="model"):
+            return frozenset({*FILES, "chat_template.jinja", "pytorch_model.bin"})
+
+        def download(self, repo, file, kind="model"):
+            folder = hub_cache(tmp_path / file, model).cache / "models--some--model" / "snapshots" / "abc123"
+            target = tmp_path / "fetched" / file
+            target.parent.mkdir(exist_ok=True)
+            shutil.copy(folder / file, target) if (folder / file).is_file() else target.write_text("{}")
+            return target
+
+    found = find_weights("other/model", {}, download=True, hub=Offering(cache=tmp_path / "empty"))
+    assert sorted(file.name for file in found.folder.iterdir()) == sorted({*FILES, "chat_template.jinja"})
+    assert found.how == "fetched now"
+
+
+def test_a_name_of_the_table_is_no_folder_of_that_name(models, monkeypatch, tmp_path):
+    _, folder = models("gpt2")
+    shutil.copytree(folder, tmp_path / "m")
+    monkeypatch.chdir(tmp_path)
+    assert find_weights("m", {}).folder == Path("m")
+    assert find_weights("m", {"m": entry(source="path", location=str(folder))}).folder == folder
+
+
 def test_a_package_is_converted_once(monkeypatch, tmp_path):
     table = {"m": entry(package="smolcluster/configs/model_weights.yaml")}
     made = []
@@ -88,7 +124,7 @@ def test_a_package_is_converted_once(monkeypatch, tmp_path):
     monkeypatch.setattr(weights, "convert_gguf", convert)
     hub = Hub(cache=tmp_path / "empty")
     for said in ("converted now", "converted before"):
-        assert said in find_weights("m", table, tmp_path / "cache", hub=hub).source
+        assert said in find_weights("m", table, tmp_path / "cache", hub=hub).how
     assert made == ["model_weights.yaml"]
     with pytest.raises(InputError, match=r"smolcluster\[serve\]"):
         find_weights("n", {"n": entry(package="no_such_package_here/x.gguf")}, tmp_path / "cache", hub=hub)

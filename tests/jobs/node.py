@@ -16,8 +16,9 @@ import yaml
 from smolcluster.jobs import start_job
 from smolcluster.jobs.identity import ProcessId, alive, identify
 from smolcluster.jobs.registry import Registry
-from smolcluster.plan.types import NodeConfig, Plan, RankPlan
+from smolcluster.plan.types import ApiPlan, NodeConfig, Plan, RankPlan, ServePlan
 from smolcluster.runtime.runfolder import JobState, RunFolder
+from smolcluster.spec.modelfile import ServedModel
 from smolcluster.spec.run import (
     CommSpec,
     DataSpec,
@@ -28,6 +29,7 @@ from smolcluster.spec.run import (
     ScheduleSpec,
     TrainingSpec,
 )
+from smolcluster.spec.serving import ServeSpec
 
 HERE = Path(__file__).parent
 FAKE_SUPERVISOR = (str(HERE / "fake_supervisor.py"),)
@@ -83,6 +85,47 @@ def make_plan(
         ranks=ranks,
         params=1,
         memory=(),
+    )
+
+
+def make_serve_plan(node: str, behaviours: tuple[str, ...], max_restarts: int) -> ServePlan:
+    """Stages, and the API as the last rank, all on one node."""
+    api = len(behaviours) - 1
+    ranks = tuple(
+        RankPlan(
+            rank=rank,
+            node=node,
+            local_rank=rank,
+            role="api" if rank == api else "stage",
+            device="cpu",
+            listen=("127.0.0.1",) if rank < api else (),
+            port=0,
+            peers={},
+            samples=0,
+            buffer_mb=1,
+            threads=1,
+        )
+        for rank in range(len(behaviours))
+    )
+    serve = ServeSpec(
+        model_name="test",
+        model=ServedModel(hf_model_name="test", weights_model_name="test", num_layers=4),
+        stages=(),
+        api_port=0,
+        frontend_port=0,
+        request_timeout_s=1.0,
+        seed=0,
+        recovery=RecoverySpec(max_restarts=max_restarts),
+    )
+    return ServePlan(
+        cluster="test",
+        serve=serve,
+        layers=4,
+        world_size=len(ranks),
+        ranks=ranks,
+        stages=(),
+        api=ApiPlan(rank=api, listen=("127.0.0.1",), api_port=0, frontend_port=0),
+        params=1,
     )
 
 
@@ -150,9 +193,12 @@ def make_node(
     python: str = sys.executable,
     listen: tuple[str, ...] = ("127.0.0.1",),
     max_restarts: int = 0,
+    serves: bool = False,
 ) -> FakeNode:
     made = FakeNode(workdir=workdir, run_id=run_id, node=node, ranks=len(behaviours))
-    plan = make_plan(node, behaviours, listen, max_restarts)
+    plan: Plan | ServePlan = make_plan(node, behaviours, listen, max_restarts)
+    if serves:
+        plan = make_serve_plan(node, behaviours, max_restarts)
     made.file.parent.mkdir(parents=True)
     plan_file = made.file.with_name("plan.json")
     plan_file.write_text(plan.to_json())

@@ -19,7 +19,7 @@ from smolcluster.jobs.tail import last_lines, last_step
 from smolcluster.jobs.verdict import Verdict, judge
 from smolcluster.runtime.runfolder import RankResult
 
-from .node import make_plan
+from .node import make_plan, make_serve_plan
 
 
 def test_lease_is_generous_once_and_then_exact() -> None:
@@ -176,6 +176,17 @@ def test_auto_takes_systemd_for_machines_that_have_it(
     monkeypatch.setattr(systemd, "usable", lambda: usable)
     assert launch._choose("auto", make_plan("n", ("run",), listen).ranks) == chosen
     assert launch._choose("child", make_plan("n", ("run",), listen).ranks) == "child"
+
+
+@pytest.mark.parametrize(("dials", "chosen"), [("127.0.0.1", "child"), ("10.10.0.1", "systemd")])
+def test_a_rank_that_is_dialled_by_nobody_is_elsewhere_if_whom_it_dials_is(
+    monkeypatch: pytest.MonkeyPatch, dials: str, chosen: str
+) -> None:
+    """The API of a served model, alone on its node."""
+    monkeypatch.setattr(systemd, "usable", lambda: True)
+    api = make_serve_plan("n", ("run", "run"), 0).ranks[1].model_copy(update={"peers": {0: dials}})
+    assert api.listen == ()
+    assert launch._choose("auto", [api]) == chosen
 
 
 def test_nothing_here_needs_torch() -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
+import torch
 from strategy_jobs import account, asked_to_stop, drift, poisoned, staged_sums
 from strategy_pool import Pool
+
+from smolcluster.strategies.squares import sum_of_squares
 
 REPLICAS = [("classicdp", 0), ("fsdp", 0), ("fsdp", 1), ("fsdp", 2)]
 STRATEGIES = [*REPLICAS, ("fsdp", 3)]
@@ -94,3 +99,20 @@ def test_staging_through_cpu_buffers_changes_no_result(pool: Pool) -> None:
         assert part == [6.0 * (2 * rank), 6.0 * (2 * rank + 1)]
         assert gathered == [0.0, 0.0, 1.0, 1.0, 2.0, 2.0]
         assert sent == [5.0, 5.0, 5.0]
+
+
+@pytest.mark.parametrize("large", [1.0, 100.0, 1e4])
+@pytest.mark.parametrize("count", [0, 1, 70_000, 4_000_000])
+def test_a_sum_of_squares_keeps_its_digits(count: int, large: float) -> None:
+    """In one float32 sum of four million, of which some are large, three digits are left."""
+    values = torch.randn(count, generator=torch.Generator().manual_seed(1)) * 1e-3
+    values[: count // 10] *= large
+    assert sum_of_squares(values) == pytest.approx(float(values.double().square().sum()), rel=1e-6)
+
+
+def test_a_sum_of_squares_that_is_not_finite_is_told() -> None:
+    values = torch.ones(200_000)
+    values[-1] = float("inf")
+    assert sum_of_squares(values) == float("inf")
+    values[0] = float("nan")
+    assert math.isnan(sum_of_squares(values))

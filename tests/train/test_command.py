@@ -17,11 +17,15 @@ SMALL = [
 
 
 def train(project: Path, *flags: str, steps: int = 4) -> subprocess.CompletedProcess[str]:
+    return train_plainly(project, *flags, "--override", ",".join((*SMALL, f"training.max_steps={steps}")))
+
+
+def train_plainly(project: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    """With these flags and no others."""
     (project / "inventory").mkdir(exist_ok=True)
     shutil.copy(ROOT / "inventory" / "local.smol.yml", project / "inventory")
-    overrides = [word for setting in (*SMALL, f"training.max_steps={steps}") for word in ("--override", setting)]
     return subprocess.run(
-        [sys.executable, "-m", "smolcluster.train", *flags, *overrides],
+        [sys.executable, "-m", "smolcluster.train", *flags],
         cwd=project, capture_output=True, text=True, timeout=150, check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "110"},
     )  # fmt: skip
@@ -42,6 +46,10 @@ def test_one_process_by_default(tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "latest" / "plots" / "loss.svg").exists()
     assert (tmp_path / "runs" / "latest" / "model" / "config.json").exists()
     assert "python -m smolcluster generate" in outcome.stdout
+    log = (tmp_path / "runs" / "latest" / "nodes" / "node1" / "rank-0" / "log.txt").read_text().splitlines()
+    assert log[0].endswith("INFO rank 0 of 1 on cpu: single")
+    assert [line for line in log if "INFO step 4/4" in line]
+    assert outcome.stdout.splitlines()[: len(log)] == log, "it is printed all the same"
 
 
 def test_resume_makes_a_new_run_of_another_strategy(tmp_path: Path) -> None:
@@ -60,6 +68,39 @@ def test_resume_makes_a_new_run_of_another_strategy(tmp_path: Path) -> None:
     assert refused.returncode == 2
     assert "there is no " in refused.stderr
     assert sorted((tmp_path / "runs").iterdir()) == before
+
+
+def test_resume_alone_goes_on_with_the_settings_of_the_run(tmp_path: Path) -> None:
+    book = str(text_of(tmp_path))
+    assert train(tmp_path, "--strategy", "fsdp", "--dataset", book).returncode == 0
+    old = (tmp_path / "runs" / "latest").resolve()
+    done = train_plainly(tmp_path, "--resume", "latest")
+    assert done.returncode == 2
+    assert f"nothing is left to train: {old.name} has made 4 steps" in done.stderr
+    outcome = train_plainly(tmp_path, "--resume", "latest", "--override", "training.max_steps=6")
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    new = (tmp_path / "runs" / "latest").resolve()
+    summary = json.loads((new / "summary.json").read_text())
+    assert (summary["strategy"], summary["steps"], summary["resumed_step"]) == ("fsdp", 6, 4)
+    before, after = (json.loads((folder / "plan.json").read_text())["run"] for folder in (old, new))
+    before["training"]["max_steps"] = 6
+    assert after == before
+    assert f"are taken from runs/{old.name}/plan.json" in outcome.stderr
+
+
+def test_mistakes_of_every_kind_are_told_at_once(tmp_path: Path) -> None:
+    outcome = train_plainly(
+        tmp_path, "--resume", "nothing", "--init", "no/such/model", "--dataset", "no-such-text", "--nodes", ",",
+        "--override", "seed=many",
+    )  # fmt: skip
+    assert outcome.returncode == 2
+    for said in ("--resume nothing", "--init no/such/model", "--nodes: is empty", "--override seed=many: seed"):
+        assert said in outcome.stderr
+    assert outcome.stderr.startswith("4 problems in the configuration")
+    again = train_plainly(tmp_path, "--resume", "nothing", "--dataset", "no-such-text")
+    for said in ("--resume nothing", '"no-such-text" is neither'):
+        assert said in again.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 def test_every_node_of_this_machine_through_jobs(tmp_path: Path) -> None:

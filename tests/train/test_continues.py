@@ -25,22 +25,25 @@ def found(tmp_path: Path) -> Found:
 
 
 def test_the_same_again_says_nothing(found: Found) -> None:
-    assert require_continues(found, plan(2, "fsdp"), "--resume", other_data=False) == []
+    assert require_continues(found, plan(2, "fsdp"), "--resume") == []
 
 
 def test_another_strategy_is_told(found: Found) -> None:
-    [note] = require_continues(found, plan(1, "single"), "--resume", other_data=False)
+    [note] = require_continues(found, plan(1, "single"), "--resume")
     assert "was fsdp stage 1 on 2 rank(s)" in note
     assert "single on 1 rank(s)" in note
 
 
-def test_other_data_only_when_they_were_named(found: Found) -> None:
+def test_other_data_are_told(found: Found) -> None:
     made = plan(2, "fsdp")
     other = changed(made, data=made.run.data.model_copy(update={"path": "/books/emma.txt"}))
-    with pytest.raises(ConfigError, match=r"this run would take /books/emma.txt"):
-        require_continues(found, other, "--resume", other_data=False)
-    [note] = require_continues(found, other, "--resume", other_data=True)
-    assert "goes on with /books/emma.txt" in note
+    [note] = require_continues(found, other, "--resume")
+    assert "was trained on text, tokenizer bpe:300, this run goes on with /books/emma.txt" in note
+    assert "trained anew" in note
+    assert "keeps" not in note, "the run has no model folder yet"
+    (found.folder / "model").mkdir()
+    (found.folder / "model" / "tokenizer.json").touch()
+    assert f"--override data.tokenizer={found.folder}/model keeps" in require_continues(found, other, "--resume")[0]
 
 
 def test_all_mistakes_are_told_at_once(found: Found) -> None:
@@ -52,7 +55,7 @@ def test_all_mistakes_are_told_at_once(found: Found) -> None:
         model=made.run.model.model_copy(update={"num_layers": 9}),
     )
     with pytest.raises(ConfigError) as caught:
-        require_continues(found, other, "--resume", other_data=False)
+        require_continues(found, other, "--resume")
     text = str(caught.value)
     assert "3 problems" in text
     for part in ("not from both", "nothing is left to train", "this run 9"):
@@ -60,4 +63,5 @@ def test_all_mistakes_are_told_at_once(found: Found) -> None:
 
 
 def test_a_run_whose_plan_is_lost_can_be_resumed(tmp_path: Path) -> None:
-    assert require_continues(Found(tmp_path, 8), plan(1, "single"), "--resume", other_data=False) == []
+    [note] = require_continues(Found(tmp_path, 8), plan(1, "single"), "--resume")
+    assert "its settings are not known" in note

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from train_folders import plan_of, run_spec, write_run
 
-from smolcluster import worker
 from smolcluster.errors import PeerLostError
 from smolcluster.jobs.nodefile import load_node
 from smolcluster.plan.types import Plan
@@ -17,8 +16,8 @@ from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.results import keep_finished, read_finished, read_result
 from smolcluster.runtime.runfolder import RankResult, RunFolder
 from smolcluster.strategies.single import Single
+from smolcluster.train import part
 from smolcluster.train.account import Account
-from smolcluster.worker import run_rank
 
 
 def never() -> bool:
@@ -44,7 +43,7 @@ def test_it_says_that_it_is_done_between_two_exchanges_when_the_model_is_there(
         return exchange(self, values)
 
     monkeypatch.setattr(Single, "exchange", watched)
-    assert run_rank(load_node(node_yaml), plan, plan.ranks[0], never) == 0
+    assert part.train_part(load_node(node_yaml), plan, plan.ranks[0], never) == 0
     assert seen == [(False, False), (True, True)]
 
 
@@ -60,8 +59,8 @@ def test_a_rank_that_hears_nothing_after_its_work_failed_and_keeps_what_it_would
         assert read_result(place, "node1", 0).finished
         raise PeerLostError("rank 1 is gone")
 
-    monkeypatch.setattr(worker, "train_rank", train)
-    assert run_rank(load_node(node_yaml), plan, plan.ranks[0], never) == PeerLostError.exit_code
+    monkeypatch.setattr(part, "train_rank", train)
+    assert part.train_part(load_node(node_yaml), plan, plan.ranks[0], never) == PeerLostError.exit_code
     said, kept = read_result(place, "node1", 0), read_finished(place, "node1", 0)
     assert (said.status, said.finished, said.reason) == ("failed", False, "rank 1 is gone")
     assert (kept.status, kept.finished, kept.steps) == ("completed", True, 3)
@@ -69,8 +68,8 @@ def test_a_rank_that_hears_nothing_after_its_work_failed_and_keeps_what_it_would
     def again(context: RunContext, account: Account, stop: object, done: Callable[[], None]) -> None:
         assert read_finished(place, "node1", 0) is None, "the others are here: it works again"
 
-    monkeypatch.setattr(worker, "train_rank", again)
-    assert run_rank(load_node(node_yaml), plan, plan.ranks[0], never) == 0
+    monkeypatch.setattr(part, "train_rank", again)
+    assert part.train_part(load_node(node_yaml), plan, plan.ranks[0], never) == 0
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -83,6 +82,6 @@ def test_a_rank_whose_work_was_done_is_done_when_nobody_comes(
     node = plan.ranks[rank].node
     kept = RankResult(rank=rank, node=node, status="completed", exit_code=0, steps=3, finished=True)
     keep_finished(place, kept)
-    monkeypatch.setattr(worker, "FINISHED_JOIN_S", 0.5)
-    assert run_rank(load_node(files[rank]), plan, plan.ranks[rank], never) == 0
+    monkeypatch.setattr(part, "FINISHED_JOIN_S", 0.5)
+    assert part.train_part(load_node(files[rank]), plan, plan.ranks[rank], never) == 0
     assert read_result(place, node, rank) == kept

@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 from smolcluster.data import TokenFolder
 from smolcluster.data.tokenizer import train_bpe
 from smolcluster.models.hf import load_pretrained
-from smolcluster.runtime.metrics import read_metrics
 from smolcluster.runtime.runfolder import RunFolder
+from tests.steps import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 # Fewer tokens than the weights have positions, fewer entries in the tokenizer than rows in the embedding.

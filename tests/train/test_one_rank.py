@@ -14,15 +14,15 @@ from smolcluster.jobs.nodefile import load_node
 from smolcluster.models.hf import load_pretrained
 from smolcluster.observe.plots import write_plots
 from smolcluster.observe.report import read_run, summary_of
-from smolcluster.runtime.metrics import read_metrics
 from smolcluster.runtime.runfolder import RankResult, RunFolder
-from smolcluster.worker import run_rank
+from smolcluster.train.part import train_part
+from tests.steps import read_metrics
 
 
 def run(folder: Path, data: Path, stop=lambda: False, **training) -> tuple[int, RankResult, RunFolder]:
     plan = plan_of(run_spec("single", (8,), **training), (8,))
     [node_yaml] = write_run(folder, plan, data, sys.executable)
-    code = run_rank(load_node(node_yaml), plan, plan.ranks[0], stop)
+    code = train_part(load_node(node_yaml), plan, plan.ranks[0], stop)
     place = RunFolder(folder)
     return code, RankResult.model_validate_json(place.result("node1", 0).read_bytes()), place
 

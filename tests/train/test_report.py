@@ -54,10 +54,10 @@ def run_folder(path: Path, *results: RankResult) -> RunFolder:
     return folder
 
 
-def printed(path: Path) -> str:
+def printed(path: Path, followed: bool = False) -> str:
     text = io.StringIO()
     story = read_run(path)
-    show(Console(file=text, width=160), story, summarise(story))
+    show(Console(file=text, width=160), story, summarise(story), followed)
     return text.getvalue()
 
 
@@ -87,6 +87,24 @@ def test_the_rank_that_failed_of_itself_comes_first(tmp_path: Path) -> None:
     assert "line 39 of node3" in text
     assert "line 24 of node3" not in text
     assert "of node1" not in text
+
+
+def test_why_a_rank_failed_is_told_once(tmp_path: Path) -> None:
+    reason = "the loss of rank 1 is not finite:\nlower the rate"
+    wrong = ended(1, status="failed", exit_code=4, reason=reason, root_cause=True)
+    folder = run_folder(tmp_path, ended(0), wrong, ended(2))
+    log = folder.log("node2", 1)
+    log.write_text(f"a line before\n2026-11-28T10:00:00Z ERROR {reason}\na line after\n")
+    text = printed(folder.path)
+    assert [text.count(part) for part in ("is not finite", "lower the rate", "ERROR")] == [1, 1, 0]
+    assert text.index("is not finite") < text.index("a line before") < text.index("a line after")
+    told = printed(folder.path, followed=True)
+    assert "rank 1 on node2 failed first" in told
+    assert "a line before" in told
+    assert "is not finite" not in told
+    # What only others say of it was not told where it happened.
+    folder = run_folder(tmp_path / "lost", ended(0, status="failed", exit_code=3, reason="rank 1 is gone"), ended(2))
+    assert "it left no result" in printed(folder.path, followed=True)
 
 
 def test_a_node_that_left_nothing_is_named(tmp_path: Path) -> None:
@@ -197,7 +215,7 @@ def test_metrics_stay_bounded_and_keep_validation(tmp_path: Path) -> None:
     with MetricsWriter(folder.metrics("node1", 0), max_lines=100) as metrics:
         for step in range(1, 1001):
             metrics.write(record(step, 0, val_loss=1.0 if step % 200 == 0 else None))
-    from smolcluster.runtime.metrics import read_metrics
+    from tests.steps import read_metrics
 
     kept, _ = read_metrics(folder.metrics("node1", 0))
     steps = [line.step for line in kept]

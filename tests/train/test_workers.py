@@ -17,9 +17,9 @@ from test_one_rank import run as run_alone
 from train_folders import plan_of, run_spec, write_run
 
 from smolcluster.models.hf import load_pretrained
-from smolcluster.runtime.metrics import read_metrics
 from smolcluster.runtime.runfolder import RankResult, RunFolder
 from tests.jobs.node import until
+from tests.steps import read_metrics
 
 DEADLINE_S = 90.0
 

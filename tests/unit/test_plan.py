@@ -87,7 +87,7 @@ def test_ports_of_machines_of_their_own() -> None:
 
 
 def test_a_port_beyond_the_last_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="port: 65535 and a rank's number lead beyond 65535"):
+    with pytest.raises(ConfigError, match=r"the port of rank 1 \(a\) and its rank's number lead beyond 65535"):
         plan_of(written(tmp_path, TWO_HERE), "fsdp", "port=65535")
 
 

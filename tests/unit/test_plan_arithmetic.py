@@ -18,7 +18,7 @@ from smolcluster.spec.run import (
     ScheduleSpec,
     TrainingSpec,
 )  # fmt: skip
-from smolcluster.spec.serving import split_layers
+from smolcluster.spec.stages import split_layers
 
 GPT = GPTSpec(model_dim=16, num_layers=3, num_heads=2, ff_dim=40, dropout=0.0, max_seq_len=12, vocab_size=31)
 GUIDE = GPTSpec(model_dim=256, num_layers=6, num_heads=4, ff_dim=1024, dropout=0.1, max_seq_len=128, vocab_size=50257)

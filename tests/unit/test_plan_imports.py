@@ -9,10 +9,11 @@ import time
 import pytest
 
 MODULES = "smolcluster.spec, smolcluster.topology, smolcluster.plan, smolcluster.plan.render"
-COMMANDS = "smolcluster.commands.check, smolcluster.commands.plan"
+NETWORK = "smolcluster.network.diff, smolcluster.network.report, smolcluster.network.measuring"
+COMMANDS = ", ".join(f"smolcluster.commands.{name}" for name in ("check", "plan", "network", "init"))
 
 
-@pytest.mark.parametrize("modules", [MODULES, COMMANDS])
+@pytest.mark.parametrize("modules", [MODULES, NETWORK, COMMANDS])
 def test_no_torch(modules: str) -> None:
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

@@ -83,7 +83,8 @@ def given_stages(stages):
     from smolcluster.plan.stages import stage_ranges
     from smolcluster.spec.cluster import ClusterSpec, Node
     from smolcluster.spec.modelfile import ServedModel
-    from smolcluster.spec.serving import ServeSpec, ServingStage
+    from smolcluster.spec.serving import ServeSpec
+    from smolcluster.spec.stages import ServingStage
 
     nodes = tuple(
         Node(name=name, kind="linux", host=name, workdir="~", memory_mb=STAGE_BASE_MB + 50) for name in ("a", "b")

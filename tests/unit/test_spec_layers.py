@@ -10,6 +10,7 @@ from smolcluster.errors import ConfigError
 from smolcluster.spec import Request, resolve
 from smolcluster.spec.document import parse_document
 from smolcluster.spec.layers import canonical_model, merge
+from smolcluster.spec.overrides import separated
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCAL = ROOT / "inventory" / "local.smol.yml"
@@ -157,3 +158,23 @@ def test_override_values_are_yaml() -> None:
     run = resolve(Request(LOCAL, "fsdp", overrides=overrides)).run
     assert run.training.learning_rate == 3e-4
     assert [p.node for p in run.participants] == ["node3", "node1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "settings"),
+    [
+        ("seed=7", ["seed=7"]),
+        ("training.max_steps=5, seed=7,fsdp_stage=3", ["training.max_steps=5", "seed=7", "fsdp_stage=3"]),
+        ("nodes=[node1,node2],seed=7", ["nodes=[node1,node2]", "seed=7"]),
+        ("balance={node1: 2,node2: 1},port=5", ["balance={node1: 2,node2: 1}", "port=5"]),
+        ("data.path=one,two and three.txt", ["data.path=one,two and three.txt"]),
+        ('data.path="a,b=1.txt",seed=7', ['data.path="a,b=1.txt"', "seed=7"]),
+        ("data.path=Emma's,seed=7", ["data.path=Emma's", "seed=7"]),
+        ("balance={node1: [x=1,y=2]}", ["balance={node1: [x=1,y=2]}"]),
+        ("training.max_steps=5\nseed=7\n", ["training.max_steps=5", "seed=7"]),
+        ("no key", ["no key"]),
+        ("", [""]),
+    ],
+)
+def test_settings_in_one_override(text: str, settings: list[str]) -> None:
+    assert separated(text) == settings

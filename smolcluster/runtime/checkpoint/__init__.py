@@ -7,6 +7,7 @@ save.py        writing beside the training; agreement on whether a checkpoint ex
 replicas.py    the same file on other nodes
 retention.py   which checkpoints stay
 sources.py     what a rank sees of checkpoints
+survey.py      which checkpoints there are, for people
 choice.py      which checkpoint is taken, from what all ranks see
 fit.py         whether it fits this run
 load.py        verified, read, given to the strategy

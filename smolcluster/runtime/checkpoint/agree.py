@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from smolcluster.errors import DeadlineError
-from smolcluster.runtime.checkpoint.files import explain, write_whole
+from smolcluster.files import explain
+from smolcluster.runtime.checkpoint.files import write_whole
 from smolcluster.runtime.checkpoint.manifest import Cursor, Manifest, Place, Progress, ShardFile, manifest_file
 from smolcluster.runtime.checkpoint.notes import Notes
 from smolcluster.runtime.checkpoint.replicas import Copy

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 from collections.abc import Iterable
@@ -12,19 +11,6 @@ from pathlib import Path
 # Large enough that hashing and writing let go of the interpreter for long, small enough to stop between two of them.
 CHUNK_BYTES = 4 << 20
 PART = ".part"
-
-_FIXES = {
-    errno.ENOSPC: "free space there, or keep fewer checkpoints (checkpoint.keep)",
-    errno.EDQUOT: "raise the quota there, or keep fewer checkpoints (checkpoint.keep)",
-    errno.EFBIG: "raise the limit on the size of a file (ulimit -f)",
-    errno.EROFS: "mount it writable, or choose another workdir in the inventory",
-    errno.EACCES: "give its user the right to write there, or choose another workdir in the inventory",
-    errno.EPERM: "give its user the right to write there, or choose another workdir in the inventory",
-    errno.ENOTDIR: "move away the file that stands where a folder should be",
-    errno.EEXIST: "move away the file that stands where a folder should be",
-    errno.EISDIR: "move away the folder that stands where a file should be",
-    errno.EIO: "the disk fails: replace it",
-}
 
 
 class WholeFile:
@@ -93,20 +79,7 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def hash_of(path: Path) -> str:
-    """A file's SHA-256, in hex. OSError."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def remove(path: Path) -> None:
     """Remove a file if it is there. What cannot be removed stays: another time it may be."""
     with contextlib.suppress(OSError):
         path.unlink()
-
-
-def explain(error: OSError) -> str:
-    """What the system said and how to mend it."""
-    code = errno.errorcode.get(error.errno or 0, "error")
-    fix = _FIXES.get(error.errno or 0, "look at the disk and the folder's rights")
-    return f"{code}, {error.strerror or error}. Fix: {fix}"

@@ -19,7 +19,6 @@ from typing import Protocol
 
 from smolcluster.errors import InputError, Problem
 from smolcluster.runtime.checkpoint.choice import Candidate, candidates
-from smolcluster.runtime.checkpoint.files import hash_of
 from smolcluster.runtime.checkpoint.fit import Shapes, differences, dropped, notes_on, uncovered
 from smolcluster.runtime.checkpoint.manifest import Entry, Manifest, parse_manifest
 from smolcluster.runtime.checkpoint.reading import Entries, Schedule, slices_of
@@ -132,14 +131,12 @@ class _Loader:
     def _first_whole(self, found: Sequence[Candidate]) -> Candidate | None:
         """The preferred one that lacks nothing."""
         for candidate in found:
-            if not candidate.missing:
+            if candidate.whole:
                 return candidate
-            where = self._sources[candidate.source].folder
-            what = f"the checkpoint of step {candidate.step} in {where} is not whole: nobody sees"
-            advice = (
-                "Start the node that has it, or bring the file back; -e replicate_checkpoints=2 would have kept another"
-            )
-            self._note([f"{what} {'; '.join(candidate.missing)}. {advice}"])
+            if candidate.missing:  # of a damaged file it has been told
+                where = self._sources[candidate.source].folder
+                what = f"the checkpoint of step {candidate.step} in {where} is not whole: nobody sees"
+                self._note([f"{what} {'; '.join(candidate.missing)}"])
         return None
 
     def _complain(self, found_any: bool) -> None:
@@ -150,7 +147,10 @@ class _Loader:
         source = wanted[0] if wanted else self._sources[0]
         which = "no checkpoint" if source.step is None else f"no checkpoint of step {source.step}"
         tried = "".join(f"\n      {text}" for text in self._tried) or " (there is none)"
-        fix = "mend what is named above, name another run or manifest, or start anew without resuming"
+        fix = (
+            "start the nodes that have what is missing; bring damaged files back from a copy "
+            "(-e replicate_checkpoints=2 keeps one); name another run or manifest; or start anew without resuming"
+        )
         raise InputError([Problem(str(source.folder), 0, "", f"{which} in it can be used:{tried}", fix)])
 
     def _refuse_another_model(self, manifest: Manifest, chosen: Candidate) -> None:
@@ -184,23 +184,15 @@ class _Loader:
         """Hash what this rank is going to read; what is not as it was written is not looked at again."""
         wrong = []
         for number in schedule.files_of(self._rank):
-            path = self._path(manifest, number)
-            try:
-                found = hash_of(path)
-            except OSError as error:
-                problem = f"cannot be read: {error.strerror or error}"
-            else:
-                if found == manifest.files[number].sha256:
-                    continue
-                problem = "is damaged: its SHA-256 is not the one in the manifest"
-            self._lookout.distrust(path)
-            wrong.append(f"{path} on {self._context.me.node} {problem}. Delete it, or restore it from a copy")
+            problem = self._lookout.verify(self._path(manifest, number), manifest.files[number])
+            if problem is not None:
+                wrong.append(problem)
         return wrong
 
     def _path(self, manifest: Manifest, number: int) -> Path:
-        path = self._lookout.path(manifest.digest, number)
-        assert path is not None, "only files that this rank sees are read"
-        return path
+        paths = self._lookout.paths(manifest.digest, number)
+        assert paths, "only files that this rank sees are read"
+        return paths[0]
 
     def _tell(self, manifest: Manifest) -> None:
         if self._rank != 0:

@@ -125,7 +125,7 @@ def parse_manifest(text: str) -> Manifest:
     try:
         value = json.loads(text)
     except ValueError:
-        raise BadManifestError("it is damaged: it is no JSON. Delete it, or restore it from a copy") from None
+        raise BadManifestError("it is damaged: it is no JSON") from None
     schema = value.get("schema") if isinstance(value, dict) else None
     if schema != CHECKPOINT_SCHEMA:
         newer = isinstance(schema, int) and schema > CHECKPOINT_SCHEMA
@@ -136,15 +136,11 @@ def parse_manifest(text: str) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise BadManifestError(
-            f"it is damaged: {where}: {first['msg']}. Delete it, or restore it from a copy"
-        ) from None
+        raise BadManifestError(f"it is damaged: {where}: {first['msg']}") from None
     if any(place.node in (".", "..") for file in manifest.files for place in file.places):
         raise BadManifestError("it names a file outside of its folder. Do not use it")
     if manifest.to_json() != text:
-        raise BadManifestError(
-            "it is damaged: its digest is not that of its text. Delete it, or restore it from a copy"
-        )
+        raise BadManifestError("it is damaged: its digest is not that of its text")
     return manifest
 
 

@@ -19,8 +19,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from smolcluster.files import explain
 from smolcluster.plan.types import RankPlan
-from smolcluster.runtime.checkpoint.files import CHUNK_BYTES, WholeFile, explain
+from smolcluster.runtime.checkpoint.files import CHUNK_BYTES, WholeFile
 from smolcluster.runtime.checkpoint.manifest import Place, copy_name
 from smolcluster.runtime.checkpoint.snapshot import Snapshot
 from smolcluster.runtime.context import RunContext

@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable, Iterable
 
 from smolcluster.errors import PeerError
+from smolcluster.files import explain
 from smolcluster.runtime.checkpoint.agree import SLOWEST_S, Account, Agreement, Facts, Verdict
-from smolcluster.runtime.checkpoint.files import explain, write_whole
+from smolcluster.runtime.checkpoint.files import write_whole
 from smolcluster.runtime.checkpoint.manifest import MANIFEST_COPY, Place, ShardFile, shard_name, step_folder
 from smolcluster.runtime.checkpoint.replicas import Received, Replicas
 from smolcluster.runtime.checkpoint.retention import drop_files, drop_step

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from smolcluster.files import hash_of
 from smolcluster.runtime.checkpoint.manifest import (
     MANIFEST_COPY,
     BadManifestError,
@@ -48,7 +49,10 @@ class Source:
 
 
 class Sighting(Frozen):
-    """One checkpoint as one rank sees it. `files`: which of its files are there; `labels`: what each of them is."""
+    """One checkpoint as one rank sees it. `files`: which of its files are there; `labels`: what each of them is.
+
+    `bad`: the files of which something is there that is not what was written; what that is has been told.
+    """
 
     source: int
     digest: str
@@ -56,6 +60,7 @@ class Sighting(Frozen):
     generation: int
     files: tuple[int, ...]
     labels: tuple[str, ...]
+    bad: tuple[int, ...] = ()
 
 
 class View(Frozen):
@@ -70,7 +75,7 @@ Known = tuple[int, str]  # the source's number, the manifest's digest
 
 @dataclass
 class Lookout:
-    """Looks into the sources. What turns out to be bad is told with `distrust`, and not seen again.
+    """Looks into the sources. What `verify` finds to be bad is not seen again.
 
     `manifests` are those that were found here, and those that other ranks found in theirs.
     """
@@ -108,22 +113,31 @@ class Lookout:
         )
         return View(sightings=sightings, problems=tuple(problems))
 
-    def path(self, digest: str, file: int) -> Path | None:
-        """Where a file of a checkpoint can be read by this rank; None if nowhere."""
-        return next(iter(self._paths.get((digest, file), ())), None)
+    def paths(self, digest: str, file: int) -> tuple[Path, ...]:
+        """Where a file of a checkpoint can be read by this rank, as of the last view."""
+        return tuple(self._paths.get((digest, file), ()))
 
-    def distrust(self, path: Path) -> None:
-        """A file is not what its manifest says."""
+    def verify(self, path: Path, file: ShardFile) -> str | None:
+        """Read and hash a file. What is wrong with it, and then it is not seen again; None if it is as written."""
+        try:
+            if hash_of(path) == file.sha256:
+                return None
+            problem = "is damaged: its SHA-256 is not the one in the manifest"
+        except OSError as error:
+            problem = f"cannot be read: {error.strerror or error}"
         self._bad.add(path)
+        return f"{path} on {self.node} {problem}"
 
     def forget(self, digest: str) -> None:
         """A manifest is not what it should be."""
         self.manifests = {key: manifest for key, manifest in self.manifests.items() if key[1] != digest}
 
     def _sighting(self, number: int, folder: RunFolder, manifest: Manifest, problems: list[str]) -> Sighting:
-        seen = []
+        seen, bad = [], []
         for index, file in enumerate(manifest.files):
             paths = list(self._whole(folder, manifest.step, file, problems))
+            if any(step_folder(folder, place.node, manifest.step) / place.name in self._bad for place in file.places):
+                bad.append(index)
             if paths:
                 seen.append(index)
                 self._paths.setdefault((manifest.digest, index), []).extend(paths)
@@ -134,6 +148,7 @@ class Lookout:
             generation=manifest.generation,
             files=tuple(seen),
             labels=tuple(f"rank {file.rank}'s file ({_listed(file.places)})" for file in manifest.files),
+            bad=tuple(bad),
         )
 
     def _whole(self, folder: RunFolder, step: int, file: ShardFile, problems: list[str]) -> Iterator[Path]:
@@ -149,8 +164,9 @@ class Lookout:
             if size == file.bytes:
                 yield path
             else:
+                self._bad.add(path)
                 what = f"{size:,} bytes long where {file.bytes:,} were written"
-                problems.append(f"{path} on {self.node} is {what}. Delete it, or restore it from a copy")
+                problems.append(f"{path} on {self.node} is {what}")
 
 
 def _manifest_files(folder: RunFolder, step: int | None) -> Iterator[Path]:

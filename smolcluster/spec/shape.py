@@ -1,4 +1,5 @@
 """The shape of a decoder that can be served, read from a Hugging Face config.json: GPT-2, Llama, Qwen 2 and 3, SmolLM.
+No torch: a plan is made from it.
 
 All are pre-norm decoders of one form; what differs is a handful of switches. A variant that would be computed
 differently is refused with its name, never served approximately.
@@ -64,6 +65,19 @@ class DecoderShape(Frozen):
     def table_params(self) -> int:
         """Parameters of the table of words, and of the head."""
         return self.vocab_size * self.width
+
+    @property
+    def params(self) -> int:
+        """All parameters, a tied head once."""
+        norm = self.width * (2 if self.family == "gpt2" else 1)
+        queries, shared = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        layer = self.layer_params + 2 * norm
+        layer += queries + 2 * shared if self.qkv_bias else 0
+        layer += self.width if self.out_bias else 0
+        layer += self.ff_width * (1 if self.family == "gpt2" else 2) + self.width if self.mlp_bias else 0
+        layer += 2 * self.head_dim if self.qk_norm else 0
+        positions = self.max_positions * self.width if self.rope is None else 0
+        return self.layers * layer + self.table_params * (1 if self.tied else 2) + positions + norm
 
     @property
     def cache_values(self) -> int:

@@ -1,0 +1,209 @@
+"""What clients get: the bodies of every answer, and the events and chunks of the streams."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, SerializerFunctionWrapHandler, model_serializer
+
+from smolcluster.chat.backend.exchange import Exchange
+from smolcluster.chat.backend.refusals import ErrorDetail
+from smolcluster.infer.request import Finish, Strategy
+from smolcluster.models.dense import Precision
+
+
+class UsageAnswer(BaseModel):
+    """Tokens counted."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+    @classmethod
+    def of(cls, exchange: Exchange) -> UsageAnswer:
+        """So far."""
+        read, written = exchange.prompt_tokens, exchange.completion_tokens
+        return cls(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
+
+
+class TokenEvent(BaseModel):
+    """Of /chat's stream and /ws/chat: text that has become certain."""
+
+    type: Literal["token"] = "token"
+    text: str
+
+
+class DoneEvent(BaseModel):
+    """The whole answer, once it has ended: the body of /chat, and the last event of its streams. Times in seconds."""
+
+    type: Literal["done"] = "done"
+    id: str
+    model: str
+    text: str
+    finish_reason: Finish
+    usage: UsageAnswer
+    first_token_s: float | None
+    seconds: float
+    tokens_per_s: float
+
+
+class ErrorEvent(BaseModel):
+    """What went wrong, in OpenAI's form. The last event of its request."""
+
+    type: Literal["error"] = "error"
+    error: ErrorDetail
+
+
+class LimitsAnswer(BaseModel):
+    """What a request may be at most. `context` and `max_tokens` in tokens; without max_tokens it is the latter."""
+
+    context: int
+    max_tokens: int
+    body_bytes: int
+    messages: int
+    choices: int
+    stop_strings: int
+
+
+class StrategyAnswer(BaseModel):
+    """How a strategy decodes; top_k 0 and top_p 1 leave all tokens in."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+
+
+class ConfigAnswer(BaseModel):
+    """GET /config. `chat`: it has a chat template; else it continues the last message."""
+
+    model: str
+    source: str
+    licence: str
+    layers: int
+    params: int
+    vocabulary: int
+    precision: Precision
+    chat: bool
+    active_strategy: Strategy
+    strategies: dict[Strategy, StrategyAnswer]
+    limits: LimitsAnswer
+
+
+class StageAnswer(BaseModel):
+    """A stage. `layers` is half-open, as in the configuration: "0:10"."""
+
+    rank: int
+    node: str
+    layers: str
+    alive: bool
+    sessions: int
+    cache_bytes: int
+    ms_per_step: float
+    rss_mb: float
+
+
+class HealthAnswer(BaseModel):
+    """GET /health. Whoever has no key, where one is needed, gets `state` alone."""
+
+    state: Literal["starting", "ready", "lost", "closed"]
+    reason: str | None = None
+    epoch: int | None = None
+    active: int | None = None
+    waiting: int | None = None
+    tokens: int | None = None
+    stages: list[StageAnswer] | None = None
+
+
+class ModelCard(BaseModel):
+    """One of /v1/models."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+
+
+class ModelList(BaseModel):
+    """GET /v1/models."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class WrittenMessage(BaseModel):
+    """The assistant's."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+
+
+class ChatChoice(BaseModel):
+    """One of a chat completion's."""
+
+    index: int
+    message: WrittenMessage
+    logprobs: None = None
+    finish_reason: Literal["stop", "length"]
+
+
+class ChatCompletion(BaseModel):
+    """POST /v1/chat/completions."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: UsageAnswer
+
+
+class ChatDelta(BaseModel):
+    """What is new, and only that."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _new(self, whole: SerializerFunctionWrapHandler) -> dict[str, str]:
+        return {name: text for name, text in whole(self).items() if text is not None}
+
+
+class ChatChunkChoice(BaseModel):
+    """Of one text."""
+
+    index: int
+    delta: ChatDelta
+    logprobs: None = None
+    finish_reason: Literal["stop", "length"] | None = None
+
+
+class ChatCompletionChunk(BaseModel):
+    """One of a chat completion's stream. `usage` in the last one, if it was asked for."""
+
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str
+    choices: list[ChatChunkChoice]
+    usage: UsageAnswer | None = None
+
+
+class TextChoice(BaseModel):
+    """One of a completion's; in a stream, what is new."""
+
+    index: int
+    text: str
+    logprobs: None = None
+    finish_reason: Literal["stop", "length"] | None = None
+
+
+class Completion(BaseModel):
+    """POST /v1/completions, and each chunk of its stream."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    choices: list[TextChoice]
+    usage: UsageAnswer | None = None

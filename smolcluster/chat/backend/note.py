@@ -1,0 +1,63 @@
+"""serving.json, about once a second and at each change: what the playbook follows."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from smolcluster.chat.backend.service import Service
+from smolcluster.runtime.runfolder import ServingNote, write_atomic
+
+log = logging.getLogger("smolcluster.chat")
+_EVERY_S = 1.0
+
+
+async def keep_note(service: Service, path: Path) -> None:
+    """Write it until cancelled, and then once more: closed.
+
+    A disk that refuses it once may take it again: the log tells when that changes.
+    """
+    refused, note = "", ServingNote(time=0, state="closed")
+    try:
+        while True:
+            before, note = note, await noted(service)
+            if note.state != before.state:
+                log.info("serving is %s%s", note.state, f": {note.reason}" if note.reason else "")
+            try:
+                await service.call(partial(_write, path, note))
+                refused = ""
+            except OSError as error:
+                if str(error) != refused:
+                    refused = str(error)
+                    log.error("%s cannot be written: %s", path, refused)
+            await asyncio.sleep(_EVERY_S)
+    finally:
+        with suppress(OSError):
+            last = {"time": time.time(), "state": "closed", "reason": "the API was stopped", "active": 0, "waiting": 0}
+            _write(path, note.model_copy(update=last))
+
+
+async def noted(service: Service) -> ServingNote:
+    """How it goes now."""
+    health, accounts = await service.health(), service.accounts
+    return ServingNote(
+        time=time.time(),
+        state=health.state,
+        reason=health.reason,
+        urls=service.settings.urls,
+        active=health.active,
+        waiting=health.waiting,
+        requests=accounts.requests,
+        failed=accounts.failed,
+        tokens=accounts.tokens,
+        tokens_per_s=accounts.tokens_per_s(),
+    )
+
+
+def _write(path: Path, note: ServingNote) -> None:
+    """Whole, or not at all."""
+    write_atomic(path, note.model_dump_json(by_alias=True, indent=2) + "\n")

@@ -1,0 +1,74 @@
+"""The API's rank of a served model: listens, finds the head, serves until it is asked to stop."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from smolcluster.chat.backend.api import create_app
+from smolcluster.chat.backend.serve import Serving, bind, close, urls
+from smolcluster.chat.backend.settings import SHORTEST_KEY, ApiSettings
+from smolcluster.comm.route import is_loopback
+from smolcluster.errors import ConfigError, Problem, SmolError
+from smolcluster.infer.client import open_head
+from smolcluster.plan.types import ApiPlan, NodeConfig, RankPlan, ServePlan
+from smolcluster.runtime.runfolder import RunFolder
+
+log = logging.getLogger("smolcluster.chat")
+# How often the rank looks whether it is to stop: nothing announces it.
+_LOOK_S = 0.2
+
+
+def run_api(config: NodeConfig, plan: ServePlan, me: RankPlan, stop: Callable[[], bool]) -> None:
+    """Serve until `stop()`. It answers before the head is there, and says that it is starting.
+
+    ConfigError: a port that is taken, no key where one is needed, no secret. SmolError: the API broke.
+    """
+    folder = RunFolder(Path(config.run_dir))
+    key = read_key(config, plan.api)
+    bound = bind(plan.api.listen, {"api": plan.api.api_port, "page": plan.api.frontend_port})
+    try:
+        head = open_head(config, plan, me)
+    except BaseException:
+        close(bound)
+        raise
+    settings = ApiSettings(
+        listen=plan.api.listen,
+        key=key,
+        request_s=plan.serve.request_timeout_s,
+        requests_file=folder.requests(me.node, me.rank),
+        note_file=folder.serving(me.node, me.rank),
+        urls=urls(bound),
+    )
+    folder.rank(me.node, me.rank).mkdir(parents=True, exist_ok=True)
+    with closing(head), Serving(create_app(head, settings), bound) as serving:
+        log.info("the API is on %s, the page on %s", settings.urls["api"], settings.urls["page"])
+        pause = threading.Event()
+        while not stop():
+            if not serving.alive:
+                raise SmolError("the API ended by itself; the log says why")
+            pause.wait(_LOOK_S)
+
+
+def read_key(config: NodeConfig, api: ApiPlan) -> SecretStr | None:
+    """The API's key; None where none is asked for. ConfigError if it is missing, unreadable, or could be guessed."""
+    fix = "run the playbook again: it makes one"
+    if config.api_key_file is None:
+        if all(is_loopback(host) for host in api.listen):
+            return None
+        what = f"the API listens on {', '.join(api.listen)}, beyond this machine, and has no key"
+        raise ConfigError([Problem("node.yaml", 0, "api_key_file", what, fix)])
+    try:
+        key = Path(config.api_key_file).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        what = f"the API's key cannot be read: {getattr(error, 'strerror', None) or 'it is not ASCII text'}"
+        raise ConfigError([Problem(config.api_key_file, 0, "api_key_file", what, fix)]) from error
+    if len(key) < SHORTEST_KEY or not key.isprintable() or " " in key:
+        what = f"a key is one word of at least {SHORTEST_KEY} characters"
+        raise ConfigError([Problem(config.api_key_file, 0, "api_key_file", what, fix)])
+    return SecretStr(key)

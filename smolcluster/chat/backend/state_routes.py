@@ -1,0 +1,108 @@
+"""What is served and how it does: /config, /health, /reconnect, /metrics, and the page at /."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+from smolcluster.chat.backend.answers import ConfigAnswer, HealthAnswer, LimitsAnswer, StageAnswer, StrategyAnswer
+from smolcluster.chat.backend.asked import MOST_CHOICES, MOST_MESSAGES, MOST_STOPS
+from smolcluster.chat.backend.gauges import step_ms
+from smolcluster.chat.backend.openapi import NOT_READY
+from smolcluster.chat.backend.page import page
+from smolcluster.chat.backend.refusals import RETRY_S, ApiError
+from smolcluster.chat.backend.service import Service
+from smolcluster.infer.head import Health
+from smolcluster.infer.request import sampling_of
+
+MAY_SEE_ALL = "smolcluster.may_see_all"
+
+
+def state_routes(service: Service) -> APIRouter:
+    """The endpoints."""
+    router = APIRouter(tags=["state"])
+
+    @router.get("/config")
+    async def config() -> ConfigAnswer:
+        """The model that is served, how it decodes, and what a request may be."""
+        about = await service.about()
+        ways = {name: sampling_of(name, said) for name, said in about.strategies.items()}
+        return ConfigAnswer(
+            model=about.name,
+            source=about.source,
+            licence=about.licence,
+            layers=about.layers,
+            params=about.params,
+            vocabulary=about.vocabulary,
+            precision=about.precision,
+            chat=about.chat_template is not None,
+            active_strategy=about.active_strategy,
+            strategies={
+                name: StrategyAnswer(temperature=how.temperature, top_k=how.top_k, top_p=how.top_p)
+                for name, how in ways.items()
+            },
+            limits=LimitsAnswer(
+                context=about.context,
+                max_tokens=about.max_tokens,
+                body_bytes=service.settings.body_bytes,
+                messages=MOST_MESSAGES,
+                choices=MOST_CHOICES,
+                stop_strings=MOST_STOPS,
+            ),
+        )
+
+    @router.get("/health", response_model=HealthAnswer, responses=NOT_READY)
+    async def health(request: Request) -> Response:
+        """Whether it serves now (200), and if not why not (503)."""
+        now = await service.health()
+        answer = told(now) if request.scope[MAY_SEE_ALL] else HealthAnswer(state=now.state)
+        return JSONResponse(answer.model_dump(exclude_none=True), 200 if now.state == "ready" else 503)
+
+    @router.post("/reconnect", response_model=HealthAnswer, response_model_exclude_none=True)
+    async def reconnect() -> HealthAnswer:
+        """Connect all stages anew, and those that were lost if they came again."""
+        await service.reconnect()
+        now = await service.health()
+        if now.state != "ready":
+            raise ApiError(503, now.reason, code="not_ready", headers={"Retry-After": str(RETRY_S)})
+        return told(now)
+
+    @router.get("/metrics", response_class=Response, responses={200: {"content": {CONTENT_TYPE_LATEST: {}}}})
+    async def metrics() -> Response:
+        """For Prometheus."""
+        return Response(service.accounts.metrics(await service.health()), media_type=CONTENT_TYPE_LATEST)
+
+    @router.get("/", include_in_schema=False)
+    async def root(request: Request) -> HTMLResponse:
+        """What is served, and how to use it."""
+        now = await service.health()
+        about = await service.about() if now.state == "ready" else None
+        return HTMLResponse(page(about, now, str(request.base_url).rstrip("/")))
+
+    return router
+
+
+def told(now: Health) -> HealthAnswer:
+    """All of it."""
+    return HealthAnswer(
+        state=now.state,
+        reason=now.reason,
+        epoch=now.epoch,
+        active=now.active,
+        waiting=now.waiting,
+        tokens=now.tokens,
+        stages=[
+            StageAnswer(
+                rank=stage.rank,
+                node=stage.node,
+                layers=f"{stage.start}:{stage.stop}",
+                alive=stage.alive,
+                sessions=stage.sessions,
+                cache_bytes=stage.cache_bytes,
+                ms_per_step=step_ms(stage),
+                rss_mb=stage.rss_mb,
+            )
+            for stage in now.stages
+        ],
+    )

@@ -1,0 +1,133 @@
+"""WS /ws/chat: requests like those of POST /chat, one after the other; each is answered with token events and an end.
+
+{"type": "cancel"} ends the request under way, whose done event then says so. Closing the socket does too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import suppress
+
+from fastapi import APIRouter, WebSocket
+from pydantic import ValidationError
+from starlette.websockets import WebSocketDisconnect
+
+from smolcluster.chat.backend.answers import ErrorEvent
+from smolcluster.chat.backend.asked import ChatAsked
+from smolcluster.chat.backend.chat_routes import begin
+from smolcluster.chat.backend.exchange import Exchange
+from smolcluster.chat.backend.refusals import ApiError, ClientGone, invalid
+from smolcluster.chat.backend.service import Service
+
+_ENDPOINT = "/ws/chat"
+# A client may have several requests waiting on its own socket; more than that is refused.
+_MOST_WAITING = 8
+
+
+def socket_routes(service: Service) -> APIRouter:
+    """The endpoint."""
+    router = APIRouter()
+
+    @router.websocket(_ENDPOINT)
+    async def chat(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await _Talk(websocket, service).run()
+
+    return router
+
+
+class _Talk:
+    """One socket. Two tasks: one listens, one answers."""
+
+    def __init__(self, websocket: WebSocket, service: Service) -> None:
+        self._websocket = websocket
+        self._service = service
+        self._asked: asyncio.Queue[ChatAsked | ApiError] = asyncio.Queue()
+        self._exchange: Exchange | None = None
+        self._cancelled = False
+
+    async def run(self) -> None:
+        """Until the client leaves, or takes nothing any more."""
+        listening, answering = asyncio.create_task(self._listen()), asyncio.create_task(self._answer())
+        try:
+            await asyncio.wait({listening, answering}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            listening.cancel()
+            answering.cancel()
+            ends = await asyncio.gather(listening, answering, return_exceptions=True)
+        for end in ends:
+            if isinstance(end, Exception) and not isinstance(end, (WebSocketDisconnect, ClientGone)):
+                raise end
+
+    async def _listen(self) -> None:
+        while True:
+            message = await self._websocket.receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            asked = _parsed(message.get("text"))
+            if asked is None:
+                if self._exchange is not None:
+                    self._cancelled = True
+                    self._exchange.cancel()
+            elif self._asked.qsize() >= _MOST_WAITING:
+                await self._put(ErrorEvent(error=_too_many().answer().error).model_dump_json())
+            else:
+                self._asked.put_nowait(asked)
+
+    async def _answer(self) -> None:
+        while True:
+            asked = await self._asked.get()
+            try:
+                async with Exchange(self._service, _ENDPOINT, "chat", stream=True) as exchange:
+                    self._exchange, self._cancelled = exchange, False
+                    if isinstance(asked, ApiError):
+                        raise asked
+                    await self._tell(exchange, asked)
+            except ApiError as error:
+                if isinstance(error, ClientGone):
+                    raise
+                self._service.accounts.answered(_ENDPOINT, error.status_code)
+                await self._put(ErrorEvent(error=error.answer().error).model_dump_json())
+            else:
+                self._service.accounts.answered(_ENDPOINT, 200)
+            finally:
+                self._exchange = None
+
+    async def _tell(self, exchange: Exchange, asked: ChatAsked) -> None:
+        events = await begin(exchange, asked, self._service)
+        if self._cancelled:  # before there was anything to cancel
+            exchange.cancel()
+        while exchange.left:
+            if (item := await exchange.next()) is not None:
+                for text in events.event(*item):
+                    await self._put(text)
+        for text in events.end():
+            await self._put(text)
+
+    async def _put(self, text: str) -> None:
+        try:
+            async with asyncio.timeout(self._service.settings.send_s):
+                await self._websocket.send_text(text)
+        except (TimeoutError, RuntimeError, WebSocketDisconnect) as error:  # RuntimeError: it was closed meanwhile
+            raise ClientGone from error
+
+
+def _parsed(text: str | None) -> ChatAsked | ApiError | None:
+    """A request, what is wrong with it, or None for a cancel."""
+    value: object = None
+    with suppress(ValueError, RecursionError):
+        value = json.loads(text or "")
+    if not isinstance(value, dict):
+        return ApiError(400, "send a JSON object, as text")
+    if value == {"type": "cancel"}:
+        return None
+    try:
+        return ChatAsked.model_validate(value)
+    except ValidationError as error:
+        return invalid(error.errors())
+
+
+def _too_many() -> ApiError:
+    message = f"{_MOST_WAITING} requests wait on this socket already"
+    return ApiError(429, message, kind="rate_limit_error", code="queue_full")

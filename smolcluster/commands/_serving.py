@@ -1,0 +1,106 @@
+"""What the commands that serve share: the model's weights found, the plan made, the folder that nodes get."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from smolcluster.errors import ConfigError, Problem
+from smolcluster.plan.serve import make_serve_plan
+from smolcluster.plan.stages import PROFILE_SCHEMA, Profile
+from smolcluster.plan.types import ServePlan
+from smolcluster.spec import resolve_serving
+from smolcluster.spec.document import display
+from smolcluster.spec.pretrained import weight_files
+from smolcluster.spec.request import Request
+from smolcluster.spec.served import BESIDE, Find, ModelFolder
+from smolcluster.spec.serving import Served
+from smolcluster.spec.shape import CONFIG
+from smolcluster.spec.shipped import weights_table
+
+MODELS = Path(".cache/models")
+PROFILE = "profile.json"
+
+
+def resolve_here(request: Request, download: bool = False, cache: Path = MODELS) -> Served:
+    """The request with its weights found, or converted, or with `download` fetched. ConfigError with all Problems."""
+    return resolve_serving(request, _finder(request.inventory, download, cache))
+
+
+def plan_serving(
+    request: Request, profile: Path | None = None, download: bool = False, cache: Path = MODELS
+) -> tuple[Served, ServePlan]:
+    """The request resolved, and its plan. `profile` None takes profile.json beside the inventory where there is one."""
+    problems: tuple[Problem, ...] = ()
+    speeds: Profile | None = None
+    inputs: dict[str, str] = {}
+    try:
+        speeds, inputs = read_profile(profile, request.inventory)
+    except ConfigError as error:
+        problems = error.problems
+    try:
+        served = resolve_here(request, download, cache)
+    except ConfigError as error:
+        raise ConfigError((*problems, *error.problems)) from None
+    if problems:
+        raise ConfigError(problems)
+    assert served.shape is not None, "resolve_here found the weights"
+    plan = make_serve_plan(
+        served.cluster, served.serve, served.shape, speeds, served.notes, {**served.inputs, **inputs}
+    )
+    return served, plan
+
+
+def read_profile(path: Path | None, inventory: Path) -> tuple[Profile | None, dict[str, str]]:
+    """Measured speeds, and the file's SHA-256 by its name; none where no file is named or lies beside the inventory."""
+    file = path or inventory.parent / PROFILE
+    if path is None and not file.is_file():
+        return None, {}
+    name = display(file)
+    again = 'measure again, or write {"schema": 1, "speeds": {"mini1": 2.0, "pi5": 0.5}}'
+    try:
+        raw = file.read_bytes()
+        profile = Profile.model_validate_json(raw)
+    except OSError as error:
+        raise ConfigError([Problem(name, 0, "", f"cannot be read: {error.strerror}", "check the path")]) from None
+    except ValidationError as error:
+        raise ConfigError(
+            Problem(name, 0, ".".join(map(str, item["loc"])), item["msg"], again) for item in error.errors()
+        ) from None
+    if profile.schema_ != PROFILE_SCHEMA:
+        what = f"is version {profile.schema_}; this smolcluster reads version {PROFILE_SCHEMA}"
+        raise ConfigError([Problem(name, 0, "schema", what, again)])
+    return profile, {name: hashlib.sha256(raw).hexdigest()}
+
+
+def prepare_model(served: Served, cache: Path, say: Callable[[str], None]) -> tuple[Path, str]:
+    """A folder under `cache` with what a node needs of the model, and the hash of it, after which it is called."""
+    from smolcluster.data.weights import keep_copy
+
+    assert served.found is not None, "resolve_here found the weights"
+    folder = served.found.folder
+    beside = [folder / name for name in BESIDE if (folder / name).is_file()]
+    final, digest = keep_copy([folder / CONFIG, *weight_files(folder), *beside], cache, "model")
+    say(f"model: {folder}, a copy in {final}")
+    return final, digest
+
+
+def _finder(inventory: Path, download: bool, cache: Path) -> Find:
+    def find(name: str) -> ModelFolder:
+        from smolcluster.commands.generate import find_model
+        from smolcluster.infer.weights import OWNERS, find_weights
+        from smolcluster.runtime.runfolder import run_at
+
+        if Path(name).is_absolute():
+            folder = find_model(run_at(Path(name)))
+            return ModelFolder(folder, f"folder {folder}", OWNERS)
+        found = find_weights(name, weights_table(inventory), cache, download)
+        how = f", {found.how}" if found.how else ""
+        print(f"weights: {name} from {found.source}{how}, licence {found.licence}", file=sys.stderr)
+        return found
+
+    return find

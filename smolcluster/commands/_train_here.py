@@ -1,0 +1,116 @@
+"""Training on this machine without a playbook: data, the run's folder, its ranks in this process or in their own."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from pathlib import Path
+
+from smolcluster.commands._here import (
+    POLL_EVERY_S,
+    Run,
+    interrupts,
+    new_folder,
+    point_latest,
+    start_all,
+    start_lost,
+    workdir_of,
+)
+from smolcluster.commands._here import lay_out as lay_out_run
+from smolcluster.data.prepare import prepare_data
+from smolcluster.data.weights import prepare_weights
+from smolcluster.jobs import poll_job, stop_job
+from smolcluster.jobs.types import ACTIVE_STATES, ASKED_GRACE_S, PollResult
+from smolcluster.observe.progress import Mark, progress_line, slowest, time_left_s
+from smolcluster.plan.types import Plan
+from smolcluster.spec.request import Resolved
+
+
+def lay_out(resolved: Resolved, plan: Plan, resume_from: Path | None = None) -> Run:
+    """Prepare the data and write the run's folder in the workdir of its first node."""
+    workdir = workdir_of(resolved.cluster, plan)
+    cache = workdir.parent / ".cache" / "data"
+    data = prepare_data(plan.run, cache, lambda line: print(line, file=sys.stderr), plan.global_batch)
+    weights = prepare_weights(plan.run, data, cache, lambda line: print(line, file=sys.stderr))
+
+    def own(node: str) -> dict[str, str | None]:
+        return {
+            "init_dir": str(weights) if weights and node == plan.ranks[0].node else None,
+            "resume_from": str(resume_from) if resume_from is not None else None,
+        }
+
+    return lay_out_run(new_folder(workdir, plan.run.strategy), plan, data, own)
+
+
+def run_in_this_process(run: Run, plan: Plan) -> int:
+    """Train the run's only rank here. Its exit code; Ctrl-C ends it after its step, with the model saved."""
+    import torch
+
+    from smolcluster.comm.allocator import keep_freed_memory
+    from smolcluster.jobs.nodefile import load_node
+    from smolcluster.runtime.process import log_to_stdout
+    from smolcluster.train.part import train_part
+
+    [me] = plan.ranks
+    point_latest(run.folder.path)
+    log_to_stdout(run.folder.log(me.node, me.rank))
+    keep_freed_memory()
+    torch.set_num_threads(me.threads)
+    asked = threading.Event()
+    with interrupts(asked):
+        return train_part(load_node(run.node_files[me.node]), plan, me, asked.is_set)
+
+
+def run_in_processes(run: Run, plan: Plan) -> int:
+    """Start every node's supervisor, print their progress, renew their leases, until all have ended. An exit code.
+
+    Ctrl-C asks all of them to stop; a second one leaves them to their leases.
+    """
+    asked = threading.Event()
+    pause = threading.Event()
+    watches = {node: _Watch(node) for node in run.node_files}
+    with interrupts(asked):
+        start_all(run)
+        while True:
+            answers = [watch.look(run.folder.path) for watch in watches.values()]
+            if not asked.is_set() and _start_again(run, plan, answers):
+                continue
+            if all(answer.job.state not in ACTIVE_STATES for answer in answers):
+                break
+            if asked.is_set():
+                # All ranks agree to end after the same step, so that the others are done when the first is.
+                for node in run.node_files:
+                    stop_job(run.folder.path, node, "interrupted", ASKED_GRACE_S)
+            pause.wait(POLL_EVERY_S)
+    states = {answer.job.state for answer in answers}
+    return 3 if "failed" in states else 130 if "stopped" in states else 0
+
+
+def _start_again(run: Run, plan: Plan, answers: list[PollResult]) -> bool:
+    recovery = plan.run.recovery
+    over = any(each.job.state in ("failed", "stopped") and not each.job.lost for each in answers)
+    if over and not recovery.elastic:
+        return False
+    return start_lost(run, answers, recovery.max_restarts)
+
+
+class _Watch:
+    """Follows one node, with a line whenever it has got on."""
+
+    def __init__(self, node: str) -> None:
+        self._node = node
+        self._start: Mark | None = None
+        self._shown = 0
+
+    def look(self, run_dir: Path) -> PollResult:
+        """Poll the node, which renews its lease."""
+        answer = poll_job(run_dir, self._node)
+        record = slowest(answer.progress) if answer.progress else None
+        if record is not None and record.step > self._shown:
+            now = Mark(record.step, time.monotonic())
+            self._start = self._start or now
+            self._shown = record.step
+            left_s = time_left_s(self._start, now, record.total_steps)
+            print(progress_line(self._node, answer.progress, left_s), flush=True)
+        return answer

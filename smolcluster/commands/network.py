@@ -1,0 +1,190 @@
+"""`network plan | diff | pairs | verify`: what the machines' networks should be, what would be done, what is wrong.
+
+Pure but for reading the files it is given: it asks no machine and changes nothing. network.yml does both.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from smolcluster.commands._request import DEFAULT_INVENTORY, InventoryOption, default_inventory, print_notes
+
+if TYPE_CHECKING:
+    from smolcluster.network.diff import Situation
+    from smolcluster.network.found import FoundHost
+
+app = typer.Typer(
+    help="Plan and verify addresses, routes and forwarding of the inventory's machines.", no_args_is_help=True
+)
+
+FoundOption = Annotated[
+    list[Path] | None,
+    typer.Option("--found", "-f", help="What gather.py printed on a machine, or a folder of such files. Repeatable."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
+
+
+@app.command("plan")
+def plan(inventory: InventoryOption = DEFAULT_INVENTORY, found: FoundOption = None) -> None:
+    """Print the network as it should be, as JSON: addresses, routes, forwarding. Same inputs, same bytes."""
+    situation = _situation(inventory, found)
+    print_notes(situation.wanted.notes)
+    sys.stdout.write(situation.wanted.to_json())
+
+
+@app.command("diff")
+def diff(
+    inventory: InventoryOption = DEFAULT_INVENTORY, found: FoundOption = None, as_json: JsonOption = False
+) -> None:
+    """Print what would be done on each machine, and how it would be taken back. Exit code 2 if something forbids it."""
+    from smolcluster.errors import ConfigError, InputError, Problem
+    from smolcluster.network.actions import actions_of
+    from smolcluster.network.diff import plan_network
+    from smolcluster.network.steps import describe
+
+    situation = _situation(inventory, found)
+    print_notes(situation.wanted.notes)
+    if not situation.found:
+        what = "nobody knows what the machines have"
+        raise InputError([Problem("", 0, "--found", what, "give what gather.py printed on each of them")])
+    plans = plan_network(situation)
+    problems = [problem for one in plans for problem in one.problems]
+    if as_json and not problems:
+        rows = [
+            {
+                "node": one.node,
+                "steps": [step.model_dump() for step in one.steps],
+                "apply": [action.model_dump() for step in one.steps for action in actions_of(step)],
+                "rollback": [action.model_dump() for step in one.rollback() for action in actions_of(step)],
+            }
+            for one in plans
+        ]
+        print(json.dumps({"schema": 1, "cluster": situation.cluster.name, "hosts": rows}, indent=2))
+    elif not as_json:
+        for one in plans:
+            print(f"{one.node}: {_count(len(one.steps))}")
+            for step in one.steps:
+                print("  " + describe(step).replace("\n", "\n  "))
+    if problems:
+        raise ConfigError(problems)
+
+
+@app.command("pairs")
+def pairs(inventory: InventoryOption = DEFAULT_INVENTORY, found: FoundOption = None) -> None:
+    """Print what is to be measured between which addresses, as JSON: what network.yml asks probe.py for."""
+    from smolcluster.network.expected import expected_pairs
+    from smolcluster.network.measuring import with_addresses
+
+    situation = _situation(inventory, found, strict=False)
+    meant = expected_pairs(situation.cluster, situation.wanted, dict(situation.found))
+    known, notes = with_addresses(meant, situation.cluster, situation.found)
+    print_notes((*situation.wanted.notes, *notes))
+    print(json.dumps({"schema": 1, "pairs": [pair.model_dump() for pair in known]}, indent=2))
+
+
+@app.command("verify")
+def verify(
+    measured: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder with NODE.pings.json, NODE.speed.PEER.json, NODE.neighbours.txt; or one JSON file.",
+            show_default=False,
+        ),
+    ],
+    inventory: InventoryOption = DEFAULT_INVENTORY,
+    found: FoundOption = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write report.json, wanted.json and topology.svg into this folder.")
+    ] = None,
+) -> None:
+    """Say what is wrong with the network, from measurements between all pairs. Exit code 3 if anything is."""
+    from pydantic import ValidationError
+    from rich.console import Console
+
+    from smolcluster.errors import InputError, PeerError, Problem
+    from smolcluster.network.expected import Measured, expected_pairs
+    from smolcluster.network.findings import Verified, diagnose
+    from smolcluster.network.measuring import measured_in, with_addresses
+    from smolcluster.network.report import pairs_table, told, verification_files
+    from smolcluster.runtime.runfolder import write_atomic
+
+    situation = _situation(inventory, found, strict=False)
+    print_notes(situation.wanted.notes)
+    try:
+        if measured.is_dir():
+            meant = expected_pairs(situation.cluster, situation.wanted, dict(situation.found))
+            known, notes = with_addresses(meant, situation.cluster, situation.found)
+            print_notes(notes)
+            values = measured_in({file.name: _text(file) for file in measured.iterdir() if file.is_file()}, known)
+        else:
+            values = Measured.model_validate_json(_text(measured))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where, what = ".".join(str(part) for part in first["loc"]), str(first["msg"])
+        raise InputError([Problem(str(measured), 0, where, what, "write it as network.yml does")]) from None
+    verified = Verified(situation.cluster, situation.wanted, situation.found, values)
+    findings = diagnose(verified)
+    if out is not None:
+        for name, text in verification_files(verified, findings).items():
+            write_atomic(out / name, text)
+    console = Console(soft_wrap=False)
+    console.print(pairs_table(verified))
+    for finding in findings:
+        print(told(finding))
+    if findings:
+        raise PeerError(f"the network is not as it should be: {len(findings)} found")
+
+
+def _situation(inventory: Path | None, found: list[Path] | None, strict: bool = True) -> Situation:
+    """The inventory and the machines' own words. ConfigError with all problems, of which `strict` asks."""
+    from smolcluster.errors import ConfigError
+    from smolcluster.network.diff import Situation
+    from smolcluster.network.parse.thunderbolt import cables_between
+    from smolcluster.network.refuse import refuse, router_subnets
+    from smolcluster.network.wanted import wanted_network
+    from smolcluster.spec.inventory import read_inventory
+
+    cluster, document, notes = read_inventory(inventory or default_inventory())
+    hosts = _found(found or [], {node.name for node in cluster.nodes})
+    macs = [host for host in hosts.values() if host.thunderbolt]
+    cables = cables_between(macs) if macs else None
+    problems = refuse(cluster, document, hosts, cables)
+    if problems and strict:
+        raise ConfigError(problems)
+    wanted = wanted_network(cluster, cables, tuple(router_subnets(hosts, cluster)))
+    return Situation(cluster, document, wanted.model_copy(update={"notes": (*notes, *wanted.notes)}), hosts)
+
+
+def _found(paths: list[Path], names: set[str]) -> dict[str, FoundHost]:
+    from smolcluster.errors import InputError, Problem
+    from smolcluster.network.read import found_host
+    from smolcluster.spec.problems import did_you_mean, listed
+
+    hosts: dict[str, FoundHost] = {}
+    files = [file for path in paths for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
+    for file in files:
+        host = found_host(_text(file), str(file))
+        if host.node not in names:
+            fix = did_you_mean(host.node, names, f"machines: {listed(sorted(names))}")
+            raise InputError([Problem(str(file), 0, "node", f'the inventory has no machine "{host.node}"', fix)])
+        hosts[host.node] = host
+    return hosts
+
+
+def _text(path: Path) -> str:
+    from smolcluster.errors import InputError, Problem
+
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "is not UTF-8 text"
+        raise InputError([Problem(str(path), 0, "", f"cannot be read: {reason}", "check the path")]) from None
+
+
+def _count(steps: int) -> str:
+    return "nothing to do" if not steps else "1 step" if steps == 1 else f"{steps} steps"

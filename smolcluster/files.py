@@ -1,0 +1,43 @@
+"""What every layer asks of a file: its hash, and what it means when the system refuses one. Knows nothing of runs."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from pathlib import Path
+
+_FIXES = {
+    errno.ENOSPC: "free space there, or keep fewer checkpoints (checkpoint.keep)",
+    errno.EDQUOT: "raise the quota there, or keep fewer checkpoints (checkpoint.keep)",
+    errno.EFBIG: "raise the limit on the size of a file (ulimit -f)",
+    errno.EROFS: "mount it writable, or choose another workdir in the inventory",
+    errno.EACCES: "give its user the right to write there, or choose another workdir in the inventory",
+    errno.EPERM: "give its user the right to write there, or choose another workdir in the inventory",
+    errno.ENOTDIR: "move away the file that stands where a folder should be",
+    errno.EEXIST: "move away the file that stands where a folder should be",
+    errno.EISDIR: "move away the folder that stands where a file should be",
+    errno.EIO: "the disk fails: replace it",
+}
+
+
+def hash_of(path: Path) -> str:
+    """A file's SHA-256, in hex. OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether the system refused a file or folder for a reason that a person can mend, and that is no bug of ours."""
+    return isinstance(error, OSError) and error.errno in _FIXES
+
+
+def explain(error: OSError) -> str:
+    """What the system said and how to mend it."""
+    code = errno.errorcode.get(error.errno or 0, "error")
+    fix = _FIXES.get(error.errno or 0, "look at the disk and the folder's rights")
+    return f"{code}, {error.strerror or error}. Fix: {fix}"
+
+
+def explain_with_path(error: OSError) -> str:
+    """The same, with the file or folder in front where the error knows it."""
+    return f"{error.filename}: {explain(error)}" if error.filename else explain(error)

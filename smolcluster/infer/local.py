@@ -1,0 +1,43 @@
+"""The head in this very process: what the API sees of an Engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from smolcluster.infer.engine import Engine
+from smolcluster.infer.head import About, Health
+from smolcluster.infer.request import Event, Request
+from smolcluster.infer.stream import Stream
+
+
+class LocalHead:
+    """A Head. `nodes` names the machine of each rank. The engine is closed with it."""
+
+    def __init__(self, engine: Engine, about: About, nodes: Mapping[int, str] | None = None) -> None:
+        self._engine = engine
+        self._about = about
+        self._nodes = dict(nodes or {})
+
+    def about(self) -> About:
+        """The model."""
+        return self._about
+
+    def submit(self, request: Request, tell: Callable[[Event], None]) -> Stream:
+        """Begin a request: Engine.submit."""
+        return self._engine.submit(request, tell)
+
+    def count(self, text: str) -> int:
+        """How many tokens a text is."""
+        return self._engine.count(text)
+
+    def health(self) -> Health:
+        """Never raises."""
+        return self._engine.health(self._nodes)
+
+    def reconnect(self, within_s: float) -> None:
+        """Connect all stages anew: Engine.reconnect."""
+        self._engine.reconnect(within_s)
+
+    def close(self) -> None:
+        """End the engine. Idempotent."""
+        self._engine.close()

@@ -1,0 +1,101 @@
+"""A stage of a served model as a rank of its run: the head, which the API is connected to, or a later stage."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from smolcluster.comm.config import GroupConfig
+from smolcluster.errors import ConfigError, PeerLostError, Problem
+from smolcluster.infer.about import about, context_of, ends_of, tokenizer_of
+from smolcluster.infer.engine import Engine
+from smolcluster.infer.gate import Gate
+from smolcluster.infer.group import group_of
+from smolcluster.infer.keeper import Policy
+from smolcluster.infer.local import LocalHead
+from smolcluster.infer.replan import Replanner, first_layout
+from smolcluster.infer.request import Limits
+from smolcluster.infer.worker import Worker
+from smolcluster.models.stage_weights import load_stage
+from smolcluster.plan.stages import weight_of
+from smolcluster.plan.types import NodeConfig, RankPlan, ServePlan
+from smolcluster.spec.shape import read_shape
+
+log = logging.getLogger("smolcluster.infer")
+# How often it is looked whether somebody wants this rank to end.
+_LOOK_S = 0.25
+
+
+def run_stage(config: NodeConfig, plan: ServePlan, me: RankPlan, stop: Callable[[], bool]) -> None:
+    """Serve until `stop()`. ConfigError: no model or no secret here; PeerError: a later stage's head has gone.
+
+    The head does not end with a stage: it waits the plan's `rejoin_s` for it, then plans without it.
+    """
+    if config.model_dir is None:
+        what = f"node.yaml names no model for {me.node}, which is a stage"
+        raise ConfigError([Problem("", 0, "model_dir", what, "run the playbook again")])
+    folder = Path(config.model_dir)
+    group = group_of(config, plan, me)
+    if me.rank == 0:
+        _be_head(folder, group, plan, stop)
+    else:
+        _be_stage(folder, group, stop)
+
+
+def _be_head(folder: Path, group: GroupConfig, plan: ServePlan, stop: Callable[[], bool]) -> None:
+    shape, serve = read_shape(folder), plan.serve
+    choice = tokenizer_of(folder)
+    known = about(folder, shape, plan)
+    context = context_of(shape, plan)
+    replan = Replanner.of(plan, weight_of(shape, serve.model.precision, serve.cache_tokens or context))
+    engine = Engine(
+        group,
+        first_layout(plan),
+        partial(load_stage, folder),
+        context,
+        choice.tokenizer if choice is not None else None,
+        ends_of(folder, choice),
+        Limits(tokens=serve.cache_tokens, request_s=serve.request_timeout_s),
+        serve.seed,
+        serve.model.max_new_tokens,
+        on_loss="continue",
+        policy=Policy(replan, serve.rejoin_s, first_s=group.join_s, open_s=group.join_s),
+    )
+    with engine:
+        head = LocalHead(engine, known, {rank.rank: rank.node for rank in plan.ranks})
+        gate = Gate(head, engine.mesh, plan.api.rank)
+        try:
+            engine.begin()
+            pause = threading.Event()
+            while not stop():
+                if engine.failure is not None:
+                    raise engine.failure
+                pause.wait(_LOOK_S)
+        finally:
+            # In this order: what is in flight gets its last event before the API's link ends.
+            engine.close()
+            gate.close()
+
+
+def _be_stage(folder: Path, group: GroupConfig, stop: Callable[[], bool]) -> None:
+    worker = Worker(group, partial(load_stage, folder))
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_LOOK_S):
+            if stop():
+                worker.close()
+                return
+
+    watcher = threading.Thread(target=watch, name="smol-stop", daemon=True)
+    watcher.start()
+    try:
+        worker.run()
+    finally:
+        over.set()
+        watcher.join()
+    if not stop():
+        raise PeerLostError("the head has ended, and nothing is served without it")

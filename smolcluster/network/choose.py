@@ -1,0 +1,81 @@
+"""Which interface of a machine is on a wire of the inventory. Nothing is guessed: what several could be is asked."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection
+
+from smolcluster.network.boot import BRIDGE
+from smolcluster.network.found import FoundHost, Interface
+from smolcluster.network.read import own_device
+from smolcluster.network.values import WantedAddress
+from smolcluster.spec.cluster import Network
+from smolcluster.spec.problems import listed
+
+
+class UnclearError(LookupError):
+    """No interface, or several, would do. `fix` is the way out."""
+
+    def __init__(self, what: str, fix: str) -> None:
+        super().__init__(what)
+        self.fix = fix
+
+
+def device_for(wanted: WantedAddress, found: FoundHost, others: Collection[str]) -> Interface:
+    """The interface that an address belongs on. `others` are taken by other wires. UnclearError."""
+    if wanted.device is not None:
+        named = found.interface(wanted.device)
+        if named is None:
+            raise UnclearError(f"{found.node} has no interface {wanted.device}", f"it has {_names(found)}")
+        return named
+    if wanted.medium == "thunderbolt" and found.kind == "macos":
+        bridge = found.interface(BRIDGE)
+        if bridge is None:
+            fix = "add it in System Settings, Network, Manage Virtual Interfaces, with the Thunderbolt ports as members"
+            raise UnclearError(f"{found.node} has no Thunderbolt Bridge ({BRIDGE})", fix)
+        return bridge
+    fitting = [one for one in found.interfaces if one.kind == wanted.medium and one.device not in others]
+    mine = [one for one in fitting if one.has(wanted.address) or _is_ours(one, wanted)]
+    busy = {found.ssh_device, found.default.device if found.default else None}
+    free = [one for one in fitting if one.device not in busy]
+    for candidates in (mine, [one for one in free if one.up], free):
+        if len(candidates) == 1:
+            return candidates[0]
+        if candidates:
+            what = f"{found.node} has several interfaces for it: {listed(one.device for one in candidates)}"
+            raise UnclearError(
+                what, f"write `interfaces: {{{found.node}: {candidates[0].device}}}`, or whichever it is"
+            )
+    seen = f"{found.node} has no {wanted.medium} interface that is free ({_names(found)})"
+    raise UnclearError(seen, f"plug the cable in, or write `interfaces: {{{found.node}: ...}}`")
+
+
+def device_on(network: Network, found: FoundHost) -> Interface | None:
+    """The interface on a wire whose addresses a router hands out: by its address, else the only one of the kind."""
+    subnet = ipaddress.ip_network(network.subnet) if network.subnet is not None else None
+    if isinstance(subnet, ipaddress.IPv4Network):
+        inside = [one for one in found.interfaces if one.kind != "loopback" and one.ipv4_in(subnet)]
+        if len(inside) == 1:
+            return inside[0]
+    named = network.interfaces.get(found.node)
+    if named is not None:
+        return found.interface(named)
+    kind = [one for one in found.interfaces if one.kind == network.medium and one.up]
+    return kind[0] if len(kind) == 1 else None
+
+
+def address_on(network: Network, found: FoundHost) -> str | None:
+    """The address a machine has on such a wire right now."""
+    one = device_on(network, found)
+    if one is None:
+        return None
+    addresses = [ipaddress.ip_interface(text.partition("%")[0]) for text in one.addresses]
+    return next((str(a.ip) for a in addresses if a.version == 4 and not a.is_link_local), None)
+
+
+def _is_ours(one: Interface, wanted: WantedAddress) -> bool:
+    return any(own_device(p.name) == one.device and p.ipv4.address == wanted.address for p in one.profiles)
+
+
+def _names(found: FoundHost) -> str:
+    return listed(f"{one.device} ({one.kind})" for one in found.interfaces if one.kind != "loopback")

@@ -1,0 +1,84 @@
+"""What is measured: every pair that should reach each other, from which address to which, and over whom."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+from smolcluster.network.found import FoundHost
+from smolcluster.network.packets import Packets
+from smolcluster.network.values import Wanted
+from smolcluster.spec.base import Frozen
+from smolcluster.spec.cluster import ClusterSpec
+from smolcluster.topology import NoRouteError, Topology
+
+MEASURED_SCHEMA = 1
+
+
+class Pair(Frozen):
+    """One direction. `passes` are the machines between the two, `networks` the wires, `speed_mbps` the slowest's."""
+
+    src: str
+    dst: str
+    source: str
+    destination: str
+    passes: tuple[str, ...]
+    networks: tuple[str, ...]
+    speed_mbps: float
+    mtu: int
+
+
+class Ping(Frozen):
+    """What probe.py's ping found for one pair; all None when nothing came back."""
+
+    src: str
+    dst: str
+    rtt_ms: float | None = None
+    hops: tuple[str, ...] | None = None
+    mtu: int | None = None
+
+
+class Speed(Frozen):
+    """What probe.py's measure found for one pair."""
+
+    src: str
+    dst: str
+    rtt_ms: float | None = None
+    mbps: float | None = None
+
+
+class Measured(Frozen):
+    """Everything measured. `neighbours[node]` maps addresses to the hardware address that answered there."""
+
+    schema_: int = MEASURED_SCHEMA
+    pings: tuple[Ping, ...] = ()
+    speeds: tuple[Speed, ...] = ()
+    neighbours: dict[str, dict[str, str]] = {}  # noqa: RUF012 - pydantic copies defaults
+
+
+def expected_pairs(cluster: ClusterSpec, wanted: Wanted, found: dict[str, FoundHost] | None = None) -> tuple[Pair, ...]:
+    """All ordered pairs of machines that can be logged into and should reach each other, in the inventory's order."""
+    packets, topology = Packets(cluster, wanted), Topology(cluster)
+    mtu = {address.network: address.mtu for host in wanted.hosts for address in host.addresses}
+    asked = [host.node for host in wanted.hosts if host.managed and (found is None or host.node in found)]
+    pairs = []
+    for src, dst in permutations(asked, 2):
+        try:
+            route = topology.route(src, dst)
+        except NoRouteError:
+            continue
+        out, back = packets.there_and_back(src, dst)
+        if out.lost or back.lost:
+            continue
+        pairs.append(
+            Pair(
+                src=src,
+                dst=dst,
+                source=out.source,
+                destination=route.host,
+                passes=out.hops[1:-1],
+                networks=route.networks,
+                speed_mbps=route.speed_mbps,
+                mtu=min(mtu.get(name, 1500) for name in route.networks),
+            )
+        )
+    return tuple(pairs)

@@ -1,0 +1,255 @@
+"""Runs on machines, with nothing but Python's standard library: measures the way between two addresses.
+
+    python3 probe.py serve ADDRESS SECONDS [PORT]           {"port": ...}, then answers for so many seconds
+    python3 probe.py measure FROM TO PORT SECONDS BYTES     {"rtt_ms": ..., "mbps": ..., "bytes": ...}
+    python3 probe.py ping FROM MTU TO...                    {"pings": {TO: {"rtt_ms", "hops", "mtu"}}}
+
+One JSON line on stdout; what could not be had is null. Everything has a deadline. The server is bound to the one own
+address it is given, keeps nothing of what it reads, and takes one connection at a time.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+ECHOES = 32
+CHUNK = 1 << 18
+MOST_BYTES = 1 << 33
+WAIT_S = 10.0
+# An IPv4 header and ICMP's.
+_HEADERS = 28
+_SMALLEST = 576
+_MOST_HOPS = 8
+# Who answered, in the words of each OS; ping's first line may name the own address after a "from" too.
+_ANSWER = re.compile(r"^(?:From|Reply from|\d+ bytes from) ([0-9.]+)", re.M)
+_TIME = re.compile(r"time[=<]([0-9.]+) ?ms")
+
+
+class Deadline:
+    """Seconds that are left of a fixed span."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Seconds left. TimeoutError when there are none."""
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the time is over")
+        return left
+
+
+def own_address(text: str) -> str:
+    """An address to listen at. ValueError for one that means every interface, or none."""
+    ip = ipaddress.ip_address(text)
+    if ip.is_unspecified or ip.is_multicast:
+        raise ValueError(f"{text} is no address of one interface")
+    return text
+
+
+def listen(address: str, port: int = 0) -> socket.socket:
+    """A listening socket at that one address."""
+    family = socket.AF_INET6 if ":" in own_address(address) else socket.AF_INET
+    server = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind((address, port))
+        server.listen(8)
+    except OSError:
+        server.close()
+        raise
+    return server
+
+
+def serve(server: socket.socket, seconds: float) -> int:
+    """Answer one client after the other until the time is over; how many there were."""
+    deadline, clients = Deadline(seconds), 0
+    while True:
+        try:
+            server.settimeout(deadline.left())
+            client, _ = server.accept()
+        except TimeoutError:
+            return clients
+        with client:
+            clients += 1
+            try:
+                _answer(client, deadline)
+            except OSError:
+                continue  # this client went away or was too slow; the next may come
+
+
+def _answer(client: socket.socket, deadline: Deadline) -> None:
+    """`e` and bytes to echo, or `s` and bytes to swallow, whose count goes back when the sender has closed its side."""
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    client.settimeout(min(WAIT_S, deadline.left()))
+    what = client.recv(1)
+    if what == b"e":
+        for _ in range(ECHOES):
+            byte = client.recv(1)
+            if not byte:
+                return
+            client.sendall(byte)
+    elif what == b"s":
+        count, buffer = 0, bytearray(CHUNK)
+        while count <= MOST_BYTES:
+            client.settimeout(min(WAIT_S, deadline.left()))
+            got = client.recv_into(buffer)
+            if not got:
+                break
+            count += got
+        client.sendall(count.to_bytes(8, "big"))
+
+
+def measure(source: str, target: str, port: int, seconds: float, limit: int) -> dict[str, float | int | None]:
+    """Median round trip and bandwidth from one address to another. OSError when it cannot be reached."""
+    deadline = Deadline(seconds + 2 * WAIT_S)
+    with _connect(source, target, port, deadline) as echo:
+        trips = _echo(echo, deadline)
+    with _connect(source, target, port, deadline) as sink:
+        sent, took = _send(sink, seconds, min(limit, MOST_BYTES), deadline)
+    mbps = round(sent * 8 / took / 1e6, 1) if took > 0 else None
+    return {"rtt_ms": round(sorted(trips)[len(trips) // 2] * 1e3, 3), "mbps": mbps, "bytes": sent}
+
+
+def _connect(source: str, target: str, port: int, deadline: Deadline) -> socket.socket:
+    link = socket.create_connection((target, port), min(WAIT_S, deadline.left()), (own_address(source), 0))
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return link
+
+
+def _echo(link: socket.socket, deadline: Deadline) -> list[float]:
+    link.settimeout(min(WAIT_S, deadline.left()))
+    link.sendall(b"e")
+    trips = []
+    for _ in range(ECHOES):
+        began = time.perf_counter()
+        link.sendall(b"x")
+        if not link.recv(1):
+            raise ConnectionError("the other end closed the connection")
+        trips.append(time.perf_counter() - began)
+    return trips
+
+
+def _send(link: socket.socket, seconds: float, limit: int, deadline: Deadline) -> tuple[int, float]:
+    """Send for so long or so much; what the other end has read, and the seconds until it said so."""
+    block, sent, began = memoryview(bytes(CHUNK)), 0, time.perf_counter()
+    link.settimeout(min(WAIT_S, deadline.left()))
+    link.sendall(b"s")
+    while sent < limit and time.perf_counter() - began < seconds:
+        link.settimeout(min(WAIT_S, deadline.left()))
+        sent += link.send(block[: min(CHUNK, limit - sent)])
+    link.shutdown(socket.SHUT_WR)
+    link.settimeout(min(WAIT_S, deadline.left()))
+    answer = b""
+    while len(answer) < 8:
+        more = link.recv(8 - len(answer))
+        if not more:
+            raise ConnectionError("the other end closed the connection")
+        answer += more
+    return int.from_bytes(answer, "big"), time.perf_counter() - began
+
+
+def ping_command(platform: str, source: str, target: str, size: int, ttl: int | None, whole: bool) -> list[str]:
+    """One echo request of `size` bytes of payload, `whole`: it may not be cut into pieces; by each OS's own ping."""
+    if platform == "darwin":
+        more = [*(["-D"] if whole else []), *(["-m", str(ttl)] if ttl else [])]
+        return ["ping", "-n", "-c", "1", "-t", "2", "-s", str(size), "-S", source, *more, target]
+    if platform == "win32":
+        more = [*(["-f"] if whole else []), *(["-i", str(ttl)] if ttl else [])]
+        return ["ping", "-n", "1", "-w", "2000", "-l", str(size), "-S", source, *more, target]
+    more = [*(["-M", "do"] if whole else []), *(["-t", str(ttl)] if ttl else [])]
+    return ["ping", "-n", "-c", "1", "-W", "2", "-s", str(size), "-I", source, *more, target]
+
+
+def ping(source: str, target: str, size: int = 56, ttl: int | None = None, whole: bool = False) -> tuple[int, str]:
+    """The exit code and the text of one ping. FileNotFoundError where there is none."""
+    command = ping_command(sys.platform, source, target, size, ttl, whole)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        return 1, ""
+    return done.returncode, done.stdout
+
+
+def survey(source: str, target: str, mtu: int) -> dict[str, object]:
+    """Round trip, the gateways on the way, and the largest packet up to `mtu` that passes whole."""
+    try:
+        code, text = ping(source, target)
+        answered = code == 0 and "TTL expired" not in text and "unreachable" not in text
+        if not answered:
+            return {"rtt_ms": None, "hops": None, "mtu": None}
+        trip = _TIME.search(text)
+        return {
+            "rtt_ms": float(trip[1]) if trip else None,
+            "hops": _hops(source, target),
+            "mtu": _largest(source, target, mtu),
+        }
+    except FileNotFoundError:
+        return {"rtt_ms": None, "hops": None, "mtu": None, "error": "there is no ping here"}
+
+
+def _hops(source: str, target: str) -> list[str]:
+    """Who says that a packet's time to live is over, one hop after the other."""
+    hops: list[str] = []
+    for ttl in range(1, _MOST_HOPS + 1):
+        _, text = ping(source, target, ttl=ttl)
+        answer = _ANSWER.search(text)
+        if answer is not None and answer[1] == target:
+            break
+        hops.append(answer[1] if answer is not None else "?")
+    return hops
+
+
+def _largest(source: str, target: str, most: int) -> int | None:
+    """By halving; None when not even the smallest passes."""
+
+    def passes(mtu: int) -> bool:
+        code, text = ping(source, target, size=mtu - _HEADERS, whole=True)
+        return code == 0 and "fragmented" not in text
+
+    if passes(most):
+        return most
+    low, high = _SMALLEST, most
+    if not passes(low):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if passes(middle) else (low, middle)
+    return low
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit codes: 0 measured, 2 a wrong call, 3 the other end could not be reached."""
+    try:
+        match list(arguments):
+            case ["serve", address, seconds, *port] if len(port) < 2:
+                with listen(address, int(port[0]) if port else 0) as server:
+                    print(json.dumps({"port": server.getsockname()[1]}), flush=True)
+                    serve(server, float(seconds))
+            case ["measure", source, target, port, seconds, limit]:
+                print(json.dumps(measure(source, target, int(port), float(seconds), int(limit))))
+            case ["ping", source, mtu, *targets] if targets:
+                print(
+                    json.dumps({"pings": {target: survey(own_address(source), target, int(mtu)) for target in targets}})
+                )
+            case _:
+                print(__doc__, file=sys.stderr)
+                return 2
+    except ValueError as error:
+        print(f"probe: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(json.dumps({"error": str(error)}))
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

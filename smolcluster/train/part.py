@@ -1,0 +1,153 @@
+"""A rank's part in a training run, from its wires to its result.json."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from smolcluster.comm import open_fabric
+from smolcluster.errors import InterruptedRun, PeerError
+from smolcluster.files import explain_with_path
+from smolcluster.plan.types import NodeConfig, Plan, RankPlan
+from smolcluster.runtime.context import Alone, RunContext
+from smolcluster.runtime.device import pick_device
+from smolcluster.runtime.entering import enter
+from smolcluster.runtime.failures import DONE, Failure, understand
+from smolcluster.runtime.generation import read_generation
+from smolcluster.runtime.process import peak_rss_mb
+from smolcluster.runtime.results import forget_finished, keep_finished, read_finished, write_result
+from smolcluster.runtime.runfolder import RankResult, RunFolder, Status
+from smolcluster.strategies.base import NotFiniteError
+from smolcluster.train.account import Account
+from smolcluster.train.rank import train_rank
+
+log = logging.getLogger("smolcluster.worker")
+# So long a rank whose work was done looks for the others: a Pi needs most of a minute to start its ranks again.
+FINISHED_JOIN_S = 90.0
+
+
+def train_part(config: NodeConfig, plan: Plan, me: RankPlan, stop: Callable[[], bool]) -> int:
+    """Take a rank's part in a run and write its result.json. The exit code; only bugs of result writing raise."""
+    account = Account()
+    folder = RunFolder(Path(config.run_dir))
+    before = read_finished(folder, me.node, me.rank)
+    ending, sent, received, entered, done = DONE, 0, 0, False, False
+    try:
+        context = _context(config, plan, me)
+        with _wires(context, config, FINISHED_JOIN_S if before is not None else None) as context:
+            entered = True
+            forget_finished(folder, me.node, me.rank)
+
+            def say_done() -> None:
+                # Before the others are let go: whoever is killed from here on was done, and is not started again.
+                counters = context.wires.counters()
+                result = _result(config, plan, me, account, DONE, counters.bytes_out, counters.bytes_in)
+                if result.finished:
+                    keep_finished(folder, result)
+                write_result(folder, result)
+
+            try:
+                train_rank(context, account, stop, say_done)
+            finally:
+                counters = context.wires.counters()
+                sent, received = counters.bytes_out, counters.bytes_in
+            done = True
+    except BaseException as error:  # noqa: BLE001  whatever ended it, the result must say so
+        ending = _ending(error, me.rank)
+    if before is not None and not entered and ending.exit_code == PeerError.exit_code:
+        log.info("nobody needs this rank any more: its work was done, and so was the others'")
+        write_result(folder, before)
+        return before.exit_code
+    if done:  # and said so: what the wires made of their end changes nothing
+        ending = DONE
+    result = _result(config, plan, me, account, ending, sent, received)
+    try:
+        write_result(folder, result)
+    except OSError as error:  # the log has it then, and the supervisor a word for ranks that left none
+        log.error("no result.json: %s", explain_with_path(error))
+    return result.exit_code
+
+
+def _result(
+    config: NodeConfig, plan: Plan, me: RankPlan, account: Account, ending: Failure, sent: int, received: int
+) -> RankResult:
+    """What the rank says of its part."""
+    folder = RunFolder(Path(config.run_dir))
+    if ending is DONE and account.stopped:
+        ending = Failure(InterruptedRun.exit_code, "stopped as asked", ours=False, bug=False)
+    note = read_generation(folder, me.node, me.rank)
+    origin = note.origin if note is not None else None
+    status: Status = "failed"
+    if ending.exit_code in (0, InterruptedRun.exit_code):
+        status = "stopped" if ending.exit_code else "completed"
+    return RankResult(
+        rank=me.rank,
+        node=me.node,
+        status=status,
+        exit_code=ending.exit_code,
+        reason=ending.reason,
+        root_cause=ending.ours and status == "failed",
+        steps=account.steps,
+        tokens=account.tokens,
+        seconds=account.seconds,
+        **account.scores(),
+        wire_bytes_out=sent,
+        wire_bytes_in=received,
+        peak_rss_mb=peak_rss_mb(),
+        transport=plan.transport if plan.world_size > 1 else "none",
+        generation=note.generation if note is not None else 0,
+        finished=status == "completed",
+        final=ending.final,
+        resumed_from=origin.run_id if origin is not None else "",
+        resumed_step=origin.step if origin is not None else None,
+    )
+
+
+def _ending(error: BaseException, rank: int) -> Failure:
+    ending = understand(error)
+    if isinstance(error, NotFiniteError):
+        # All ranks raise it in the same step; the one whose numbers went wrong is the cause.
+        ending = replace(ending, ours=error.rank in (rank, None))
+    if ending.bug:
+        log.error("%s", ending.reason, exc_info=error)
+    else:
+        log.error("%s", ending.reason)
+    return ending
+
+
+def _context(config: NodeConfig, plan: Plan, me: RankPlan) -> RunContext:
+    return RunContext(
+        run_id=config.run_id,
+        generation=config.generation,
+        plan=plan,
+        me=me,
+        device=pick_device(me.device, me.node),
+        folder=RunFolder(Path(config.run_dir)),
+        data_dir=Path(config.data_dir),
+        wires=Alone(),
+        init_dir=Path(config.init_dir) if config.init_dir else None,
+        resume_from=Path(config.resume_from) if config.resume_from else None,
+    )
+
+
+@contextlib.contextmanager
+def _wires(context: RunContext, config: NodeConfig, join_s: float | None) -> Iterator[RunContext]:
+    """The context with its wires open. They are closed in order after a good end, and cut after a bad one, so that the
+    other ranks learn of it at once instead of at their deadlines. `join_s`: how long to wait for the others, if not the
+    group's own time."""
+    group, context = enter(context, config)
+    if group is None:
+        yield context
+        return
+    fabric = open_fabric(group if join_s is None else replace(group, join_s=join_s))
+    log.info("rank %d of %d is in generation %d", context.rank, context.world_size, fabric.generation)
+    try:
+        yield replace(context, wires=fabric, generation=fabric.generation)
+    except BaseException as error:
+        failure = understand(error)
+        fabric.abort(failure.reason, failure.final)
+        raise
+    fabric.close()

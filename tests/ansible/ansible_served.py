@@ -1,0 +1,51 @@
+"""A small model to serve by playbook, and how it is asked."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from ansible_lab import Cluster
+
+from tests.infer import infer_models
+
+PORTS = ("web_interface.api_port=0", "web_interface.frontend_port=0")
+PROMPT = "the cat sat on the"
+TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A Llama with random weights in a folder, and how it goes on with PROMPT, by transformers."""
+
+    folder: Path
+    answer: str
+
+
+def make_tiny(folder: Path) -> Tiny:
+    model, _ = infer_models.save("llama", folder)
+    tokenizer = infer_models.small_tokenizer()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    said = infer_models.generate(model, tokenizer.encode(PROMPT).ids, TOKENS)
+    return Tiny(folder, tokenizer.decode(said))
+
+
+def ask(url: str, prompt: str) -> str:
+    """The greedy continuation, from the API."""
+    with urllib.request.urlopen(f"{url}/v1/models", timeout=60) as response:
+        name = json.load(response)["data"][0]["id"]
+    body = {"model": name, "prompt": prompt, "max_tokens": TOKENS, "temperature": 0}
+    request = urllib.request.Request(
+        f"{url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        text: str = json.load(response)["choices"][0]["text"]
+    return text
+
+
+def rank_of(cluster: Cluster, rank: int) -> psutil.Process:
+    (found,) = [each for each in cluster.processes() if each.cmdline()[-2:] == ["--rank", str(rank)]]
+    return found

@@ -1,0 +1,387 @@
+"""What the endpoints take, what they give, and how they refuse."""
+
+import json
+
+import pytest
+
+from smolcluster.errors import BusyError, PeerLostError, RequestError
+from smolcluster.infer.request import Delta, Failed
+from smolcluster.models.sampling import Sampling
+from tests.chat.fake_head import ABOUT, PROMPT_TOKENS, READY, usage
+
+HI = {"role": "user", "content": "hi"}
+CHAT = {"model": "small", "messages": [HI]}
+TEXT = {"model": "small", "prompt": "hi"}
+
+
+def refused(answer, status: int) -> dict:
+    """The error of an answer, which has OpenAI's form and no other."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    body = answer.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    return body["error"]
+
+
+def events(answer) -> list:
+    """The data of server-sent events."""
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    frames = answer.text.split("\n\n")
+    assert frames.pop() == ""
+    data = [frame.removeprefix("data: ") for frame in frames if not frame.startswith(":")]
+    return [text if text == "[DONE]" else json.loads(text) for text in data]
+
+
+def test_chat_answers_a_message(api, head):
+    body = api.client.post("/chat", json={"message": "hi"}).json()
+    assert (body["type"], body["model"], body["text"], body["finish_reason"]) == ("done", "small", "Hello!", "stop")
+    assert body["usage"] == {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": 2, "total_tokens": PROMPT_TOKENS + 2}
+    asked = head.requests[0]
+    assert asked.prompt == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    assert [asked.prompt[start:stop] for start, stop in asked.literal] == ["hi"]
+    assert asked.sampling == Sampling(0.7, top_p=0.9)
+    assert asked.max_tokens is None
+
+
+def test_chat_streams_the_same_as_events(api):
+    *tokens, done = events(api.client.post("/chat", json={"messages": [HI], "stream": True}))
+    assert tokens == [{"type": "token", "text": text} for text in ("Hel", "lo", "!")]
+    assert (done["type"], done["text"], done["finish_reason"]) == ("done", "Hello!", "stop")
+
+
+def test_everything_is_under_api_too_and_on_the_page_s_port(api):
+    for base in (api.url, api.page_url):
+        for prefix in ("", "/api"):
+            url = f"{base}{prefix}"
+            assert api.client.get(f"{url}/health").json()["state"] == "ready"
+            assert api.client.post(f"{url}/chat", json={"message": "hi"}).json()["text"] == "Hello!"
+            assert api.client.get(f"{url}/v1/models").json()["data"][0]["id"] == "small"
+
+
+@pytest.mark.parametrize(
+    ("asked", "wanted"),
+    [
+        ({}, Sampling(0.7, top_p=0.9)),
+        ({"temperature": 0}, Sampling(0.0)),
+        ({"temperature": 1e-300}, Sampling(0.0)),
+        ({"temperature": 1.5}, Sampling(1.5, top_p=0.9)),
+        ({"top_p": 0}, Sampling(0.0)),
+        ({"top_k": 7}, Sampling(0.7, top_k=7, top_p=0.9)),
+        ({"strategy": "greedy", "temperature": 1.0, "top_k": 5}, Sampling(0.0)),
+        ({"strategy": "top_k", "temperature": 0.5, "top_p": 0.2}, Sampling(0.5, top_k=40)),
+        ({"strategy": "top_k", "top_k": 3}, Sampling(1.0, top_k=3)),
+        ({"strategy": "top_p", "top_p": 0.2, "top_k": 3}, Sampling(0.7, top_p=0.2)),
+        ({"strategy": "sampling", "temperature": 0.5, "top_p": 0.2, "top_k": 3}, Sampling(0.5)),
+    ],
+)
+def test_how_to_decode(api, head, asked, wanted):
+    for path, body in (("/chat", {"message": "hi"}), ("/v1/chat/completions", CHAT), ("/v1/completions", TEXT)):
+        assert api.client.post(path, json={**body, **asked}).status_code == 200
+        assert head.requests.pop().sampling == wanted
+
+
+def test_seeds_are_the_client_s_or_new_each_time(api, head):
+    api.client.post("/v1/chat/completions", json={**CHAT, "n": 3, "seed": 2**63 - 2})
+    assert [request.seed for request in head.requests] == [2**63 - 2, 2**63 - 1, -(2**63)]
+    head.requests.clear()
+    for seed in (-(2**63), 2**63 - 5, 2**200, 7.0):
+        api.client.post("/chat", json={"message": "hi", "seed": seed})
+    assert [request.seed for request in head.requests] == [-(2**63), 2**63 - 5, 0, 7]
+    head.requests.clear()
+    for _ in range(4):
+        api.client.post("/chat", json={"message": "hi"})
+    assert len({request.seed for request in head.requests}) == 4
+
+
+def test_what_the_request_says_reaches_the_head(serve, head):
+    api = serve(head, request_s=12.5)
+    body = {**CHAT, "max_tokens": 3, "max_completion_tokens": 4, "stop": ["a", "b"], "seed": 5}
+    assert api.client.post("/v1/chat/completions", json=body).status_code == 200
+    body = {**TEXT, "max_tokens": 3, "stop": "x"}
+    assert api.client.post("/v1/completions", json=body).status_code == 200
+    first, second = head.requests
+    assert (first.max_tokens, first.stop, first.seed, first.deadline_s) == (4, ("a", "b"), 5, 12.5)
+    assert (second.prompt, second.max_tokens, second.stop, second.literal) == ("hi", 3, ("x",), ())
+
+
+def test_messages_of_parts_and_developers(api, head):
+    messages = [
+        {"role": "developer", "content": "be kind", "name": "d"},
+        {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+        {"role": "assistant", "content": "c", "refusal": None, "tool_calls": None, "annotations": []},
+        {"role": "user", "content": "d"},
+    ]
+    assert api.client.post("/v1/chat/completions", json={**CHAT, "messages": messages}).status_code == 200
+    turns = ("system\nbe kind", "user\na\nb", "assistant\nc", "user\nd")
+    wanted = "".join(f"<|im_start|>{turn}<|im_end|>\n" for turn in turns)
+    assert head.requests[0].prompt == f"{wanted}<|im_start|>assistant\n"
+
+
+def test_without_a_template_the_last_words_of_the_user_are_continued(serve, head):
+    head.model = ABOUT.model_copy(update={"chat_template": None})
+    api = serve(head)
+    messages = [HI, {"role": "assistant", "content": "x"}, {"role": "user", "content": "Once"}, HI]
+    assert api.client.post("/chat", json={"messages": messages}).status_code == 200
+    assert (head.requests[0].prompt, head.requests[0].literal) == ("Once\nhi", ((0, 7),))
+    only = [{"role": "assistant", "content": "x"}]
+    assert "message of a user" in refused(api.client.post("/chat", json={"messages": only}), 400)["message"]
+
+
+HARMLESS = {
+    "user": "u", "metadata": {"a": "b"}, "store": True, "service_tier": "auto", "parallel_tool_calls": False,
+    "presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}, "logprobs": False, "tools": [],
+    "tool_choice": "none", "response_format": {"type": "text"}, "best_of": 1, "suffix": None, "top_logprobs": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_parameters_that_ask_for_nothing_are_taken(api, path):
+    body = CHAT if "chat" in path else TEXT
+    assert api.client.post(path, json={**body, **HARMLESS}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("logprobs", True), ("top_logprobs", 3), ("logit_bias", {"5": 10}), ("presence_penalty", 0.5),
+        ("frequency_penalty", -1), ("tools", [{"type": "function"}]), ("tool_choice", "required"),
+        ("response_format", {"type": "json_object"}), ("best_of", 2), ("suffix", "x"), ("modalities", ["audio"]),
+    ],
+)  # fmt: skip
+def test_parameters_that_cannot_be_honoured_are_refused(api, head, name, value):
+    for path, body in (("/v1/chat/completions", CHAT), ("/v1/completions", TEXT)):
+        error = refused(api.client.post(path, json={**body, name: value}), 400)
+        assert (error["param"], error["code"], error["type"]) == (
+            name,
+            "unsupported_parameter",
+            "invalid_request_error",
+        )
+    assert head.requests == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/chat", {}, "messages"),
+        ("/chat", {"message": "a", "messages": [HI]}, "messages"),
+        ("/chat", {"messages": []}, "messages"),
+        ("/chat", {"message": 5}, "message"),
+        ("/chat", {"message": "a", "temperature": "1"}, "temperature"),
+        ("/chat", {"message": "a", "temperature": 2.5}, "temperature"),
+        ("/chat", {"message": "a", "top_p": -0.1}, "top_p"),
+        ("/chat", {"message": "a", "top_k": True}, "top_k"),
+        ("/chat", {"message": "a", "strategy": "beam"}, "strategy"),
+        ("/chat", {"message": "a", "max_tokens": 0}, "max_tokens"),
+        ("/chat", {"message": "a", "seed": 1.5}, "seed"),
+        ("/chat", {"message": "a", "mesage": "b"}, "mesage"),
+        ("/chat", [], None),
+        ("/chat", {"messages": [{"role": "tool", "content": "a"}]}, "messages.0.role"),
+        ("/chat", {"messages": [{"role": "user", "content": None}]}, "messages.0.content.str"),
+        ("/chat", {"messages": [HI] * 1025}, "messages"),
+        ("/v1/chat/completions", {"messages": [HI]}, "model"),
+        ("/v1/chat/completions", {**CHAT, "n": 0}, "n"),
+        ("/v1/chat/completions", {**CHAT, "n": 17}, "n"),
+        ("/v1/chat/completions", {**CHAT, "stop": ["a"] * 17}, "stop.list[constrained-str]"),
+        ("/v1/chat/completions", {**CHAT, "stop": ""}, "stop.constrained-str"),
+        ("/v1/chat/completions", {**CHAT, "stream_options": {"include": True}}, "stream_options"),
+        ("/v1/chat/completions", {**CHAT, "echo": True}, "echo"),
+        ("/v1/completions", {**TEXT, "prompt": []}, None),
+        ("/v1/completions", {**TEXT, "prompt": [-1]}, None),
+        ("/v1/completions", {**TEXT, "prompt": ["a"] * 9, "n": 2}, "n"),
+        ("/v1/completions", {**TEXT, "prompt": [1, 2], "echo": True}, "echo"),
+    ],
+)
+def test_what_is_wrong_is_named(api, head, path, body, param):
+    error = refused(api.client.post(path, json=body), 400)
+    assert error["type"] == "invalid_request_error"
+    if param is not None:
+        assert error["param"].split(".")[0] == param.split(".")[0]
+    assert head.requests == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"{", b"\xff\xfe", b"null", b'{"message": "\\ud800"}', b'{"message": "a", "temperature": NaN}',
+        b'{"message": "a", "temperature": Infinity}', b'{"message": "a", "max_tokens": 1' + b"0" * 5000 + b"}",
+        b"[" * 100_000, b'{"\\ud800": 1, "message": "a"}', b'{"message": "a", "stop": ["\\udfff"]}',
+    ],
+)  # fmt: skip
+def test_bodies_that_are_no_json_or_no_text(api, head, body):
+    for path in ("/chat", "/v1/chat/completions", "/v1/completions"):
+        refused(api.client.post(path, content=body, headers={"content-type": "application/json"}), 400)
+    assert head.requests == []
+
+
+def test_all_problems_are_told_at_once(api):
+    error = refused(api.client.post("/chat", json={"message": "a", "top_k": "x", "top_p": 3, "foo": 1}), 400)
+    for part in ("top_k", "top_p", "Unrecognized request argument supplied: foo"):
+        assert part in error["message"]
+
+
+def test_prompts_of_token_ids_and_several(api, head):
+    body = api.client.post("/v1/completions", json={**TEXT, "prompt": [5, 6]}).json()
+    assert head.requests[0].prompt == [5, 6]
+    assert body["choices"] == [{"index": 0, "text": "Hello!", "logprobs": None, "finish_reason": "stop"}]
+    head.requests.clear()
+    body = api.client.post("/v1/completions", json={**TEXT, "prompt": [[5], [6, 7]], "n": 2}).json()
+    assert [request.prompt for request in head.requests] == [[5], [5], [6, 7], [6, 7]]
+    assert [choice["index"] for choice in body["choices"]] == [0, 1, 2, 3]
+    assert body["usage"] == {"prompt_tokens": 10, "completion_tokens": 8, "total_tokens": 18}
+    body = api.client.post("/v1/completions", json={**TEXT, "prompt": ["a", "a"]}).json()
+    assert body["usage"]["prompt_tokens"] == 10
+    body = api.client.post("/v1/completions", json={**TEXT, "prompt": ["a", "b"], "echo": True}).json()
+    assert [choice["text"] for choice in body["choices"]] == ["aHello!", "bHello!"]
+
+
+def test_a_model_that_is_not_served(api):
+    for body, path in ((CHAT, "/v1/chat/completions"), (TEXT, "/v1/completions")):
+        error = refused(api.client.post(path, json={**body, "model": "gpt-9"}), 404)
+        assert (error["code"], error["param"]) == ("model_not_found", "model")
+    assert refused(api.client.get("/v1/models/owner/name"), 404)["code"] == "model_not_found"
+    assert api.client.get("/v1/models/small").json()["id"] == "small"
+
+
+def test_what_is_not_there(api):
+    refused(api.client.get("/nothing"), 404)
+    assert refused(api.client.get("/chat"), 405)
+    refused(api.client.options("/chat"), 405)
+
+
+def test_what_the_head_refuses(api, head):
+    head.refuse = RequestError("it needs room for 99 tokens")
+    assert refused(api.client.post("/chat", json={"message": "hi"}), 400)["message"] == "it needs room for 99 tokens"
+    head.refuse = RequestError("the prompt has 65 tokens")
+    error = refused(api.client.post("/v1/completions", json={**TEXT, "prompt": "x" * 65}), 400)
+    assert (error["code"], error["param"]) == ("context_length_exceeded", "prompt")
+    assert "64 tokens" in error["message"]
+    assert "65 tokens" in error["message"]
+    error = refused(api.client.post("/v1/completions", json={**TEXT, "prompt": [1] * 65}), 400)
+    assert error["code"] == "context_length_exceeded"
+    head.refuse = BusyError("64 requests wait already")
+    answer = api.client.post("/v1/chat/completions", json={**CHAT, "stream": True})
+    assert refused(answer, 429)["type"] == "rate_limit_error"
+    assert int(answer.headers["retry-after"]) > 0
+    head.refuse = PeerLostError("pi5 is gone")
+    answer = api.client.post("/v1/chat/completions", json=CHAT)
+    assert refused(answer, 503)["message"] == "pi5 is gone"
+
+
+def test_one_refused_of_several_frees_the_others(serve, head):
+    head.script = None
+    head.most = 2
+    api = serve(head)
+    assert refused(api.client.post("/v1/chat/completions", json={**CHAT, "n": 3}), 429)
+    head.until(lambda: sorted(head.cancelled) == [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("trouble", "status", "kind"),
+    [("deadline", 504, "timeout_error"), ("stage_lost", 503, "server_error"), ("closed", 503, "server_error")],
+)
+def test_failures_before_and_within_a_stream(api, head, trouble, status, kind):
+    head.script = lambda request: [Delta(1, "He"), Failed(trouble, "pi5 is gone", usage(1))]
+    error = refused(api.client.post("/v1/chat/completions", json=CHAT), status)
+    assert error == {"message": "pi5 is gone", "type": kind, "param": None, "code": trouble}
+    for path, body in (("/v1/chat/completions", CHAT), ("/v1/completions", TEXT)):
+        answer = api.client.post(path, json={**body, "stream": True})
+        assert answer.status_code == 200
+        assert events(answer)[-1] == {"error": error}
+    *_, last = events(api.client.post("/chat", json={"message": "hi", "stream": True}))
+    assert last == {"type": "error", "error": error}
+    assert [record["finish"] for record in api.records()] == [trouble] * 4
+    assert [record["status"] for record in api.records()] == [status, 200, 200, 200]
+
+
+def test_chunks_of_a_chat_completion(api):
+    body = {**CHAT, "stream": True, "n": 2, "stream_options": {"include_usage": True}}
+    chunks = events(api.client.post("/v1/chat/completions", json=body))
+    assert chunks.pop() == "[DONE]"
+    last = chunks.pop()
+    assert last["choices"] == []
+    assert last["usage"] == {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": 4, "total_tokens": PROMPT_TOKENS + 4}
+    assert all(chunk["usage"] is None for chunk in chunks)
+    for number in range(2):
+        own = [chunk["choices"][0] for chunk in chunks if chunk["choices"][0]["index"] == number]
+        deltas = [choice["delta"] for choice in own]
+        assert deltas == [
+            {"role": "assistant", "content": ""}, {"content": "Hel"}, {"content": "lo"}, {"content": "!"}, {},
+        ]  # fmt: skip
+        assert [choice["finish_reason"] for choice in own] == [None] * 4 + ["stop"]
+    assert {(chunk["id"], chunk["object"], chunk["model"]) for chunk in [*chunks, last]} == {
+        (last["id"], "chat.completion.chunk", "small")
+    }
+
+
+def test_chunks_of_a_completion(api):
+    body = {**TEXT, "stream": True, "echo": True}
+    chunks = events(api.client.post("/v1/completions", json=body))
+    assert chunks.pop() == "[DONE]"
+    assert [chunk["choices"][0]["text"] for chunk in chunks] == ["hi", "Hel", "lo", "!"]
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None, None, None, "stop"]
+
+
+def test_config(api):
+    body = api.client.get("/config").json()
+    assert (body["model"], body["layers"], body["precision"], body["chat"]) == ("small", 4, "fp32", True)
+    assert body["active_strategy"] == "top_p"
+    assert body["strategies"]["greedy"] == {"temperature": 0.0, "top_k": 0, "top_p": 1.0}
+    assert body["strategies"]["top_k"] == {"temperature": 1.0, "top_k": 40, "top_p": 1.0}
+    assert (body["limits"]["context"], body["limits"]["max_tokens"]) == (64, 16)
+
+
+def test_health_tells_the_truth(api, head):
+    answer = api.client.get("/health")
+    assert answer.status_code == 200
+    stages = answer.json()["stages"]
+    told = [(stage["node"], stage["layers"], stage["alive"], stage["ms_per_step"]) for stage in stages]
+    assert told == [("mini1", "0:2", True, 5.0), ("pi5", "2:4", True, 10.0)]
+    gone = READY.stages[1].model_copy(update={"alive": False, "steps": 0, "busy_s": 0.0})
+    head.now = READY.model_copy(update={"state": "lost", "reason": "pi5 is gone", "stages": (READY.stages[0], gone)})
+    answer = api.client.get("/health")
+    assert answer.status_code == 503
+    assert (answer.json()["state"], answer.json()["reason"]) == ("lost", "pi5 is gone")
+    assert [stage["alive"] for stage in answer.json()["stages"]] == [True, False]
+
+
+def test_reconnect(serve, head):
+    api = serve(head, reconnect_s=7.0)
+    assert api.client.post("/reconnect").json()["state"] == "ready"
+    assert head.reconnects == [7.0]
+    head.refuse = PeerLostError("pi5 did not come")
+    assert refused(api.client.post("/reconnect"), 503)["message"] == "pi5 did not come"
+
+
+def test_before_the_model_is_there(api, head):
+    head.now = READY.model_copy(update={"state": "starting", "reason": "the stages have not come yet"})
+    assert api.client.get("/health").status_code == 503
+    for answer in (
+        api.client.post("/chat", json={"message": "hi"}),
+        api.client.post("/v1/completions", json=TEXT),
+        api.client.get("/v1/models"),
+        api.client.get("/config"),
+    ):
+        assert "the stages have not come yet" in refused(answer, 503)["message"]
+    page = api.client.get("/")
+    assert page.status_code == 200
+    assert "the stages have not come yet" in page.text
+
+
+def test_the_page_says_what_is_served(api, head):
+    head.model = ABOUT.model_copy(update={"name": "<b>small</b>"})
+    page = api.client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "&lt;b&gt;small" in page.text
+    assert "<b>" not in page.text
+    assert "mini1 0:2, pi5 2:4" in page.text
+
+
+def test_a_bug_is_told_in_the_same_form(api, head, caplog):
+    def broken(request):
+        raise ZeroDivisionError
+
+    head.submit = lambda request, tell: broken(request)
+    assert refused(api.client.post("/chat", json={"message": "hi"}), 500)["type"] == "server_error"
+    assert "a bug while answering POST /chat" in caplog.text
+    assert api.records()[0]["finish"] == "internal_error"

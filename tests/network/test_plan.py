@@ -1,0 +1,364 @@
+"""Plans carried out on machines that behave as their tools do: what is wanted is reached, nothing is left to do, and
+taking it back gives the same machine to the byte."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from smolcluster.network.actions import actions_of
+from smolcluster.network.diff import plan_host, plan_network
+from smolcluster.network.steps import HostPlan, describe
+from smolcluster.spec import ClusterSpec
+
+from .clusters import CHAIN, TRIANGLE, home
+from .homes import bare, mac, pi, situation
+from .machines import Mac, Machine, Pi, blank
+
+
+def problems(plan: HostPlan) -> list[str]:
+    return [str(problem).replace("\n    fix: ", " | ") for problem in plan.problems]
+
+
+def carry_out(machines: dict[str, Machine], spec: ClusterSpec | None = None) -> list[HostPlan]:
+    plans = list(plan_network(situation(machines, spec)))
+    assert not [problem for plan in plans for problem in problems(plan)]
+    for plan in plans:
+        machines[plan.node].apply(plan.steps)
+    return plans
+
+
+def commands(plan: HostPlan) -> list[str]:
+    return [
+        " ".join(action.argv) or f"{'write' if action.text else 'remove'} {action.path}"
+        for step in plan.steps
+        for action in actions_of(step)
+    ]
+
+
+@pytest.mark.parametrize("cables", [CHAIN, TRIANGLE], ids=["chain", "cycle"])
+@pytest.mark.parametrize("pis", [True, False])
+def test_home_from_bare_machines_and_back(cables: tuple, pis: bool) -> None:
+    machines = bare(cables)
+    before = {node: machine.snapshot() for node, machine in machines.items()}
+    plans = carry_out(machines, home(pis=pis))
+    assert all(plan.steps for plan in plans)
+    again = plan_network(situation(machines, home(pis=pis)))
+    assert [(plan.node, plan.steps, problems(plan)) for plan in again] == [(plan.node, (), []) for plan in plans]
+    for plan in reversed(plans):
+        machines[plan.node].apply(plan.rollback())
+    assert {node: machine.snapshot() for node, machine in machines.items()} == before
+
+
+def test_what_every_machine_of_the_chain_is_told() -> None:
+    told = {plan.node: commands(plan) for plan in plan_network(situation(bare(CHAIN)))}
+    assert list(told) == ["mini1", "mini3", "macbook", "mini2", "pi5", "pi4", "win"]
+    assert told["mini1"] == [
+        "networksetup -setmanual Thunderbolt Bridge 10.10.0.1 255.255.255.0",
+        "networksetup -setadditionalroutes Thunderbolt Bridge 192.168.51.0 255.255.255.0 10.10.0.3",
+        "networksetup -setmanual Kabel 192.168.50.1 255.255.255.0",
+        "write /Library/LaunchDaemons/org.smolcluster.network.plist",
+        "sysctl -w net.inet.ip.forwarding=1",
+    ]
+    assert told["macbook"] == [
+        "networksetup -setadditionalroutes WLAN 192.168.50.0 255.255.255.0 172.20.10.5"
+        " 192.168.51.0 255.255.255.0 172.20.10.7",
+    ]
+    assert told["pi5"] == [
+        "nmcli connection add type ethernet con-name smolcluster-eth0 ifname eth0 autoconnect yes"
+        " connection.autoconnect-priority 100 ipv4.method disabled ipv6.method link-local",
+        "nmcli connection modify smolcluster-eth0 ipv4.method manual ipv4.addresses 192.168.50.2/24"
+        " ipv4.gateway  ipv4.never-default yes",
+        "nmcli connection modify smolcluster-eth0 ipv4.routes 10.10.0.0/24 192.168.50.1,"
+        " 172.20.10.0/24 192.168.50.1, 192.168.51.0/24 192.168.50.1",
+        "nmcli connection up smolcluster-eth0 ifname eth0",
+    ]
+    assert [line.partition("-Command ")[2] for line in told["win"]] == [
+        "New-NetRoute -InterfaceAlias 'Wi-Fi' -DestinationPrefix '192.168.50.0/24' -NextHop '172.20.10.5'",
+        "New-NetRoute -InterfaceAlias 'Wi-Fi' -DestinationPrefix '192.168.51.0/24' -NextHop '172.20.10.7'",
+    ]
+
+
+def test_what_a_mac_on_a_cycle_is_told() -> None:
+    (plan,) = [p for p in plan_network(situation(bare(TRIANGLE))) if p.node == "mini2"]
+    assert commands(plan) == [
+        "ifconfig bridge0 deletem en2",
+        "ifconfig bridge0 deletem en3",
+        "networksetup -createnetworkservice smolcluster-en2 en2",
+        "networksetup -setmanual smolcluster-en2 10.10.1.2 255.255.255.252",
+        "networksetup -setadditionalroutes smolcluster-en2 10.10.0.1 255.255.255.255 10.10.1.1"
+        " 10.10.1.4 255.255.255.252 10.10.1.1 192.168.50.0 255.255.255.0 10.10.1.1",
+        "networksetup -createnetworkservice smolcluster-en3 en3",
+        "networksetup -setmanual smolcluster-en3 10.10.1.9 255.255.255.252",
+        "networksetup -setadditionalroutes smolcluster-en3 10.10.0.3 255.255.255.255 10.10.1.10"
+        " 192.168.51.0 255.255.255.0 10.10.1.10",
+        "networksetup -createnetworkservice smolcluster-lo0 lo0",
+        "networksetup -setmanual smolcluster-lo0 10.10.0.2 255.255.255.255",
+        "write /Library/LaunchDaemons/org.smolcluster.network.plist",
+        "sysctl -w net.inet.ip.forwarding=1",
+    ]
+
+
+@pytest.mark.parametrize(("first", "then"), [(CHAIN, TRIANGLE), (TRIANGLE, CHAIN)], ids=["closed", "opened"])
+def test_a_cable_more_or_less(first: tuple, then: tuple) -> None:
+    """The chain becomes a cycle or the other way; what the first left behind is taken away, and can be brought back."""
+    machines = bare(first)
+    carry_out(machines)
+    for node, recabled in bare(then).items():
+        if isinstance(recabled, Mac):
+            machine = machines[node]
+            assert isinstance(machine, Mac)
+            machine.profiler = recabled.profiler
+            for port in ("en2", "en3", "en4"):
+                machine.devices[port]["up"] = recabled.devices[port]["up"]
+    before = {node: machine.snapshot() for node, machine in machines.items()}
+    plans = carry_out(machines)
+    assert not [step for plan in plan_network(situation(machines)) for step in plan.steps]
+    fresh = bare(then)
+    carry_out(fresh)
+    for node in ("mini1", "mini2", "mini3"):
+        new = fresh[node]
+        assert isinstance(new, Mac)
+        if then is TRIANGLE:  # our address was on the bridge, and nothing tells what was there before it
+            new.service("Thunderbolt Bridge")["ipv4"] = ["v4off"]
+        assert machines[node].snapshot() == new.snapshot()
+    for plan in reversed(plans):
+        machines[plan.node].apply(plan.rollback())
+    assert {node: machine.snapshot() for node, machine in machines.items()} == before
+
+
+def test_the_owners_routes_stay_and_old_ones_of_ours_go() -> None:
+    machines = bare(CHAIN)
+    mini2 = machines["mini2"]
+    assert isinstance(mini2, Mac)
+    mini2.service("Thunderbolt Bridge")["routes"] = [
+        ["10.99.0.0", "255.255.0.0", "10.10.0.9"],
+        ["192.168.50.0", "255.255.255.0", "10.10.0.3"],
+    ]
+    mini2.service("WLAN")["routes"] = [["192.168.51.0", "255.255.255.0", "172.20.10.7"]]
+    carry_out(machines)
+    assert mini2.service("Thunderbolt Bridge")["routes"] == [
+        ["10.99.0.0", "255.255.0.0", "10.10.0.9"],
+        ["192.168.50.0", "255.255.255.0", "10.10.0.1"],
+        ["192.168.51.0", "255.255.255.0", "10.10.0.3"],
+    ]
+    assert mini2.service("WLAN")["routes"] == []
+
+
+def test_what_is_kept_but_not_in_force_is_set_again() -> None:
+    machines = bare(CHAIN)
+    carry_out(machines)
+    pi5 = machines["pi5"]
+    assert isinstance(pi5, Pi)
+    pi5.devices["eth0"]["in_force"] = blank("someone cleared it", "disabled")
+    plan = plan_host("pi5", situation(machines))
+    assert [(step.kind, step.before == step.after) for step in plan.steps] == [("ipv4", True), ("routes", True)]
+    pi5.apply(plan.steps)
+    assert plan_host("pi5", situation(machines)).steps == ()
+
+
+def test_an_unplugged_cable_is_no_reason_to_set_anything_again() -> None:
+    machines = bare(CHAIN)
+    carry_out(machines)
+    machines["pi5"].devices["eth0"]["up"] = False
+    assert plan_host("pi5", situation(machines)).steps == ()
+
+
+def test_forwarding_that_somebody_else_turned_on_stays() -> None:
+    machines = bare(CHAIN)
+    machines["mini2"].forwarding = True
+    carry_out(machines)
+    assert machines["mini2"].forwarding
+    assert machines["mini2"].files == {}
+
+
+def test_what_carries_the_login_is_not_touched() -> None:
+    machines = bare(CHAIN)
+    machines["mini1"].leases["en0"] = "192.168.77.5/24"
+    machines["mini1"].ssh = "192.168.77.1 50000 192.168.77.5 22"
+    found = situation(machines)
+    document = found.document
+    line = document.line(("networks", "ethernet_pi5", "members", "mini1"))
+    plan = plan_host("mini1", found)
+    assert plan.steps == ()
+    (problem,) = problems(plan)
+    assert problem.startswith(
+        f"home.smol.yml:{line}: networks.ethernet_pi5.members.mini1: mini1 has no ethernet interface"
+    )
+    named = home()
+    networks = tuple(
+        n.model_copy(update={"interfaces": {"mini1": "en0"}}) if n.name == "ethernet_pi5" else n for n in named.networks
+    )
+    plan = plan_host("mini1", situation(machines, named.model_copy(update={"networks": networks})))
+    assert plan.steps == ()
+    assert problems(plan) == [
+        f"home.smol.yml:{line}: networks.ethernet_pi5.members.mini1: en0 of mini1 carries the login and is not touched"
+        " (it would change: ipv4) | log in over another wire (the machine's `host:`), or set it by hand once"
+    ]
+
+
+def test_the_login_may_stay_where_its_address_stays() -> None:
+    """A Pi set up by hand and logged into over its cable: it keeps its address and gets its routes."""
+    machines = bare(CHAIN)
+    pi5 = machines["pi5"]
+    assert isinstance(pi5, Pi)
+    by_hand = blank("mine", "manual") | {"ipv4.addresses": "192.168.50.2/24", "ipv4.gateway": "192.168.50.1"}
+    pi5.connections["hand"] = by_hand
+    pi5._activate("eth0", "hand")
+    del pi5.leases["wlan0"]
+    pi5.ssh = "172.20.10.4 50000 192.168.50.2 22"
+    before = pi5.snapshot()
+    plan = plan_host("pi5", situation(machines))
+    assert problems(plan) == []
+    pi5.apply(plan.steps)
+    # Its way to the Internet through the Mac is kept, with the owner's connection untouched.
+    assert pi5.devices["eth0"]["in_force"]["ipv4.gateway"] == "192.168.50.1"
+    assert pi5.connections["hand"] == by_hand
+    assert plan_host("pi5", situation(machines)).steps == ()
+    pi5.apply(plan.rollback())
+    assert pi5.snapshot() == before
+
+
+def test_a_route_may_not_take_the_login_along() -> None:
+    machines = bare(CHAIN)
+    pi5 = machines["pi5"]
+    pi5.ssh = "172.20.10.4 50000 192.168.1.15 22"  # from the hotspot, through the home router
+    (problem,) = problems(plan_host("pi5", situation(machines)))
+    assert "the route to 172.20.10.0/24 via 192.168.50.1 would take the login from 172.20.10.4 along" in problem
+
+
+def test_an_unknown_login_address_stops_the_plan() -> None:
+    machines = bare(CHAIN)
+    machines["mini2"].ssh = "172.20.10.4 50000 172.20.10.99 22"
+    (problem,) = problems(plan_host("mini2", situation(machines)))
+    assert "nothing tells which interface 172.20.10.99" in problem
+
+
+def test_two_interfaces_that_could_be_it_are_asked_about() -> None:
+    machines = bare(CHAIN)
+    machines["pi5"].devices["eth1"] = {"up": True, "mtu": 1500, "active": None, "in_force": None}
+    (problem,) = problems(plan_host("pi5", situation(machines)))
+    assert problem.endswith(
+        "networks.ethernet_pi5.members.pi5: pi5 has several interfaces for it: eth0, eth1"
+        " | write `interfaces: {pi5: eth0}`, or whichever it is"
+    )
+
+
+def test_a_gateway_known_by_name_must_have_been_asked() -> None:
+    machines = {node: machine for node, machine in bare(CHAIN).items() if node != "mini3"}
+    (problem,) = problems(plan_host("macbook", situation(machines)))
+    assert problem.endswith(
+        "networks.wifi.members.mini3: macbook needs mini3's address here for its route to 192.168.51.0/24"
+        " | give mini3's found state too, or write its address for mini3.local"
+    )
+
+
+def test_a_disabled_service_and_a_larger_mtu() -> None:
+    machines = bare(CHAIN)
+    mini1 = machines["mini1"]
+    assert isinstance(mini1, Mac)
+    mini1.service("Kabel")["enabled"] = False
+    mini1.devices["en0"]["mtu"] = 9000
+    before = mini1.snapshot()
+    plan = plan_host("mini1", situation(machines))
+    assert "networksetup -setMTU en0 1500" in commands(plan)
+    assert "networksetup -setnetworkserviceenabled Kabel on" in commands(plan)
+    mini1.apply(plan.steps)
+    assert plan_host("mini1", situation(machines)).steps == ()
+    mini1.apply(plan.rollback())
+    assert mini1.snapshot() == before
+
+
+def test_a_step_reads_as_a_diff() -> None:
+    plan = plan_host("mini1", situation(bare(CHAIN)))
+    assert describe(plan.steps[0]) == "bridge0 ipv4\n  - dhcp\n  + manual 10.10.0.1/24"
+    assert describe(plan.steps[1]) == "bridge0 routes\n  - none\n  + 192.168.51.0/24 via 10.10.0.3"
+    assert describe(plan.steps[-1]) == "forwarding\n  - off\n  + on"
+
+
+IPV4 = st.sampled_from([
+    ["dhcp"], ["v4off"], ["bootp"], ["dhcp", "my-id"], ["manual", "10.10.0.2", "255.255.255.0"],
+    ["manual", "10.10.0.9", "255.255.0.0"], ["manual", "192.168.50.1", "255.255.255.0", "192.168.50.254"],
+    ["manualwithdhcprouter", "192.168.1.9"],
+])  # fmt: skip
+TRIPLES = st.lists(
+    st.sampled_from([
+        ["10.99.0.0", "255.255.0.0", "10.10.0.9"], ["192.168.50.0", "255.255.255.0", "10.10.0.1"],
+        ["192.168.51.0", "255.255.255.0", "10.10.0.9"], ["10.10.0.3", "255.255.255.255", "10.10.1.10"],
+    ]),
+    unique_by=lambda t: t[0],
+)  # fmt: skip
+ODD = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@ODD
+@given(data=st.data(), cables=st.sampled_from([CHAIN, TRIANGLE]), node=st.sampled_from(["mini1", "mini2", "mini3"]))
+def test_any_mac(data: st.DataObject, cables: tuple, node: str) -> None:
+    machine = mac(node, cables)
+    for service in machine.services[:2]:
+        service |= {"ipv4": data.draw(IPV4), "routes": data.draw(TRIPLES), "enabled": data.draw(st.booleans())}
+    if data.draw(st.booleans()):
+        machine.services.pop(0)
+    for device in data.draw(st.lists(st.sampled_from(["en2", "en4", "lo0"]), unique=True)):
+        ours = {"name": f"smolcluster-{device}", "device": device, "enabled": data.draw(st.booleans())}
+        machine.services.append(ours | {"ipv4": data.draw(IPV4), "routes": data.draw(TRIPLES)})
+    machine.members = data.draw(st.sets(st.sampled_from(["en2", "en3", "en4"])))
+    machine.devices["en0"] |= {"up": data.draw(st.booleans()), "mtu": data.draw(st.sampled_from([1500, 9000]))}
+    machine.forwarding = data.draw(st.booleans())
+    check_machine(bare(cables) | {node: machine}, node)
+
+
+@ODD
+@given(data=st.data())
+def test_any_pi(data: st.DataObject) -> None:
+    machine = pi("pi5", "192.168.1.15")
+    wired = blank("mine", "manual") | {
+        "ipv4.addresses": data.draw(st.sampled_from(["192.168.50.2/24", "192.168.50.7/24", "10.10.0.2/24"])),
+        "ipv4.routes": data.draw(st.sampled_from(["", "10.10.0.0/24 192.168.50.9", "10.99.0.0/16 192.168.50.9"])),
+        "802-3-ethernet.mtu": data.draw(st.sampled_from(["auto", "9000"])),
+    }
+    machine.connections["hand"] = wired
+    if data.draw(st.booleans()):
+        address = data.draw(st.sampled_from(["192.168.50.2/24", "10.0.0.1/8"]))
+        ours = {"connection.id": "smolcluster-eth0", "ipv4.addresses": address, "ipv4.never-default": "yes"}
+        machine.connections["ours"] = wired | ours
+    active = data.draw(st.sampled_from([None, *[u for u in machine.connections if u != "uuid-wifi-pi5"]]))
+    machine.devices["eth0"] |= {"active": None, "in_force": None}
+    if active is not None:
+        machine._activate("eth0", active)
+    machine.devices["eth0"]["up"] = data.draw(st.booleans())
+    machine.forwarding = data.draw(st.booleans())
+    check_machine(bare(CHAIN) | {"pi5": machine}, "pi5")
+
+
+@ODD
+@given(data=st.data())
+def test_any_pc(data: st.DataObject) -> None:
+    machines = bare(CHAIN)
+    table = st.sampled_from([
+        ["192.168.50.0/24", "172.20.10.5", "Wi-Fi"], ["192.168.51.0/24", "172.20.10.99", "Wi-Fi"],
+        ["10.9.0.0/16", "172.20.10.1", "Wi-Fi"], ["192.168.50.0/24", "192.168.7.7", "Ethernet"],
+    ])  # fmt: skip
+    machines["win"].table = data.draw(st.lists(table, unique_by=tuple))  # type: ignore[attr-defined]
+    check_machine(machines, "win")
+
+
+def check_machine(machines: dict[str, Machine], node: str) -> None:
+    machine = machines[node]
+    before = machine.snapshot()
+    now = situation(machines)
+    plan = plan_host(node, now)
+    assert problems(plan) == []
+    machine.apply(plan.steps)
+    found = machine.found()
+    after = plan_host(node, replace(now, found={**now.found, node: found}))
+    assert (problems(after), after.steps) == ([], ())
+    in_force = [address for one in found.interfaces if one.up for address in one.addresses]
+    for address in now.wanted.host(node).addresses:
+        up = [one for one in found.interfaces if one.up and one.has(address.address)]
+        assert len(up) == 1 or address.address not in in_force
+    machine.apply(plan.rollback())
+    assert machine.snapshot() == before
