@@ -25,7 +25,7 @@ from smolcluster.jobs.nodefile import load_node, load_plan
 from smolcluster.plan.types import NodeConfig, Plan, RankPlan, ServePlan
 from smolcluster.runtime.failures import DONE, SERVE_SMALLER, Failure, understand
 from smolcluster.runtime.process import Stop, die_with_parent, log_to_stdout, peak_rss_mb
-from smolcluster.runtime.results import write_result
+from smolcluster.runtime.results import leave_result
 from smolcluster.runtime.runfolder import RankResult, RunFolder
 
 log = logging.getLogger("smolcluster.worker")
@@ -73,7 +73,7 @@ def serve_part(config: NodeConfig, plan: ServePlan, me: RankPlan, stop: Stop) ->
         generation=config.generation,
         final=ending.final,
     )
-    write_result(RunFolder(Path(config.run_dir)), result)
+    leave_result(RunFolder(Path(config.run_dir)), result)
     return ending.exit_code
 
 

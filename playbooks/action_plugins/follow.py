@@ -32,10 +32,11 @@ from smolcluster.errors import SmolError
 from smolcluster.jobs import PollResult, poll_job, stop_job
 from smolcluster.jobs.asking import Asking, NoAnswerError
 from smolcluster.jobs.identity import orphaned
+from smolcluster.jobs.restarts import SupervisorRestarts
 from smolcluster.jobs.telling import ServedLines, StepLines, Telling
 from smolcluster.jobs.types import START_DEADLINE_S
 from smolcluster.observe.serving_lines import address_lines
-from smolcluster.runtime.runfolder import JobState, RunFolder, ServingNote, write_atomic
+from smolcluster.runtime.runfolder import RunFolder, ServingNote, write_atomic
 
 _SPEC: dict[str, dict[str, Any]] = {
     "node": {"type": "str", "required": True},
@@ -79,6 +80,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         self._home = RunFolder(Path(self._options["home"]))
         self._width = max(len(name) for name in self._options["nodes"])
         self._task_vars = task_vars
+        self._told: dict[str, str] = {}
+        self._restarts = SupervisorRestarts(self._options["max_restarts"], self._options["serves"])
         outcome = self._outcome()
         self._note(outcome)
         return {**result, "changed": False, "failed": False, **outcome}
@@ -98,7 +101,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 note = answer.serving or note
                 self._show(lines.lines(answer, answered))
                 self._ready(answer.serving)
-                if self._may_go_on(answer.job) and self._straggles() is None:
+                if answer.job.lost and self._straggles() is None and self._restarts.due(answer.job, answered):
                     if (failure := self._start_again()) is not None:
                         return self._said("failed", failure, at_once=True)
                     answered, asking = time.monotonic(), self._asking()
@@ -120,7 +123,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             silent_s = time.monotonic() - answered
             if silent_s > self._options["answer_s"] and not self._may_come_back():
                 why = why or "the connection hangs"
-                return self._said("lost", f"no answer for {silent_s:.0f} s; the run ends there by itself: {why}")
+                return self._said("lost", f"no answer for {silent_s:.0f} s; {self._ends_there()}: {why}")
         return self._said("lost", "the controller was ended")
 
     # Asking the node
@@ -151,16 +154,26 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             else:
                 self._ask("stop")
         except (NoAnswerError, SmolError, OSError) as error:
-            return self._said("lost", f"{reason}; it could not be ended ({error}), its lease will")
+            return self._said("lost", f"{reason}; it could not be ended ({error}); {self._ends_there()}")
         return self._said(state, reason, at_once=state == "failed")
+
+    def _ends_there(self) -> str:
+        """What becomes of the part of a node that cannot be reached."""
+        if not self._options["until_ready"]:
+            return "the run ends there by itself"
+        return f"detached, it goes on there until ansible-playbook stop.yml -e run_id={self._home.path.name}"
 
     # A served model
 
     def _ready(self, note: ServingNote | None) -> None:
-        """Tell everybody when it answers for the first time: the other nodes, and the person where."""
-        if note is None or note.state != "ready" or self._home.was_ready.exists():
+        """Tell everybody when it answers for the first time: the other nodes, and the person where; the person again
+        if that has changed, as an API that was started again takes another free port where 0 was asked for.
+        """
+        if note is None or note.state != "ready" or note.urls == self._told:
             return
-        write_atomic(self._home.was_ready, "")
+        self._told = note.urls
+        if not self._home.was_ready.exists():
+            write_atomic(self._home.was_ready, "")
         key_file = self._options["api_key_file"]
         key = Path(key_file).read_text(encoding="utf-8").strip() if key_file else ""
         elsewhere = "" if self._options["local"] else self._options["node"]
@@ -183,10 +196,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return self._straggles() is None
 
     # A dead supervisor
-
-    def _may_go_on(self, job: JobState) -> bool:
-        """Whether its supervisor died, without a word, in a run that bears another restart."""
-        return job.lost and job.restarts < self._options["max_restarts"]
 
     def _start_again(self) -> str | None:
         """Start a supervisor that takes the run over; why it could not be, or None."""

@@ -12,7 +12,8 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ import yaml
 
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.jobs import start_job, stop_job
+from smolcluster.jobs.restarts import SupervisorRestarts
 from smolcluster.jobs.types import JobError, JobRefused, PollResult
 from smolcluster.plan.render import LEASE_S
 from smolcluster.plan.types import NodeConfig, Plan, ServePlan
@@ -112,9 +114,15 @@ def start_all(run: Run) -> None:
     point_latest(run.folder.path)
 
 
-def start_lost(run: Run, answers: Sequence[PollResult], max_restarts: int) -> bool:
-    """Start the supervisors that died without a word, as often as the run allows restarts. Whether there were any."""
-    dead = [each.job for each in answers if each.job.lost and each.job.restarts < max_restarts]
+def restarts_of(run: Run, most: int, serves: bool) -> dict[str, SupervisorRestarts]:
+    """By node: how often its supervisor is started again, as many times as the run allows restarts."""
+    return {node: SupervisorRestarts(most, serves) for node in run.node_files}
+
+
+def start_lost(run: Run, answers: Sequence[PollResult], restarts: Mapping[str, SupervisorRestarts]) -> bool:
+    """Start the supervisors that died without a word, as often as `restarts` allows. Whether there were any."""
+    now = time.monotonic()
+    dead = [each.job for each in answers if restarts[each.job.node].due(each.job, now)]
     for job in dead:
         print(f"{job.node}  its supervisor died; starting it again", flush=True)
         try:

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from smolcluster.commands._here import (
@@ -16,6 +17,7 @@ from smolcluster.commands._here import (
     interrupts,
     lay_out,
     new_folder,
+    restarts_of,
     start_all,
     start_lost,
     workdir_of,
@@ -49,7 +51,11 @@ def lay_out_serving(cluster: ClusterSpec, plan: ServePlan, model: Path) -> Run:
             "api_key_file": str(key) if node == api and plan.api.asks_for_key else None,
         }
 
-    return lay_out(folder, plan, folder.path / "data", own)
+    run = lay_out(folder, plan, folder.path / "data", own)
+    # So that runs/latest/model is a model still. Some systems have no such links.
+    with suppress(OSError):
+        folder.model.symlink_to(model)
+    return run
 
 
 def serve(run: Run, plan: ServePlan) -> None:
@@ -75,8 +81,10 @@ class _Following:
         self._needed = {plan.ranks[0].node, self._api}
         width = max(len(node) for node in run.node_files)
         self._lines = {node: ServedLines(node, width, LINES_EVERY_S) for node in run.node_files}
+        self._restarts = restarts_of(run, plan.serve.recovery.max_restarts, serves=True)
         self._began = time.monotonic()
         self._ready = False
+        self._told: dict[str, str] = {}
 
     def until_ended(self, asked: threading.Event) -> None:
         """Returns when no node's part runs any more."""
@@ -84,9 +92,7 @@ class _Following:
         while True:
             answers = {node: poll_job(self._run.folder.path, node) for node in self._run.node_files}
             self._tell(answers)
-            if not asked.is_set() and start_lost(
-                self._run, tuple(answers.values()), self._plan.serve.recovery.max_restarts
-            ):
+            if not asked.is_set() and start_lost(self._run, tuple(answers.values()), self._restarts):
                 continue
             if all(answer.job.state not in ACTIVE_STATES for answer in answers.values()):
                 break
@@ -104,10 +110,12 @@ class _Following:
         for node, answer in answers.items():
             self._print(self._lines[node].lines(answer, now))
         note = answers[self._api].serving
-        if note is None or note.state != "ready" or self._ready:
+        if note is None or note.state != "ready" or note.urls == self._told:
             return
-        self._ready = True
-        write_atomic(self._run.folder.was_ready, "")
+        if not self._ready:
+            self._ready = True
+            write_atomic(self._run.folder.was_ready, "")
+        self._told = note.urls  # an API that was started again takes another free port where 0 was asked for
         self._print(address_lines(note.urls, self._key()))
 
     def _key(self) -> str:

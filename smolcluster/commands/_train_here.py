@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from smolcluster.commands._here import (
@@ -13,6 +14,7 @@ from smolcluster.commands._here import (
     interrupts,
     new_folder,
     point_latest,
+    restarts_of,
     start_all,
     start_lost,
     workdir_of,
@@ -21,6 +23,7 @@ from smolcluster.commands._here import lay_out as lay_out_run
 from smolcluster.data.prepare import prepare_data
 from smolcluster.data.weights import prepare_weights
 from smolcluster.jobs import poll_job, stop_job
+from smolcluster.jobs.restarts import SupervisorRestarts
 from smolcluster.jobs.types import ACTIVE_STATES, ASKED_GRACE_S, PollResult
 from smolcluster.observe.progress import Mark, progress_line, slowest, time_left_s
 from smolcluster.plan.types import Plan
@@ -70,11 +73,12 @@ def run_in_processes(run: Run, plan: Plan) -> int:
     asked = threading.Event()
     pause = threading.Event()
     watches = {node: _Watch(node) for node in run.node_files}
+    restarts = restarts_of(run, plan.run.recovery.max_restarts, serves=False)
     with interrupts(asked):
         start_all(run)
         while True:
             answers = [watch.look(run.folder.path) for watch in watches.values()]
-            if not asked.is_set() and _start_again(run, plan, answers):
+            if not asked.is_set() and _start_again(run, plan, answers, restarts):
                 continue
             if all(answer.job.state not in ACTIVE_STATES for answer in answers):
                 break
@@ -87,12 +91,11 @@ def run_in_processes(run: Run, plan: Plan) -> int:
     return 3 if "failed" in states else 130 if "stopped" in states else 0
 
 
-def _start_again(run: Run, plan: Plan, answers: list[PollResult]) -> bool:
-    recovery = plan.run.recovery
+def _start_again(run: Run, plan: Plan, answers: list[PollResult], restarts: Mapping[str, SupervisorRestarts]) -> bool:
     over = any(each.job.state in ("failed", "stopped") and not each.job.lost for each in answers)
-    if over and not recovery.elastic:
+    if over and not plan.run.recovery.elastic:
         return False
-    return start_lost(run, answers, recovery.max_restarts)
+    return start_lost(run, answers, restarts)
 
 
 class _Watch:

@@ -187,9 +187,13 @@ class Engine:
         status = self.status()
         own = Pong(**vars(self.head_state()), rss_mb=psutil.Process().memory_info().rss / 1e6)
         now = {place.rank: place for place in self._pipeline.layout.places}
+        silent = [rank for rank in now if rank and not self._pipeline.roster.alive(rank)]
+        reason = status.reason
+        if status.state == "ready" and silent:  # not lost yet, but texts may stand still
+            reason = f"rank {', '.join(map(str, silent))} has not answered for a moment"
         return Health(
             state=status.state,
-            reason=status.reason,
+            reason=reason,
             epoch=status.epoch,
             active=status.active,
             waiting=status.waiting,

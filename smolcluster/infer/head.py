@@ -55,9 +55,10 @@ class StageNow(Frozen):
 
 
 class Health(Frozen):
-    """The truth of now. Only `ready` serves; `reason` says why else. `epoch` grows with every (re-)connection.
+    """The truth of now. Only `ready` serves; `reason` says why else, or what may be coming.
 
-    `active` requests hold caches, `waiting` ones do not yet; `tokens` were chosen since the head began.
+    `epoch` grows with every (re-)connection. `active` requests hold caches, `waiting` ones do not yet; `tokens` were
+    chosen since the head began.
     """
 
     state: Literal["starting", "ready", "lost", "closed"]

@@ -269,6 +269,8 @@ class Loop:
 
     def _lose(self, error: PeerError) -> None:
         log.error("epoch %d is over: %s", self.pipeline.epoch, error)
+        for session in self.schedule.active.values():
+            session.losses += 1
         self._drop_chain(str(error))
         self.keeper.lost(str(error))
 
@@ -281,7 +283,6 @@ class Loop:
         lost = self.schedule.clear()
         for session in lost:
             self._renumber(session)
-            session.losses += 1
         self.schedule.waiting.extendleft(reversed(lost))
         for session in tuple(self.sessions.values()):
             if self.on_loss == "fail" or session.losses > _MOST_LOSSES:

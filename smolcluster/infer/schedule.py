@@ -25,11 +25,6 @@ class Schedule:
         self._turns: deque[Session] = deque()
 
     @property
-    def full(self) -> bool:
-        """Whether no more may wait."""
-        return len(self.waiting) >= self._limits.queue
-
-    @property
     def held(self) -> int:
         """Tokens that caches are kept for."""
         return sum(session.max_len for session in self.active.values()) + sum(self.leaving.values())

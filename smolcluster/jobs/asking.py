@@ -70,4 +70,6 @@ class Asking(Generic[Answer]):
             answer: Answer | NoAnswerError = self._ask()
         except NoAnswerError as error:
             answer = error
+        except Exception as error:  # noqa: BLE001  a question without an end would be the last one
+            answer = NoAnswerError(f"{type(error).__name__}: {error}")
         self._answers.put((number, answer))

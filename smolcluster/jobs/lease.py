@@ -45,5 +45,5 @@ class Lease:
         return (
             f"the controller's lease ran out: nobody has renewed it for {term_s:g} s. The controller was ended, or "
             "cannot reach this node; if neither is so, the node answers too slowly: "
-            f"ansible-playbook train.yml -e ship_lease_s={3 * term_s:g}"
+            f"start the playbook again with -e ship_lease_s={3 * term_s:g}"
         )

@@ -64,7 +64,9 @@ def _serving(folder: RunFolder, state: JobState) -> ServingNote | None:
         silent_s = time.time() - note.time
         if doing == "running" and silent_s < SILENT_S:
             return note
-        why = f"the API has said nothing for {silent_s:.0f} s" if doing == "running" else "the API is started again"
+        # Not for how long: a reason that changes is told anew.
+        silent = f"the API has said nothing for more than {SILENT_S:.0f} s"
+        why = silent if doing == "running" else "the API is started again"
         return note.model_copy(update={"state": "lost", "reason": why, "tokens_per_s": 0.0})
     return None
 

@@ -73,7 +73,7 @@ class RestartsOfEach:
         self.count = before.restarts + 1 if before is not None else 0
         self.reason = before.reason if before is not None else ""
         self.ours = before is not None
-        self.said = ""
+        self.said = "taken over" if before is not None else ""
         # Why a rank is not started again.
         self.refusal = ""
 
@@ -105,3 +105,24 @@ class RestartsOfEach:
 
     def _lately(self, rank: int, now: float) -> list[float]:
         return [when for when in self._times.get(rank, ()) if now - when < WINDOW_S]
+
+
+class SupervisorRestarts:
+    """How often a supervisor of one node that died is started again: for whoever follows the run. Its ranks' restarts
+    count too in a training; a served model's may be of weeks ago, so there only the follower's own of the last minutes.
+    """
+
+    def __init__(self, most: int, serves: bool) -> None:
+        self._most = most
+        self._serves = serves
+        self._times: list[float] = []
+
+    def due(self, job: JobState, now: float) -> bool:
+        """Whether it is started again now, by a steady clock in seconds; counts it if so."""
+        if not job.lost:
+            return False
+        self._times = [when for when in self._times if now - when < WINDOW_S]
+        if (len(self._times) if self._serves else job.restarts) >= self._most:
+            return False
+        self._times.append(now)
+        return True

@@ -21,7 +21,7 @@ from smolcluster.jobs.supervise import Supervisor
 from smolcluster.jobs.types import STOP_GRACE_S
 from smolcluster.jobs.verdict import INTERRUPTED
 from smolcluster.plan.types import NodeConfig, ServePlan
-from smolcluster.runtime.results import read_result
+from smolcluster.runtime.results import read_result, write_result
 
 _log = logging.getLogger("smolcluster.supervisor")
 
@@ -56,13 +56,19 @@ class EachSupervisor(Supervisor):
         while self._running or self._due:
             self._watch_on()
             for rank in [rank for rank, when in self._due.items() if when <= time.monotonic()]:
-                self._start_again(rank)
+                if rank in self._due:  # else the one before could not be started, which stops them all
+                    self._start_again(rank)
 
     def _next_wait_s(self) -> float:
         waits = [when - time.monotonic() for when in self._due.values()]
         return max(0.001, min(super()._next_wait_s(), *waits)) if waits else super()._next_wait_s()
 
     def _begin_stop(self, order: StopOrder) -> None:
+        for rank in self._due if order.outcome == "failed" else ():
+            # It would have been started again: its death is not what ends the job.
+            result = read_result(self._folder, self._config.node, rank)
+            if result is not None:
+                write_result(self._folder, result.model_copy(update={"root_cause": False}))
         self._due.clear()
         super()._begin_stop(order)
 

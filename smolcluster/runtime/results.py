@@ -8,16 +8,30 @@ they need it they come too, and if nobody comes they were done (`read_finished`)
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from smolcluster.files import explain_with_path
 from smolcluster.runtime.runfolder import RankResult, RunFolder, ServingNote, write_atomic
+
+log = logging.getLogger("smolcluster.worker")
 
 
 def write_result(folder: RunFolder, result: RankResult) -> None:
     """Write a rank's result.json in its place, whole or not at all."""
     _write(folder.result(result.node, result.rank), result)
+
+
+def leave_result(folder: RunFolder, result: RankResult) -> None:
+    """`write_result` as a rank's last act: where it cannot be written the log has it, and the supervisor a word for
+    ranks that left none.
+    """
+    try:
+        write_result(folder, result)
+    except OSError as error:
+        log.error("no result.json: %s", explain_with_path(error))
 
 
 def read_result(folder: RunFolder, node: str, rank: int) -> RankResult | None:

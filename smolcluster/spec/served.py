@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from smolcluster.errors import ConfigError, Problem
-from smolcluster.spec.document import Document, Tree
-from smolcluster.spec.layers import Merged, merge
+from smolcluster.spec.document import Document, KeyPath, Tree
+from smolcluster.spec.layers import Merged, is_flag, merge
 from smolcluster.spec.modelfile import Decoding, ServedModel
 from smolcluster.spec.pretrained import TOKENIZER_FILES
 from smolcluster.spec.problems import did_you_mean, listed
@@ -50,6 +50,20 @@ Find = Callable[[str], ModelFolder]
 
 
 @dataclass(frozen=True)
+class _Layered(Document):
+    """An entry with flags laid over it: what is wrong with a key is said of the file, or flag, that it came from."""
+
+    layers: Merged = field(kw_only=True)
+
+    def problem(self, path: KeyPath, what: str, fix: str = "") -> Problem:
+        """A Problem at that key, by the name it has where it was written."""
+        source = self.layers.source((*self.prefix, *path)) if path else None
+        if source is None:
+            return super().problem(path, what, fix)
+        return source.problem(path if is_flag(source) else (*self.prefix, *path), what, fix)
+
+
+@dataclass(frozen=True)
 class Choice:
     """The model to serve; without `found` and `shape` where nobody looked for its weights."""
 
@@ -77,7 +91,7 @@ def choose(name: str, inventory: Path, settings: list[Document], find: Find | No
         entries = merge([*files, *over])
         source = entries.source((name,))
         where = source.file if source is not None else FILE
-        model = validated(Document(where, entries.data[name], {}, prefix=(name,)), ServedModel)
+        model = validated(_Layered(where, entries.data[name], {}, prefix=(name,), layers=entries), ServedModel)
         if find is None:
             return Choice(name, model, inputs=inputs)
         found = find(model.weights_model_name)
@@ -96,8 +110,8 @@ def choose(name: str, inventory: Path, settings: list[Document], find: Find | No
     wanted = str(path.absolute()) if path.exists() else name
     found = find(wanted) if find is not None else ModelFolder(path, "", "")
     shape = read_shape(found.folder)
-    tree = merge([Document("", _entry(name, shape), {}), *settings])
-    model = validated(Document(settings[-1].file if settings else name, tree.data, {}), ServedModel)
+    tree = merge([Document(name, _entry(name, shape), {}), *settings])
+    model = validated(_Layered(settings[-1].file if settings else name, tree.data, {}, layers=tree), ServedModel)
     problems = _contradictions("", model, shape, tree)
     if problems:
         raise ConfigError(problems)

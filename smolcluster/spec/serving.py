@@ -196,7 +196,7 @@ def _split_overrides(request: Request) -> tuple[list[Document], tuple[str, ...],
 def _of_training(request: Request) -> list[Problem]:
     """Flags that mean nothing here."""
     given = {"--dataset": request.dataset, "--config": request.config, "--init": request.init}
-    fix = "leave it away; --model says what is served"
+    fix = "leave it away; --model says what is served, inventory/configs/model_config_inference.yaml how"
     return [
         Problem(f"{name} {value}", 0, "", "is a flag of training, and a model is only served here", fix)
         for name, value in given.items()

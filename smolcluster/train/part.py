@@ -10,7 +10,6 @@ from pathlib import Path
 
 from smolcluster.comm import open_fabric
 from smolcluster.errors import InterruptedRun, PeerError
-from smolcluster.files import explain_with_path
 from smolcluster.plan.types import NodeConfig, Plan, RankPlan
 from smolcluster.runtime.context import Alone, RunContext
 from smolcluster.runtime.device import pick_device
@@ -18,7 +17,7 @@ from smolcluster.runtime.entering import enter
 from smolcluster.runtime.failures import DONE, Failure, understand
 from smolcluster.runtime.generation import read_generation
 from smolcluster.runtime.process import peak_rss_mb
-from smolcluster.runtime.results import forget_finished, keep_finished, read_finished, write_result
+from smolcluster.runtime.results import forget_finished, keep_finished, leave_result, read_finished, write_result
 from smolcluster.runtime.runfolder import RankResult, RunFolder, Status
 from smolcluster.strategies.base import NotFiniteError
 from smolcluster.train.account import Account
@@ -64,10 +63,7 @@ def train_part(config: NodeConfig, plan: Plan, me: RankPlan, stop: Callable[[], 
     if done:  # and said so: what the wires made of their end changes nothing
         ending = DONE
     result = _result(config, plan, me, account, ending, sent, received)
-    try:
-        write_result(folder, result)
-    except OSError as error:  # the log has it then, and the supervisor a word for ranks that left none
-        log.error("no result.json: %s", explain_with_path(error))
+    leave_result(folder, result)
     return result.exit_code
 
 

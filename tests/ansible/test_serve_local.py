@@ -92,7 +92,8 @@ def test_detached_it_is_seen_stopped_and_collected(local: Cluster, tiny: Tiny) -
 def test_one_that_does_not_become_ready_is_ended_and_told(local: Cluster, tiny: Tiny) -> None:
     outcome = local.play("inference", f"model={tiny.folder}", "follow_ready_s=0", override=PORTS)
     assert outcome.code == 2
-    assert "node1: failed: not ready after " in outcome.text
+    assert "node1  failed: not ready after " in outcome.text
+    assert "node1: failed, see above" in outcome.text
     told = json.loads((local.runs / outcome.run_id / "summary.json").read_text())
     assert told["status"] == "failed"
     assert not local.processes()

@@ -1,13 +1,17 @@
 """What is written down: requests.jsonl, serving.json, Prometheus' figures. Never a word of what was asked."""
 
+import asyncio
 import json
 import threading
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from smolcluster.chat.backend.note import keep_note
+from smolcluster.chat.backend.service import Service
+from smolcluster.chat.backend.settings import ApiSettings
 from smolcluster.infer.request import Delta
-from smolcluster.runtime.runfolder import RequestRecord, ServingNote
+from smolcluster.runtime.runfolder import RequestRecord, ServingNote, write_atomic
 from tests.chat.fake_head import PROMPT_TOKENS, READY, written
 
 SECRET = "xyzzy-secret"
@@ -116,6 +120,36 @@ def test_the_note_follows(serve, head):
     api.serving.stop()
     note = ServingNote.model_validate(json.loads(api.note_file.read_text()))
     assert (note.state, note.reason, note.tokens) == ("closed", "the API was stopped", 3)
+
+
+def test_the_last_note_is_the_last(head, tmp_path, monkeypatch):
+    """A write that is under way when the API is stopped does not come to lie over it."""
+    file = tmp_path / "serving.json"
+    under_way, go, written_late = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(path, text):
+        late = json.loads(text)["state"] == "ready"
+        if late:
+            under_way.set()
+            assert go.wait(60)
+        write_atomic(path, text)
+        if late:
+            written_late.set()
+
+    async def stopped_while_it_writes() -> None:
+        service = Service(head, ApiSettings())
+        keeping = asyncio.create_task(keep_note(service, file))
+        assert await asyncio.to_thread(under_way.wait, 60)
+        keeping.cancel()
+        asyncio.get_running_loop().call_later(0.1, go.set)
+        with pytest.raises(asyncio.CancelledError):
+            await keeping
+        assert await asyncio.to_thread(written_late.wait, 60)
+        service.close()
+
+    monkeypatch.setattr("smolcluster.chat.backend.note.write_atomic", slow)
+    asyncio.run(stopped_while_it_writes())
+    assert json.loads(file.read_text())["state"] == "closed"
 
 
 @pytest.mark.parametrize("trouble", ["stage_lost", "deadline"])

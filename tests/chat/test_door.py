@@ -67,6 +67,15 @@ def test_the_link_gives_a_cookie_and_loses_the_key(locked):
         assert locked.client.get("/config", headers={"Cookie": f"smolcluster_key={cookie}".encode()}).status_code == 401
 
 
+@pytest.mark.parametrize("other", ['prefs={"a": 1}', "a:b[]=1", "x=a b", "k=\xe9", "=", "flag", 'q="'])
+def test_cookies_of_other_servers_on_this_machine_do_not_hide_ours(locked, other):
+    own = locked.client.get("/", params={"key": KEY}).headers["set-cookie"].partition(";")[0]
+    locked.client.cookies.clear()
+    for cookies in (f"{other}; {own}", f"{own}; {other}"):
+        assert locked.client.get("/config", headers={"Cookie": cookies.encode("latin-1")}).status_code == 200
+    assert locked.client.get("/config", headers={"Cookie": other.encode("latin-1")}).status_code == 401
+
+
 def test_where_none_is_needed_a_key_does_not_matter(api):
     assert api.client.get("/", params={"key": KEY}).status_code == 303
     assert api.client.get("/config", headers=BEARER).status_code == 200

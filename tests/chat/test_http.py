@@ -3,7 +3,9 @@
 import json
 
 import pytest
+from pydantic import ValidationError
 
+from smolcluster.chat.backend.asked import ChatAsked, ChatCompletionAsked, CompletionAsked
 from smolcluster.errors import BusyError, PeerLostError, RequestError
 from smolcluster.infer.request import Delta, Failed
 from smolcluster.models.sampling import Sampling
@@ -212,6 +214,30 @@ def test_bodies_that_are_no_json_or_no_text(api, head, body):
     for path in ("/chat", "/v1/chat/completions", "/v1/completions"):
         refused(api.client.post(path, content=body, headers={"content-type": "application/json"}), 400)
     assert head.requests == []
+
+
+MANY = 100_000
+
+
+@pytest.mark.parametrize(
+    ("asked", "body"),
+    [
+        (CompletionAsked, {**TEXT, "prompt": [-1] * MANY}),
+        (CompletionAsked, {**TEXT, "prompt": [[]] * MANY}),
+        (CompletionAsked, {**TEXT, "prompt": [["a"] * MANY]}),
+        (CompletionAsked, {**TEXT, "prompt": [[-1] * MANY] * 16}),
+        (CompletionAsked, {**TEXT, "stop": [1] * MANY}),
+        (ChatCompletionAsked, {**CHAT, "messages": [{"role": "user", "content": [{}] * MANY}]}),
+        (ChatCompletionAsked, {**CHAT, "messages": [{**HI, **dict.fromkeys(map(str, range(MANY)))}]}),
+        (ChatCompletionAsked, {**CHAT, "messages": [0] * MANY}),
+        (ChatAsked, {"message": "a", **dict.fromkeys(map(str, range(MANY)))}),
+    ],
+)
+def test_problems_without_number_are_not_all_told(asked, body):
+    """All of them at once would be hundreds of thousands, made while everybody else waits."""
+    with pytest.raises(ValidationError) as raised:
+        asked.model_validate(body)
+    assert raised.value.error_count() <= 50
 
 
 def test_all_problems_are_told_at_once(api):

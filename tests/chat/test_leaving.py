@@ -1,13 +1,20 @@
 """Clients that leave, take nothing, or dawdle, and a server that is stopped: nothing is held, nobody waits for ever."""
 
+import asyncio
+import contextlib
 import json
 import socket
 import threading
+from http.client import HTTPConnection
 
 import httpx2
 import pytest
+from websockets.sync.client import connect as websocket
 
-from smolcluster.infer.request import Delta
+from smolcluster.chat.backend.exchange import Exchange
+from smolcluster.chat.backend.service import Service
+from smolcluster.chat.backend.settings import ApiSettings
+from smolcluster.infer.request import Delta, Request
 from tests.chat.fake_head import endless, written
 
 CHAT = {"model": "small", "messages": [{"role": "user", "content": "hi"}]}
@@ -89,6 +96,125 @@ def test_a_reader_that_takes_nothing_is_let_go(serve, head):
     connection.close()
 
 
+def connect(api) -> socket.socket:
+    host, port = api.url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=60)
+
+
+def ended(connection: socket.socket) -> bytes:
+    """What comes until the other end hangs up, which it does."""
+    told = b""
+    with contextlib.suppress(ConnectionResetError):
+        while more := connection.recv(1 << 20):
+            told += more
+    return told
+
+
+@pytest.mark.parametrize("path", ["/chat", "/ws/chat"])
+def test_the_connection_of_a_reader_that_takes_nothing_ends(serve, head, path):
+    """What was written and not taken does not hold it."""
+    head.script = lambda request: (Delta(number, "x" * 50_000) for number in range(1000))
+    api = serve(head, send_s=0.3)
+    with contextlib.ExitStack() as held:
+        if path == "/chat":
+            held.enter_context(raw(api, path, {"message": "hi", "stream": True}))
+        else:
+            url = f"{api.url.replace('http', 'ws')}{path}"
+            talking = held.enter_context(websocket(url, compression=None, max_queue=1, close_timeout=0))
+            talking.send(json.dumps({"message": "hi"}))
+        head.until(lambda: head.cancelled == [0])
+        tries = threading.Event()
+        for _ in range(600):
+            if not (left := api.serving.connections):
+                break
+            tries.wait(0.05)
+        assert left == 0
+
+
+def test_events_that_wait_do_not_hold_up_the_loop(head):
+    """A send that need not wait lets nobody else run, so taking the next event must."""
+
+    async def others_turns() -> int:
+        service = Service(head, ApiSettings())
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        running = asyncio.create_task(other())
+        async with Exchange(service, "/chat", "chat", stream=True) as exchange:
+            head.script = lambda request: written(*"a" * 100)
+            await exchange.submit([Request("hi")], "message")
+            while exchange.completion_tokens < 100:
+                await asyncio.sleep(0.01)
+            turns = 0
+            while exchange.left:
+                await exchange.next()
+            told = turns
+        running.cancel()
+        service.close()
+        return told
+
+    assert asyncio.run(others_turns()) >= 100
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET /health HTTP/1.1\r\nHost: local"])
+def test_a_connection_that_asks_for_nothing_is_closed(serve, head, begun):
+    with connect(serve(head, body_s=0.3)) as connection:
+        connection.sendall(begun)
+        assert ended(connection) == b""
+
+
+def test_a_body_that_nobody_waits_for_does_not_hold_its_connection(serve, head):
+    """It was answered already: 415, before a byte of it was read."""
+    with connect(serve(head, body_s=0.3)) as connection:
+        connection.sendall(b"POST /chat HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+        assert connection.recv(12) == b"HTTP/1.1 415"
+        with pytest.raises(OSError):
+            trickle(connection)
+
+
+def trickle(connection: socket.socket) -> None:
+    for _ in range(1200):
+        connection.sendall(b"1\r\nx\r\n")
+        threading.Event().wait(0.05)
+
+
+def test_those_who_ask_nothing_do_not_keep_out_those_who_ask(serve, head, monkeypatch):
+    monkeypatch.setattr("smolcluster.chat.backend.serve._MOST_CONNECTIONS", 4)
+    head.script = None
+    api = serve(head)
+    with contextlib.ExitStack() as held:
+        asking = held.enter_context(raw(api, "/chat", {"message": "hi", "stream": True}))
+        head.asked()
+        idle = [held.enter_context(connect(api)) for _ in range(12)]
+        assert api.client.get("/health").status_code == 200
+        assert ended(idle[0]) == b""
+        head.say(0, *written("all the same"))
+        assert b"all the same" in ended(asking)
+
+
+def test_connections_are_used_again_and_again(serve, head):
+    """The time of each request is its own."""
+    api = serve(head, body_s=0.4)
+    host, port = api.url.removeprefix("http://").split(":")
+    with contextlib.closing(HTTPConnection(host, int(port), timeout=60)) as connection:
+        for _ in range(8):
+            connection.request("GET", "/health")
+            answer = connection.getresponse()
+            assert (answer.status, json.loads(answer.read())["state"]) == (200, "ready")
+            threading.Event().wait(0.1)
+    head.script = None
+    with api.client.stream("POST", "/chat", json={"message": "hi", "stream": True}) as answer:
+        head.asked()
+        threading.Event().wait(1.0)
+        head.say(0, *written("late"))
+        assert "late" in "".join(answer.iter_text())
+
+
 def test_a_silent_stream_shows_that_it_lives(serve, head):
     head.script = None
     api = serve(head, ping_s=0.05)
@@ -137,3 +263,26 @@ def test_a_stop_lets_requests_end_and_tells_those_that_do_not(serve, head):
         httpx2.get(f"{api.url}/health")
     assert not head.closed
     assert json.loads(api.note_file.read_text())["state"] == "closed"
+
+
+def test_a_stop_tells_those_whose_requests_were_being_begun(serve, head):
+    """The head takes a request only after all that it had were told of the stop."""
+    head.script = None
+    here, go = threading.Event(), threading.Event()
+    submit = head.submit
+
+    def slow(request, tell):
+        here.set()
+        assert go.wait(60)
+        return submit(request, tell)
+
+    head.submit = slow
+    api = serve(head, leave_s=3.0)
+    with raw(api, "/v1/chat/completions", CHAT) as connection:
+        assert here.wait(60)
+        api.app.state.service.leave()
+        go.set()
+        answer = ended(connection)
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"the server is being stopped" in answer
+    assert head.cancelled == [0]

@@ -65,6 +65,20 @@ def test_a_cancel_ends_the_request_and_not_the_socket(serve, head):
         assert hear(talking)["text"] == "more"
 
 
+def test_a_cancel_right_behind_its_request_is_not_lost(serve, head):
+    head.script = None
+    with talk(serve(head)) as talking:
+        say(talking, message="hi")
+        say(talking, type="cancel")
+        assert hear(talking)["finish_reason"] == "cancelled"
+        say(talking, message="again")
+        head.asked(2)
+        head.say(1, *written("more"))
+        assert hear(talking) == {"type": "token", "text": "more"}
+        assert hear(talking)["finish_reason"] == "length"
+    assert head.cancelled == [0]
+
+
 @pytest.mark.parametrize("politely", [True, False])
 def test_a_socket_that_closes_frees_its_request(serve, head, politely):
     head.script = None

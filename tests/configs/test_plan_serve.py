@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -188,14 +189,22 @@ def test_a_folder_is_a_model_of_its_own(tmp_path: Path, smollm2: Path) -> None:
     assert (serve.model.ctx_length, serve.model.max_new_tokens, serve.model.precision) == (96, 96, "int8")
 
 
+INT9 = '--override precision=int9: precision: must be one of fp32, bf16, int8, not the text "int9" | did you mean int8?'
+
+
 def test_flags_set_what_an_entry_says(smollm2: Path) -> None:
     model = planned(smollm2, asked(LOCAL, "", "precision=bf16", "ctx_length=512", "decoding_strategies.top_p.p=0.5"))
     assert (model.serve.model.precision, model.serve.model.ctx_length) == ("bf16", 512)
     assert model.serve.model.decoding_strategies["top_p"].p == 0.5
-    assert refused(smollm2, asked(LOCAL, "", "precision=int9", "ctx_length=9000")) == [
-        "smolcluster/configs/model_config_inference.yaml: smollm2.precision: must be one of fp32, bf16, int8, not the"
-        ' text "int9" | did you mean int8?'
+    assert refused(smollm2, asked(LOCAL, "", "precision=int9", "ctx_length=9000", "max_new_tokens=0")) == [
+        "--override max_new_tokens=0: max_new_tokens: must be more than 0, not 0 | write a whole number, at least 1",
+        INT9,
     ]
+
+
+def test_of_several_flags_for_a_folder_the_wrong_one_is_named(smollm2: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(smollm2, tmp_path / "model")
+    assert refused(smollm2, asked(LOCAL, str(folder), "precision=int9", "max_new_tokens=8")) == [INT9]
 
 
 def test_what_only_training_has_is_refused(smollm2: Path) -> None:

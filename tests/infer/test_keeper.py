@@ -11,6 +11,7 @@ from smolcluster.infer.keeper import Policy
 from smolcluster.infer.layout import Here, Layout, Place
 from smolcluster.infer.replan import Replanner
 from smolcluster.infer.request import Delta, Done, Event, Failed, Request
+from smolcluster.models.sampling import Sampling
 from smolcluster.plan.stages import Machine, weight_of
 from smolcluster.spec.shape import read_shape
 from tests.infer.infer_models import CONTEXT, generate
@@ -86,6 +87,17 @@ def test_a_lost_stage_is_waited_for_and_nobody_has_to_ask(stages, models, rank, 
         assert health.epoch > lost.epoch
         wait_until_free(engine)
     assert stages.endings == ["", ""]
+
+
+def test_health_says_of_a_stage_that_it_does_not_answer_before_it_counts_as_lost(stages, models):
+    _, folder = models("gpt2")
+    policy_ = policy(folder, WAIT_S)
+    with stages.serving(folder, CUTS, comm={"timeout_s": 600.0}, on_loss="continue", policy=policy_) as engine:
+        stages.freeze(2)
+        health = until(engine, lambda health: not health.stages[2].alive)
+        assert (health.state, health.reason) == ("ready", "rank 2 has not answered for a moment")
+        assert health.stages[1].alive
+        stages.kill(2)
 
 
 @pytest.mark.parametrize("rank", [1, 2])
@@ -205,6 +217,39 @@ def test_a_request_that_is_there_at_loss_after_loss_ends(stages, models):
         assert told == whole[:6]
         until(engine, lambda health: health.state == "ready")
         assert collect(engine.submit(Request(prompt_of(4), 40, GREEDY)))[0] == whole
+
+
+def test_a_seed_gives_the_same_text_through_losses(stages, models):
+    """What was drawn is never drawn again, and nothing is drawn for what was lost."""
+    _, folder = models("llama")
+    drawn = Request(prompt_of(4), 40, Sampling(temperature=1.5), seed=11, ignore_end=True)
+    with stages.serving(folder, ((0, 4),), on_loss="continue", policy=policy(folder, 0.0)) as engine:
+        whole, _, end = collect(engine.submit(drawn))
+        assert isinstance(end, Done)
+        told = []
+        for event in engine.submit(drawn):
+            if isinstance(event, Done):
+                break
+            told.append(event.token)
+            if len(told) in (1, 2, 9, 30):
+                engine._pipeline.lose("for a test")
+        assert engine.status().epoch >= 3
+    assert told == whole
+    assert len(set(told)) > 10, "it was sampled"
+
+
+def test_connecting_anew_is_no_loss_however_often_it_is_asked_for(stages, models):
+    model, folder = models("gpt2")
+    with stages.serving(folder, ((0, 4),), on_loss="continue", policy=policy(folder, 0.0)) as engine:
+        told = []
+        for event in engine.submit(Request(prompt_of(4), 40, GREEDY)):
+            if isinstance(event, Done):
+                break
+            assert not isinstance(event, Failed), event
+            told.append(event.token)
+            if len(told) % 2:
+                engine.reconnect(WAIT_S)
+        assert told == generate(model, prompt_of(4), 40)
 
 
 def test_closing_breaks_off_what_is_being_connected(stages, models):

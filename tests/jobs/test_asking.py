@@ -127,3 +127,17 @@ def test_a_process_that_never_saw_its_maker_knows_that_it_is_gone(tmp_path: Path
     subprocess.run([sys.executable, script, tmp_path], check=True, timeout=30)
     until(lambda: (tmp_path / "told").exists() and (tmp_path / "told").read_text() != "", "the child looked")
     assert (tmp_path / "told").read_text() == "True"
+
+
+def test_a_question_that_fails_unforeseen_is_no_answer_and_the_next_one_leaves() -> None:
+    numbers = iter(range(10))
+
+    def ask() -> int:
+        if (number := next(numbers)) < 3:
+            raise RuntimeError(f"question {number}")
+        return number
+
+    asking = Asking(ask, every_s=0.01, latest_s=0.05, under_way=1)
+    got = [asking.wait(20) for _ in range(4)]
+    assert [str(answer) for answer in got] == [*(f"RuntimeError: question {number}" for number in range(3)), "3"]
+    assert all(isinstance(answer, NoAnswerError) for answer in got[:3])

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from smolcluster.jobs import list_runs, poll_job, start_job, stop_job
-from smolcluster.jobs.restarts import FIRST_DELAY_S, MOST_DELAY_S, WINDOW_S, RestartsOfEach
+from smolcluster.jobs.restarts import FIRST_DELAY_S, MOST_DELAY_S, WINDOW_S, RestartsOfEach, SupervisorRestarts
 from smolcluster.jobs.state import read_state
 from smolcluster.jobs.types import JobRefused
 from smolcluster.runtime.runfolder import JobState, RankResult, ServingNote, write_atomic
@@ -136,8 +139,11 @@ def test_a_dead_supervisor_takes_everything_along_and_the_next_one_counts_on(new
     assert (lost.state, lost.lost, lost.ranks) == ("failed", True, {0: "130", 1: "130"})
     assert node.start().restarts == 1
     until(lambda: starts(node, 0) == 2, "it runs again")
+    node.remember()
     stop_job(node.run_dir, "node1")
     node.gone()
+    again = [line for line in node.folder.log("node1", 0).read_text().splitlines() if line.startswith("----")]
+    assert [line[:50] for line in again] == ["---- taken over: the supervisor on node1 (pid " + f"{pid}"[:4]]
 
 
 def test_serving_and_training_exclude_each_other(new_node: NodeMaker) -> None:
@@ -171,7 +177,8 @@ def test_poll_carries_what_the_api_says_and_notices_when_it_says_nothing(new_nod
     says(100)
     silent = poll_job(node.run_dir, "node1").serving
     assert silent is not None
-    assert (silent.state, silent.tokens, silent.reason[:34]) == ("lost", 7, "the API has said nothing for 100 s")
+    # Not how long: every look would have news.
+    assert (silent.state, silent.tokens, silent.reason) == ("lost", 7, "the API has said nothing for more than 30 s")
     says(0)
     os.kill(api, signal.SIGKILL)
     until(lambda: starts(node, 1) == 2, "the API is started again")
@@ -215,3 +222,40 @@ def test_what_would_end_the_same_way_is_not_tried_again(code: int) -> None:
     assert (policy.count, policy.ours) == (1, False)
     assert due(policy, 0, 0.0, 3, root_cause=True) == 2.0
     assert (policy.count, policy.ours, policy.reason) == (2, True, "rank 0: gone")
+
+
+def test_ranks_that_are_due_together_and_cannot_be_started_end_the_job_in_order(
+    new_node: NodeMaker, tmp_path: Path
+) -> None:
+    """The supervisor is held up while both wait to be started, and its Python has gone meanwhile."""
+    python = tmp_path / "python"
+    python.symlink_to(sys.executable)
+    node = new_node("run", "run", "run", serves=True, max_restarts=3, python=str(python))
+    pid = node.start().pid
+    ranks = [who for rank in range(3) for who in node.rank_pids(rank)]
+    python.unlink()
+    for rank in (0, 1):
+        os.kill(ranks[rank], signal.SIGKILL)
+    until(lambda: list(read_state(node.folder, "node1").ranks.values()).count("restarting") == 2, "both wait")
+    os.kill(pid, signal.SIGSTOP)
+    threading.Event().wait(1.5 * FIRST_DELAY_S)  # until both are due
+    os.kill(pid, signal.SIGCONT)
+    job = ended(node)
+    assert (job.state, job.ranks[2], job.lost) == ("failed", "130", False)
+    assert "cannot start" in job.reason
+    node.gone()
+
+
+def test_restarts_of_ranks_weeks_ago_do_not_keep_a_dead_supervisor_from_coming_back(new_node: NodeMaker) -> None:
+    node = new_node("run", "kill|kill|run", serves=True, max_restarts=2)
+    pid = node.start().pid
+    until(lambda: starts(node, 1) == 3 and poll_job(node.run_dir, "node1").job.ranks[1] == "running", "it runs")
+    node.remember()
+    os.kill(pid, signal.SIGKILL)
+    node.gone()
+    lost = poll_job(node.run_dir, "node1").job
+    assert (lost.lost, lost.restarts) == (True, 2)
+    assert not SupervisorRestarts(2, serves=False).due(lost, 0.0), "training counts all restarts"
+    restarts = SupervisorRestarts(2, serves=True)
+    assert [restarts.due(lost, now) for now in (0.0, 1.0, 2.0, WINDOW_S)] == [True, True, False, True]
+    assert not restarts.due(lost.model_copy(update={"lost": False}), 2 * WINDOW_S)

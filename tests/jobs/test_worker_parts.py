@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import threading
@@ -55,7 +56,7 @@ def take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple
             monkeypatch.setitem(sys.modules, f"smolcluster.{module}.rank", fake)
         code = run_rank(config, plan, plan.ranks[rank], Told(asked))
         result = read_result(RunFolder(tmp_path), "node1", rank)
-        assert result is not None
+        assert result is not None, "it left none"
         assert (result.rank, result.exit_code) == (rank, code)
         return code, result
 
@@ -130,3 +131,17 @@ def test_a_stop_can_be_waited_for() -> None:
     assert waited == [True]
     assert stop()
     # The pipe stays open: at its end the whole process would leave.
+
+
+def test_a_result_that_cannot_be_written_is_no_traceback(
+    take: Callable[..., tuple[int, RankResult]], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(path: Path, content: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr("smolcluster.runtime.results.write_atomic", full)
+    with pytest.raises(AssertionError, match="it left none"):
+        take(1, lambda *_: None, True)
+    [line] = [record.getMessage() for record in caplog.records if record.name == "smolcluster.worker"]
+    assert line.startswith("no result.json: ")
+    assert os.strerror(errno.ENOSPC) in line

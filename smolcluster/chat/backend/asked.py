@@ -15,6 +15,8 @@ MOST_PROMPTS = 16
 MOST_STOPS = 16
 LONGEST_STOP = 512
 _MOST_TOKENS = 1 << 31
+# More keys than that, and each would be told of.
+_MOST_KEYS = 256
 # OpenAI's parameters that change nothing about the text: for accounts, caches and tools that do not exist here.
 _HARMLESS = frozenset(
     {
@@ -81,6 +83,9 @@ Whole = Annotated[int, BeforeValidator(_number)]
 Natural = Annotated[int, Field(ge=0, le=_MOST_TOKENS), BeforeValidator(_number)]
 Count = Annotated[int, Field(ge=1, le=_MOST_TOKENS), BeforeValidator(_number)]
 Choices = Annotated[int, Field(ge=1, le=MOST_CHOICES), BeforeValidator(_number)]
+# Lists that may be long: the first of their items that is wrong is told, since all of them could be, and telling of
+# half a million takes seconds in which nobody else is served.
+Tokens = Annotated[list[Natural], Field(min_length=1, fail_fast=True)]
 Stop = Annotated[Text, Field(min_length=1, max_length=LONGEST_STOP)]
 
 
@@ -88,6 +93,15 @@ class Asked(BaseModel):
     """A JSON object: no unknown keys, numbers are numbers."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few(cls, value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > _MOST_KEYS:
+            raise PydanticCustomError(
+                "keys", "an object with {count} keys is nothing known here", {"count": len(value)}
+            )
+        return value
 
 
 class TextPart(Asked):
@@ -101,7 +115,7 @@ class Message(Asked):
     """One of a conversation. A list of parts is joined by line ends."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | list[TextPart]
+    content: Text | Annotated[list[TextPart], Field(fail_fast=True)]
 
     @model_validator(mode="before")
     @classmethod
@@ -218,8 +232,8 @@ class CompletionAsked(OpenAIAsked):
     prompt: (
         Text
         | Annotated[list[Text], Field(min_length=1, max_length=MOST_PROMPTS)]
-        | Annotated[list[Natural], Field(min_length=1)]
-        | Annotated[list[Annotated[list[Natural], Field(min_length=1)]], Field(min_length=1, max_length=MOST_PROMPTS)]
+        | Tokens
+        | Annotated[list[Tokens], Field(min_length=1, max_length=MOST_PROMPTS)]
     )
     echo: bool | None = None
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
+
+from starlette.requests import cookie_parser
 
 from smolcluster.chat.backend.refusals import ApiError
 from smolcluster.chat.backend.settings import ApiSettings
@@ -57,7 +58,9 @@ class Door:
         scheme, _, shown = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and self.is_key(shown.strip()):
             return True
-        ticket = _cookie(headers.get("cookie", ""))
+        # Not the standard library's parser: another server of this machine, whose cookies come along whatever its
+        # port, may set one that it cannot read, and then it reads none.
+        ticket = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
         return hmac.compare_digest(ticket.encode("utf-8", "replace"), self._ticket.encode())
 
     def check_key(self, headers: Mapping[str, str]) -> None:
@@ -96,11 +99,3 @@ def _same(origin: str, host: str) -> bool:
         return parts.scheme in ("http", "https") and parts.netloc.lower() == host.lower()
     except ValueError:
         return False
-
-
-def _cookie(header: str) -> str:
-    try:
-        found = SimpleCookie(header).get(COOKIE)
-    except CookieError:
-        return ""
-    return found.value if found is not None else ""

@@ -54,7 +54,7 @@ class ChatEvents:
     def __init__(self, exchange: Exchange, model: str) -> None:
         self._exchange = exchange
         self._model = model
-        self._text = ""
+        self._texts: list[str] = []
 
     def begin(self) -> list[str]:
         """Nothing."""
@@ -62,7 +62,7 @@ class ChatEvents:
 
     def event(self, _: int, event: Delta | Done) -> list[str]:
         """A token event, if there is text."""
-        self._text += event.text
+        self._texts.append(event.text)
         return [TokenEvent(text=event.text).model_dump_json()] if event.text else []
 
     def done(self, text: str | None = None) -> DoneEvent:
@@ -72,7 +72,7 @@ class ChatEvents:
         return DoneEvent(
             id=exchange.id,
             model=self._model,
-            text=self._text if text is None else text,
+            text="".join(self._texts) if text is None else text,
             finish_reason=exchange.finish[0],
             usage=UsageAnswer.of(exchange),
             first_token_s=exchange.first_s,

@@ -94,6 +94,8 @@ class Exchange:
                 self.prompt_tokens += stream.prompt_tokens
             if number not in self._ended:  # a head may be so quick that all of it was told before
                 self._streams[number] = stream
+                if self._service.leaving:  # that was told before this one was there
+                    self._service.cancel(stream)
             self._until = loop.time() + stream.within_s + _GRACE_S
 
     async def next(self, within_s: float | None = None) -> tuple[int, Delta | Done] | None:
@@ -103,6 +105,9 @@ class Exchange:
             if self._events.empty():
                 number, event = await asyncio.wait_for(self._events.get(), min(left_s, within_s or left_s))
             else:
+                # A send that need not wait lets nobody else run: with many events here, not even who tells that the
+                # client has left.
+                await asyncio.sleep(0)
                 number, event = self._events.get_nowait()
         except TimeoutError:
             if within_s is not None and within_s < left_s:

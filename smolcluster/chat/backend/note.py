@@ -14,6 +14,8 @@ from smolcluster.runtime.runfolder import ServingNote, write_atomic
 
 log = logging.getLogger("smolcluster.chat")
 _EVERY_S = 1.0
+# How long a write may take that is under way when the API is stopped.
+_WRITTEN_S = 5.0
 
 
 async def keep_note(service: Service, path: Path) -> None:
@@ -22,13 +24,15 @@ async def keep_note(service: Service, path: Path) -> None:
     A disk that refuses it once may take it again: the log tells when that changes.
     """
     refused, note = "", ServingNote(time=0, state="closed")
+    writing: asyncio.Future[None] | None = None
     try:
         while True:
             before, note = note, await noted(service)
             if note.state != before.state:
                 log.info("serving is %s%s", note.state, f": {note.reason}" if note.reason else "")
             try:
-                await service.call(partial(_write, path, note))
+                writing = asyncio.ensure_future(service.call(partial(_write, path, note)))
+                await asyncio.shield(writing)
                 refused = ""
             except OSError as error:
                 if str(error) != refused:
@@ -36,6 +40,9 @@ async def keep_note(service: Service, path: Path) -> None:
                     log.error("%s cannot be written: %s", path, refused)
             await asyncio.sleep(_EVERY_S)
     finally:
+        if writing is not None:  # else it could come to lie over the last one
+            with suppress(OSError):  # TimeoutError is one
+                await asyncio.wait_for(writing, _WRITTEN_S)
         with suppress(OSError):
             last = {"time": time.time(), "state": "closed", "reason": "the API was stopped", "active": 0, "waiting": 0}
             _write(path, note.model_copy(update=last))

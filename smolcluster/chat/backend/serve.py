@@ -13,6 +13,7 @@ from typing import Self
 import uvicorn
 from fastapi import FastAPI
 
+from smolcluster.chat.backend.connections import protocols
 from smolcluster.chat.backend.service import Service
 from smolcluster.comm.endpoint import Endpoint, listen
 from smolcluster.errors import ConfigError, PeerError, Problem, SmolError
@@ -69,9 +70,13 @@ class Serving:
         self._bound = bound
         self._service: Service = app.state.service
         self._leave_s = leave_s
+        settings = self._service.settings
+        http, websocket = protocols(settings.body_s, settings.send_s)
         self._server = _Server(
             uvicorn.Config(
                 app,
+                http=http,
+                ws=websocket,
                 # Its access log would have the key of GET /?key=...; requests.jsonl has what there is to know.
                 access_log=False,
                 log_config=None,
@@ -79,7 +84,7 @@ class Serving:
                 # Who says that somebody else is asking must be somebody whom we asked to say so.
                 proxy_headers=False,
                 server_header=False,
-                ws_max_size=self._service.settings.body_bytes,
+                ws_max_size=settings.body_bytes,
                 ws_per_message_deflate=False,
                 limit_concurrency=_MOST_CONNECTIONS,
                 timeout_graceful_shutdown=int(leave_s) + _CUT_S,
@@ -102,6 +107,11 @@ class Serving:
     def alive(self) -> bool:
         """Whether it answers still; if not, its log says why."""
         return self._thread.is_alive()
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._server.server_state.connections)
 
     def stop(self) -> None:
         """No new requests; those under way have `leave_s`, then they are told. Returns when all is closed."""

@@ -20,7 +20,8 @@ class ApiSettings(Frozen):
     Without a key anybody on this machine may ask, and nobody else can. `requests_file` gets RequestRecords, `note_file`
     the ServingNote with its `urls`.
     `request_s` None leaves a request's deadline to the engine. `send_s`: a reader that takes nothing for so long is
-    gone. `body_s`: how long a body may take to arrive. `ping_s`: how often a silent stream shows that it lives.
+    gone. `body_s`: how long a body may take to arrive, and how long a connection may ask for nothing. `ping_s`: how
+    often a silent stream shows that it lives.
     """
 
     listen: tuple[str, ...] = ("127.0.0.1",)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
@@ -67,37 +67,33 @@ class ChatTemplate:
 
         Which parts of it are the messages' own is found by rendering once more with each of their characters moved to
         a private plane of Unicode: a template that only copies and trims them gives the same text, moved. One that
-        looks into them is asked role by role, and what it changed is looked for.
+        looks into them, or changes them, is asked role by role, then with signs alone: a special token's name has
+        some, and changes of case, quotes and such leave them. What still looks otherwise is looked for.
         """
         text = self._text(messages)
-        literal = self._moved(messages, None, text)
+        literal = self._moved(messages, None, text, _away)
         if literal is None:
             roles = {message["role"] for message in messages}
             literal = [part for role in roles for part in self._of(role, messages, text)]
         return Prompt(text, _merged(literal))
 
     def _moved(
-        self, messages: Sequence[Mapping[str, str]], role: str | None, text: str
+        self, messages: Sequence[Mapping[str, str]], role: str | None, text: str, away: Callable[[str], str]
     ) -> list[tuple[int, int]] | None:
         """The parts of `text` that change when messages are moved; None if more changes than that."""
         try:
-            return _difference(text, self._text(_move(messages, role)))
+            return _difference(text, self._text(_move(messages, role, away)))
         except RequestError:  # it wants certain words in there
             return None
 
     def _of(self, role: str, messages: Sequence[Mapping[str, str]], text: str) -> list[tuple[int, int]]:
         """The parts of `text` that those of this role wrote."""
-        moved = self._moved(messages, role, text)
-        if moved is not None:
-            return moved
-        found, at = [], 0
-        for message in messages:
-            content = message["content"].strip()
-            begin = text.find(content, at) if content and message["role"] == role else -1
-            if begin >= 0:
-                at = begin + len(content)
-                found.append((begin, at))
-        return found
+        for away in (_away, _signs_away):
+            if (moved := self._moved(messages, role, text, away)) is not None:
+                return moved
+        # Wherever they stand: to take the template's words for a message's does no harm, the other way round does.
+        contents = {message["content"].strip() for message in messages if message["role"] == role} - {""}
+        return [found.span() for content in contents for found in re.finditer(re.escape(content), text)]
 
     def _text(self, messages: Sequence[Mapping[str, str]]) -> str:
         copies = [dict(message) for message in messages]
@@ -118,22 +114,29 @@ def plain(messages: Sequence[Mapping[str, str]]) -> Prompt:
     return Prompt(text, ((0, len(text)),))
 
 
-def _move(messages: Sequence[Mapping[str, str]], role: str | None) -> list[Mapping[str, str]]:
+def _move(
+    messages: Sequence[Mapping[str, str]], role: str | None, away: Callable[[str], str]
+) -> list[Mapping[str, str]]:
     """The messages of that role, or all, with their characters moved."""
     return [
-        {**message, "content": _moved_away(message["content"])} if role in (None, message["role"]) else message
+        {**message, "content": _moved_away(message["content"], away)} if role in (None, message["role"]) else message
         for message in messages
     ]
 
 
-def _moved_away(content: str) -> str:
+def _moved_away(content: str, away: Callable[[str], str]) -> str:
     parts = _LOOKED_FOR.split(content)  # every other one is such a word
-    return "".join(part if number % 2 else "".join(map(_away, part)) for number, part in enumerate(parts))
+    return "".join(part if number % 2 else "".join(map(away, part)) for number, part in enumerate(parts))
 
 
 def _away(character: str) -> str:
     # Space stays, so that trimming does the same; what lies in other planes is in no special token.
     return character if character.isspace() or ord(character) > 0xFFFF else chr(ord(character) + _PLANE)
+
+
+def _signs_away(character: str) -> str:
+    # What is escaped somewhere must stay as it is; no name of a special token is made of that alone.
+    return character if character.isalnum() or character in "\"'\\&" else _away(character)
 
 
 def _difference(text: str, other: str) -> list[tuple[int, int]] | None:

@@ -68,8 +68,9 @@ class _Talk:
             asked = _parsed(message.get("text"))
             if asked is None:
                 if self._exchange is not None:
-                    self._cancelled = True
                     self._exchange.cancel()
+                # One that came a moment ago is under way too, although its turn has not come to be taken up.
+                self._cancelled = self._exchange is not None or not self._asked.empty()
             elif self._asked.qsize() >= _MOST_WAITING:
                 await self._put(ErrorEvent(error=_too_many().answer().error).model_dump_json())
             else:
@@ -80,7 +81,7 @@ class _Talk:
             asked = await self._asked.get()
             try:
                 async with Exchange(self._service, _ENDPOINT, "chat", stream=True) as exchange:
-                    self._exchange, self._cancelled = exchange, False
+                    self._exchange = exchange
                     if isinstance(asked, ApiError):
                         raise asked
                     await self._tell(exchange, asked)
@@ -92,7 +93,7 @@ class _Talk:
             else:
                 self._service.accounts.answered(_ENDPOINT, 200)
             finally:
-                self._exchange = None
+                self._exchange, self._cancelled = None, False
 
     async def _tell(self, exchange: Exchange, asked: ChatAsked) -> None:
         events = await begin(exchange, asked, self._service)
