@@ -12,7 +12,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("startup", "loss", "collectives", "training", "fsdp2", "overlap", "data", "checkpoints", "serving")
+BENCHMARKS = (
+    "startup",
+    "loss",
+    "codec",
+    "collectives",
+    "training",
+    "fsdp2",
+    "overlap",
+    "data",
+    "checkpoints",
+    "serving",
+)
 RESULTS = Path(__file__).parent / "results"
 LIMIT_S = 3600
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from smolcluster.comm.faults import Faults
 from smolcluster.comm.tls import TlsContexts
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.plan.types import Plan, RankPlan, ServePlan
@@ -35,6 +36,7 @@ class GroupConfig:
 
     `after`: join the generation that rank 0 is in, if it is later than this one, instead of `generation`; `entered` is
     called with it when rank 0 has been reached. `bind_s`: how long a port may still be held by an earlier start.
+    `faults`: what is to be broken on purpose; None in every run whose config does not ask for it.
     """
 
     rank: int
@@ -58,6 +60,7 @@ class GroupConfig:
     after: int | None = None
     entered: Callable[[int], None] = nobody_asks
     bind_s: float = 0.0
+    faults: Faults | None = None
 
     @classmethod
     def from_plan(
@@ -99,7 +102,15 @@ class GroupConfig:
             after=after,
             entered=entered,
             bind_s=join_s if restarted else bind_s,
+            faults=_faults(plan, me),
         )
+
+
+def _faults(plan: Plan | ServePlan, me: RankPlan) -> Faults | None:
+    """What a rank breaks on purpose: at steps, which serving does not have."""
+    if isinstance(plan, ServePlan) or not plan.run.faults:
+        return None
+    return Faults(plan.run.faults, me.rank, plan.run.seed)
 
 
 def read_secret(path: Path, key: str, fix: str) -> bytes:

@@ -37,6 +37,8 @@ class Fabric:
         self.alarm = self._member.alarm
         self._member.join(Deadline(config.join_s or config.timeout_s))
         self.store = self._member.store
+        if config.faults is not None:
+            config.faults.enter(self.generation)
         try:
             self._open_group()
         except PeerError as error:
@@ -67,6 +69,11 @@ class Fabric:
             world_size=config.world_size,
             timeout=timedelta(seconds=patience_s),
         )
+
+    def begin_step(self, step: int) -> None:
+        """This rank is about to take a step of the run: faults that the plan asks for begin at one."""
+        if self.config.faults is not None:
+            self.config.faults.begin_step(step)
 
     def counters(self) -> WireCounters:
         """Bytes of this process so far: payload, headers, handshakes. With transport gloo its sockets are asked; only

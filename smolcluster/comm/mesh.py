@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from smolcluster.comm.alarm import copy_of
 from smolcluster.comm.clock import Deadline
 from smolcluster.comm.endpoint import REDIAL_S, Endpoint, dial, endpoint_of, tune
+from smolcluster.comm.faults import Faults
 from smolcluster.comm.handshake import Hello, Identity, StaleError, dial_handshake
 from smolcluster.comm.link import Link
 from smolcluster.comm.listener import Listener
@@ -85,6 +86,7 @@ class Mesh:
         buffer_bytes: int,
         timeout_s: float,
         own_hosts: tuple[str, ...] = (),
+        faults: Faults | None = None,
     ) -> None:
         self.me = me
         self.listener = listener
@@ -96,6 +98,7 @@ class Mesh:
         self._ports = ports
         self._encrypt = encrypt
         self._tls = tls
+        self._faults = faults
         self._lock = threading.Lock()
         self._links: list[Link] = []
         self._past_out = 0
@@ -119,6 +122,8 @@ class Mesh:
             made = self.listener.take(channel, peer, deadline)
         else:
             made = self._dial(peer, channel, where or self._where(peer), deadline)
+        if self._faults is not None:
+            self._faults.attach(made)
         with self._lock:
             self._links.append(made)
             failure = self._failure

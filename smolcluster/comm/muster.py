@@ -86,7 +86,8 @@ class _Gathering:
         self._lower: dict[int, Link] = {}
         self._higher: dict[int, tuple[Link, Entry]] = {}
         self._over = threading.Event()
-        self._mesh = open_mesh(replace(config, generation=_MUSTERING, after=None))
+        # What is broken on purpose is a generation, and this comes before it.
+        self._mesh = open_mesh(replace(config, generation=_MUSTERING, after=None, faults=None))
         self._began = Deadline(ground.window_s), Deadline(ground.first_s)
         if me.rank in ground.files and self._mesh.listener is not None:
             announce(ground.files[me.rank], self._mesh.listener.endpoint, config.run_id, 0)

@@ -54,6 +54,7 @@ def open_mesh(config: GroupConfig) -> Mesh:
         config.buffer_bytes,
         config.timeout_s,
         config.listen,
+        config.faults,
     )
 
 

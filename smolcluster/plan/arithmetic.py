@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from smolcluster.plan.types import MemoryEstimate
-from smolcluster.spec.run import GPTSpec, ModelSpec, NNSpec, RunSpec
+from smolcluster.spec.run import GPTSpec, ModelSpec, NNSpec, RunSpec, WireFormat
 from smolcluster.spec.stages import split_layers
 
 FLOAT32_BYTES = 4
@@ -28,12 +28,13 @@ def block_params(model: GPTSpec) -> int:
     return norms + attention + mlp
 
 
-def memory_of(run: RunSpec, rank: int, world_size: int, role: str) -> MemoryEstimate:
+def memory_of(run: RunSpec, rank: int, world_size: int, role: str, wire: WireFormat = "fp32") -> MemoryEstimate:
     """Bytes of parameters, gradients and AdamW state of one rank (float32).
 
     ZeRO (Rajbhandari et al. 2020): stage 1 shards the optimizer state, 2 the gradients too, 3 the parameters too.
     Shards are flat and even, padded to a whole element per rank. A syncps worker has no optimizer; an mp rank holds
-    its own layers.
+    its own layers. int8 on the wire keeps what it has not sent yet; where replicas get changes (strategies/gathers.py)
+    their owner keeps its shard apart.
     """
     params = param_count(run.model)
     if run.strategy == "mp":
@@ -46,7 +47,13 @@ def memory_of(run: RunSpec, rank: int, world_size: int, role: str) -> MemoryEsti
         params_bytes=FLOAT32_BYTES * (shard if stage >= 3 else params),
         grads_bytes=FLOAT32_BYTES * (shard if stage >= 2 else params),
         optimizer_bytes=FLOAT32_BYTES * moments * (shard if stage >= 1 else params),
+        wire_bytes=FLOAT32_BYTES * _kept_for(wire, params, shard, stage) if world_size > 1 else 0,
     )
+
+
+def _kept_for(wire: WireFormat, params: int, shard: int, stage: int) -> int:
+    residuals = params if wire == "int8" else 0
+    return residuals + (shard if wire != "fp32" and stage in (1, 2) else 0)
 
 
 def _stage_params(model: ModelSpec, rank: int, world_size: int) -> int:

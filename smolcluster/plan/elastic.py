@@ -36,7 +36,7 @@ def plan_for(plan: Plan, members: Sequence[int]) -> Plan:
             ),
             "world_size": len(ranks),
             "ranks": tuple(ranks),
-            "memory": tuple(memory_of(plan.run, rank.rank, len(ranks), rank.role) for rank in ranks),
+            "memory": tuple(memory_of(plan.run, rank.rank, len(ranks), rank.role, plan.wire) for rank in ranks),
             "notes": (*plan.notes, f"goes on without {gone}"),
         }
     )

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.plan.arithmetic import memory_of, param_count
+from smolcluster.plan.broken import fault_notes, fault_problems
 from smolcluster.plan.hints import option_notes
 from smolcluster.plan.ports import Listener, port_problems, ports_of
 from smolcluster.plan.shares import shares
 from smolcluster.plan.types import MemoryEstimate, Plan, RankPlan
-from smolcluster.plan.wires import Complaint, Wires, choose_transport, wires_between
+from smolcluster.plan.wires import Complaint, Wires, choose_transport, choose_wire, wires_between
 from smolcluster.spec.cluster import ClusterSpec, Node
 from smolcluster.spec.machines import is_raspberry_pi
 from smolcluster.spec.run import CommSpec, Participant, RunSpec
@@ -45,8 +46,10 @@ def make_plan(
     )
     ports = ports_of([(seat.node.name, seat.participant.port) for seat in seats], wires.listen)
     world_size = len(seats)
-    memory = tuple(memory_of(run, seat.rank, world_size, seat.participant.role) for seat in seats)
+    wire, wire_notes = choose_wire(run, wires)
+    memory = tuple(memory_of(run, seat.rank, world_size, seat.participant.role, wire) for seat in seats)
     transport, wrong = choose_transport(run.comm.transport, [seat.node for seat in seats], wires)
+    wrong += fault_problems(run, world_size, transport)
     listeners = [
         Listener(f"rank {seat.rank} ({seat.node.name})", seat.node.name, wires.listen[seat.rank], ports[seat.rank])
         for seat in seats
@@ -55,6 +58,7 @@ def make_plan(
     if problems:
         raise ConfigError(Problem(f"inventory {cluster.name}", 0, key, what, fix) for key, what, fix in problems)
     samples = _samples(run, seats)
+    told = [*notes, *wires.notes, *wire_notes, *option_notes(run, [seat.node for seat in seats]), *fault_notes(run)]
     ranks = tuple(_rank(run, seat, wires, ports[seat.rank], samples[seat.rank]) for seat in seats)
     return Plan(
         schema=1,
@@ -62,12 +66,13 @@ def make_plan(
         run=run,
         world_size=world_size,
         transport=transport,
+        wire=wire,
         shape=shape,
         global_batch=sum(samples),
         ranks=ranks,
         params=param_count(run.model),
         memory=memory,
-        notes=tuple(dict.fromkeys((*notes, *wires.notes, *option_notes(run, [seat.node for seat in seats])))),
+        notes=tuple(dict.fromkeys(told)),
         inputs=dict(sorted((inputs or {}).items())),
     )
 

@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from smolcluster.spec.base import Frozen
-from smolcluster.spec.run import RunSpec
+from smolcluster.spec.run import RunSpec, WireFormat
 from smolcluster.spec.serving import ServeSpec
 from smolcluster.spec.values import is_loopback
 
@@ -43,17 +43,21 @@ class RankPlan(Frozen):
 
 
 class MemoryEstimate(Frozen):
-    """Bytes of model state (parameters, gradients, optimizer) one rank holds, by arithmetic."""
+    """Bytes of model state (parameters, gradients, optimizer) one rank holds, by arithmetic.
+
+    `wire_bytes`: what it keeps for the wire format, residuals of int8 and an owner's own copy of its shard.
+    """
 
     rank: int
     params_bytes: int
     grads_bytes: int
     optimizer_bytes: int
+    wire_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
         """All of it."""
-        return self.params_bytes + self.grads_bytes + self.optimizer_bytes
+        return self.params_bytes + self.grads_bytes + self.optimizer_bytes + self.wire_bytes
 
 
 class Plan(Frozen):
@@ -64,6 +68,7 @@ class Plan(Frozen):
     run: RunSpec
     world_size: int = Field(gt=0)
     transport: Literal["smol", "gloo"]
+    wire: WireFormat = "fp32"
     shape: Literal["MESH", "STAR", "CHAIN"]
     global_batch: int = Field(gt=0)
     ranks: tuple[RankPlan, ...]

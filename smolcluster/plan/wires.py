@@ -8,14 +8,18 @@ from typing import Literal
 
 from smolcluster.spec.built import NOT_ENCRYPTED
 from smolcluster.spec.cluster import Node
+from smolcluster.spec.run import DATA_PARALLEL, RunSpec, WireFormat
 from smolcluster.topology import NoRouteError, Route, Shape, Topology, neighbours
 
 Complaint = tuple[str, str, str]  # key, what, fix
+# Below this int8 saves more time on the wire than its codec takes of a slow machine's core, 0.5 GB/s. A fast one does
+# several (python -m benchmarks.codec), and gains above it too; whoever has those writes wire: int8.
+INT8_PAYS_MBPS = 4000.0
 
 
 @dataclass
 class Wires:
-    """By rank. `private` tells whether every wire used is."""
+    """By rank. `private` tells whether every wire used is, `slowest` which way is the slowest; None without any."""
 
     listen: list[tuple[str, ...]] = field(default_factory=list)
     peers: list[dict[int, str]] = field(default_factory=list)
@@ -23,6 +27,7 @@ class Wires:
     notes: list[str] = field(default_factory=list)
     problems: list[Complaint] = field(default_factory=list)
     private: bool = True
+    slowest: Route | None = None
 
 
 def wires_between(
@@ -85,6 +90,7 @@ def _routed(
         wires.encrypt.append(dict.fromkeys(sorted(mine | dialled), False))
         wires.listen.append(tuple(dict.fromkeys(route.host for route in dialled.values())))
     wires.private = all(route.private for route in routes.values())
+    wires.slowest = min(routes.values(), key=lambda route: (route.speed_mbps, route.src, route.dst), default=None)
     if encrypt == "auto":
         wires.notes += _open_wires(list(routes.values()))
     return wires, routes
@@ -124,3 +130,20 @@ def choose_transport(
         what = "gloo neither authenticates nor encrypts, and not every wire of this run is private"
         problems.append(("transport", what, "use transport: smol, or declare the network `private: true`"))
     return "gloo", problems
+
+
+def choose_wire(run: RunSpec, wires: Wires) -> tuple[WireFormat, list[str]]:
+    """The wire format, and why where the plan chose it: int8 where the slowest way between two ranks is slow enough."""
+    wanted, slowest = run.comm.wire, wires.slowest
+    if run.strategy not in DATA_PARALLEL:
+        idle = f"wire {wanted}: {run.strategy} has no gradients that ranks sum, so this does nothing"
+        return "fp32", [idle] if wanted not in ("fp32", "auto") else []
+    if wanted != "auto":
+        return wanted, []
+    if slowest is None:
+        return "fp32", []
+    wire: WireFormat = "int8" if slowest.speed_mbps < INT8_PAYS_MBPS else "fp32"
+    side = "below" if wire == "int8" else "not below"
+    way = f"{slowest.src} to {slowest.dst} over {' and '.join(slowest.networks) or 'its loopback'}"
+    what = f"the slowest way of this run, {way}, has {slowest.speed_mbps:.0f} Mbit/s"
+    return wire, [f"wire auto: {wire}, since {what}, {side} the {INT8_PAYS_MBPS:.0f} under which int8 pays"]

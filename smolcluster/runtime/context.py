@@ -80,6 +80,10 @@ class Wires(Protocol):
         """The store that all ranks share; None for a rank alone."""
         ...
 
+    def begin_step(self, step: int) -> None:
+        """This rank is about to take a step."""
+        ...
+
     def counters(self) -> ByteCounts:
         """Bytes of this process so far."""
         ...
@@ -101,6 +105,9 @@ class Alone:
     """The wires of a run of one rank: none."""
 
     store = None
+
+    def begin_step(self, step: int) -> None:
+        """Nothing begins at one."""
 
     def counters(self) -> NoBytes:
         """Nothing ever."""

@@ -103,6 +103,15 @@ class Collectives:
         whole, staging = self._buffer(output, fill=False)
         return self._pending(dist.all_gather_single(whole, mine, async_op=True), staging, began)
 
+    def all_to_all(self, output: torch.Tensor, tensor: torch.Tensor) -> Pending:
+        """The r-th of N even parts of `tensor` goes to rank r; what rank r sends lands in the r-th part of `output`."""
+        if self.world_size == 1:
+            return self._alone(output, tensor)
+        began = time.perf_counter()
+        mine, _ = self._buffer(tensor)
+        theirs, staging = self._buffer(output, fill=False)
+        return self._pending(dist.all_to_all_single(theirs, mine, async_op=True), staging, began)
+
     def broadcast(self, tensor: torch.Tensor, source: int = 0) -> None:
         """The source's values on every rank, in place; returns when they are there."""
         if self.world_size == 1:

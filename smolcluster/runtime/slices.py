@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 import torch
 
+# How names of state begin that has to do with the wire format alone, and so with one way to run.
+CARRIED = "wire."
+
 
 @dataclass(frozen=True)
 class Box:
@@ -71,16 +74,22 @@ def overlap(a: Box, b: Box) -> Box | None:
     return Box(starts, sizes) if all(size > 0 for size in sizes) else None
 
 
-def fill(held: Iterable[Slice], given: Iterable[Slice]) -> None:
+def is_carried(name: str) -> bool:
+    """Whether it belongs to how a run's numbers travelled, and may be missing: training goes on without it."""
+    return name.startswith(CARRIED)
+
+
+def fill(held: Iterable[Slice], given: Iterable[Slice]) -> frozenset[str]:
     """Copy into what is held all that is given of it. The two may be cut differently.
 
     ValueError if a shape disagrees or if the given slices leave an element of what is held unset. Given slices must not
-    overlap one another.
+    overlap one another. Of what `is_carried` nothing at all may be given: the names of that are the result.
     """
     places: dict[str, list[Slice]] = {}
     for place in held:
         places.setdefault(place.name, []).append(place)
     missing = {name: sum(place.tensor.numel() for place in parts) for name, parts in places.items()}
+    untouched = {name for name in places if is_carried(name)}
     for source in given:
         for place in places.get(source.name, ()):
             if place.shape != source.shape:
@@ -91,6 +100,8 @@ def fill(held: Iterable[Slice], given: Iterable[Slice]) -> None:
                     place.tensor.device
                 )
                 missing[source.name] -= math.prod(shared.sizes)
-    unset = sorted(name for name, count in missing.items() if count)
+                untouched.discard(source.name)
+    unset = sorted(name for name, count in missing.items() if count and name not in untouched)
     if unset:
         raise ValueError(f"no values were given for all of {', '.join(unset[:5])}{' ...' if len(unset) > 5 else ''}")
+    return frozenset(untouched)

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from smolcluster.spec.faults import FaultSpec
+from smolcluster.spec.run import WireFormat
 from smolcluster.spec.values import Address, FileModel, MachineName, Port, PortMap
 
 
@@ -33,7 +35,10 @@ class RecoveryFile(FileModel):
 
 
 class CommonFile(FileModel):
-    """Keys that every strategy has. `nodes` picks machines; `balance` weighs their shares of a batch."""
+    """Keys that every strategy has. `nodes` picks machines; `balance` weighs their shares of a batch.
+
+    `faults` breaks the run on purpose (spec/faults.py), for tests of how it is borne.
+    """
 
     seed: int = 42
     nodes: list[MachineName] | None = Field(default=None, min_length=1)
@@ -43,11 +48,12 @@ class CommonFile(FileModel):
     metrics_log_interval: int = Field(default=50, gt=0)
     num_workers: int | None = Field(default=None, ge=0)
     transport: Literal["smol", "gloo", "auto"] = "smol"
-    wire: Literal["fp32"] = "fp32"
+    wire: WireFormat | Literal["auto"] = "fp32"
     encrypt: Literal["auto", "always", "never"] = "auto"
     peer_timeout: float = Field(default=60.0, gt=0)
     balance: Balance = Field(default_factory=dict)
     recovery: RecoveryFile = Field(default_factory=RecoveryFile)
+    faults: list[FaultSpec] = Field(default_factory=list)
 
 
 class SingleFile(CommonFile):

@@ -127,6 +127,7 @@ def _run(
         project_name=training.project_name,
         init=str(settings.start.folder) if settings.start else None,
         own_vocabulary=settings.start is not None or (request.earlier is not None and request.earlier.own_vocabulary),
+        faults=tuple(file.faults),
     )
     return run, notes, problems
 

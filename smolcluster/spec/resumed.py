@@ -2,7 +2,8 @@
 
 They lie above what every run shares (shipped files, overlays, an inventory's defaults) and below what was said for the
 new run. Taken are model, data, training, checkpoints, seed and restarts, and the strategy's own keys where the strategy
-stays; machines, ports and wires are those of the cluster as it is now.
+stays; machines, ports and wires, their format too, are those of the cluster as it is now. Faults are never taken: what
+was broken on purpose once goes on whole.
 """
 
 from __future__ import annotations

@@ -7,9 +7,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from smolcluster.spec.base import Frozen
+from smolcluster.spec.faults import FaultSpec
 
 # Of forward and backward: all in float32, or what torch.autocast does with products in the shorter type.
 Precision = Literal["fp32", "bf16", "fp16"]
+# How numbers look on the wire (comm/codec.py). A plan has one of these, a config may also say auto.
+WireFormat = Literal["fp32", "bf16", "fp16", "int8"]
+# Those whose ranks sum gradients, and so have a wire format.
+DATA_PARALLEL = ("classicdp", "fsdp")
 STRATEGIES = ("single", "classicdp", "fsdp", "edp", "syncps", "mp", "diloco")
 
 
@@ -97,7 +102,7 @@ class CommSpec(Frozen):
     """How ranks talk. `buffer_mb` is per node: the chunk by which a link pipelines. `timeout_s` bounds every wait."""
 
     transport: Literal["smol", "gloo", "auto"] = "smol"
-    wire: Literal["fp32"] = "fp32"
+    wire: WireFormat | Literal["auto"] = "fp32"
     encrypt: Literal["auto", "always", "never"] = "auto"
     buffer_mb: dict[str, float] = Field(default_factory=dict)
     timeout_s: float = Field(default=60.0, gt=0)
@@ -149,7 +154,7 @@ class RunSpec(Frozen):
     `balance` weighs the ranks of a node (default 1) when the global batch is shared out; the sum does not change.
     `init`: the folder, on the controller, of the weights to start from; None draws them from the seed, unless a
     checkpoint is loaded. `own_vocabulary`: the model's is as large as `model` says, since it came with given weights,
-    whatever the tokenizer has.
+    whatever the tokenizer has. `faults`: what is to be broken on purpose.
     """
 
     strategy: Literal["single", "classicdp", "fsdp", "edp", "syncps", "mp", "diloco"]
@@ -171,3 +176,4 @@ class RunSpec(Frozen):
     project_name: str
     init: str | None = None
     own_vocabulary: bool = False
+    faults: tuple[FaultSpec, ...] = ()

@@ -128,6 +128,7 @@ def _resolve(request: Request, find: Find | None, runnable: bool) -> Served:
         *([] if made_from(document) else address_notes(file, origin, cluster, "inference")),
         *buffer_notes(file, origin, cluster),
         *timeout_notes,
+        *_training_notes(file, settings),
         *_layer_notes(file, settings, choice.model),
     ]
     inputs = settings.inputs | dict(choice.inputs or {})
@@ -210,6 +211,17 @@ def _layer_notes(file: InferenceFile, settings: Settings, model: ServedModel) ->
     return [
         settings.cluster_from.note(("num_layers",), file.num_layers, str(model.num_layers), "the model's config wins")
     ]
+
+
+def _training_notes(file: InferenceFile, settings: Settings) -> list[str]:
+    """Keys that every cluster YAML and an inventory's defaults may have, and that only training looks at."""
+    notes = []
+    if file.wire not in ("fp32", "auto"):
+        notes.append(settings.cluster_from.note(("wire",), file.wire, "none", "serving sends no gradients"))
+    if file.faults:
+        said = listed([fault.told() for fault in file.faults])
+        notes.append(settings.cluster_from.note(("faults",), said, "none", "serving has no steps to begin one at"))
+    return notes
 
 
 def _request_timeout(file: InferenceFile, settings: Settings) -> tuple[float, list[str]]:

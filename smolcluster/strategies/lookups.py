@@ -13,6 +13,7 @@ from typing import Protocol, cast, runtime_checkable
 import torch
 from torch import nn
 
+from smolcluster.comm.codec import codec_of
 from smolcluster.models.lookup import LookupSink
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.device import Collectives
@@ -92,7 +93,8 @@ def lookups_of(context: RunContext, model: nn.Module, collectives: Collectives) 
     width = weights[name].shape[1]
     most_rows = max(rank.samples for rank in context.plan.ranks) * spec.max_seq_len
     total = sum(weight.numel() for weight in weights.values())
-    extra = most_rows * (width + 1) * context.world_size / 2  # against 2(N-1)/N x total of the ring, both over N-1
-    if extra > MOST_EXTRA * total:
+    # Rows travel in float32: against 2(N-1)/N x total of the ring, both over N-1, in the wire format's bytes.
+    extra = torch.float32.itemsize * most_rows * (width + 1) * context.world_size / 2
+    if extra > MOST_EXTRA * codec_of(context.plan.wire).frame_bytes(total):
         return None
     return Lookups(cast(PartsLookups, model), name, most_rows, width, collectives)

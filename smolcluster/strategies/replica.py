@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
 
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.device import Pending
+from smolcluster.runtime.slices import CARRIED, Slice, fill
 from smolcluster.strategies.base import Batch, LossSum, StepResult, Verdict
 from smolcluster.strategies.flat import Bucket, FlatParameters, trainable
-from smolcluster.strategies.pieces import Piece, Range
+from smolcluster.strategies.pieces import Piece, Range, slices_of
 from smolcluster.strategies.stream import GradientStream
 from smolcluster.strategies.synchronous import Synchronous
 
@@ -29,6 +30,8 @@ LEAST_BUCKET_BYTES = 1 << 20
 BUCKET_BYTES = 16 << 20
 # Replicas on different devices drift apart by roundings: compared this often, in steps.
 COMPARE_EVERY = 100
+# What all replicas hold of a parameter whose owner has come further: the name of that in a checkpoint.
+REPLICA = CARRIED + "replica.{}"
 
 Send = Callable[[Bucket], Pending]
 
@@ -42,6 +45,7 @@ class Replica(Synchronous):
         super().__init__(context, model)
         first = self.lookups.name if self.lookups else None
         self.flat = self.layout = FlatParameters(model, context.world_size, bucket_bytes_of(model), first)
+        self.sums = self.sums_over(self.flat)
         self._names = [context.node_of(rank) for rank in range(context.world_size)]
         self._steps = 0
         self._sent: list[Pending] = []
@@ -61,26 +65,31 @@ class Replica(Synchronous):
 
     def start(self, grads: Sequence[Piece]) -> None:
         """Take rank 0's weights; make the optimizer over the ranges of these gradients."""
-        updates = [Piece(grad.start, grad.stop, self.flat.params[grad.start : grad.stop]) for grad in grads]
-        self.hold(self.flat, [Piece(0, self.flat.length, self.flat.params)], updates, grads)
         self.collectives.broadcast(self.flat.params)
+        # Who updates a part, and sends it in another format, keeps that part apart from its replica.
+        parts = sum(grad.stop - grad.start for grad in grads) < self.flat.length
+        self.owns_apart = parts and self.gathers.owner_copies
+        updates = []
+        for grad in grads:
+            values = self.flat.params[grad.start : grad.stop]
+            updates.append(Piece(grad.start, grad.stop, values.clone() if self.owns_apart else values))
+        self.hold(self.flat, [Piece(0, self.flat.length, self.flat.params)], updates, grads)
         self.take_rank_0s_untrained()
 
     # -- what travels ---------------------------------------------------------------------------------------------
 
     def sum_gradients(self, bucket: Bucket) -> Pending:
         """All-reduce a bucket of gradients: every rank gets all of the sum."""
-        return self.collectives.all_reduce(self.flat.bucket(self.whole_grads, bucket))
+        return self.sums.all_reduce(bucket.index, self.flat.bucket(self.whole_grads, bucket))
 
     def scatter_gradients(self, bucket: Bucket) -> Pending:
         """Reduce-scatter a bucket of gradients: this rank gets its share of the sum, in place; the rest is scratch."""
         mine = self.flat.shard(self.whole_grads, bucket, self.rank)
-        return self.collectives.reduce_scatter(mine, self.flat.bucket(self.whole_grads, bucket))
+        return self.sums.reduce_scatter(bucket.index, mine, self.flat.bucket(self.whole_grads, bucket))
 
     def gather_parameters(self, bucket: Bucket) -> Pending:
-        """All-gather a bucket of parameters from the shares that each rank updated."""
-        mine = self.flat.shard(self.flat.params, bucket, self.rank)
-        return self.collectives.all_gather(self.flat.bucket(self.flat.params, bucket), mine)
+        """All-gather a bucket of parameters from the shares that each rank updated, `updates` by bucket."""
+        return self.gathers.change(self.flat.bucket(self.flat.params, bucket), self.updates[bucket.index].values)
 
     # -- the parts of a step --------------------------------------------------------------------------------------
 
@@ -141,6 +150,42 @@ class Replica(Synchronous):
     def export(self) -> dict[str, torch.Tensor] | None:
         """The model's parameters, whole, by name, on rank 0."""
         return {name: p.detach() for name, p in self.model.named_parameters()} if self.rank == 0 else None
+
+    def named_slices(self) -> Iterator[Slice]:
+        """See Synchronous; where an owner keeps its share apart, that and what the replicas have of it."""
+        yield from super().named_slices()
+        if self.owns_apart:
+            yield from slices_of(self.flat, REPLICA, self.params, self.my_shards())
+
+    def held_slices(self) -> Iterator[Slice]:
+        """See Synchronous. Where an owner keeps its share apart, that is looked for as well as the replica's own."""
+        yield from super().held_slices()
+        if self.owns_apart:
+            yield from slices_of(self.flat, "{}", self.updates, None)
+            yield from slices_of(self.flat, REPLICA, self.params, None)
+
+    def load_slices(self, slices: Iterable[Slice]) -> None:
+        """See Synchronous. Replicas that lagged behind their owners do so again; else they begin equal."""
+        if not self.owns_apart:
+            super().load_slices(slices)
+            return
+        self.sums.forget()
+        lagging = torch.empty_like(self.flat.params)
+        held = [part for part in self.held_slices() if not part.name.startswith(REPLICA.format(""))]
+        held += slices_of(self.flat, REPLICA, [Piece(0, self.flat.length, lagging)], None)
+        untouched = fill(held, slices)
+        if not any(REPLICA.format(span.name) in untouched for span in self.flat.spans):
+            for span in self.flat.spans:
+                self.flat.params[span.start : span.stop].copy_(lagging[span.start : span.stop])
+
+    def owned_params(self) -> Sequence[Piece]:
+        """The parameters as their owners have them."""
+        return self.updates if self.owns_apart else self.params
+
+    def wire_memory(self) -> list[torch.Tensor]:
+        """See Synchronous."""
+        apart = [piece.values for piece in self.updates] if self.owns_apart else []
+        return [*super().wire_memory(), *apart]
 
     def gradient_memory(self) -> list[torch.Tensor]:
         """The buffers that hold gradients between steps."""

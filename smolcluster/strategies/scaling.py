@@ -23,6 +23,11 @@ def next_scale(scale: float, good_steps: int, skipped: bool) -> tuple[float, int
     return scale, good_steps + 1
 
 
+def power_of_two(count: int) -> int:
+    """The next one: what is multiplied or divided by it loses no bit."""
+    return 1 << max(0, count - 1).bit_length()
+
+
 class LossScale:
     """The scale of a run. `used`: whether it has one; without, it is 1, and what a float16 run left stays as it is.
 
@@ -32,7 +37,7 @@ class LossScale:
 
     def __init__(self, used: bool, tokens: int = 1) -> None:
         self.used = used
-        self._tokens = 1 << max(0, tokens - 1).bit_length() if used else 1
+        self._tokens = power_of_two(tokens) if used else 1
         self._scale = torch.tensor(FIRST)
         self._good_steps = torch.zeros(())
 

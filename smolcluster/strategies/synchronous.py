@@ -16,7 +16,7 @@ from torch import nn
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.device import Collectives
 from smolcluster.runtime.precision import autocast
-from smolcluster.runtime.slices import Slice, fill
+from smolcluster.runtime.slices import CARRIED, Slice, fill
 from smolcluster.spec.run import GPTSpec
 from smolcluster.strategies.adamw import FlatAdamW
 from smolcluster.strategies.base import (
@@ -31,15 +31,19 @@ from smolcluster.strategies.base import (
     judge,
 )
 from smolcluster.strategies.flat import Layout
+from smolcluster.strategies.gathers import gathers_of
 from smolcluster.strategies.layernorms import LayerNorms
 from smolcluster.strategies.lookups import lookups_of
 from smolcluster.strategies.pieces import Piece, Range, slices_of, whole_slices
-from smolcluster.strategies.scaling import LossScale
+from smolcluster.strategies.scaling import LossScale, power_of_two
 from smolcluster.strategies.squares import sum_of_squares
+from smolcluster.strategies.sums import Sums, sums_of
 
 
 class Synchronous:
-    """A rank with its share of the work. Subclasses `hold` their state and add train_step."""
+    """A rank with its share of the work. Subclasses `hold` their state, make `sums`, and add train_step."""
+
+    sums: Sums
 
     # Whether eval_loss talks to the other ranks (base.Strategy).
     evaluates_together = False
@@ -54,6 +58,9 @@ class Synchronous:
         self._device = context.device
         self._precision = context.run.training.precision
         self.loss_scale = LossScale(self._precision == "fp16", tokens_of_a_step(context))
+        self._wire = context.plan.wire
+        self._tokens = power_of_two(tokens_of_a_step(context))
+        self.gathers = gathers_of(self._wire, self.collectives)
         # The last one that was finite; a run that is resumed goes on with that of the run before.
         self.last_loss: float | None = None
         self._began = 0.0
@@ -83,6 +90,11 @@ class Synchronous:
         """What is not trained becomes rank 0's."""
         for tensor in self.untrained().values():
             self.collectives.broadcast(tensor)
+
+    def sums_over(self, layout: Layout) -> Sums:
+        """How gradients of these buckets are summed over ranks, in the plan's wire format."""
+        # They are those of a loss that is summed over tokens, and multiplied by float16's scale.
+        return sums_of(self._wire, layout, self.collectives, lambda: self._tokens * self.loss_scale.factor)
 
     # -- the parts of a step --------------------------------------------------------------------------------------
 
@@ -138,7 +150,12 @@ class Synchronous:
         comm_s = self.collectives.blocked_s - self._blocked_before_s
         compute_s = time.perf_counter() - self._began - comm_s
         used = self.loss_scale.value if self.loss_scale.used else None
+        before = self.loss_scale.factor
         self.loss_scale.take(verdict.skip)
+        if verdict.skip:
+            self.sums.forget()
+        elif self.loss_scale.factor != before:
+            self.sums.rescale(self.loss_scale.factor / before)
         if math.isfinite(verdict.loss):
             self.last_loss = verdict.loss
         elif self.last_loss is None:
@@ -163,18 +180,24 @@ class Synchronous:
         return LossSum(loss * y.numel(), y.numel(), right)
 
     def named_slices(self) -> Iterator[Slice]:
-        """What this rank owns: its even share of every bucket, parameters and optimizer state; rank 0 also the rest."""
+        """What this rank owns: its even share of every bucket, parameters and optimizer state; rank 0 also the rest.
+
+        With int8 on the wire besides what it has not sent yet.
+        """
         yield from self._cut_slices(self.my_shards())
+        yield from self._residual_slices()
         if self.rank == 0:
             yield from self._whole_slices(pieces=1)
 
     def held_slices(self) -> Iterator[Slice]:
         """All parameters and moments that lie here: what load_slices fills."""
         yield from self._cut_slices(None)
+        yield from self._residual_slices()
         yield from self._whole_slices(pieces=len(self.updates))
 
     def load_slices(self, slices: Iterable[Slice]) -> None:
         """Take all parameters and moments that lie here from slices of any cut."""
+        self.sums.forget()  # unless it is given: it is not where there were other ranks, or another wire format
         fill(self.held_slices(), slices)
 
     def state_bytes(self) -> dict[str, int]:
@@ -183,6 +206,7 @@ class Synchronous:
             "params": [piece.values for piece in self.params],
             "grads": self.gradient_memory(),
             "optimizer": [*self.adamw.exp_avg, *self.adamw.exp_avg_sq],
+            "wire": self.wire_memory(),
         }
         return {what: sum(tensor.nbytes for tensor in tensors) for what, tensors in held.items()}
 
@@ -190,6 +214,14 @@ class Synchronous:
         """Let go of the model."""
         if self.lookups is not None:
             self.lookups.close()
+
+    def wire_memory(self) -> list[torch.Tensor]:
+        """What is kept for the wire format."""
+        return [piece.values for piece in self.sums.residuals]
+
+    def owned_params(self) -> Sequence[Piece]:
+        """The parameters that a checkpoint gets: of those that lie here, what is within this rank's shards."""
+        return self.params
 
     def gradient_memory(self) -> list[torch.Tensor]:
         """The buffers that hold gradients between steps."""
@@ -208,10 +240,15 @@ class Synchronous:
         return loss.item(), int(right.item())
 
     def _cut_slices(self, within: list[Range] | None) -> Iterator[Slice]:
-        yield from slices_of(self.layout, "{}", self.params, within)
+        params = self.params if within is None else self.owned_params()
+        yield from slices_of(self.layout, "{}", params, within)
         for name, moments in (("exp_avg", self.adamw.exp_avg), ("exp_avg_sq", self.adamw.exp_avg_sq)):
             pieces = [Piece(p.start, p.stop, values) for p, values in zip(self.updates, moments, strict=True)]
             yield from slices_of(self.layout, "optim.{}." + name, pieces, within)
+
+    def _residual_slices(self) -> Iterator[Slice]:
+        label = f"{CARRIED}residual.{self.rank}of{self.collectives.world_size}." + "{}"
+        yield from slices_of(self.layout, label, self.sums.residuals, None)
 
     def _whole_slices(self, pieces: int) -> Iterator[Slice]:
         """What is not cut: what is not trained, the loss's scale, the optimizer's steps, once for every piece."""

@@ -88,6 +88,7 @@ class Loop:
         return steps // steps_per_epoch(self._data.sample_count("train"), self._batch)
 
     def _step(self, step: int) -> None:
+        self._context.wires.begin_step(step)
         began = time.perf_counter()
         before = self._context.wires.counters()
         lr = learning_rate(step, self.total_steps, self._training.learning_rate, self._context.run.schedule)

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from smolcluster.comm.config import GroupConfig
+from smolcluster.comm.faults import Faults
 from smolcluster.comm.link import Link
 from smolcluster.comm.muster import Ground, _Gathering, muster
 from smolcluster.comm.quorum import Entry, Muster
 from smolcluster.errors import DeadlineError, PeerError
+from smolcluster.spec.faults import FaultSpec
 from tests.comm.wires import together
 
 HOST = "127.0.0.1"
@@ -57,6 +59,17 @@ def test_all_come_and_nobody_waits(tmp_path: Path) -> None:
     assert got == [Muster(generation=5, members=ALL)] * 3
     assert notes == {rank: entry(rank, 5) for rank in ALL}
     assert time.monotonic() - began < 60
+
+
+def test_what_is_broken_on_purpose_is_a_generation_and_no_muster(tmp_path: Path) -> None:
+    """A partition that nobody's steps could end, and relays that would never be told of it."""
+    asked = [Faults([FaultSpec(kind="partition", ranks=[0], step=1, seconds=600)], rank, 0) for rank in ALL]
+
+    def one(rank: int) -> Muster:
+        return muster(ground(tmp_path, rank, faults=asked[rank]), entry(rank), lambda mine: None)
+
+    assert together(*[lambda rank=rank: one(rank) for rank in ALL]) == [Muster(generation=5, members=ALL)] * 3  # type: ignore[misc]
+    assert [faults._relays for faults in asked] == [[]] * 3
 
 
 def test_the_first_generation_begins_with_all(tmp_path: Path) -> None:

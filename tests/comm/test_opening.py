@@ -14,8 +14,10 @@ from smolcluster.comm.announce import announce
 from smolcluster.comm.clock import Deadline
 from smolcluster.comm.config import GroupConfig
 from smolcluster.comm.endpoint import Endpoint
+from smolcluster.comm.faults import Faults
 from smolcluster.comm.opening import dial_rank_0, open_mesh
 from smolcluster.errors import DeadlineError, HandshakeError, PeerError, PeerLostError
+from smolcluster.spec.faults import FaultSpec
 
 WAIT_S = 60.0
 
@@ -74,6 +76,20 @@ def test_at_a_fixed_port_a_refusal_is_final(tmp_path: Path) -> None:
     head.listener.close()
     with pytest.raises(DeadlineError, match=r"rank 0 was not reached within 0\.5 s: nobody listens"):
         dial(tmp_path, 0.5, peer_ports=ports)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_links_lead_through_a_relay_only_where_a_fault_is_asked_for(tmp_path: Path, asked: bool) -> None:
+    specs = [FaultSpec(kind="delay", rank=1, step=1, ms=1.0)]
+    head = open_mesh(config(0, tmp_path))
+    assert head.listener is not None
+    ports = {0: head.listener.endpoint.port}
+    mesh, link = dial(tmp_path, peer_ports=ports, faults=Faults(specs, 1, 0) if asked else None)
+    family = socket.AF_UNIX if asked and hasattr(socket, "AF_UNIX") else socket.AF_INET
+    assert (link.out.sock.family, link.inward.sock.family) == (family, socket.AF_INET)
+    mesh.drop(link)
+    head.drop(head.link(1, "x", deadline=Deadline(WAIT_S)))
+    head.listener.close()
 
 
 def test_somebody_who_is_to_stop_does_not_dial_on(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from smolcluster.comm.config import GroupConfig
 from smolcluster.errors import ConfigError, InputError, Problem
 from smolcluster.plan import NodeConfig
 from smolcluster.plan.render import node_config
@@ -398,6 +399,17 @@ def test_a_wrong_number_of_layers_in_a_cluster_file_is_noted(gpt2: Path, written
     plan = planned(gpt2, asked(LOCAL, cluster_config=config))
     assert plan.notes == ("c.yaml:2: num_layers: said 30, taken: 12 (the model's config wins)",)
     assert (plan.serve.model_name, plan.api.api_port) == ("causal_gpt2", 8081)
+
+
+def test_wire_formats_and_faults_are_of_training_and_noted(smollm2: Path, written: Write) -> None:
+    config = written("c.yaml", "wire: int8\nfaults:\n  - {kind: drop, rank: 1, step: 5}\n")
+    plan = planned(smollm2, asked(LOCAL, cluster_config=config))
+    assert plan.notes == (
+        "c.yaml:1: wire: said int8, taken: none (serving sends no gradients)",
+        "c.yaml:2: faults: said drop of rank 1 at step 5, taken: none (serving has no steps to begin one at)",
+    )
+    group = GroupConfig.from_plan(plan, plan.ranks[1], "run-1", 0, b"secret", None)
+    assert (group.faults, group.transport, group.world_size) == (None, "smol", plan.world_size)
 
 
 def test_node_files_can_be_previewed(gpt2: Path) -> None:

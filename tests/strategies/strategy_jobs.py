@@ -15,7 +15,16 @@ from torch.nn.functional import cross_entropy, linear
 from smolcluster.plan.types import MemoryEstimate, Plan, RankPlan
 from smolcluster.runtime.context import Alone, RunContext
 from smolcluster.runtime.runfolder import RunFolder
-from smolcluster.spec.run import CommSpec, DataSpec, GPTSpec, Participant, RunSpec, ScheduleSpec, TrainingSpec
+from smolcluster.spec.run import (
+    CommSpec,
+    DataSpec,
+    GPTSpec,
+    Participant,
+    RunSpec,
+    ScheduleSpec,
+    TrainingSpec,
+    WireFormat,
+)
 from smolcluster.strategies import replica, synchronous
 from smolcluster.strategies.base import NotFiniteError, Strategy, build_strategy
 from tests.live_bytes import LiveBytes
@@ -30,6 +39,7 @@ def context_of(
     clip: float | None = 1.0,
     seed: int = 0,
     samples: int = 5,
+    wire: WireFormat = "fp32",
     **training: Any,
 ) -> RunContext:
     spec = GPTSpec(model_dim=16, num_layers=2, num_heads=2, ff_dim=32, dropout=0, max_seq_len=LENGTH, vocab_size=VOCAB)
@@ -57,7 +67,7 @@ def context_of(
     memory = tuple(MemoryEstimate(rank=r, params_bytes=0, grads_bytes=0, optimizer_bytes=0) for r in range(world_size))
     plan = Plan(
         cluster="test", run=run, world_size=world_size, transport="smol", shape="MESH", global_batch=2 * world_size,
-        ranks=ranks, params=1, memory=memory,
+        ranks=ranks, params=1, memory=memory, wire=wire,
     )  # fmt: skip
     nowhere = Path("nowhere")
     return RunContext("test", 0, plan, ranks[rank], torch.device("cpu"), RunFolder(nowhere), nowhere, Alone())
@@ -123,7 +133,9 @@ def train(
     }
 
 
-def account(rank: int, world_size: int, name: str, stage: int, kind: str = "wide", micros: int = 1) -> dict[str, Any]:
+def account(
+    rank: int, world_size: int, name: str, stage: int, kind: str = "wide", micros: int = 1, wire: WireFormat = "fp32"
+) -> dict[str, Any]:
     """Bytes sent per step and bytes of state held, of a rank, and the sizes of the model's parameters.
 
     `rows`: the bytes of looked up rows that travel apart, of a rank.
@@ -132,7 +144,7 @@ def account(rank: int, world_size: int, name: str, stage: int, kind: str = "wide
 
     model = model_of(kind, seed=0)
     sizes = {key: parameter.nbytes for key, parameter in model.named_parameters()}
-    strategy = build_strategy(context_of(name, rank, world_size, stage=stage), model)
+    strategy = build_strategy(context_of(name, rank, world_size, stage=stage, wire=wire), model)
     shares = (micros,) * world_size
     strategy.train_step(shares_of(0, shares, rank, 1), 1e-3)
     before = FABRICS[rank].counters()
@@ -141,10 +153,12 @@ def account(rank: int, world_size: int, name: str, stage: int, kind: str = "wide
         strategy.train_step(shares_of(step, shares, rank, 1), 1e-3)
     after = FABRICS[rank].counters()
     lookups = strategy.lookups
+    buckets = [bucket.stop - bucket.start for bucket in strategy.layout.buckets]
     rows = lookups._most_rows * (lookups._width + 1) * 4 if lookups is not None else 0
     strategy.close()
     return {
         "rows": rows,
+        "buckets": buckets,
         "out": (after.bytes_out - before.bytes_out) / steps,
         "in": (after.bytes_in - before.bytes_in) / steps,
         "state": strategy.state_bytes(),

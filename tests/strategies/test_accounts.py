@@ -22,6 +22,7 @@ def shards(total: int, stage: int, world_size: int) -> dict[str, int]:
         "params": part if stage >= 3 else total,
         "grads": part if stage >= 2 else total,
         "optimizer": 2 * (part if stage >= 1 else total),
+        "wire": 0,
     }
 
 

@@ -138,8 +138,8 @@ def after_a_forward(strategy: Any, stored: list[torch.Tensor]) -> tuple[set[int]
     memory: dict[int, StorageWeakRef] = {}
     found: list[tuple[set[int], set[int]]] = []
 
-    def fetched(bucket: Any) -> None:
-        fetch(bucket)
+    def fetched(bucket: Any, exact: bool = False) -> None:
+        fetch(bucket, exact)
         memory[bucket.index] = StorageWeakRef(parameters._whole[bucket.index].untyped_storage())
 
     def finished() -> None:

@@ -192,3 +192,100 @@ def test_a_node_that_lost_its_first_rank_has_a_local_rank_0_again(tmp_path: Path
         [(0, "a", 0), (1, "a", 1)],
         [(0, "a", 0), (1, "a", 1), (2, "b", 0)],
     ]
+
+
+def slow(tmp_path: Path, mbps: int) -> Path:
+    text = TWO_HERE.replace("loopback: {medium: loopback,", f"lan: {{medium: ethernet, speed_mbps: {mbps},")
+    return written(tmp_path, text.replace("127.0.0.1, b: 127.0.0.1", "127.0.0.2, b: 127.0.0.3"))
+
+
+def test_the_wire_format_is_float32_unless_it_is_asked_for() -> None:
+    assert plan_of(LOCAL).wire == "fp32"
+    plan = plan_of(LOCAL, "fsdp", "wire=bf16")
+    assert plan.wire == "bf16"
+    assert not any("wire" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize(("mbps", "wire", "side"), [(3999, "int8", "below"), (4000, "fp32", "not below")])
+def test_auto_takes_int8_where_the_slowest_way_is_slow(tmp_path: Path, mbps: int, wire: str, side: str) -> None:
+    inventory = slow(tmp_path, mbps)
+    plan = plan_of(inventory, "classicdp", "wire=auto")
+    assert plan.wire == wire
+    told = [note for note in plan.notes if note.startswith("wire auto")]
+    what = f"the slowest way of this run, a to b over lan, has {mbps} Mbit/s"
+    assert told == [f"wire auto: {wire}, since {what}, {side} the 4000 under which int8 pays"]
+    assert plan.to_json() == plan_of(inventory, "classicdp", "wire=auto").to_json()
+
+
+def test_auto_on_one_machine_s_loopback_is_float32() -> None:
+    plan = plan_of(LOCAL, "fsdp", "wire=auto")
+    assert plan.wire == "fp32"
+    assert any("wire auto: fp32" in note for note in plan.notes)
+
+
+def test_a_wire_format_without_gradients_that_are_summed_is_noted() -> None:
+    plan = plan_of(LOCAL, "single", "wire=int8")
+    assert plan.wire == "fp32"
+    assert "wire int8: single has no gradients that ranks sum, so this does nothing" in plan.notes
+    assert not any("wire" in note for note in plan_of(LOCAL, "single", "wire=auto").notes)
+
+
+def test_memory_that_a_wire_format_takes() -> None:
+    """int8 keeps what it has not sent; an owner in stages 1 and 2 its shard apart from the replica."""
+    for stage, shares_kept in ((0, 0), (1, 1), (2, 1), (3, 0)):
+        plain, narrow, int8 = (
+            plan_of(LOCAL, "fsdp", f"fsdp_stage={stage}", f"wire={wire}") for wire in ("fp32", "bf16", "int8")
+        )
+        shard = 4 * -(-plain.params // 3)
+        assert {each.wire_bytes for each in plain.memory} == {0}
+        assert {each.wire_bytes for each in narrow.memory} == {shares_kept * shard}
+        assert {each.wire_bytes for each in int8.memory} == {4 * plain.params + shares_kept * shard}
+
+
+def test_a_wire_format_that_is_not_known(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="wire"):
+        plan_of(LOCAL, "fsdp", "wire=int4")
+
+
+def test_nothing_is_broken_unless_it_is_asked_for() -> None:
+    for inventory in (LOCAL, HOME):
+        plan = plan_of(inventory)
+        assert plan.run.faults == ()
+        assert not any("broken on purpose" in note for note in plan.notes)
+
+
+def test_faults_that_are_asked_for_stand_in_the_plan_and_its_notes() -> None:
+    asked = "faults=[{kind: crash, rank: 1, step: 3}, {kind: delay, rank: 0, peer: 2, step: 5, until: 9, ms: 20}]"
+    plan = plan_of(LOCAL, "fsdp", asked)
+    assert [fault.kind for fault in plan.run.faults] == ["crash", "delay"]
+    assert [note for note in plan.notes if note.startswith("faults")] == [
+        "faults: this run is broken on purpose: crash of rank 1 at step 3",
+        "faults: this run is broken on purpose: delay of rank 0 towards rank 2 20 ms at step 5 until step 9",
+    ]
+    assert Plan.model_validate_json(plan.to_json()) == plan
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ("{kind: crash, rank: 3, step: 1}", "there is no rank 3: this run has ranks 0 to 2"),
+        ("{kind: partition, ranks: [0, 7], step: 1, seconds: 2}", "there is no rank 7"),
+        ("{kind: crash, rank: 1}", "step"),
+        ("{kind: crsh, rank: 1, step: 1}", "did you mean crash?"),
+        ("{kind: freeze, rank: 1, step: 1}", "a freeze needs seconds"),
+        ("{kind: crash, rank: 1, step: 1, sekonds: 1}", "did you mean seconds?"),
+    ],
+)
+def test_faults_that_make_no_sense(asked: str, told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        plan_of(LOCAL, "fsdp", f"faults=[{asked}]")
+    assert told in str(caught.value)
+    assert "faults" in str(caught.value)
+
+
+def test_link_faults_are_of_our_own_links() -> None:
+    with pytest.raises(ConfigError, match="use transport: smol"):
+        plan_of(LOCAL, "fsdp", "transport=gloo", "faults=[{kind: drop, rank: 1, step: 2}]")
+    assert plan_of(LOCAL, "fsdp", "transport=gloo", "faults=[{kind: crash, rank: 1, step: 2}]").run.faults
+    with pytest.raises(ConfigError, match="one rank"):
+        plan_of(LOCAL, "single", "faults=[{kind: crash, rank: 0, step: 2}]")

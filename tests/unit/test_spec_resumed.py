@@ -119,6 +119,15 @@ def test_another_strategy_takes_what_is_not_of_its_own() -> None:
     assert after.fsdp_stage == 0
 
 
+def test_wires_are_the_cluster_s_and_faults_are_not_taken() -> None:
+    before = run("wire=int8", "faults=[{kind: crash, rank: 1, step: 20}]", "training.max_steps=30")
+    assert (before.run.comm.wire, len(before.run.faults)) == ("int8", 1)
+    after = resumed(before).run
+    assert (after.comm.wire, after.faults, after.training.max_steps) == ("fp32", (), 30)
+    again = resumed(before, "wire=bf16", "faults=[{kind: crash, rank: 2, step: 25}]").run
+    assert (again.comm.wire, [fault.told() for fault in again.faults]) == ("bf16", ["crash of rank 2 at step 25"])
+
+
 def test_another_model_takes_nothing_of_the_model() -> None:
     before = run("training.max_steps=30", "seed=7")
     after = resumed(before, model="nn").run

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from smolcluster.runtime.checkpoint.manifest import Manifest
 from smolcluster.runtime.context import RunContext
+from smolcluster.runtime.slices import is_carried
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -23,7 +24,8 @@ def differences(here: Mapping[str, tuple[int, ...]], manifest: Manifest) -> list
     """What keeps a checkpoint from being loaded into tensors of those names and shapes, a line each."""
     there = shapes_of(manifest)
     found = []
-    for name in sorted({*here, *there}, key=lambda name: (name.startswith("optim."), name)):
+    names = (name for name in {*here, *there} if not is_carried(name))
+    for name in sorted(names, key=lambda name: (name.startswith("optim."), name)):
         if name not in there:
             found.append(f"{name} {here[name]} is only in this run's model")
         elif name not in here:
@@ -35,14 +37,30 @@ def differences(here: Mapping[str, tuple[int, ...]], manifest: Manifest) -> list
 
 
 def uncovered(here: Mapping[str, tuple[int, ...]], manifest: Manifest) -> list[str]:
-    """What a manifest of the right names and shapes still does not hold all of."""
-    elements = dict.fromkeys(here, 0)
+    """What a manifest of the right names and shapes still does not hold all of.
+
+    What has to do with the wire format may be missing altogether, and more of it be there.
+    """
+    there = shapes_of(manifest)
+    elements = {name: 0 for name in here if name in there or not is_carried(name)}
     for file in manifest.files:
         for entry in file.entries:
-            elements[entry.name] += math.prod(entry.sizes)
+            if entry.name in elements:
+                elements[entry.name] += math.prod(entry.sizes)
     odd = sorted(name for name, count in elements.items() if count != math.prod(here[name]))
     step = manifest.step
     return [f"the checkpoint of step {step} does not hold all of {', '.join(odd[:3])}. Do not use it"] if odd else []
+
+
+def dropped(here: Mapping[str, tuple[int, ...]], manifest: Manifest) -> str | None:
+    """A warning where a checkpoint has what ranks had not sent yet and nobody can take it up, as they are others now.
+
+    It is the rounding of one step's gradients.
+    """
+    if not any(is_carried(name) and "residual." in name and name not in here for name in shapes_of(manifest)):
+        return None
+    ranks = f"{manifest.world_size} rank{'s' if manifest.world_size > 1 else ''}"
+    return f"what {ranks} had not yet sent of their gradients (wire: int8) fits no other ranks or format: it is dropped"
 
 
 def notes_on(manifest: Manifest, context: RunContext) -> list[str]:

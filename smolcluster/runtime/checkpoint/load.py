@@ -19,7 +19,7 @@ from typing import Protocol
 
 from smolcluster.errors import InputError, Problem
 from smolcluster.runtime.checkpoint.choice import Candidate, candidates
-from smolcluster.runtime.checkpoint.fit import Shapes, differences, notes_on, uncovered
+from smolcluster.runtime.checkpoint.fit import Shapes, differences, dropped, notes_on, uncovered
 from smolcluster.runtime.checkpoint.manifest import Entry, Manifest, parse_manifest
 from smolcluster.runtime.checkpoint.reading import Entries, Schedule, slices_of
 from smolcluster.runtime.checkpoint.sources import Known, Lookout, Source, View
@@ -201,6 +201,9 @@ class _Loader:
             log.warning("%s", text)
         if self._tried:
             log.warning("the checkpoint of step %d is taken", manifest.step)
+        lost = dropped(self._shapes, manifest)
+        if lost is not None:
+            log.warning("%s", lost)
         for text in notes_on(manifest, self._context):
             log.info("note: %s", text)
         log.info("resumed from step %d of %s", manifest.step, manifest.run_id)

@@ -4,6 +4,8 @@ stage 0    stage0.py    nothing sharded: gradients averaged, state 4P per rank
 stage 1    stage1.py    the optimizer sharded: state 2P + 2P/N per rank, no more bytes on the wire
 stage 2    stage2.py    the gradients too: state P + 3P/N per rank, no more bytes on the wire
 stage 3    stage3.py    the parameters too: state 4P/N per rank, half as many bytes again
+
+Bytes are those of float32. What another wire format makes of gradients and parameters is in ../sums.py, ../gathers.py.
 """
 
 from __future__ import annotations

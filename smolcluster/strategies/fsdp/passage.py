@@ -151,7 +151,8 @@ class Passage:
 
     def _fetch(self, number: int) -> None:
         for bucket in self._units[number].reads:
-            self._parameters.fetch(bucket)
+            # What is not trained on is measured: the model as it is saved.
+            self._parameters.fetch(bucket, exact=not self._trains)
 
     def _fetch_again(self, number: int) -> None:
         if number >= 0 and self._units[number].reread:

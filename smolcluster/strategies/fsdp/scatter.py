@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from smolcluster.runtime.device import Collectives, Pending
+from smolcluster.runtime.device import Pending
 from smolcluster.strategies.flat import Bucket, Layout
 from smolcluster.strategies.pieces import Piece
+from smolcluster.strategies.sums import Sums
 
 # Buckets that may travel at once. More would hide a slow wire no better, and hold more memory.
 MOST_TRAVELLING = 2
@@ -31,10 +32,10 @@ class ScatteredGradients:
     of them are there at any time, however slow the wire is.
     """
 
-    def __init__(self, layout: Layout, rank: int, collectives: Collectives) -> None:
+    def __init__(self, layout: Layout, rank: int, sums: Sums) -> None:
         self._layout = layout
         self._rank = rank
-        self._collectives = collectives
+        self._sums = sums
         ranges = [layout.shard_range(bucket, rank) for bucket in layout.buckets]
         self.pieces = [Piece(start, stop, layout.zeros(stop - start)) for start, stop in ranges]
         self._used = [layout.spans_in(b)[-1].stop - b.start for b in layout.buckets]  # what follows is padding
@@ -61,11 +62,11 @@ class ScatteredGradients:
         del self._rooms[bucket.index]
         if bucket.index not in self._summed:
             self._summed.add(bucket.index)
-            pending = self._collectives.reduce_scatter(shard, room)
+            pending = self._sums.reduce_scatter(bucket.index, shard, room)
             self._travelling.append(_Travelling(pending, shard, None))
         else:
             mine = room.view(self._layout.world_size, -1)[self._rank]
-            pending = self._collectives.reduce_scatter(mine, room)
+            pending = self._sums.reduce_scatter(bucket.index, mine, room)
             self._travelling.append(_Travelling(pending, shard, mine))
 
     def arrived(self) -> None:

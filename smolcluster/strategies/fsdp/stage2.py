@@ -23,7 +23,7 @@ class Stage2(Replica):
 
     def __init__(self, context: RunContext, model: nn.Module) -> None:
         super().__init__(context, model)
-        self.gradients = ScatteredGradients(self.flat, self.rank, self.collectives)
+        self.gradients = ScatteredGradients(self.flat, self.rank, self.sums)
         self.stream = GradientStream(self.flat, self.gradients.room, self.gradients.send)
         self.start(self.gradients.pieces)
 

@@ -36,8 +36,9 @@ class Stage3(Synchronous):
         super().__init__(context, model)
         tied = self.lookups.name if self.lookups else None
         self.layout, units = readings_of(model, context.world_size, tied)
-        self.parameters = UnitParameters(self.layout, self.rank, self.collectives)
-        self.gradients = ScatteredGradients(self.layout, self.rank, self.collectives)
+        self.sums = self.sums_over(self.layout)
+        self.parameters = UnitParameters(self.layout, self.rank, self.collectives, self.gathers)
+        self.gradients = ScatteredGradients(self.layout, self.rank, self.sums)
         self.stream = GradientStream(self.layout, self.gradients.room, self._leave)
         self.passage = Passage(units, self.parameters, self.stream.flush)
         self.hold(self.layout, self.parameters.pieces, self.parameters.pieces, self.gradients.pieces)
@@ -92,7 +93,7 @@ class Stage3(Synchronous):
         """The model's parameters, whole, by name, on rank 0's CPU: gathered bucket by bucket, kept by rank 0 alone."""
         whole: dict[str, torch.Tensor] = {}
         for bucket in self.layout.buckets:
-            self.parameters.fetch(bucket)
+            self.parameters.fetch(bucket, exact=True)
             self.parameters.ready(bucket)
             if self.rank == 0:
                 spans = self.layout.spans_in(bucket)

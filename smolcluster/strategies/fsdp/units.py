@@ -16,6 +16,7 @@ from torch import nn
 from smolcluster.models.units import ShardUnit
 from smolcluster.runtime.device import Collectives, Pending
 from smolcluster.strategies.flat import Bucket, Layout, Named, trainable
+from smolcluster.strategies.gathers import Gathers
 from smolcluster.strategies.pieces import Piece
 
 
@@ -68,10 +69,10 @@ class UnitParameters:
     reads them out of turn gets a loss that is not finite, never numbers that happen to be there.
     """
 
-    def __init__(self, layout: Layout, rank: int, collectives: Collectives) -> None:
+    def __init__(self, layout: Layout, rank: int, collectives: Collectives, gathers: Gathers) -> None:
         self._layout = layout
         self._spans = [layout.spans_in(bucket) for bucket in layout.buckets]
-        self._collectives = collectives
+        self._gathers = gathers
         self._nothing = torch.full((), torch.nan, dtype=layout.dtype, device=layout.device)
         self._whole: dict[int, torch.Tensor] = {}
         self._coming: dict[int, Pending] = {}
@@ -85,11 +86,11 @@ class UnitParameters:
             self.pieces.append(Piece(start, stop, whole[start - bucket.start : stop - bucket.start].clone()))
             self.free(bucket)
 
-    def fetch(self, bucket: Bucket) -> None:
-        """Begin to gather a bucket, unless it is there or on its way."""
+    def fetch(self, bucket: Bucket, exact: bool = False) -> None:
+        """Begin to gather a bucket, unless it is there or on its way. `exact`: in float32, whatever the wire format."""
         if bucket.index not in self._whole:
             whole = self._whole[bucket.index] = self._layout.empty(bucket.stop - bucket.start)
-            self._coming[bucket.index] = self._collectives.all_gather(whole, self.pieces[bucket.index].values)
+            self._coming[bucket.index] = self._gathers.fetch(whole, self.pieces[bucket.index].values, exact)
 
     def ready(self, bucket: Bucket) -> None:
         """Wait for a bucket that was fetched; its parameters are then what they should be."""
