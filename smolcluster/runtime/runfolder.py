@@ -287,9 +287,10 @@ class JobState(Frozen):
     """job.json: the supervisor's own state. `ranks` maps a rank to "running" or the exit code as text; a served model's
     that is about to be started again to "restarting".
 
-    `restarts` counts how often the node's ranks were started again, `restart_reason` says why the last time
-    (`restart_ours`: because of something here), `resumed_step` after which step they went on. `lost`: the supervisor
-    itself died, and somebody else wrote this.
+    `restarts` counts how often the node's ranks were started again, of a served model's those that failed of
+    themselves; `restart_reason` says why the last time (`restart_ours`: because of something here), `resumed_step`
+    after which step they went on. `lost`: the supervisor itself died, and somebody else wrote this. `began`: when the
+    run's first supervisor here did, in seconds of the clock on the wall; `seconds`: from then until this was written.
     """
 
     schema_: int = Field(default=JOB_SCHEMA, alias="schema", serialization_alias="schema")
@@ -305,6 +306,8 @@ class JobState(Frozen):
     restart_ours: bool = False
     resumed_step: int | None = None
     lost: bool = False
+    began: float = 0.0
+    seconds: float = 0.0
 
 
 class Summary(Frozen):

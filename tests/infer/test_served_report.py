@@ -72,7 +72,9 @@ def asked(time: float, **changes) -> RequestRecord:
     return RequestRecord(**{**values, **changes})
 
 
-def run_folder(path: Path, *results: RankResult, ready: bool = True, requests: tuple[RequestRecord, ...] = ()):
+def run_folder(
+    path: Path, *results: RankResult, ready: bool = True, requests: tuple[RequestRecord, ...] = (), seconds: float = 0
+):
     folder = RunFolder(path)
     write_atomic(folder.plan, plan().to_json())
     for rank, node in enumerate(NODES):
@@ -81,7 +83,8 @@ def run_folder(path: Path, *results: RankResult, ready: bool = True, requests: t
         write_result(folder, result)
     for node, restarts in (("node1", 0), ("node2", 2), ("node3", 1)):
         job = JobState(
-            run_id="r", node=node, state="stopped", pid=1, generation=restarts, ranks={}, restarts=restarts
+            run_id="r", node=node, state="stopped", pid=1, generation=restarts, ranks={}, restarts=restarts,
+            seconds=seconds,
         )  # fmt: skip
         write_atomic(folder.job_state(node), job.model_dump_json(by_alias=True))
     if ready:
@@ -142,6 +145,12 @@ def test_a_run_nobody_asked(tmp_path: Path) -> None:
     assert (told.requests, told.failed, told.tokens, told.tokens_per_s) == (0, 0, 0, 0.0)
     assert (told.first_token_s, told.first_token_p95_s) == (None, None)
     assert "first token" in printed(tmp_path)
+
+
+def test_the_time_of_serving_is_that_of_all_starts(tmp_path: Path) -> None:
+    killed = run_folder(tmp_path, *map(ended, range(3)), ended(3, seconds=28.0), seconds=300.5)
+    assert summary_of(killed).seconds == 300.5
+    assert "300.5 s" in printed(tmp_path)
 
 
 def test_a_stage_that_was_lost_for_good_is_no_failure_of_a_run_that_went_on(tmp_path: Path) -> None:
