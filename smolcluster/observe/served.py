@@ -23,12 +23,15 @@ from smolcluster.observe.report import (
     tail_of,
 )
 from smolcluster.plan.types import ServePlan
-from smolcluster.runtime.runfolder import RequestRecord, RunFolder, Summary, run_at
+from smolcluster.runtime.results import read_serving
+from smolcluster.runtime.runfolder import RequestRecord, RunFolder, ServingNote, Summary, run_at
 
 
 @dataclass(frozen=True)
 class ServeStory:
-    """The folder of a run that served a model, read. `was_ready`: it answered once. `seconds`: of all starts."""
+    """The folder of a run that served a model, read. `was_ready`: it answered once. `seconds`: of all starts;
+    `note`: what the API said last.
+    """
 
     run_id: str
     plan: ServePlan
@@ -38,6 +41,7 @@ class ServeStory:
     generation: int
     restarts: int
     seconds: float
+    note: ServingNote | None
     culprit: Culprit | None
     notes: tuple[str, ...] = ()
 
@@ -68,6 +72,7 @@ def read_story(path: Path) -> RunStory | ServeStory:
         restarts=sum(job.restarts for job in found),
         # A rank knows of its last start only.
         seconds=max([*(job.seconds for job in found), *(result.seconds for result in results)], default=0.0),
+        note=read_serving(folder, api.node, api.rank),
         culprit=culprit_of(folder, needed(plan, ranks, was_ready)) or _never_ready(folder, plan, was_ready),
         notes=tuple(reader.notes),
     )

@@ -155,7 +155,8 @@ class RunFolder:
 class ServingNote(Frozen):
     """How serving goes, whole and atomic at every change and about every second. `urls`: api, page.
 
-    `state` is what /health says: ready, or why not in `reason`. Counts are since the API's rank began.
+    `state` is what /health says: ready, or why not in `reason`. Counts are since the API's rank began. `layers`: by
+    rank of a stage those it had when it was ready last ("0:10"); one that is missing then served none.
     """
 
     schema_: int = Field(default=SERVING_SCHEMA, alias="schema", serialization_alias="schema")
@@ -163,6 +164,7 @@ class ServingNote(Frozen):
     state: Literal["starting", "ready", "lost", "closed"]
     reason: str = ""
     urls: dict[str, str] = Field(default_factory=dict)
+    layers: dict[int, str] = Field(default_factory=dict)
     active: int = 0
     waiting: int = 0
     requests: int = 0

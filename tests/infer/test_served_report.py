@@ -11,6 +11,7 @@ from rich.console import Console
 
 from smolcluster.commands.report import report
 from smolcluster.errors import InputError
+from smolcluster.jobs.served import served_here
 from smolcluster.observe.report import read_run
 from smolcluster.observe.served import busy_seconds, read_story, summarise_story
 from smolcluster.observe.serving_lines import ServingLines, address_lines
@@ -151,6 +152,18 @@ def test_the_time_of_serving_is_that_of_all_starts(tmp_path: Path) -> None:
     killed = run_folder(tmp_path, *map(ended, range(3)), ended(3, seconds=28.0), seconds=300.5)
     assert summary_of(killed).seconds == 300.5
     assert "300.5 s" in printed(tmp_path)
+
+
+def test_layers_are_those_that_were_served_last(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path, *map(ended, range(4)))
+    assert "layers 2:4 as planned" in printed(tmp_path)
+    said = note("closed", layers={0: "0:3", 2: "3:6"})
+    write_atomic(folder.serving("node1", 3), said.model_dump_json(by_alias=True))
+    text = printed(tmp_path)
+    assert "layers 0:3 " in text
+    assert "no layers (planned: 2:4)" in text
+    assert served_here(tmp_path, "node2") == "tiny: layers 2:4 as planned"
+    assert served_here(tmp_path, "node1", said).startswith("tiny: layers 0:3, API, 0 requests")
 
 
 def test_a_stage_that_was_lost_for_good_is_no_failure_of_a_run_that_went_on(tmp_path: Path) -> None:
