@@ -17,7 +17,22 @@ def report(
         bool, typer.Option("--followed", help="Leave out why a rank failed: whoever followed the run has read it.")
     ] = False,
 ) -> None:
-    """Write summary.json and plots/ of a run and print its summary. A failed run is told, and is no failure of this."""
+    """Write summary.json and plots/ of a run and print its summary. A failed run is told, and is no failure of this.
+
+    Of a run that a supervisor here is still at nothing is written.
+    """
+    from smolcluster.jobs import active_here
+    from smolcluster.observe.records import Reader
+    from smolcluster.observe.report import plan_in
+    from smolcluster.runtime.runfolder import run_at
+
+    nodes = dict.fromkeys(rank.node for rank in plan_in(run_dir, Reader()).ranks)
+    # Whoever followed it has seen it end, or has given it up.
+    active = () if followed else active_here(run_at(run_dir), nodes)
+    if active:
+        typer.echo(f"{run_dir}: it is still running ({', '.join(active)}); it has a report when it has ended")
+        typer.echo(f"how it goes: python -m smolcluster job status --workdir {run_at(run_dir).parent}")
+        return
     report_on(run_dir, followed)
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from smolcluster.comm.config import GroupConfig
-from smolcluster.errors import ConfigError, PeerLostError, Problem
+from smolcluster.errors import ConfigError, PeerError, PeerLostError, Problem, SmolError
 from smolcluster.infer.about import about, context_of, ends_of, tokenizer_of
 from smolcluster.infer.engine import Engine
 from smolcluster.infer.gate import Gate
@@ -30,7 +30,8 @@ _LOOK_S = 0.25
 
 
 def run_stage(config: NodeConfig, plan: ServePlan, me: RankPlan, stop: Callable[[], bool]) -> None:
-    """Serve until `stop()`. ConfigError: no model or no secret here; PeerError: a later stage's head has gone.
+    """Serve until `stop()`. ConfigError: no model or no secret here; SmolError: it cannot listen; PeerError: a later
+    stage's head has gone.
 
     The head does not end with a stage: it waits the plan's `rejoin_s` for it, then plans without it.
     """
@@ -81,7 +82,10 @@ def _be_head(folder: Path, group: GroupConfig, plan: ServePlan, stop: Callable[[
 
 
 def _be_stage(folder: Path, group: GroupConfig, stop: Callable[[], bool]) -> None:
-    worker = Worker(group, partial(load_stage, folder))
+    try:
+        worker = Worker(group, partial(load_stage, folder))
+    except PeerError as error:
+        raise SmolError(str(error)) from error  # no peer was asked yet: that it cannot listen is its own failure
     over = threading.Event()
 
     def watch() -> None:

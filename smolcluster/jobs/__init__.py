@@ -11,7 +11,7 @@ stop_job  -> stop.py      through the control link, by force where it does not a
 
 from smolcluster.jobs.launch import Launcher, start_job
 from smolcluster.jobs.nodefile import load_node, load_plan, ranks_of
-from smolcluster.jobs.poll import list_runs, poll_job
+from smolcluster.jobs.poll import active_here, list_runs, poll_job
 from smolcluster.jobs.stop import stop_job
 from smolcluster.jobs.types import JobError, JobMissing, JobRefused, PollResult, RankFailure, RunEntry
 
@@ -23,6 +23,7 @@ __all__ = [
     "PollResult",
     "RankFailure",
     "RunEntry",
+    "active_here",
     "list_runs",
     "load_node",
     "load_plan",

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from smolcluster.errors import PeerError
 from smolcluster.jobs.control import ask
-from smolcluster.jobs.state import told_by_ranks
+from smolcluster.jobs.registry import Registry
+from smolcluster.jobs.state import read_state, told_by_ranks
 from smolcluster.jobs.stop import settle
 from smolcluster.jobs.tail import last_lines, last_step
-from smolcluster.jobs.types import ACTIVE_STATES, TAIL_LINES, JobError, PollResult, RankFailure, RunEntry
+from smolcluster.jobs.types import ACTIVE_STATES, TAIL_LINES, JobError, JobMissing, PollResult, RankFailure, RunEntry
 from smolcluster.jobs.wire import Request
 from smolcluster.runtime.results import read_result, read_serving
 from smolcluster.runtime.runfolder import JobState, RunFolder, ServingNote
@@ -37,6 +39,22 @@ def poll_job(run_dir: Path, node: str, renew: bool = True) -> PollResult:
     steps = {rank: last_step(folder.metrics(node, rank)) for rank in state.ranks}
     progress = {rank: step for rank, step in steps.items() if step is not None}
     return PollResult(job=state, progress=progress, failed=_failures(folder, state), serving=_serving(folder, state))
+
+
+def active_here(run_dir: Path, nodes: Iterable[str]) -> tuple[str, ...]:
+    """The nodes whose part of this run a supervisor on this machine is at now. Changes nothing."""
+    folder = RunFolder(run_dir.absolute())
+    return tuple(node for node in nodes if _is_active(folder, node))
+
+
+def _is_active(folder: RunFolder, node: str) -> bool:
+    if Registry.of_run(folder.path, node).active_in(folder.path) is None:
+        return False
+    try:
+        # One that has ended in order lives for a moment longer.
+        return read_state(folder, node).state in ACTIVE_STATES
+    except JobMissing:
+        return True
 
 
 def list_runs(workdir: Path) -> tuple[RunEntry, ...]:

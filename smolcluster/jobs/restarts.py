@@ -5,7 +5,8 @@ are started again from the newest checkpoint. Each supervisor decides that for i
 which start of the whole run theirs becomes is agreed between the ranks (runtime/generation.py, comm/membership.py).
 
 The ranks of a served model are no such company: the head does without a stage until it is back, so each is started
-again for itself. It is to run for weeks, so what counts are the restarts of the last minutes.
+again for itself. It is to run for weeks, so what counts are the restarts of the last minutes. A stage that ended only
+because its head had gone has not failed: it is started again without using up a restart, though not without end.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from smolcluster.jobs.stopping import StopOrder
-from smolcluster.jobs.verdict import INTERRUPTED, NOT_STARTED, judge
+from smolcluster.jobs.verdict import INTERRUPTED, NOT_STARTED, PEER_FAILED, judge
 from smolcluster.runtime.runfolder import JobState, RankResult
 from smolcluster.spec.run import RecoverySpec
 
@@ -26,6 +27,9 @@ FINAL_CODES = frozenset({2, 4, NOT_STARTED})
 # stop that reaches this node a little after the head's is heard before stages that lost the head are started again.
 WINDOW_S = 600.0
 FIRST_DELAY_S, MOST_DELAY_S = 1.0, 16.0
+# So many times the restarts of its own may a rank be started again because it lost its head: each death of a head may
+# cost it several starts until that one is back.
+LOST_PER_RESTART = 10
 
 
 class Restarts:
@@ -68,8 +72,10 @@ class RestartsOfEach:
 
     def __init__(self, recovery: RecoverySpec, before: JobState | None) -> None:
         self._most = recovery.max_restarts
-        self._times: dict[int, list[float]] = {}
-        self._reasons: dict[int, str] = {}
+        self._failed: dict[int, list[float]] = {}
+        self._lost: dict[int, list[float]] = {}
+        self._why: dict[int, str] = {}
+        # These four tell of failures here only, not of what a lost head brought along.
         self.count = before.restarts + 1 if before is not None else 0
         self.reason = before.reason if before is not None else ""
         self.ours = before is not None
@@ -83,28 +89,24 @@ class RestartsOfEach:
         if code in FINAL_CODES or (result is not None and result.final):
             self.refusal = why
             return None
-        times = self._lately(rank, now)
-        if len(times) >= self._most:
-            often = f"after {self._most} restarts within {WINDOW_S / 60:.0f} minutes"
-            self.refusal = f"{why} ({often})" if self._most else why
+        lost = code == PEER_FAILED and result is not None and not result.root_cause
+        earlier, most = (self._lost, LOST_PER_RESTART * self._most) if lost else (self._failed, self._most)
+        times = [when for when in earlier.get(rank, ()) if now - when < WINDOW_S]
+        within = f"within {WINDOW_S / 60:.0f} minutes"
+        if len(times) >= most:
+            self.refusal = f"{why} (after {most} {'starts' if lost else 'restarts'} {within})" if most else why
             return None
-        self._times[rank] = [*times, now]
-        self._reasons[rank] = self.reason = f"rank {rank}: {why}"
-        self.count += 1
-        self.ours = result is None or result.root_cause
-        self.said = self.said_of(rank, now)
+        earlier[rank] = [*times, now]
+        self._why[rank] = f"{'start' if lost else 'restart'} {len(times) + 1} of {most} {within}: rank {rank}: {why}"
+        if not lost:
+            self.count += 1
+            self.reason = f"rank {rank}: {why}"
+            self.ours = True
         return min(MOST_DELAY_S, FIRST_DELAY_S * 2 ** len(times))
 
-    def said_of(self, rank: int, now: float) -> str:
-        """`restart 1 of 3 within 10 minutes`."""
-        return f"restart {len(self._lately(rank, now))} of {self._most} within {WINDOW_S / 60:.0f} minutes"
-
-    def reason_of(self, rank: int) -> str:
-        """Why it was started again the last time."""
-        return self._reasons[rank]
-
-    def _lately(self, rank: int, now: float) -> list[float]:
-        return [when for when in self._times.get(rank, ()) if now - when < WINDOW_S]
+    def why_of(self, rank: int) -> str:
+        """Why it was started again the last time: `restart 1 of 3 within 10 minutes: rank 1: ended by ...`."""
+        return self._why[rank]
 
 
 class SupervisorRestarts:

@@ -7,20 +7,20 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from smolcluster.observe.serving_lines import counts_line
+from smolcluster.observe.serving_lines import counts_line, layers_text
 from smolcluster.plan.types import ServePlan
 from smolcluster.runtime.runfolder import RunFolder, ServingNote, read_json
 
 
 def served_here(run_dir: Path, node: str, note: ServingNote | None = None) -> str:
-    """`smollm2: layers 0:10, API http://127.0.0.1:8080, 3 requests ...`; empty for a run that serves nothing."""
+    """`smollm2: layers 0:10 as planned, API http://..., 3 requests ...`; empty for a run that serves nothing."""
     try:
         plan = ServePlan.model_validate_json(json.dumps(read_json(RunFolder(run_dir).plan)))
     except (OSError, ValueError, ValidationError):
         return ""
     stages = {stage.rank: stage for stage in plan.stages}
     mine = [stages.get(rank.rank) for rank in plan.ranks if rank.node == node]
-    parts = [f"layers {stage.start}:{stage.stop}" for stage in mine if stage is not None]
+    parts = [layers_text(stage.rank, f"{stage.start}:{stage.stop}", note) for stage in mine if stage is not None]
     if None in mine:
         urls = note.urls if note is not None else {}
         parts += [f"{'API' if name == 'api' else name} {url}" for name, url in urls.items()] or ["API"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -81,6 +82,7 @@ class Supervisor(ABC):
         self._ended = threading.Event()
         self._asked = False
         self._before = earlier_state(self._folder, config.run_id, config.node)
+        self._began = self._before.began if self._before is not None and self._before.began else time.time()
         self._state = JobState(
             run_id=config.run_id, node=config.node, state="starting", pid=claim.owner.pid,
             generation=config.generation, ranks={},
@@ -266,6 +268,8 @@ class Supervisor(ABC):
             restarts=self._restarts.count,
             restart_reason=self._restarts.reason,
             restart_ours=self._restarts.ours,
+            began=self._began,
+            seconds=max(0.0, time.time() - self._began),
         )
         return told_by_ranks(self._folder, known)
 

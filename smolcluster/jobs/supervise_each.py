@@ -81,7 +81,7 @@ class EachSupervisor(Supervisor):
             self._write_failure(rank, exit_code_of(self._codes[rank]), self._policy.refusal)
             self._begin_stop(StopOrder("failed", f"rank {rank}: {self._policy.refusal}", STOP_GRACE_S))
             return
-        _log.info("rank %d is started again in %.1f s, %s: %s", rank, delay_s, self._policy.said, self._policy.reason)
+        _log.info("rank %d is started again in %.1f s, %s", rank, delay_s, self._policy.why_of(rank))
         self._due[rank] = time.monotonic() + delay_s
 
     def _start_again(self, rank: int) -> None:
@@ -89,6 +89,6 @@ class EachSupervisor(Supervisor):
         self._started[rank].join(STOP_GRACE_S)
         self._forget(rank)
         del self._due[rank]
-        if self._start(plan, f"{self._policy.said_of(rank, time.monotonic())}: {self._policy.reason_of(rank)}"):
+        if self._start(plan, self._policy.why_of(rank)):
             del self._codes[rank]
             self._record()

@@ -23,12 +23,15 @@ from smolcluster.observe.report import (
     tail_of,
 )
 from smolcluster.plan.types import ServePlan
-from smolcluster.runtime.runfolder import RequestRecord, RunFolder, Summary, run_at
+from smolcluster.runtime.results import read_serving
+from smolcluster.runtime.runfolder import RequestRecord, RunFolder, ServingNote, Summary, run_at
 
 
 @dataclass(frozen=True)
 class ServeStory:
-    """The folder of a run that served a model, read. `was_ready`: it answered at some time."""
+    """The folder of a run that served a model, read. `was_ready`: it answered once. `seconds`: of all starts;
+    `note`: what the API said last.
+    """
 
     run_id: str
     plan: ServePlan
@@ -37,6 +40,8 @@ class ServeStory:
     was_ready: bool
     generation: int
     restarts: int
+    seconds: float
+    note: ServingNote | None
     culprit: Culprit | None
     notes: tuple[str, ...] = ()
 
@@ -53,6 +58,7 @@ def read_story(path: Path) -> RunStory | ServeStory:
     )
     jobs = [reader.job(folder.job_state(node)) for node in dict.fromkeys(rank.node for rank in plan.ranks)]
     found = [job for job in jobs if job is not None]
+    results = [rank.result for rank in ranks if rank.result is not None]
     api = plan.ranks[plan.api.rank]
     requests = reader.requests(folder.requests(api.node, api.rank))
     was_ready = folder.was_ready.exists()
@@ -64,6 +70,9 @@ def read_story(path: Path) -> RunStory | ServeStory:
         was_ready=was_ready,
         generation=max((job.generation for job in found), default=0),
         restarts=sum(job.restarts for job in found),
+        # A rank knows of its last start only.
+        seconds=max([*(job.seconds for job in found), *(result.seconds for result in results)], default=0.0),
+        note=read_serving(folder, api.node, api.rank),
         culprit=culprit_of(folder, needed(plan, ranks, was_ready)) or _never_ready(folder, plan, was_ready),
         notes=tuple(reader.notes),
     )
@@ -94,7 +103,7 @@ def summarise_story(story: RunStory | ServeStory) -> Summary:
         world_size=story.plan.world_size,
         transport="smol",
         tokens=tokens,
-        seconds=max((rank.result.seconds for rank in story.ranks if rank.result is not None), default=0.0),
+        seconds=story.seconds,
         tokens_per_s=tokens / busy_s if busy_s else 0.0,
         params=story.plan.params,
         peak_rss_mb=tuple(rank.result.peak_rss_mb if rank.result else 0.0 for rank in story.ranks),

@@ -27,6 +27,13 @@ def address_lines(urls: Mapping[str, str], key: str = "", elsewhere: str = "") -
     return lines
 
 
+def layers_text(rank: int, planned: str, note: ServingNote | None) -> str:
+    """The layers of a stage: those it has, or had last, where the API tells; else the plan's, and that they are."""
+    if note is None or not note.layers:
+        return f"layers {planned} as planned"
+    return f"layers {note.layers[rank]}" if rank in note.layers else f"no layers (planned: {planned})"
+
+
 def counts_line(note: ServingNote) -> str:
     """What was asked and answered so far, and what is under way."""
     parts = [f"{note.requests:,} request{'' if note.requests == 1 else 's'}"]

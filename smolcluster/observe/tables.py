@@ -11,6 +11,7 @@ from rich.text import Text
 
 from smolcluster.observe.report import Culprit, RankStory, RunStory
 from smolcluster.observe.served import ServeStory
+from smolcluster.observe.serving_lines import layers_text
 from smolcluster.runtime.runfolder import Summary
 
 _COLOUR = {"completed": "green", "failed": "red", "stopped": "yellow"}
@@ -86,7 +87,9 @@ def _served_ranks(story: ServeStory) -> Table:
     table = Table(title="ranks", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name in ("rank", "node", "does", "status", "peak"):
         table.add_column(name, justify="right" if name in ("rank", "peak") else "left", no_wrap=True)
-    layers = {stage.rank: f"layers {stage.start}:{stage.stop}" for stage in story.plan.stages}
+    layers = {
+        stage.rank: layers_text(stage.rank, f"{stage.start}:{stage.stop}", story.note) for stage in story.plan.stages
+    }
     for rank in story.ranks:
         head = [str(rank.plan.rank), escape(rank.plan.node), layers.get(rank.plan.rank, "API")]
         if rank.result is None:

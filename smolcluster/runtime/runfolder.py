@@ -155,7 +155,8 @@ class RunFolder:
 class ServingNote(Frozen):
     """How serving goes, whole and atomic at every change and about every second. `urls`: api, page.
 
-    `state` is what /health says: ready, or why not in `reason`. Counts are since the API's rank began.
+    `state` is what /health says: ready, or why not in `reason`. Counts are since the API's rank began. `layers`: by
+    rank of a stage those it had when it was ready last ("0:10"); one that is missing then served none.
     """
 
     schema_: int = Field(default=SERVING_SCHEMA, alias="schema", serialization_alias="schema")
@@ -163,6 +164,7 @@ class ServingNote(Frozen):
     state: Literal["starting", "ready", "lost", "closed"]
     reason: str = ""
     urls: dict[str, str] = Field(default_factory=dict)
+    layers: dict[int, str] = Field(default_factory=dict)
     active: int = 0
     waiting: int = 0
     requests: int = 0
@@ -287,9 +289,10 @@ class JobState(Frozen):
     """job.json: the supervisor's own state. `ranks` maps a rank to "running" or the exit code as text; a served model's
     that is about to be started again to "restarting".
 
-    `restarts` counts how often the node's ranks were started again, `restart_reason` says why the last time
-    (`restart_ours`: because of something here), `resumed_step` after which step they went on. `lost`: the supervisor
-    itself died, and somebody else wrote this.
+    `restarts` counts how often the node's ranks were started again, of a served model's those that failed of
+    themselves; `restart_reason` says why the last time (`restart_ours`: because of something here), `resumed_step`
+    after which step they went on. `lost`: the supervisor itself died, and somebody else wrote this. `began`: when the
+    run's first supervisor here did, in seconds of the clock on the wall; `seconds`: from then until this was written.
     """
 
     schema_: int = Field(default=JOB_SCHEMA, alias="schema", serialization_alias="schema")
@@ -305,6 +308,8 @@ class JobState(Frozen):
     restart_ours: bool = False
     resumed_step: int | None = None
     lost: bool = False
+    began: float = 0.0
+    seconds: float = 0.0
 
 
 class Summary(Frozen):

@@ -104,6 +104,7 @@ def test_the_note_follows(serve, head):
     note = noted(api, lambda note: note.state == "starting")
     assert note.reason == "the stages have not come yet"
     assert note.urls == {"api": api.url, "page": api.page_url}
+    assert note.layers == {}
     head.now = READY.model_copy(update={"active": 1, "waiting": 2})
     note = noted(api, lambda note: note.state == "ready")
     assert (note.active, note.waiting, note.requests, note.tokens) == (1, 2, 0, 0)
@@ -116,7 +117,9 @@ def test_the_note_follows(serve, head):
         assert (note.requests, note.failed) == (1, 0)
         assert note.tokens_per_s > 0
         head.now = READY.model_copy(update={"state": "lost", "reason": "pi5 is gone"})
-        assert noted(api, lambda note: note.state == "lost").reason == "pi5 is gone"
+        lost = noted(api, lambda note: note.state == "lost")
+        assert lost.reason == "pi5 is gone"
+        assert lost.layers == {stage.rank: f"{stage.start}:{stage.stop}" for stage in READY.stages}
     api.serving.stop()
     note = ServingNote.model_validate(json.loads(api.note_file.read_text()))
     assert (note.state, note.reason, note.tokens) == ("closed", "the API was stopped", 3)

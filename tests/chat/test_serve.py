@@ -51,7 +51,10 @@ def test_a_port_that_is_taken_says_what_to_do(name, key):
     [problem] = raised.value.problems
     assert problem.key == key
     assert f"port {port} is in use" in problem.what
-    assert f"-e override={key}={port + 1}" in problem.fix
+    # It is read by people of both commands.
+    assert f"-e override={key}={port + 1} of inference.yml" in problem.fix
+    assert f"--override {key}={port + 1}" in problem.fix
+    assert (f"--port {port + 1}" in problem.fix) == (name == "api")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])

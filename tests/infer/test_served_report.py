@@ -11,6 +11,7 @@ from rich.console import Console
 
 from smolcluster.commands.report import report
 from smolcluster.errors import InputError
+from smolcluster.jobs.served import served_here
 from smolcluster.observe.report import read_run
 from smolcluster.observe.served import busy_seconds, read_story, summarise_story
 from smolcluster.observe.serving_lines import ServingLines, address_lines
@@ -72,7 +73,9 @@ def asked(time: float, **changes) -> RequestRecord:
     return RequestRecord(**{**values, **changes})
 
 
-def run_folder(path: Path, *results: RankResult, ready: bool = True, requests: tuple[RequestRecord, ...] = ()):
+def run_folder(
+    path: Path, *results: RankResult, ready: bool = True, requests: tuple[RequestRecord, ...] = (), seconds: float = 0
+):
     folder = RunFolder(path)
     write_atomic(folder.plan, plan().to_json())
     for rank, node in enumerate(NODES):
@@ -81,7 +84,8 @@ def run_folder(path: Path, *results: RankResult, ready: bool = True, requests: t
         write_result(folder, result)
     for node, restarts in (("node1", 0), ("node2", 2), ("node3", 1)):
         job = JobState(
-            run_id="r", node=node, state="stopped", pid=1, generation=restarts, ranks={}, restarts=restarts
+            run_id="r", node=node, state="stopped", pid=1, generation=restarts, ranks={}, restarts=restarts,
+            seconds=seconds,
         )  # fmt: skip
         write_atomic(folder.job_state(node), job.model_dump_json(by_alias=True))
     if ready:
@@ -142,6 +146,24 @@ def test_a_run_nobody_asked(tmp_path: Path) -> None:
     assert (told.requests, told.failed, told.tokens, told.tokens_per_s) == (0, 0, 0, 0.0)
     assert (told.first_token_s, told.first_token_p95_s) == (None, None)
     assert "first token" in printed(tmp_path)
+
+
+def test_the_time_of_serving_is_that_of_all_starts(tmp_path: Path) -> None:
+    killed = run_folder(tmp_path, *map(ended, range(3)), ended(3, seconds=28.0), seconds=300.5)
+    assert summary_of(killed).seconds == 300.5
+    assert "300.5 s" in printed(tmp_path)
+
+
+def test_layers_are_those_that_were_served_last(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path, *map(ended, range(4)))
+    assert "layers 2:4 as planned" in printed(tmp_path)
+    said = note("closed", layers={0: "0:3", 2: "3:6"})
+    write_atomic(folder.serving("node1", 3), said.model_dump_json(by_alias=True))
+    text = printed(tmp_path)
+    assert "layers 0:3 " in text
+    assert "no layers (planned: 2:4)" in text
+    assert served_here(tmp_path, "node2") == "tiny: layers 2:4 as planned"
+    assert served_here(tmp_path, "node1", said).startswith("tiny: layers 0:3, API, 0 requests")
 
 
 def test_a_stage_that_was_lost_for_good_is_no_failure_of_a_run_that_went_on(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from smolcluster.cli import main
-from smolcluster.jobs import start_job
+from smolcluster.jobs import load_node, start_job, stop_job
 
 from .conftest import NodeMaker
 from .node import FAKE_SUPERVISOR
@@ -63,3 +63,21 @@ def test_run_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_no_runs_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["job", "status", "--workdir", str(tmp_path)]) == 0
     assert json.loads(capsys.readouterr().out)["runs"] == []
+
+
+@pytest.mark.parametrize("serves", [False, True])
+def test_a_run_that_goes_on_has_no_report_yet(
+    new_node: NodeMaker, capsys: pytest.CaptureFixture[str], serves: bool
+) -> None:
+    node = new_node("run", "run", serves=serves, lease_s=30.0)
+    node.folder.plan.write_bytes(Path(load_node(node.file).plan_file).read_bytes())
+    node.start()
+    assert main(["report", str(node.run_dir)]) == 0
+    assert "it is still running (node1)" in capsys.readouterr().out
+    assert not node.folder.summary.exists()
+    node.remember()
+    stop_job(node.run_dir, "node1")
+    node.gone()
+    assert main(["report", str(node.run_dir)]) == 0
+    assert "stopped" in capsys.readouterr().out
+    assert json.loads(node.folder.summary.read_text())["status"] == "stopped"

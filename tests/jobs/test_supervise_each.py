@@ -12,7 +12,14 @@ from pathlib import Path
 import pytest
 
 from smolcluster.jobs import list_runs, poll_job, start_job, stop_job
-from smolcluster.jobs.restarts import FIRST_DELAY_S, MOST_DELAY_S, WINDOW_S, RestartsOfEach, SupervisorRestarts
+from smolcluster.jobs.restarts import (
+    FIRST_DELAY_S,
+    LOST_PER_RESTART,
+    MOST_DELAY_S,
+    WINDOW_S,
+    RestartsOfEach,
+    SupervisorRestarts,
+)
 from smolcluster.jobs.state import read_state
 from smolcluster.jobs.types import JobRefused
 from smolcluster.runtime.runfolder import JobState, RankResult, ServingNote, write_atomic
@@ -73,7 +80,8 @@ def test_whoever_ends_unasked_is_started_again(new_node: NodeMaker, behaviour: s
     node = new_node("run", f"{behaviour}|run", serves=True, max_restarts=1)
     node.start()
     until(lambda: starts(node, 1) == 2 and poll_job(node.run_dir, "node1").job.ranks[1] == "running", "it is back")
-    assert poll_job(node.run_dir, "node1").job.restarts == 1
+    # One that only lost its head has not failed.
+    assert poll_job(node.run_dir, "node1").job.restarts == (0 if behaviour == "code:3" else 1)
     node.remember()
     stop_job(node.run_dir, "node1")
     node.gone()
@@ -139,11 +147,14 @@ def test_a_dead_supervisor_takes_everything_along_and_the_next_one_counts_on(new
     assert (lost.state, lost.lost, lost.ranks) == ("failed", True, {0: "130", 1: "130"})
     assert node.start().restarts == 1
     until(lambda: starts(node, 0) == 2, "it runs again")
+    again = read_state(node.folder, "node1")
+    assert again.began == lost.began > 0
+    assert again.seconds > lost.seconds
     node.remember()
     stop_job(node.run_dir, "node1")
     node.gone()
-    again = [line for line in node.folder.log("node1", 0).read_text().splitlines() if line.startswith("----")]
-    assert [line[:50] for line in again] == ["---- taken over: the supervisor on node1 (pid " + f"{pid}"[:4]]
+    restarted = [line for line in node.folder.log("node1", 0).read_text().splitlines() if line.startswith("----")]
+    assert [line[:50] for line in restarted] == ["---- taken over: the supervisor on node1 (pid " + f"{pid}"[:4]]
 
 
 def test_serving_and_training_exclude_each_other(new_node: NodeMaker) -> None:
@@ -208,7 +219,22 @@ def test_pauses_grow_and_old_restarts_are_forgotten() -> None:
     assert due(policy, 1, 7) == 1.0, "every rank has restarts of its own"
     assert due(policy, 0, 3 + WINDOW_S) == 8.0, "the first four were long ago"
     assert policy.count == 9
-    assert policy.said_of(0, 3 + WINDOW_S) == "restart 4 of 7 within 10 minutes"
+    assert policy.why_of(0) == "restart 4 of 7 within 10 minutes: rank 0: ended although nobody asked"
+
+
+def test_a_lost_head_uses_up_no_restart_but_is_not_followed_for_ever() -> None:
+    policy = RestartsOfEach(RecoverySpec(max_restarts=2), None)
+    most = 2 * LOST_PER_RESTART
+    pauses = [due(policy, 1, now, 3, root_cause=False) for now in range(most)]
+    assert pauses == [1.0, 2.0, 4.0, 8.0, *[16.0] * (most - 4)]
+    assert (policy.count, policy.reason) == (0, "")
+    assert policy.why_of(1) == f"start {most} of {most} within 10 minutes: rank 1: gone"
+    assert due(policy, 1, most) == 1.0, "its own restarts are all left"
+    assert (policy.count, policy.ours) == (1, True)
+    assert due(policy, 1, most, 3, root_cause=False) is None
+    assert policy.refusal == f"gone (after {most} starts within 10 minutes)"
+    assert due(policy, 1, WINDOW_S, 3, root_cause=False) == 16.0, "the first one was long ago"
+    assert due(RestartsOfEach(RecoverySpec(max_restarts=0), None), 1, 0.0, 3, root_cause=False) is None
 
 
 @pytest.mark.parametrize("code", [2, 4, 127])
@@ -218,10 +244,8 @@ def test_what_would_end_the_same_way_is_not_tried_again(code: int) -> None:
     assert due(policy, 0, 0.0, 3, final=True) is None
     assert policy.refusal == "gone"
     assert (policy.count, policy.ours) == (0, False)
-    assert due(policy, 0, 0.0, 3, root_cause=False) == 1.0
-    assert (policy.count, policy.ours) == (1, False)
-    assert due(policy, 0, 0.0, 3, root_cause=True) == 2.0
-    assert (policy.count, policy.ours, policy.reason) == (2, True, "rank 0: gone")
+    assert due(policy, 0, 0.0, 3, root_cause=True) == 1.0
+    assert (policy.count, policy.ours, policy.reason) == (1, True, "rank 0: gone")
 
 
 def test_ranks_that_are_due_together_and_cannot_be_started_end_the_job_in_order(

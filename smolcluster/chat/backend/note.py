@@ -28,6 +28,8 @@ async def keep_note(service: Service, path: Path) -> None:
     try:
         while True:
             before, note = note, await noted(service)
+            if not note.layers:
+                note = note.model_copy(update={"layers": before.layers})
             if note.state != before.state:
                 log.info("serving is %s%s", note.state, f": {note.reason}" if note.reason else "")
             try:
@@ -51,11 +53,14 @@ async def keep_note(service: Service, path: Path) -> None:
 async def noted(service: Service) -> ServingNote:
     """How it goes now."""
     health, accounts = await service.health(), service.accounts
+    stages = health.stages if health.state == "ready" else ()
+    layers = {stage.rank: f"{stage.start}:{stage.stop}" for stage in stages if stage.alive}
     return ServingNote(
         time=time.time(),
         state=health.state,
         reason=health.reason,
         urls=service.settings.urls,
+        layers=layers,
         active=health.active,
         waiting=health.waiting,
         requests=accounts.requests,

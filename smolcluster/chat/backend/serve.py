@@ -44,7 +44,11 @@ def bind(hosts: Sequence[str], ports: Mapping[str, int]) -> dict[str, list[socke
         close(bound)
         if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE:
             key, port = _KEYS[name], ports[name]
-            fix = f"end what holds it, or take another port: -e override={key}={port + 1} (0 takes any free one)"
+            short = f", --port {port + 1}" if name == "api" else ""
+            fix = (
+                f"end what holds it, or take another port (0: any free one): -e override={key}={port + 1} of "
+                f"inference.yml, --override {key}={port + 1}{short} of `python -m smolcluster serve`"
+            )
             what = f"port {port} is in use on {', '.join(hosts)}"
             raise ConfigError([Problem("cluster_config_inference.yaml", 0, key, what, fix)]) from error
         raise
