@@ -216,6 +216,10 @@ def test_what_only_training_has_is_refused(smollm2: Path) -> None:
     ]
     [problem] = refused(smollm2, asked(LOCAL, "", "training.precision=bf16"))
     assert problem.endswith(" | did you mean precision?")
+    [problem] = refused(smollm2, asked(LOCAL, "", "max_steps=4"))
+    assert "training.max_steps" not in problem, "which is refused in turn"
+    [problem] = refused(smollm2, asked(LOCAL, "", "api_port=4"))
+    assert problem.endswith(" | did you mean web_interface.api_port?")
     [problem] = refused(smollm2, asked(LOCAL, "", "contxt=4"))
     assert problem.startswith("--override contxt=4: contxt: unknown key")
 
