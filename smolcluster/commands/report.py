@@ -7,17 +7,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from smolcluster.commands._runs import WHICH, guess, run_named
+from smolcluster.errors import InputError, Problem
+
 if TYPE_CHECKING:
     from smolcluster.runtime.runfolder import Summary
 
 
 def report(
-    run_dir: Annotated[Path, typer.Argument(help="A run's folder, runs/latest for the last one.", show_default=False)],
+    which: Annotated[str, typer.Argument(metavar="RUN_DIR", help=WHICH, show_default=False)],
     followed: Annotated[
         bool, typer.Option("--followed", help="Leave out why a rank failed: whoever followed the run has read it.")
     ] = False,
 ) -> None:
     """Write summary.json and plots/ of a run and print its summary. A failed run is told, and is no failure of this."""
+    run_dir = run_named(which)
+    if not run_dir.exists():
+        fix = guess(which, otherwise="give a folder under runs/, or runs/latest")
+        raise InputError([Problem(which, 0, "", "there is no such run", fix)])
     report_on(run_dir, followed)
 
 

@@ -74,7 +74,7 @@ class PollResult(Frozen):
 class RunEntry(Frozen):
     """One line of `job status`: a run's job on one node. `active`: its supervisor is alive.
 
-    `lease_s`: seconds after which it ends by itself unless a controller renews its lease; None: it does not, or is over.
+    `lease_s`: seconds after which it ends by itself unless its lease is renewed; None: it has none, or is over.
     """
 
     run_dir: str

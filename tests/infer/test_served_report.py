@@ -115,7 +115,7 @@ def test_summary_and_merged_requests_of_a_run_that_was_stopped(
 ) -> None:
     late_first = (REQUESTS[1], REQUESTS[0], *REQUESTS[2:])
     folder = run_folder(tmp_path / "a-run", *map(ended, range(4)), requests=late_first)
-    report(folder.path)
+    report(str(folder.path))
     told = Summary.model_validate_json(folder.summary.read_text())
     assert (told.kind, told.strategy, told.status, told.exit_code) == ("inference", "inference", "stopped", 130)
     assert (told.requests, told.failed, told.tokens, told.restarts) == (4, 1, 30, 3)
