@@ -5,6 +5,8 @@ What it deliberately does not know: where notes come from, who prints the lines,
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Mapping
 from urllib.parse import quote, urlsplit
 
@@ -25,6 +27,24 @@ def address_lines(urls: Mapping[str, str], key: str = "", elsewhere: str = "") -
     if key:
         lines.append(f"key   {key}")
     return lines
+
+
+def example_lines(note: ServingNote, key: str = "") -> list[str]:
+    """A first request, to be pasted into a shell: a chat where the model has a template for one, else a text to go on
+    from. None before the model's name is known.
+    """
+    if not note.model or "api" not in note.urls:
+        return []
+    asked: dict[str, object] = {"model": note.model}
+    if note.chat:
+        path, asked["messages"] = "chat/completions", [{"role": "user", "content": "Hello"}]
+    else:
+        path, asked["prompt"] = "completions", "Once upon a time"
+    headers = ["Content-Type: application/json", *([f"Authorization: Bearer {key}"] if key else [])]
+    words = ["curl", f"{note.urls['api']}/v1/{path}"]
+    for header in headers:
+        words += ["-H", header]
+    return [f"try   {shlex.join([*words, '-d', json.dumps(asked, ensure_ascii=False)])}"]
 
 
 def counts_line(note: ServingNote) -> str:

@@ -232,6 +232,15 @@ def test_a_hub_id_may_be_served(gpt2: Path) -> None:
         assert problem.startswith(f"--model {name}: there is no such model to serve")
 
 
+def test_a_run_that_is_not_there_is_no_hub_id(gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = "--model runs/nope: there is no such folder | "
+    assert refused(gpt2, asked(LOCAL, "runs/nope")) == [f"{said}give a model folder or a run"]
+    model_folder(tmp_path / "runs" / "one" / "model", GPT2)
+    assert refused(gpt2, asked(LOCAL, "runs/nope")) == [f"{said}those with a model: runs/one"]
+    assert planned(gpt2, asked(LOCAL, "owner/name")).serve.model_name == "owner/name"
+
+
 def test_which_model_is_served_where_nobody_says(gpt2: Path, smollm2: Path, written: Write) -> None:
     assert planned(smollm2, asked(LOCAL)).serve.model_name == "smollm2"
     assert planned(gpt2, asked(LOCAL, "causal_gpt2")).serve.model_name == "causal_gpt2"

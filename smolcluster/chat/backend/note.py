@@ -9,7 +9,9 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from smolcluster.chat.backend.refusals import ApiError
 from smolcluster.chat.backend.service import Service
+from smolcluster.errors import SmolError
 from smolcluster.runtime.runfolder import ServingNote, write_atomic
 
 log = logging.getLogger("smolcluster.chat")
@@ -51,11 +53,17 @@ async def keep_note(service: Service, path: Path) -> None:
 async def noted(service: Service) -> ServingNote:
     """How it goes now."""
     health, accounts = await service.health(), service.accounts
+    about = None
+    if health.state == "ready":
+        with suppress(SmolError, ApiError):  # it may have been lost since
+            about = await service.about()
     return ServingNote(
         time=time.time(),
         state=health.state,
         reason=health.reason,
         urls=service.settings.urls,
+        model=about.name if about is not None else "",
+        chat=about is not None and about.chat_template is not None,
         active=health.active,
         waiting=health.waiting,
         requests=accounts.requests,
