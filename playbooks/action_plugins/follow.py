@@ -35,7 +35,7 @@ from smolcluster.jobs.identity import orphaned
 from smolcluster.jobs.restarts import SupervisorRestarts
 from smolcluster.jobs.telling import ServedLines, StepLines, Telling
 from smolcluster.jobs.types import START_DEADLINE_S
-from smolcluster.observe.serving_lines import address_lines
+from smolcluster.observe.serving_lines import address_lines, example_lines
 from smolcluster.runtime.runfolder import RunFolder, ServingNote, write_atomic
 
 _SPEC: dict[str, dict[str, Any]] = {
@@ -177,7 +177,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         key_file = self._options["api_key_file"]
         key = Path(key_file).read_text(encoding="utf-8").strip() if key_file else ""
         elsewhere = "" if self._options["local"] else self._options["node"]
-        for line in address_lines(note.urls, key, elsewhere):
+        for line in (*address_lines(note.urls, key, elsewhere), *example_lines(note, key)):
             # The key is for the person in front of the screen, not for a log that Ansible may keep.
             Display().display(f"{'':<{self._width}}  {line}", screen_only=bool(key))
 

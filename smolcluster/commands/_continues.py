@@ -27,7 +27,10 @@ def require_continues(found: Found, plan: Plan, flag: str) -> list[str]:
         problems.append(Problem(flag, 0, "init", what, "leave init or resume away"))
     if found.step is not None and plan.run.training.max_steps is not None and found.step >= plan.run.training.max_steps:
         what = f"nothing is left to train: {run_id} has made {found.step} steps, and this run ends after"
-        fix = f"raise it above {found.step}: --override training.max_steps={2 * found.step}"
+        fix = (
+            f"raise it above {found.step}: --override training.max_steps={2 * found.step} "
+            f"(of a playbook: -e override=training.max_steps={2 * found.step})"
+        )
         problems.append(Problem(flag, 0, "training.max_steps", f"{what} {plan.run.training.max_steps}", fix))
     before = plan_of(found)
     notes: list[str] = []

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from smolcluster.commands._runs import LATEST, guess, last_trained, run_named
 from smolcluster.errors import ConfigError, InputError, Problem
 from smolcluster.files import hash_of
 from smolcluster.jobs.nodefile import load_node
@@ -14,10 +15,11 @@ from smolcluster.observe.report import read_run
 from smolcluster.plan.types import Plan
 from smolcluster.runtime.checkpoint.sources import Source
 from smolcluster.runtime.checkpoint.survey import Survey, survey
-from smolcluster.runtime.runfolder import RunFolder, read_json, run_at
+from smolcluster.runtime.runfolder import RunFolder, run_at
 from smolcluster.spec.resumed import Earlier
 
-LATEST = "latest"
+# The command that only shows checkpoints; what it names starts no run.
+LOOKING = "checkpoint"
 _YES = ("true", "yes", "1", LATEST)
 
 
@@ -85,7 +87,7 @@ def checkpoint_named(
     given = _path(text, workdir)
     path = given.resolve() if given.suffix == ".json" else run_at(given)
     if not path.exists():
-        raise _refusal(flag, text, f"there is no {path}")
+        raise _refusal(flag, text, f"there is no {path}", guess(text, workdir))
     tried: list[str] = []
     seen: set[Path] = set()
     while path not in seen:
@@ -113,26 +115,7 @@ def checkpoint_named(
 
 
 def _path(text: str, workdir: Path) -> Path:
-    if text.lower() in _YES:
-        return _last_trained(workdir)
-    named = workdir / text
-    return named if "/" not in text and named.exists() else Path(text).expanduser()
-
-
-def _last_trained(workdir: Path) -> Path:
-    newest = workdir / LATEST
-    if not _served(run_at(newest)):
-        return newest
-    plans = sorted(workdir.glob("*/plan.json"), key=lambda file: file.stat().st_mtime, reverse=True)
-    return next((file.parent for file in plans if not _served(file.parent)), newest)
-
-
-def _served(folder: Path) -> bool:
-    """Whether a run served a model."""
-    try:
-        return read_json(RunFolder(folder).plan).get("kind") == "inference"
-    except (OSError, ValueError):
-        return False
+    return last_trained(workdir) if text.lower() in _YES else run_named(text, workdir)
 
 
 def _resumed_from(node_file: Path) -> Path | None:
@@ -144,6 +127,7 @@ def _resumed_from(node_file: Path) -> Path | None:
     return Path(before) if before is not None and Path(before).exists() else None
 
 
-def _refusal(flag: str, text: str, what: str) -> InputError:
-    fix = "name a run under runs/, its folder, one of its checkpoints/step-*.json, or latest; or start anew without it"
-    return InputError([Problem(f"{flag} {text}", 0, "", what, fix)])
+def _refusal(flag: str, text: str, what: str, near: str = "") -> InputError:
+    anew = "" if flag == LOOKING else "; or start anew without it"
+    fix = f"name a run under runs/, its folder, one of its checkpoints/step-*.json, or latest{anew}"
+    return InputError([Problem(f"{flag} {text}", 0, "", what, f"{near} Or {fix}" if near else fix)])

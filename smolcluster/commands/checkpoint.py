@@ -28,9 +28,9 @@ def checkpoint(
     ] = False,
 ) -> None:
     """Show a run's checkpoints; starts nothing. Exit code 2 if there is none to resume from."""
-    from smolcluster.commands._resume import checkpoint_named
+    from smolcluster.commands._resume import LOOKING, checkpoint_named
 
-    flag = "-e resume" if elsewhere else "checkpoint"
+    flag = "-e resume" if elsewhere else LOOKING
     found = checkpoint_named(which, runs.absolute(), flag, elsewhere, hashes)
     if as_json:
         typer.echo(json.dumps(_told(found)))

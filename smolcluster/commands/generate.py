@@ -10,14 +10,16 @@ from typing import Annotated
 
 import typer
 
+from smolcluster.commands._runs import RUNS, WHICH, guess, has_served, last_trained, run_named
 from smolcluster.errors import ConfigError, InputError, Problem
-from smolcluster.runtime.runfolder import RunFolder, read_json
+from smolcluster.runtime.runfolder import RunFolder, read_json, run_at
 
 MODEL_FILE = "config.json"
+GPT2 = "gpt2"
 
 
 def generate(
-    where: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL_DIR", help="A run folder (runs/latest) or a model.")],
+    where: Annotated[str, typer.Argument(metavar="RUN_OR_MODEL_DIR", help=f"{WHICH} Or a model's folder.")],
     prompt: Annotated[str, typer.Argument(help="The text to go on from.")] = "",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write at most.")] = 100,
     temperature: Annotated[float, typer.Option(min=0, help="Below 1 is safer, above 1 wilder, 0 is --greedy.")] = 0.8,
@@ -27,7 +29,11 @@ def generate(
     greedy: Annotated[bool, typer.Option("--greedy", help="Always take the likeliest token.")] = False,
 ) -> None:
     """Continue PROMPT with the model that a run saved. The text appears as it is written."""
-    folder = find_model(where)
+    path = run_named(where)
+    if not path.exists():
+        near = guess(where, path.parent if "/" in where else RUNS)
+        raise _problem(path, "there is no such run or model", f"{near} Or {_others(path)}" if near else _others(path))
+    folder = find_model(refuse_served(path))
     refuse_classifier(folder)
     from smolcluster.data.text import TextStream
     from smolcluster.data.tokenizer import load_tokenizer
@@ -85,15 +91,29 @@ def find_model(where: Path) -> Path:
     )
 
 
+def refuse_served(where: Path) -> Path:
+    """InputError for a run that served a model which cannot be tried here: it has trained none."""
+    if not has_served(run_at(where)) or _type(RunFolder(run_at(where)).model) == GPT2:
+        return where
+    trained = last_trained(where.parent)
+    good = (RunFolder(run_at(trained)).model / MODEL_FILE).is_file() and not has_served(run_at(trained))
+    fix = f"the last run that trained a model: {trained}" if good else _others(where)
+    raise _problem(where, "is a run that served a model, and trained none", fix)
+
+
 def refuse_classifier(folder: Path) -> None:
     """InputError for a SimpleNN, which tells what a picture shows and writes no text."""
     from smolcluster.models.classifier import MODEL_TYPE
 
-    kind = ""
-    with contextlib.suppress(OSError, ValueError):
-        kind = str(read_json(folder / MODEL_FILE).get("model_type"))
-    if kind == MODEL_TYPE:
+    if _type(folder) == MODEL_TYPE:
         raise _problem(folder, "is a SimpleNN: it tells what a picture shows, and writes no text", _others(folder))
+
+
+def _type(folder: Path) -> str:
+    """What config.json says the model is; "" where that cannot be told."""
+    with contextlib.suppress(OSError, ValueError):
+        return str(read_json(folder / MODEL_FILE).get("model_type"))
+    return ""
 
 
 def _state(run: RunFolder) -> str:
@@ -107,7 +127,7 @@ def _state(run: RunFolder) -> str:
 def _others(where: Path) -> str:
     """What to try instead: runs beside it that have a model, newest first, else how to train one."""
     runs = sorted(folder.parent.parent for folder in where.parent.glob(f"*/model/{MODEL_FILE}"))
-    named = [str(run) for run in reversed(runs) if not run.is_symlink()][:3]
+    named = [str(run) for run in reversed(runs) if not run.is_symlink() and not has_served(run)][:3]
     return f"try {' or '.join(named)}" if named else "train one: ansible-playbook train.yml -e strategy=fsdp"
 
 

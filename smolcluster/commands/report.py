@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from smolcluster.commands._runs import WHICH, guess, run_named
+from smolcluster.errors import InputError, Problem
+
 if TYPE_CHECKING:
     from smolcluster.runtime.runfolder import Summary
 
 
 def report(
-    run_dir: Annotated[Path, typer.Argument(help="A run's folder, runs/latest for the last one.", show_default=False)],
+    which: Annotated[str, typer.Argument(metavar="RUN_DIR", help=WHICH, show_default=False)],
     followed: Annotated[
         bool, typer.Option("--followed", help="Leave out why a rank failed: whoever followed the run has read it.")
     ] = False,
@@ -26,6 +29,10 @@ def report(
     from smolcluster.observe.report import plan_in
     from smolcluster.runtime.runfolder import run_at
 
+    run_dir = run_named(which)
+    if not run_dir.exists():
+        fix = guess(which, otherwise="give a folder under runs/, or runs/latest")
+        raise InputError([Problem(which, 0, "", "there is no such run", fix)])
     nodes = dict.fromkeys(rank.node for rank in plan_in(run_dir, Reader()).ranks)
     # Whoever followed it has seen it end, or has given it up.
     active = () if followed else active_here(run_at(run_dir), nodes)

@@ -67,8 +67,17 @@ def list_runs(workdir: Path) -> tuple[RunEntry, ...]:
             continue
         with contextlib.suppress(JobError):
             state = settle(RunFolder(run_dir), node)
-            entries.append(RunEntry(run_dir=str(run_dir), active=state.state in ACTIVE_STATES, job=state))
+            active = state.state in ACTIVE_STATES
+            lease_s = _lease_left(run_dir, node) if active else None
+            entries.append(RunEntry(run_dir=str(run_dir), active=active, lease_s=lease_s, job=state))
     return tuple(entries)
+
+
+def _lease_left(run_dir: Path, node: str) -> float | None:
+    """What is left of a run's lease, without renewing it; None without one, or where its supervisor does not answer."""
+    with contextlib.suppress(PeerError):
+        return ask(RunFolder(run_dir).control(node), Request(command="poll")).lease_s
+    return None
 
 
 def _serving(folder: RunFolder, state: JobState) -> ServingNote | None:

@@ -72,8 +72,12 @@ class PollResult(Frozen):
 
 
 class RunEntry(Frozen):
-    """One line of `job status`: a run's job on one node. `active`: its supervisor is alive."""
+    """One line of `job status`: a run's job on one node. `active`: its supervisor is alive.
+
+    `lease_s`: seconds after which it ends by itself unless its lease is renewed; None: it has none, or is over.
+    """
 
     run_dir: str
     active: bool
+    lease_s: float | None = None
     job: JobState

@@ -5,6 +5,8 @@ What it deliberately does not know: where notes come from, who prints the lines,
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Mapping
 from urllib.parse import quote, urlsplit
 
@@ -32,6 +34,24 @@ def layers_text(rank: int, planned: str, note: ServingNote | None) -> str:
     if note is None or not note.layers:
         return f"layers {planned} as planned"
     return f"layers {note.layers[rank]}" if rank in note.layers else f"no layers (planned: {planned})"
+
+
+def example_lines(note: ServingNote, key: str = "") -> list[str]:
+    """A first request, to be pasted into a shell: a chat where the model has a template for one, else a text to go on
+    from. None before the model's name is known.
+    """
+    if not note.model or "api" not in note.urls:
+        return []
+    asked: dict[str, object] = {"model": note.model}
+    if note.chat:
+        path, asked["messages"] = "chat/completions", [{"role": "user", "content": "Hello"}]
+    else:
+        path, asked["prompt"] = "completions", "Once upon a time"
+    headers = ["Content-Type: application/json", *([f"Authorization: Bearer {key}"] if key else [])]
+    words = ["curl", f"{note.urls['api']}/v1/{path}"]
+    for header in headers:
+        words += ["-H", header]
+    return [f"try   {shlex.join([*words, '-d', json.dumps(asked, ensure_ascii=False)])}"]
 
 
 def counts_line(note: ServingNote) -> str:

@@ -155,6 +155,7 @@ class RunFolder:
 class ServingNote(Frozen):
     """How serving goes, whole and atomic at every change and about every second. `urls`: api, page.
 
+    `model` is the name that requests give, "" before it is known; `chat`: it has a chat template.
     `state` is what /health says: ready, or why not in `reason`. Counts are since the API's rank began. `layers`: by
     rank of a stage those it had when it was ready last ("0:10"); one that is missing then served none.
     """
@@ -165,6 +166,8 @@ class ServingNote(Frozen):
     reason: str = ""
     urls: dict[str, str] = Field(default_factory=dict)
     layers: dict[int, str] = Field(default_factory=dict)
+    model: str = ""
+    chat: bool = False
     active: int = 0
     waiting: int = 0
     requests: int = 0

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.spec.clusterfile import CLUSTER_FILES
 from smolcluster.spec.document import Document, Tree, parse_value
-from smolcluster.spec.modelfile import MODEL_FILES
+from smolcluster.spec.modelfile import MODEL_FILES, ServedModel
 from smolcluster.spec.problems import did_you_mean, keys_at, listed
 from smolcluster.spec.validate import known_keys
 
@@ -112,7 +112,9 @@ def _leaf(tree: Tree, key: str) -> str:
 def _dotted_keys(strategy: str, model: str) -> list[str]:
     """Every key a person may override, dotted, two levels deep (no file is deeper where overriding makes sense)."""
     keys: list[str] = []
-    files: tuple[type[BaseModel], ...] = (MODEL_FILES[model], CLUSTER_FILES[strategy])
+    # A model that is only served has no settings of training, and a few of its own.
+    of_model = ServedModel if strategy == "inference" else MODEL_FILES[model]
+    files: tuple[type[BaseModel], ...] = (of_model, CLUSTER_FILES[strategy])
     for file in files:
         for name in keys_at(file, ()):
             keys.append(name)

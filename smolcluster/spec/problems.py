@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -29,6 +30,8 @@ _WANTED = {
     "dict": ("a section", "put `key: value` lines below it"),
     "model": ("a section", "put `key: value` lines below it"),
 }
+# A key with its section: no address, no name of a host with a number.
+_KEYS = re.compile(r"[a-z_]\w*(\.[a-z_]\w*)+")
 # What other trainers call the same thing.
 _ELSEWHERE = {
     "amp": "precision", "mixed_precision": "precision", "dtype": "precision", "bf16": "precision", "fp16": "precision",
@@ -39,14 +42,19 @@ _ELSEWHERE = {
 
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
-    """`did you mean x?` for the nearest known word, else the other advice."""
+    """`did you mean x?` for the nearest known word, else the other advice. A key may be said without its section."""
     names = {name.lower(): name for name in known}
     section, dot, last = word.lower().rpartition(".")
     elsewhere = section + dot + _ELSEWHERE.get(last, "")
     if elsewhere in names:
         return f"did you mean {names[elsewhere]}?"
-    near = difflib.get_close_matches(word.lower(), list(names), n=1, cutoff=0.6)
-    return f"did you mean {names[near[0]]}?" if near else otherwise
+    lasts = {key.rpartition(".")[2]: name for key, name in reversed(names.items()) if _KEYS.fullmatch(key)}
+    # Nearer than a whole name needs to be: many sections have keys that look alike.
+    for those, cutoff in ((names if dot else lasts | names, 0.8), (names, 0.6)):
+        near = difflib.get_close_matches(word.lower(), list(those), n=1, cutoff=cutoff)
+        if near:
+            return f"did you mean {those[near[0]]}?"
+    return otherwise
 
 
 def listed(words: Iterable[str]) -> str:

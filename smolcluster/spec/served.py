@@ -106,6 +106,10 @@ def choose(name: str, inventory: Path, settings: list[Document], find: Find | No
         known = list(dict.fromkeys((*entries.data, *table)))
         fix = did_you_mean(name, known, f"models: {listed(known)}; or give a model folder, or a hub id")
         raise ConfigError([Problem(f"--model {name}", 0, "", "there is no such model to serve", fix)])
+    if not path.exists() and name not in table and find is not None and len(path.parts) > 1 and _here(path):
+        runs = sorted(file.parent.parent for file in path.parent.glob(f"*/model/{CONFIG}"))
+        fix = f"those with a model: {listed(map(str, reversed(runs[-3:])))}" if runs else "give a model folder or a run"
+        raise ConfigError([Problem(f"--model {name}", 0, "", "there is no such folder", fix)])
     # What a person has before their eyes comes first; and no name of the table is absolute.
     wanted = str(path.absolute()) if path.exists() else name
     found = find(wanted) if find is not None else ModelFolder(path, "", "")
@@ -121,6 +125,11 @@ def choose(name: str, inventory: Path, settings: list[Document], find: Find | No
 def _maybe_hub_id(name: str) -> bool:
     """Whether it has the form owner/name, as nothing else here has; `find` looks closer."""
     return len(name.split("/")) == 2 and all(name.split("/")) and not name.startswith((".", "~"))
+
+
+def _here(path: Path) -> bool:
+    """Whether a path that is not there is one of this machine's, and no repository of the hub."""
+    return path.parts[0] == "runs" or Path(path.parts[0]).is_dir()
 
 
 def _hash(folder: Path) -> dict[str, str]:

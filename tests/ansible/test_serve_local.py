@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import stat
+import subprocess
 import time
 
 import pytest
@@ -71,22 +73,31 @@ def test_detached_it_is_seen_stopped_and_collected(local: Cluster, tiny: Tiny) -
     assert f"{begun.run_id} runs on node1, node2, node3 and needs nobody." in begun.text
     (url,) = re.findall(r"^ +api +(http://\S+)$", begun.text, re.MULTILINE)
     assert ask(url, PROMPT) == tiny.answer
+    (pasted,) = re.findall(r"^ +try +(curl \S+/completions .+)$", begun.text, re.MULTILINE)
+    answered = subprocess.run(shlex.split(pasted), capture_output=True, timeout=60, check=True)
+    answer = json.loads(answered.stdout)
+    assert answer["model"] == str(tiny.folder)
     status = local.play("status", "nodes=node1,node2")
     for part in (" ready ", url, f"{tiny.folder}: layers "):
         assert part in status.text
 
     refused = local.play("inference", f"model={tiny.folder}", override=PORTS)
     assert refused.code == 2
-    assert refused.text.count(f"the run {begun.run_id} is active there") == 3
+    assert f"1. the run {begun.run_id} is active on node1, node2, node3." in refused.text
+    assert "ends by itself" not in refused.text, "it has no lease"
 
     stopped = local.play("stop", f"run_id={begun.run_id}")
     assert stopped.code == 0, stopped.text
     assert not local.processes()
     collected = local.play("collect")
     assert collected.code == 0, collected.text
-    assert "1, 0 failed" in collected.text
+    assert "2, 0 failed" in collected.text
     told = json.loads((local.runs / begun.run_id / "summary.json").read_text())
-    assert (told["status"], told["requests"], told["tokens"]) == ("stopped", 1, 8)
+    assert (told["status"], told["requests"], told["tokens"]) == (
+        "stopped",
+        2,
+        8 + answer["usage"]["completion_tokens"],
+    )
 
 
 def test_one_that_does_not_become_ready_is_ended_and_told(local: Cluster, tiny: Tiny) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import stat
 from pathlib import Path
@@ -141,7 +142,9 @@ def test_a_run_without_a_controller(local: Cluster) -> None:
     before = sorted(path.name for path in local.runs.iterdir())
     refused = local.play("train", "strategy=fsdp", override=SHORT)
     assert refused.code == 2
-    assert f"node1: the run {run_id} is active there" in refused.text
+    assert "1 problem; nothing was started." in refused.text
+    assert f"1. the run {run_id} is active on node1, node2, node3." in refused.text
+    assert "ends by itself" not in refused.text, "it has no lease"
     assert "-e replace=true" in refused.text
     assert "ansible-playbook stop.yml" in refused.text
     assert sorted(path.name for path in local.runs.iterdir()) == before
@@ -192,6 +195,9 @@ def test_a_killed_rank_ends_the_run_everywhere_and_is_named(local: Cluster, play
 
 def test_a_killed_controller_ends_the_run_on_every_node(local: Cluster, playing: list[Playing]) -> None:
     run, run_id = begin(local, playing)
+    refused = local.play("train", "strategy=fsdp", override=SHORT)
+    (left,) = re.findall(r"if its playbook has ended, it ends by itself within (\d+) s", refused.text)
+    assert 0 < int(left) <= 30, "once for the run"
     run.process.kill()
     gone_within(local, 15)
     run.end()

@@ -136,8 +136,7 @@ def test_a_run_without_a_controller_over_ssh(remote: Cluster) -> None:
     assert remote.processes()
     refused = remote.play("train", override=SHORT)
     assert refused.code == 2
-    for node in NODES:
-        assert f"{node}: the run {begun.run_id} is active there" in refused.text
+    assert f"the run {begun.run_id} is active on {', '.join(NODES)}." in refused.text
     stopped = remote.play("stop", f"run_id={begun.run_id}")
     assert stopped.code == 0, stopped.text
     assert not remote.processes()

@@ -202,6 +202,21 @@ def test_what_is_wrong_is_named(api, head, path, body, param):
     assert head.requests == []
 
 
+def test_what_no_model_here_can_do_is_said_of_the_server(api):
+    for name, value in {"tools": [{}], "logprobs": True, "response_format": {"type": "json_object"}}.items():
+        error = refused(api.client.post("/v1/chat/completions", json={**CHAT, name: value}), 400)
+        assert (error["message"], error["param"]) == (f"{name}: this server does not support it", name)
+
+
+def test_an_empty_body_is_told_what_to_send(api):
+    for path in ("/chat", "/api/chat", "/v1/chat/completions", "/v1/completions"):
+        message = refused(api.client.post(path), 400)["message"]
+        said, _, example = message.partition("; send JSON, as ")
+        assert said == "the body is empty"
+        body = json.loads(example)
+        assert api.client.post(path, json={**body, "model": "small"} if "model" in body else body).status_code == 200
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -354,7 +369,8 @@ def test_config(api):
     assert body["active_strategy"] == "top_p"
     assert body["strategies"]["greedy"] == {"temperature": 0.0, "top_k": 0, "top_p": 1.0}
     assert body["strategies"]["top_k"] == {"temperature": 1.0, "top_k": 40, "top_p": 1.0}
-    assert (body["limits"]["context"], body["limits"]["max_tokens"]) == (64, 16)
+    limits = body["limits"]
+    assert (limits["context"], limits["max_tokens"], limits["default_max_tokens"]) == (64, 64, 16)
 
 
 def test_health_tells_the_truth(api, head):
@@ -379,8 +395,9 @@ def test_reconnect(serve, head):
     assert refused(api.client.post("/reconnect"), 503)["message"] == "pi5 did not come"
 
 
-def test_before_the_model_is_there(api, head):
+def test_before_the_model_is_there(serve, head):
     head.now = READY.model_copy(update={"state": "starting", "reason": "the stages have not come yet"})
+    api = serve(head)
     assert api.client.get("/health").status_code == 503
     for answer in (
         api.client.post("/chat", json={"message": "hi"}),
@@ -394,8 +411,9 @@ def test_before_the_model_is_there(api, head):
     assert "the stages have not come yet" in page.text
 
 
-def test_the_page_says_what_is_served(api, head):
+def test_the_page_says_what_is_served(serve, head):
     head.model = ABOUT.model_copy(update={"name": "<b>small</b>"})
+    api = serve(head)
     page = api.client.get("/")
     assert page.headers["content-type"].startswith("text/html")
     assert "&lt;b&gt;small" in page.text

@@ -80,6 +80,14 @@ def test_what_a_person_names(run: Path, tmp_path: Path) -> None:
             checkpoint_named(text, tmp_path)
 
 
+def test_a_name_that_is_nearly_right(run: Path) -> None:
+    for flag, anew in {"checkpoint": False, "--resume": True}.items():
+        with pytest.raises(InputError) as caught:
+            checkpoint_named("lastest", run.parent, flag)
+        assert "fix: did you mean latest?" in str(caught.value)
+        assert ("start anew" in str(caught.value)) is anew
+
+
 def command(*words: str) -> tuple[int, str, str]:
     outcome = subprocess.run(
         [sys.executable, "-m", "smolcluster", "checkpoint", *words], capture_output=True, text=True, timeout=120,

@@ -217,6 +217,10 @@ def test_what_only_training_has_is_refused(smollm2: Path) -> None:
     ]
     [problem] = refused(smollm2, asked(LOCAL, "", "training.precision=bf16"))
     assert problem.endswith(" | did you mean precision?")
+    [problem] = refused(smollm2, asked(LOCAL, "", "max_steps=4"))
+    assert "training.max_steps" not in problem, "which is refused in turn"
+    [problem] = refused(smollm2, asked(LOCAL, "", "api_port=4"))
+    assert problem.endswith(" | did you mean web_interface.api_port?")
     [problem] = refused(smollm2, asked(LOCAL, "", "contxt=4"))
     assert problem.startswith("--override contxt=4: contxt: unknown key")
 
@@ -227,6 +231,15 @@ def test_a_hub_id_may_be_served(gpt2: Path) -> None:
     for name in ("owner/name/more", "./name", "/name", "owner/"):
         [problem] = refused(gpt2, asked(LOCAL, name))
         assert problem.startswith(f"--model {name}: there is no such model to serve")
+
+
+def test_a_run_that_is_not_there_is_no_hub_id(gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = "--model runs/nope: there is no such folder | "
+    assert refused(gpt2, asked(LOCAL, "runs/nope")) == [f"{said}give a model folder or a run"]
+    model_folder(tmp_path / "runs" / "one" / "model", GPT2)
+    assert refused(gpt2, asked(LOCAL, "runs/nope")) == [f"{said}those with a model: runs/one"]
+    assert planned(gpt2, asked(LOCAL, "owner/name")).serve.model_name == "owner/name"
 
 
 def test_which_model_is_served_where_nobody_says(gpt2: Path, smollm2: Path, written: Write) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from smolcluster.errors import InputError
 from smolcluster.jobs.served import served_here
 from smolcluster.observe.report import read_run
 from smolcluster.observe.served import busy_seconds, read_story, summarise_story
-from smolcluster.observe.serving_lines import ServingLines, address_lines
+from smolcluster.observe.serving_lines import ServingLines, address_lines, example_lines
 from smolcluster.observe.tables import show
 from smolcluster.plan.types import ApiPlan, RankPlan, ServePlan, StagePlan
 from smolcluster.runtime.results import write_result
@@ -119,7 +120,7 @@ def test_summary_and_merged_requests_of_a_run_that_was_stopped(
 ) -> None:
     late_first = (REQUESTS[1], REQUESTS[0], *REQUESTS[2:])
     folder = run_folder(tmp_path / "a-run", *map(ended, range(4)), requests=late_first)
-    report(folder.path)
+    report(str(folder.path))
     told = Summary.model_validate_json(folder.summary.read_text())
     assert (told.kind, told.strategy, told.status, told.exit_code) == ("inference", "inference", "stopped", 130)
     assert (told.requests, told.failed, told.tokens, told.restarts) == (4, 1, 30, 3)
@@ -264,3 +265,17 @@ def test_addresses_with_and_without_a_key() -> None:
         "api   http://127.0.0.1:8080  (on mini1 itself)",
         "page  http://[::1]:5050  (on mini1 itself)",
     ]
+
+
+def test_a_first_request_to_paste() -> None:
+    urls = {"api": "http://127.0.0.1:8080", "page": "http://127.0.0.1:5050"}
+    [line] = example_lines(note("ready", urls=urls, model="runs/it's", chat=True), "k3y")
+    assert line.startswith("try   curl http://127.0.0.1:8080/v1/chat/completions -H 'Content-Type: application/json' ")
+    words = shlex.split(line)
+    assert words[words.index("Authorization: Bearer k3y") - 1] == "-H"
+    assert json.loads(words[-1]) == {"model": "runs/it's", "messages": [{"role": "user", "content": "Hello"}]}
+    [line] = example_lines(note("ready", urls=urls, model="small"))
+    assert shlex.split(line)[2] == "http://127.0.0.1:8080/v1/completions"
+    assert json.loads(shlex.split(line)[-1]) == {"model": "small", "prompt": "Once upon a time"}
+    assert "Authorization" not in line
+    assert example_lines(note("lost", urls=urls)) == []

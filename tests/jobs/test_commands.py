@@ -34,6 +34,7 @@ def test_start_poll_status_stop(new_node: NodeMaker, capsys: pytest.CaptureFixtu
     assert main(["job", "status", "--workdir", str(node.workdir)]) == 0
     listed = json.loads(capsys.readouterr().out)["runs"]
     assert [(entry["job"]["run_id"], entry["active"]) for entry in listed] == [("run-a", True)]
+    assert 30.0 < listed[0]["lease_s"] <= 75.0, "what is left of its first term, which looking has not renewed"
     assert main(["job", "start", str(node.file)]) == 2
     said = capsys.readouterr()
     assert said.out == ""
@@ -42,7 +43,8 @@ def test_start_poll_status_stop(new_node: NodeMaker, capsys: pytest.CaptureFixtu
     stopped = json.loads(capsys.readouterr().out)
     assert (stopped["state"], stopped["reason"]) == ("stopped", "lunch")
     main(["job", "status", "--workdir", str(node.workdir)])
-    assert json.loads(capsys.readouterr().out)["runs"][0]["active"] is False
+    last = json.loads(capsys.readouterr().out)["runs"][0]
+    assert (last["active"], last["lease_s"]) == (False, None)
     node.gone()
 
 

@@ -89,6 +89,37 @@ def test_a_run_that_is_not_there_names_those_that_are(run, tmp_path):
     assert "fix: train one: ansible-playbook train.yml" in fails(tmp_path / "no" / "runs")
 
 
+def test_a_run_is_found_by_its_name(run, monkeypatch, capsys):
+    from smolcluster.cli import main
+
+    monkeypatch.chdir(run.parent.parent)
+    outs = []
+    for name in ("latest", run.name, f"runs/{run.name}"):
+        assert main(["generate", name, "Once", "--max-new-tokens", "4"]) == 0
+        outs.append(capsys.readouterr().out)
+    assert len(set(outs)) == 1
+    assert main(["generate", "lastest", "Once"]) == 2
+    said = capsys.readouterr().err
+    assert "there is no such run or model" in said
+    assert "did you mean latest?" in said
+
+
+def test_a_run_that_served_a_model_names_the_last_that_trained(run, monkeypatch, capsys):
+    from smolcluster.cli import main
+
+    served = run.parent / "20260103-000000-inference-0000"
+    (served / "model").mkdir(parents=True)
+    (served / "model" / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    (served / "plan.json").write_text(json.dumps({"kind": "inference"}))
+    (run.parent / "latest").unlink()
+    (run.parent / "latest").symlink_to(served.name)
+    monkeypatch.chdir(run.parent.parent)
+    assert main(["generate", "runs/latest", "Once"]) == 2
+    said = capsys.readouterr().err
+    assert "runs/latest: is a run that served a model, and trained none" in said
+    assert f"fix: the last run that trained a model: runs/{run.name}" in said
+
+
 def test_a_run_without_a_model_says_how_it_ended(run):
     other = run.parent / "20260102-000000-fsdp-0000"
     other.mkdir()

@@ -129,7 +129,7 @@ def test_stopped_is_not_failed(tmp_path: Path) -> None:
 
 def test_command_writes_summary_and_plots(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run_folder(tmp_path, ended(0), ended(1), ended(2))
-    report(folder.path)
+    report(str(folder.path))
     assert json.loads(folder.summary.read_text())["schema"] == 1
     names = {path.name for path in folder.plots.iterdir()}
     assert names == {f"{n}.{kind}" for n in PLOTS for kind in ("svg", "png")}
@@ -152,7 +152,7 @@ def test_a_damaged_line_is_skipped_with_a_note(tmp_path: Path, capsys: pytest.Ca
     metrics = folder.metrics("node2", 1)
     damaged = b'5\n"text"\n[1]\n{"step": 4}\n{"peer": 1}\n{"step": "x", "peer": []}\n\xff\xfe\n{"step": 4, "lo'
     metrics.write_bytes(metrics.read_bytes() + damaged)
-    report(folder.path)
+    report(str(folder.path))
     out, err = capsys.readouterr()
     assert f"note: {metrics}: 8 damaged lines skipped (lines 4, 5, 6, 7, 8 and more)" in err
     assert "completed" in out
@@ -181,7 +181,7 @@ def test_another_version_is_refused_with_a_way_out(tmp_path: Path, what: str, sc
     # Of another version nothing else needs to be known.
     path.write_text(json.dumps({"schema": schema, "unheard": "of"}) + "\n")
     with pytest.raises(InputError) as refused:
-        report(folder.path)
+        report(str(folder.path))
     assert f"schema: is version {schema}; this smolcluster reads version 1" in str(refused.value)
     assert str(path) in str(refused.value)
     assert fix in str(refused.value)
@@ -190,13 +190,32 @@ def test_another_version_is_refused_with_a_way_out(tmp_path: Path, what: str, sc
 
 def test_a_run_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError) as refused:
-        report(tmp_path / "nope")
+        report(str(tmp_path / "nope"))
     assert str(refused.value).startswith(f"1 problem.\n  1. {tmp_path / 'nope'}: there is no such run\n")
+
+
+def test_the_command_finds_a_run_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from smolcluster.cli import main
+
+    folder = run_folder(tmp_path / "runs" / "run-1", ended(0), ended(1), ended(2))
+    (tmp_path / "runs" / "latest").symlink_to("run-1")
+    monkeypatch.chdir(tmp_path)
+    for name in ("latest", "run-1", "runs/latest"):
+        assert main(["report", name]) == 0
+        assert folder.summary.exists()
+        folder.summary.unlink()
+    capsys.readouterr()
+    assert main(["report", "lastest"]) == 2
+    said = capsys.readouterr().err
+    assert "lastest: there is no such run" in said
+    assert "fix: did you mean latest?" in said
 
 
 def test_plots_are_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = run_folder(tmp_path, ended(0), ended(1), ended(2))
-    report(folder.path)
+    report(str(folder.path))
     before = {path: path.read_bytes() for path in folder.plots.iterdir()}
 
     def broken(self: Figure, file: IO[bytes], **_: object) -> None:
@@ -206,7 +225,7 @@ def test_plots_are_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(Figure, "savefig", broken)
     with pytest.raises(OSError, match="no space"):
-        report(folder.path)
+        report(str(folder.path))
     assert {path: path.read_bytes() for path in folder.plots.iterdir()} == before
 
 

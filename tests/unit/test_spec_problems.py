@@ -21,6 +21,15 @@ def test_guesses() -> None:
     assert did_you_mean("zebra", ["fsdp"], "else") == "else"
 
 
+def test_a_key_is_guessed_without_its_section() -> None:
+    keys = ["port", "web_interface.api_port", "recovery.max_restarts", "10.10.0.1"]
+    assert did_you_mean("api_port", keys) == "did you mean web_interface.api_port?"
+    assert did_you_mean("api_prot", keys) == "did you mean web_interface.api_port?"
+    assert did_you_mean("prt", keys) == "did you mean port?"
+    assert did_you_mean("max_steps", keys, "else") == "else", "alike, and another thing"
+    assert did_you_mean("1", keys, "else") == "else", "an address has no sections"
+
+
 def test_keys_of_a_section_are_found_through_lists_maps_and_options() -> None:
     assert "memory_mb" in keys_at(InventoryFile, ("machines", "mini1"))
     assert "hostname" in keys_at(FsdpFile, ("allToAllTopology", "workers", "regular", 0))

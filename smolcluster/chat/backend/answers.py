@@ -55,10 +55,13 @@ class ErrorEvent(BaseModel):
 
 
 class LimitsAnswer(BaseModel):
-    """What a request may be at most. `context` and `max_tokens` in tokens; without max_tokens it is the latter."""
+    """What a request may be at most. `context` in tokens: prompt and answer together; a `max_tokens` beyond what it has
+    room for is cut to that. A request without one gets `default_max_tokens`.
+    """
 
     context: int
     max_tokens: int
+    default_max_tokens: int
     body_bytes: int
     messages: int
     choices: int

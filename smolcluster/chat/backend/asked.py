@@ -69,7 +69,7 @@ def _without(value: Any, harmless: frozenset[str], unsupported: dict[str, tuple[
         return value
     for name in value.keys() & unsupported.keys():
         if value[name] not in unsupported[name]:
-            raise PydanticCustomError("unsupported", "this model cannot be served that way", {"param": name})
+            raise PydanticCustomError("unsupported", "this server does not support it", {"param": name})
     return {name: given for name, given in value.items() if name not in harmless and name not in unsupported}
 
 

@@ -9,7 +9,9 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from smolcluster.chat.backend.refusals import ApiError
 from smolcluster.chat.backend.service import Service
+from smolcluster.errors import SmolError
 from smolcluster.runtime.runfolder import ServingNote, write_atomic
 
 log = logging.getLogger("smolcluster.chat")
@@ -55,12 +57,18 @@ async def noted(service: Service) -> ServingNote:
     health, accounts = await service.health(), service.accounts
     stages = health.stages if health.state == "ready" else ()
     layers = {stage.rank: f"{stage.start}:{stage.stop}" for stage in stages if stage.alive}
+    about = None
+    if health.state == "ready":
+        with suppress(SmolError, ApiError):  # it may have been lost since
+            about = await service.about()
     return ServingNote(
         time=time.time(),
         state=health.state,
         reason=health.reason,
         urls=service.settings.urls,
         layers=layers,
+        model=about.name if about is not None else "",
+        chat=about is not None and about.chat_template is not None,
         active=health.active,
         waiting=health.waiting,
         requests=accounts.requests,

@@ -14,6 +14,12 @@ from starlette.responses import Response
 from smolcluster.errors import BusyError, PeerError, RequestError, SmolError
 from smolcluster.infer.request import Failed, Trouble
 
+# What the whole body of a request may be, for those who sent none.
+EXAMPLES = {
+    "/chat": '{"message": "Hello"}',
+    "/v1/chat/completions": '{"model": "NAME", "messages": [{"role": "user", "content": "Hello"}]}',
+    "/v1/completions": '{"model": "NAME", "prompt": "Once upon"}',
+}
 # When somebody whom we had to send away may come again.
 RETRY_S = 2
 # A client that left gets this status in our records; it is nginx's, and nobody receives it.
@@ -95,8 +101,8 @@ def too_long(tokens: int, context: int, param: str) -> ApiError:
     return ApiError(400, message, param=param, code="context_length_exceeded")
 
 
-def invalid(problems: Sequence[Mapping[str, Any]]) -> ApiError:
-    """Pydantic's errors of a body, all of them in one message."""
+def invalid(problems: Sequence[Mapping[str, Any]], example: str = "") -> ApiError:
+    """Pydantic's errors of a body, all of them in one message. `example`: a body that is right."""
     words, places = [], []
     for problem in problems:
         context = problem.get("ctx") or {}
@@ -106,6 +112,8 @@ def invalid(problems: Sequence[Mapping[str, Any]]) -> ApiError:
             words.append(f"the body is not JSON: {context.get('error', '')}")
         elif problem["type"] == "extra_forbidden":
             words.append(f"Unrecognized request argument supplied: {'.'.join(place)}")
+        elif problem["type"] == "missing" and not place:
+            words.append("the body is empty" + (f"; send JSON, as {example}" if example else ""))
         else:
             place = [str(context["param"])] if "param" in context else place
             words.append(": ".join(part for part in (".".join(place), problem["msg"]) if part))
@@ -128,7 +136,7 @@ async def on_http_error(_: Request, error: Exception) -> Response:
     return error.response()
 
 
-async def on_invalid(_: Request, error: Exception) -> Response:
+async def on_invalid(request: Request, error: Exception) -> Response:
     """A body that is not what the endpoint takes."""
     assert isinstance(error, RequestValidationError)
-    return invalid(error.errors()).response()
+    return invalid(error.errors(), EXAMPLES.get(request.url.path.removeprefix("/api"), "")).response()

@@ -44,7 +44,8 @@ def state_routes(service: Service) -> APIRouter:
             },
             limits=LimitsAnswer(
                 context=about.context,
-                max_tokens=about.max_tokens,
+                max_tokens=about.context,
+                default_max_tokens=about.max_tokens,
                 body_bytes=service.settings.body_bytes,
                 messages=MOST_MESSAGES,
                 choices=MOST_CHOICES,

@@ -1,0 +1,43 @@
+"""What a person means by a run's name: the same words for every command that looks at a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from smolcluster.runtime.runfolder import RunFolder, read_json, run_at
+from smolcluster.spec.problems import did_you_mean
+
+LATEST = "latest"
+RUNS = Path("runs")
+WHICH = "A run's folder or its name below runs/, latest for the last one."
+
+
+def run_named(text: str, runs: Path = RUNS) -> Path:
+    """The path that is meant by a run's name below `runs`, `latest`, or a path; it need not be there."""
+    below = runs / text
+    return below if "/" not in text and below.exists() else Path(text).expanduser()
+
+
+def guess(text: str, runs: Path = RUNS, otherwise: str = "") -> str:
+    """`did you mean latest?`, or the run of the nearest name; else the other advice."""
+    names = [path.parent.name for path in runs.glob("*/plan.json")]
+    if (runs / LATEST).exists():
+        names.append(LATEST)  # where there are no links it is a file
+    return did_you_mean(Path(text).name, sorted(set(names), reverse=True), otherwise)
+
+
+def last_trained(runs: Path) -> Path:
+    """What `runs`/latest points to, or the last run that trained where that one served a model."""
+    newest = runs / LATEST
+    if not has_served(run_at(newest)):
+        return newest
+    plans = sorted(runs.glob("*/plan.json"), key=lambda file: file.stat().st_mtime, reverse=True)
+    return next((file.parent for file in plans if not has_served(file.parent)), newest)
+
+
+def has_served(folder: Path) -> bool:
+    """Whether a run served a model."""
+    try:
+        return read_json(RunFolder(folder).plan).get("kind") == "inference"
+    except (OSError, ValueError):
+        return False
