@@ -93,7 +93,8 @@ def test_detached_it_is_seen_stopped_and_collected(local: Cluster, tiny: Tiny) -
     assert collected.code == 0, collected.text
     assert "2, 0 failed" in collected.text
     told = json.loads((local.runs / begun.run_id / "summary.json").read_text())
-    assert (told["status"], told["requests"], told["tokens"]) == ("stopped", 2, 8 + answer["usage"]["completion_tokens"])
+    tokens = 8 + answer["usage"]["completion_tokens"]
+    assert (told["status"], told["requests"], told["tokens"]) == ("stopped", 2, tokens)
 
 
 def test_one_that_does_not_become_ready_is_ended_and_told(local: Cluster, tiny: Tiny) -> None:
