@@ -177,7 +177,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         key_file = self._options["api_key_file"]
         key = Path(key_file).read_text(encoding="utf-8").strip() if key_file else ""
         elsewhere = "" if self._options["local"] else self._options["node"]
-        for line in (*address_lines(note.urls, key, elsewhere), *example_lines(note, key)):
+        for line in (*address_lines(note.urls, key, elsewhere), *example_lines(note, bool(key))):
             # The key is for the person in front of the screen, not for a log that Ansible may keep.
             Display().display(f"{'':<{self._width}}  {line}", screen_only=bool(key))
 

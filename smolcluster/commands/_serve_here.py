@@ -116,7 +116,7 @@ class _Following:
             self._ready = True
             write_atomic(self._run.folder.was_ready, "")
         self._told = note.urls  # an API that was started again takes another free port where 0 was asked for
-        self._print([*address_lines(note.urls, self._key()), *example_lines(note, self._key())])
+        self._print([*address_lines(note.urls, self._key()), *example_lines(note, bool(self._key()))])
 
     def _key(self) -> str:
         file = self._run.folder.path / "api_key"

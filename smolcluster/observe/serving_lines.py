@@ -36,21 +36,18 @@ def layers_text(rank: int, planned: str, note: ServingNote | None) -> str:
     return f"layers {note.layers[rank]}" if rank in note.layers else f"no layers (planned: {planned})"
 
 
-def example_lines(note: ServingNote, key: str = "") -> list[str]:
+def example_lines(note: ServingNote, needs_key: bool = False) -> list[str]:
     """A first request, to be pasted into a shell: a chat where the model has a template for one, else a text to go on
-    from. None before the model's name is known.
+    from. None before the model's name is known, nor where a key is needed: it does not belong on a command line.
     """
-    if not note.model or "api" not in note.urls:
+    if needs_key or not note.model or "api" not in note.urls:
         return []
     asked: dict[str, object] = {"model": note.model}
     if note.chat:
         path, asked["messages"] = "chat/completions", [{"role": "user", "content": "Hello"}]
     else:
         path, asked["prompt"] = "completions", "Once upon a time"
-    headers = ["Content-Type: application/json", *([f"Authorization: Bearer {key}"] if key else [])]
-    words = ["curl", f"{note.urls['api']}/v1/{path}"]
-    for header in headers:
-        words += ["-H", header]
+    words = ["curl", f"{note.urls['api']}/v1/{path}", "-H", "Content-Type: application/json"]
     return [f"try   {shlex.join([*words, '-d', json.dumps(asked, ensure_ascii=False)])}"]
 
 
