@@ -13,12 +13,14 @@ Nodes learn of each other through small files in the controller's run folder: `.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import shlex
+import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,22 @@ _REMOTE_POLL_S = 3.0
 _LATEST_POLL_S = 5.0
 _UNDER_WAY = 3
 _LOOK_UP_S = 1.0
+
+
+@contextlib.contextmanager
+def _whole_line() -> Iterator[None]:
+    """Put off Ctrl-C while a line is handed over. Ansible ends this process on the spot then, and one that ends in the
+    middle keeps the lock that the playbook itself waits for, for ever."""
+    came: list[int] = []
+    wanted = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda got, _: came.append(got)) for number in wanted}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -179,7 +197,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         elsewhere = "" if self._options["local"] else self._options["node"]
         for line in (*address_lines(note.urls, key, elsewhere), *example_lines(note, bool(key))):
             # The key is for the person in front of the screen, not for a log that Ansible may keep.
-            Display().display(f"{'':<{self._width}}  {line}", screen_only=bool(key))
+            with _whole_line():
+                Display().display(f"{'':<{self._width}}  {line}", screen_only=bool(key))
 
     def _late(self, seconds: float) -> bool:
         """Whether it should have answered by now. The API's node judges for all."""
@@ -309,7 +328,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     def _show(self, lines: list[str]) -> None:
         for line in lines:
-            Display().display(line)
+            with _whole_line():
+                Display().display(line)
 
     def _print(self, text: str) -> None:
         self._show([f"{self._options['node']:<{self._width}}  {text}"])
