@@ -29,9 +29,9 @@ from rich.table import Table
 from benchmarks.contestants import GPT, batch_of, context_of, ours
 from benchmarks.ranks import Done, Team
 from benchmarks.targets import Target, conclude, flags_for, show_targets
+from smolcluster.observe.records import Reader
 from smolcluster.runtime.checkpoint.agree import Facts
 from smolcluster.runtime.checkpoint.save import Saver
-from smolcluster.runtime.metrics import read_metrics
 from smolcluster.runtime.runfolder import RunFolder
 
 # A turn is short, so that what else the machine does falls on both ways.
@@ -105,7 +105,7 @@ def resumes(rounds: int) -> list[float]:
         for number in range(rounds):
             began = time.time()
             _train(project, 3 + number, "--resume", "latest")
-            steps, _ = read_metrics(RunFolder((project / "runs" / "latest").resolve()).metrics("node1", 0))
+            steps = Reader().metrics(RunFolder((project / "runs" / "latest").resolve()).metrics("node1", 0)).steps
             seconds.append(steps[0].time - began)
             print(f"resume {number + 1} of {rounds}", file=sys.stderr, flush=True)
     return seconds
