@@ -1,12 +1,11 @@
-"""A request's events, for whoever asked: iterate, in a thread or in asyncio; leaving early cancels it."""
+"""A request's events, for whoever asked: iterate, or be told; leaving the iteration early cancels it."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import queue
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from smolcluster.errors import DeadlineError
@@ -67,24 +66,3 @@ class Stream:
         finally:
             if not ended:
                 self.cancel()
-
-
-async def events(submit: Callable[[Callable[[Event], None]], Stream]) -> AsyncIterator[Event]:
-    """For asyncio: `events(lambda tell: engine.submit(request, tell))`. Closing the generator cancels the request."""
-    loop = asyncio.get_running_loop()
-    waiting: asyncio.Queue[Event] = asyncio.Queue()
-
-    def tell(event: Event) -> None:
-        loop.call_soon_threadsafe(waiting.put_nowait, event)
-
-    stream = submit(tell)
-    ended = False
-    try:
-        async with asyncio.timeout(stream.within_s + _GRACE_S):
-            while not ended:
-                event = await waiting.get()
-                ended = isinstance(event, (Done, Failed))
-                yield event
-    finally:
-        if not ended:
-            stream.cancel()

@@ -1,6 +1,5 @@
 """The link between the API's rank and the head: words arrive whole or not at all, and no end of either side hangs."""
 
-import asyncio
 import queue
 import threading
 from contextlib import ExitStack, contextmanager
@@ -22,7 +21,7 @@ from smolcluster.infer.gate import Gate
 from smolcluster.infer.head import About, Health, StageNow
 from smolcluster.infer.local import LocalHead
 from smolcluster.infer.request import Delta, Done, Failed, Request, Usage
-from smolcluster.infer.stream import Stream, events
+from smolcluster.infer.stream import Stream
 from smolcluster.infer.words import (
     GATE,
     MOST_BYTES,
@@ -254,44 +253,6 @@ def test_cancel_and_a_reader_that_leaves_reach_the_head(tmp_path):
         head.told[1](Done("cancelled", "", USAGE))
         assert client.count("x") == 1  # what came before it has been taken
     assert head.cancelled.empty()
-
-
-def test_asyncio_reads_events_and_leaving_cancels(tmp_path):
-    head = Script()
-
-    async def read_some(client, most):
-        seen = []
-        async for event in events(lambda tell: client.submit(Request([1]), tell)):
-            seen.append(event)
-            if len(seen) == most:
-                break
-        return seen
-
-    with pair(tmp_path, head) as client:
-        told = [Delta(1, "a"), Delta(2, "b"), Done("stop", "", USAGE)]
-
-        def tell_all():
-            key, _ = head.submitted.get(timeout=WAIT_S)
-            for event in told:
-                head.told[key](event)
-
-        for most in (9, 3):
-            teller = threading.Thread(target=tell_all)
-            teller.start()
-            assert asyncio.run(read_some(client, most)) == told
-            teller.join()
-        told = told[:1]
-        teller = threading.Thread(target=tell_all)
-        teller.start()
-
-        async def leave():
-            generator = events(lambda tell: client.submit(Request([1]), tell))
-            assert await anext(generator) == Delta(1, "a")
-            await generator.aclose()
-
-        asyncio.run(leave())
-        teller.join()
-        assert head.cancelled.get(timeout=WAIT_S) == 2
 
 
 def test_an_owner_that_cannot_be_told_ends_its_own_request_only(tmp_path):
