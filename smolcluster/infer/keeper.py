@@ -172,7 +172,8 @@ class Keeper:
             layout = self._whole_or_less(deadline, all_of_them)
             self._head.leave("the stages are being connected anew", only_if_idle=False)
             self._is_lost = True
-            self._open(layout, deadline, lambda: self._closing)
+            while not self._opened(layout, deadline):
+                layout = self._whole_or_less(deadline, all_of_them)
         except Exception as error:  # noqa: BLE001  whoever asked gets it
             if self._is_lost:
                 self._head.say(str(error), hopeless=False)
@@ -180,6 +181,16 @@ class Keeper:
             answer.set_exception(error)
         else:
             answer.set_result(None)
+
+    def _opened(self, layout: Layout, deadline: Deadline) -> bool:
+        """Begin an epoch. False: a rank of the layout has gone since it was chosen."""
+        try:
+            self._open(layout, deadline, lambda: self._closing)
+        except StageError as error:
+            if deadline.expired or error.rank not in self._roster.missing():
+                raise  # it is there, and cannot take its place
+            return False
+        return True
 
     def _whole_or_less(self, deadline: Deadline, all_of_them: bool) -> Layout:
         """The layout to connect: of those who are there, if they are enough; else of all, who are waited for."""

@@ -237,6 +237,19 @@ def test_an_unknown_login_address_stops_the_plan() -> None:
     assert "nothing tells which interface 172.20.10.99" in problem
 
 
+def test_an_interface_that_carries_the_default_route_is_left_alone() -> None:
+    machines = bare(CHAIN)
+    mini3 = machines["mini3"]
+    assert isinstance(mini3, Mac)
+    mini3.services[0] |= {"ipv4": ["manual", "192.168.7.2", "255.255.255.0", "192.168.7.1"]}
+    assert mini3.services[0]["device"] == "en0"
+    plan = plan_host("mini3", situation(machines))
+    (problem,) = problems(plan)
+    assert "mini3 has no ethernet interface that is free" in problem
+    assert "en0 carries its default route or the login to it" in problem
+    assert plan.steps == ()
+
+
 def test_two_interfaces_that_could_be_it_are_asked_about() -> None:
     machines = bare(CHAIN)
     machines["pi5"].devices["eth1"] = {"up": True, "mtu": 1500, "active": None, "in_force": None}
@@ -308,7 +321,14 @@ def test_any_mac(data: st.DataObject, cables: tuple, node: str) -> None:
     machine.members = data.draw(st.sets(st.sampled_from(["en2", "en3", "en4"])))
     machine.devices["en0"] |= {"up": data.draw(st.booleans()), "mtu": data.draw(st.sampled_from([1500, 9000]))}
     machine.forwarding = data.draw(st.booleans())
-    check_machine(bare(cables) | {node: machine}, node)
+    machines = bare(cables) | {node: machine}
+    default = machine.found().default
+    # An Ethernet that carries the default route is nobody's but its owner's: that is told, and nothing done.
+    if node == "mini3" and default is not None and default.device == "en0":
+        (problem,) = problems(plan_host(node, situation(machines)))
+        assert "en0 carries its default route or the login to it" in problem
+        return
+    check_machine(machines, node)
 
 
 @ODD

@@ -70,4 +70,4 @@ def test_from_files_to_a_model(project: Path, strategy: str, stage: int) -> None
     ]
     assert all(0 <= record["data_s"] <= record["step_s"] for record in records if "step_s" in record)
     with pytest.raises(InputError, match="is a SimpleNN: it tells what a picture shows, and writes no text"):
-        generate(project / "runs" / "latest")
+        generate(str(project / "runs" / "latest"))
