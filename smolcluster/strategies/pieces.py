@@ -33,6 +33,8 @@ def slices_of(layout: Layout, label: str, pieces: Iterable[Piece], within: Itera
         for first, last in ranges:
             for span in layout.spans:
                 start, stop = max(first, piece.start, span.start), min(last, piece.stop, span.stop)
+                if start >= stop:
+                    continue
                 shape, name = tuple(span.parameter.shape), label.format(span.name)
                 at = start - piece.start
                 for box in boxes_of(shape, start - span.start, stop - span.start):
