@@ -6,10 +6,10 @@ from smolcluster.errors import ConfigError
 from smolcluster.infer.rank import run_stage
 from smolcluster.infer.request import Delta, Done, Failed, Request
 from tests.asked import asked_already
+from tests.infer.gates import wait_for
 from tests.infer.infer_models import CONTEXT, LAYERS, VOCABULARY, generate, small_tokenizer
 from tests.infer.served_run import TEMPLATE, Run, model_folder, plan_of, served
 from tests.infer.test_engine import CUTS, GREEDY, collect, prompt_of
-from tests.infer.test_gate import wait_for
 from tests.infer.test_keeper import assert_all_go_on, layers, until
 from tests.infer.test_loss import stop_at_first_token
 
