@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -22,15 +21,16 @@ from smolcluster.infer.worker import Worker
 from smolcluster.models.stage_weights import load_stage
 from smolcluster.plan.stages import weight_of
 from smolcluster.plan.types import NodeConfig, RankPlan, ServePlan
+from smolcluster.runtime.process import Stop
 from smolcluster.spec.shape import read_shape
 
 log = logging.getLogger("smolcluster.infer")
-# How often it is looked whether somebody wants this rank to end.
+# How often it is looked whether there is still something to wait for: nothing announces that.
 _LOOK_S = 0.25
 
 
-def run_stage(config: NodeConfig, plan: ServePlan, me: RankPlan, stop: Callable[[], bool]) -> None:
-    """Serve until `stop()`. ConfigError: no model or no secret here; SmolError: it cannot listen; PeerError: a later
+def run_stage(config: NodeConfig, plan: ServePlan, me: RankPlan, stop: Stop) -> None:
+    """Serve until `stop`. ConfigError: no model or no secret here; SmolError: it cannot listen; PeerError: a later
     stage's head has gone.
 
     The head does not end with a stage: it waits the plan's `rejoin_s` for it, then plans without it.
@@ -46,7 +46,7 @@ def run_stage(config: NodeConfig, plan: ServePlan, me: RankPlan, stop: Callable[
         _be_stage(folder, group, stop)
 
 
-def _be_head(folder: Path, group: GroupConfig, plan: ServePlan, stop: Callable[[], bool]) -> None:
+def _be_head(folder: Path, group: GroupConfig, plan: ServePlan, stop: Stop) -> None:
     shape, serve = read_shape(folder), plan.serve
     choice = tokenizer_of(folder)
     known = about(folder, shape, plan)
@@ -70,18 +70,16 @@ def _be_head(folder: Path, group: GroupConfig, plan: ServePlan, stop: Callable[[
         gate = Gate(head, engine.mesh, plan.api.rank)
         try:
             engine.begin()
-            pause = threading.Event()
-            while not stop():
+            while not stop.wait(_LOOK_S):
                 if engine.failure is not None:
                     raise engine.failure
-                pause.wait(_LOOK_S)
         finally:
             # In this order: what is in flight gets its last event before the API's link ends.
             engine.close()
             gate.close()
 
 
-def _be_stage(folder: Path, group: GroupConfig, stop: Callable[[], bool]) -> None:
+def _be_stage(folder: Path, group: GroupConfig, stop: Stop) -> None:
     try:
         worker = Worker(group, partial(load_stage, folder))
     except PeerError as error:
@@ -89,8 +87,8 @@ def _be_stage(folder: Path, group: GroupConfig, stop: Callable[[], bool]) -> Non
     over = threading.Event()
 
     def watch() -> None:
-        while not over.wait(_LOOK_S):
-            if stop():
+        while not over.is_set():
+            if stop.wait(_LOOK_S) and not over.is_set():
                 worker.close()
                 return
 

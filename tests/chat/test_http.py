@@ -1,38 +1,12 @@
-"""What the endpoints take, what they give, and how they refuse."""
-
-import json
+"""What the endpoints take, what they give, and how they fail."""
 
 import pytest
-from pydantic import ValidationError
 
-from smolcluster.chat.backend.asked import ChatAsked, ChatCompletionAsked, CompletionAsked
 from smolcluster.errors import BusyError, PeerLostError, RequestError
 from smolcluster.infer.request import Delta, Failed
 from smolcluster.models.sampling import Sampling
+from tests.chat.asking import CHAT, HI, TEXT, events, refused
 from tests.chat.fake_head import ABOUT, PROMPT_TOKENS, READY, usage
-
-HI = {"role": "user", "content": "hi"}
-CHAT = {"model": "small", "messages": [HI]}
-TEXT = {"model": "small", "prompt": "hi"}
-
-
-def refused(answer, status: int) -> dict:
-    """The error of an answer, which has OpenAI's form and no other."""
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/json"
-    body = answer.json()
-    assert set(body) == {"error"}
-    assert set(body["error"]) == {"message", "type", "param", "code"}
-    return body["error"]
-
-
-def events(answer) -> list:
-    """The data of server-sent events."""
-    assert answer.headers["content-type"].startswith("text/event-stream")
-    frames = answer.text.split("\n\n")
-    assert frames.pop() == ""
-    data = [frame.removeprefix("data: ") for frame in frames if not frame.startswith(":")]
-    return [text if text == "[DONE]" else json.loads(text) for text in data]
 
 
 def test_chat_answers_a_message(api, head):
@@ -128,137 +102,6 @@ def test_without_a_template_the_last_words_of_the_user_are_continued(serve, head
     assert (head.requests[0].prompt, head.requests[0].literal) == ("Once\nhi", ((0, 7),))
     only = [{"role": "assistant", "content": "x"}]
     assert "message of a user" in refused(api.client.post("/chat", json={"messages": only}), 400)["message"]
-
-
-HARMLESS = {
-    "user": "u", "metadata": {"a": "b"}, "store": True, "service_tier": "auto", "parallel_tool_calls": False,
-    "presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}, "logprobs": False, "tools": [],
-    "tool_choice": "none", "response_format": {"type": "text"}, "best_of": 1, "suffix": None, "top_logprobs": None,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
-def test_parameters_that_ask_for_nothing_are_taken(api, path):
-    body = CHAT if "chat" in path else TEXT
-    assert api.client.post(path, json={**body, **HARMLESS}).status_code == 200
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("logprobs", True), ("top_logprobs", 3), ("logit_bias", {"5": 10}), ("presence_penalty", 0.5),
-        ("frequency_penalty", -1), ("tools", [{"type": "function"}]), ("tool_choice", "required"),
-        ("response_format", {"type": "json_object"}), ("best_of", 2), ("suffix", "x"), ("modalities", ["audio"]),
-    ],
-)  # fmt: skip
-def test_parameters_that_cannot_be_honoured_are_refused(api, head, name, value):
-    for path, body in (("/v1/chat/completions", CHAT), ("/v1/completions", TEXT)):
-        error = refused(api.client.post(path, json={**body, name: value}), 400)
-        assert (error["param"], error["code"], error["type"]) == (
-            name,
-            "unsupported_parameter",
-            "invalid_request_error",
-        )
-    assert head.requests == []
-
-
-@pytest.mark.parametrize(
-    ("path", "body", "param"),
-    [
-        ("/chat", {}, "messages"),
-        ("/chat", {"message": "a", "messages": [HI]}, "messages"),
-        ("/chat", {"messages": []}, "messages"),
-        ("/chat", {"message": 5}, "message"),
-        ("/chat", {"message": "a", "temperature": "1"}, "temperature"),
-        ("/chat", {"message": "a", "temperature": 2.5}, "temperature"),
-        ("/chat", {"message": "a", "top_p": -0.1}, "top_p"),
-        ("/chat", {"message": "a", "top_k": True}, "top_k"),
-        ("/chat", {"message": "a", "strategy": "beam"}, "strategy"),
-        ("/chat", {"message": "a", "max_tokens": 0}, "max_tokens"),
-        ("/chat", {"message": "a", "seed": 1.5}, "seed"),
-        ("/chat", {"message": "a", "mesage": "b"}, "mesage"),
-        ("/chat", [], None),
-        ("/chat", {"messages": [{"role": "tool", "content": "a"}]}, "messages.0.role"),
-        ("/chat", {"messages": [{"role": "user", "content": None}]}, "messages.0.content.str"),
-        ("/chat", {"messages": [HI] * 1025}, "messages"),
-        ("/v1/chat/completions", {"messages": [HI]}, "model"),
-        ("/v1/chat/completions", {**CHAT, "n": 0}, "n"),
-        ("/v1/chat/completions", {**CHAT, "n": 17}, "n"),
-        ("/v1/chat/completions", {**CHAT, "stop": ["a"] * 17}, "stop.list[constrained-str]"),
-        ("/v1/chat/completions", {**CHAT, "stop": ""}, "stop.constrained-str"),
-        ("/v1/chat/completions", {**CHAT, "stream_options": {"include": True}}, "stream_options"),
-        ("/v1/chat/completions", {**CHAT, "echo": True}, "echo"),
-        ("/v1/completions", {**TEXT, "prompt": []}, None),
-        ("/v1/completions", {**TEXT, "prompt": [-1]}, None),
-        ("/v1/completions", {**TEXT, "prompt": ["a"] * 9, "n": 2}, "n"),
-        ("/v1/completions", {**TEXT, "prompt": [1, 2], "echo": True}, "echo"),
-    ],
-)
-def test_what_is_wrong_is_named(api, head, path, body, param):
-    error = refused(api.client.post(path, json=body), 400)
-    assert error["type"] == "invalid_request_error"
-    if param is not None:
-        assert error["param"].split(".")[0] == param.split(".")[0]
-    assert head.requests == []
-
-
-def test_what_no_model_here_can_do_is_said_of_the_server(api):
-    for name, value in {"tools": [{}], "logprobs": True, "response_format": {"type": "json_object"}}.items():
-        error = refused(api.client.post("/v1/chat/completions", json={**CHAT, name: value}), 400)
-        assert (error["message"], error["param"]) == (f"{name}: this server does not support it", name)
-
-
-def test_an_empty_body_is_told_what_to_send(api):
-    for path in ("/chat", "/api/chat", "/v1/chat/completions", "/v1/completions"):
-        message = refused(api.client.post(path), 400)["message"]
-        said, _, example = message.partition("; send JSON, as ")
-        assert said == "the body is empty"
-        body = json.loads(example)
-        assert api.client.post(path, json={**body, "model": "small"} if "model" in body else body).status_code == 200
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"", b"{", b"\xff\xfe", b"null", b'{"message": "\\ud800"}', b'{"message": "a", "temperature": NaN}',
-        b'{"message": "a", "temperature": Infinity}', b'{"message": "a", "max_tokens": 1' + b"0" * 5000 + b"}",
-        b"[" * 100_000, b'{"\\ud800": 1, "message": "a"}', b'{"message": "a", "stop": ["\\udfff"]}',
-    ],
-)  # fmt: skip
-def test_bodies_that_are_no_json_or_no_text(api, head, body):
-    for path in ("/chat", "/v1/chat/completions", "/v1/completions"):
-        refused(api.client.post(path, content=body, headers={"content-type": "application/json"}), 400)
-    assert head.requests == []
-
-
-MANY = 100_000
-
-
-@pytest.mark.parametrize(
-    ("asked", "body"),
-    [
-        (CompletionAsked, {**TEXT, "prompt": [-1] * MANY}),
-        (CompletionAsked, {**TEXT, "prompt": [[]] * MANY}),
-        (CompletionAsked, {**TEXT, "prompt": [["a"] * MANY]}),
-        (CompletionAsked, {**TEXT, "prompt": [[-1] * MANY] * 16}),
-        (CompletionAsked, {**TEXT, "stop": [1] * MANY}),
-        (ChatCompletionAsked, {**CHAT, "messages": [{"role": "user", "content": [{}] * MANY}]}),
-        (ChatCompletionAsked, {**CHAT, "messages": [{**HI, **dict.fromkeys(map(str, range(MANY)))}]}),
-        (ChatCompletionAsked, {**CHAT, "messages": [0] * MANY}),
-        (ChatAsked, {"message": "a", **dict.fromkeys(map(str, range(MANY)))}),
-    ],
-)
-def test_problems_without_number_are_not_all_told(asked, body):
-    """All of them at once would be hundreds of thousands, made while everybody else waits."""
-    with pytest.raises(ValidationError) as raised:
-        asked.model_validate(body)
-    assert raised.value.error_count() <= 50
-
-
-def test_all_problems_are_told_at_once(api):
-    error = refused(api.client.post("/chat", json={"message": "a", "top_k": "x", "top_p": 3, "foo": 1}), 400)
-    for part in ("top_k", "top_p", "Unrecognized request argument supplied: foo"):
-        assert part in error["message"]
 
 
 def test_prompts_of_token_ids_and_several(api, head):

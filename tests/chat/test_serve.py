@@ -21,6 +21,7 @@ from smolcluster.plan.types import ApiPlan, NodeConfig, RankPlan, ServePlan, Sta
 from smolcluster.runtime.runfolder import RunFolder, ServingNote
 from smolcluster.spec.modelfile import ServedModel
 from smolcluster.spec.serving import ServeSpec, ServingStage
+from tests.asked import Asked, asked_already
 from tests.chat.conftest import KEY, PATIENCE_S
 from tests.chat.fake_head import FakeHead
 
@@ -153,12 +154,12 @@ def test_a_rank_from_starting_to_closed(tmp_path, head):
     (tmp_path / "key").write_text(KEY)
     plan = serve_plan()
     config = node(tmp_path, ranks=(0, 1), api_key_file=str(tmp_path / "key"))
-    asked = threading.Event()
+    asked = Asked()
     failures: list[BaseException] = []
 
     def run() -> None:
         try:
-            run_api(config, plan, plan.ranks[1], asked.is_set)
+            run_api(config, plan, plan.ranks[1], asked)
         except BaseException as error:  # noqa: BLE001  the test sees it
             failures.append(error)
 
@@ -201,7 +202,7 @@ def test_a_rank_that_cannot_begin_leaves_nothing(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         plan = serve_plan(frontend_port=taken.getsockname()[1])
         with pytest.raises(ConfigError, match=r"web_interface\.frontend_port"):
-            run_api(node(tmp_path, ranks=(0, 1)), plan, plan.ranks[1], lambda: True)
+            run_api(node(tmp_path, ranks=(0, 1)), plan, plan.ranks[1], asked_already())
     plan = serve_plan()
     with pytest.raises(ConfigError, match="secret"):
-        run_api(node(tmp_path, ranks=(0, 1), secret_file=str(tmp_path / "none")), plan, plan.ranks[1], lambda: True)
+        run_api(node(tmp_path, ranks=(0, 1), secret_file=str(tmp_path / "none")), plan, plan.ranks[1], asked_already())

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -148,25 +146,33 @@ def test_a_checkpoint_on_other_machines_is_no_loss(two: Path) -> None:
     assert problem.count("not seen here: rank 0's file (rank-0.safetensors on node1)") == 2
 
 
-def tree_module() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("smolcluster_tree", ROOT / "playbooks/library/smolcluster_tree.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+# In a process of its own: ansible.module_utils replaces sys.intern, and torch._dynamo, which some later test of this
+# process may import, takes no replaced one.
+TREE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {library!r})
+import smolcluster_tree
+run, home, checkpoints = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:] == ["checkpoints"]
+archive, _ = smolcluster_tree.pack(run, "node1", checkpoints)
+smolcluster_tree.unpack(home, archive)
+archive.unlink()
+"""
+
+
+def collect(run: Path, home: Path, *checkpoints: str) -> None:
+    """Pack node1's part of a run and unpack it in `home`, as collect.yml does."""
+    script = TREE.format(library=str(ROOT / "playbooks" / "library"))
+    subprocess.run([sys.executable, "-c", script, run, home, *checkpoints], check=True, timeout=120)
 
 
 def test_manifests_are_collected_and_files_when_asked_for(run: Path, data: Path, tmp_path: Path) -> None:
-    tree = tree_module()
-    for wanted in (False, True):
-        archive, _ = tree.pack(run, "node1", wanted)
-        home = tmp_path / str(wanted)
-        tree.unpack(home, archive)
-        archive.unlink()
+    for wanted in ((), ("checkpoints",)):
+        home = tmp_path / f"home{len(wanted)}"
+        collect(run, home, *wanted)
         assert (home / "checkpoints" / "step-00000004.json").exists()
         assert (home / "nodes" / "node1" / "rank-0" / "metrics.jsonl").exists()
-        assert (home / "nodes" / "node1" / "checkpoints").exists() is wanted
+        assert (home / "nodes" / "node1" / "checkpoints").exists() is bool(wanted)
     assert train(None, tmp_path / "next", data, plan(1, "single", max_steps=5), resume=home).resumed_step == 4
 
 

@@ -11,6 +11,8 @@ from smolcluster.errors import ConfigError
 from smolcluster.plan import make_plan
 from smolcluster.spec import Request, resolve
 
+from .model_folders import GPT2, SMOLLM2, model_folder
+
 ROOT = Path(__file__).resolve().parents[2]
 HOME = ROOT / "inventory" / "home.smol.yml"
 LOCAL = ROOT / "inventory" / "local.smol.yml"
@@ -62,3 +64,13 @@ def only_problem(request: Request) -> str:
     title, _, rest = report(request).partition("\n")
     assert title == "1 problem in the configuration; nothing was started.", rest
     return rest.removeprefix("  1. ").replace("\n       fix: ", " | ")
+
+
+@pytest.fixture
+def gpt2(tmp_path: Path) -> Path:
+    return model_folder(tmp_path / "gpt2", GPT2)
+
+
+@pytest.fixture
+def smollm2(tmp_path: Path) -> Path:
+    return model_folder(tmp_path / "smollm2", SMOLLM2)

@@ -24,6 +24,7 @@ from smolcluster.models.partition import LayerRange
 from smolcluster.models.stage_weights import load_stage
 from smolcluster.plan.types import NodeConfig, ServePlan
 from smolcluster.spec.shape import read_shape
+from tests.asked import AskedThroughPipe
 
 START_S = 90.0
 
@@ -63,7 +64,7 @@ def be_rank(pipe: Connection, config: NodeConfig, plan: ServePlan, rank: int) ->
     """Until something comes through the pipe."""
     from smolcluster.infer.rank import run_stage
 
-    run_stage(config, plan, plan.ranks[rank], pipe.poll)
+    run_stage(config, plan, plan.ranks[rank], AskedThroughPipe(pipe))
 
 
 def work(pipe: Connection) -> None:

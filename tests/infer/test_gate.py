@@ -5,205 +5,29 @@ import threading
 from contextlib import ExitStack, contextmanager
 
 import pytest
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 
 from smolcluster.comm.announce import announce
 from smolcluster.comm.clock import Deadline
-from smolcluster.comm.frame import Kind, pack, unpack
-from smolcluster.comm.link import Message
+from smolcluster.comm.frame import Kind
 from smolcluster.comm.opening import open_mesh
-from smolcluster.comm.pulse import Pulse
-from smolcluster.errors import BusyError, PeerError, PeerLostError, ProtocolError, RequestError
-from smolcluster.infer.client import HeadClient
+from smolcluster.errors import BusyError, PeerError, PeerLostError, RequestError
 from smolcluster.infer.gate import Gate
-from smolcluster.infer.head import About, Health, StageNow
 from smolcluster.infer.local import LocalHead
-from smolcluster.infer.request import Delta, Done, Failed, Request, Usage
-from smolcluster.infer.stream import Stream
+from smolcluster.infer.request import Delta, Done, Failed, Request
 from smolcluster.infer.words import (
     GATE,
     MOST_BYTES,
-    Accepted,
     Counted,
     Op,
-    Refused,
     Text,
-    Within,
-    error_of,
     frame,
     read,
-    refusal,
 )
 from smolcluster.models.sampling import Sampling
-from tests.infer.infer_models import CONTEXT, LAYERS, VOCABULARY, generate, small_tokenizer
+from tests.infer.gates import ABOUT, STAGE, USAGE, WAIT_S, Script, client_of, end_of, gated, pair, wait_for
+from tests.infer.infer_models import generate, small_tokenizer
 from tests.infer.stage_pool import settings
 from tests.infer.test_engine import CUTS, GREEDY, collect, prompt_of, wait_until_free
-
-WAIT_S = 60.0
-ABOUT = About(
-    name="small", source="a test", licence="none", layers=LAYERS, params=1000, vocabulary=VOCABULARY, context=CONTEXT,
-    max_tokens=16, precision="fp32", active_strategy="greedy", strategies={},
-)  # fmt: skip
-STAGE = StageNow(rank=0, node="a", start=0, stop=4, alive=True, sessions=2, steps=7)
-
-
-class Script:
-    """A head whose events the test tells itself."""
-
-    def __init__(self):
-        self.told: dict[int, object] = {}
-        self.cancelled: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self.submitted: queue.SimpleQueue[tuple[int, Request]] = queue.SimpleQueue()
-        self.refusing: Exception | None = None
-        self.reconnected: list[float] = []
-
-    def about(self):
-        return ABOUT
-
-    def submit(self, request, tell):
-        if self.refusing is not None:
-            raise self.refusing
-        key = len(self.told)
-        self.told[key] = tell
-        stream = Stream(key, self, tell)
-        stream.within_s, stream.prompt_tokens = 30.0, len(request.prompt)
-        self.submitted.put((key, request))
-        return stream
-
-    def cancel(self, key):
-        self.cancelled.put(key)
-
-    def count(self, text):
-        if self.refusing is not None:
-            raise self.refusing
-        return len(text.split())
-
-    def health(self):
-        return Health(state="ready", epoch=3, active=1, stages=(STAGE,))
-
-    def reconnect(self, within_s):
-        self.reconnected.append(within_s)
-        if self.refusing is not None:
-            raise self.refusing
-
-    def close(self):
-        pass
-
-
-@contextmanager
-def gated(folder, head, most_waiting=4096, comm=None):
-    """A gate on a mesh of its own, announced in the folder."""
-    mesh = open_mesh(settings(0, 2, str(folder), **(comm or {})))
-    announce(folder / "endpoint.json", mesh.listener.endpoint, "serving", 0)
-    pulse = Pulse(mesh.pulse, 0.5)
-    gate = Gate(head, mesh, 1, most_waiting)
-    try:
-        yield gate
-    finally:
-        gate.close()
-        pulse.close()
-        mesh.listener.close()
-
-
-def client_of(folder, **comm) -> HeadClient:
-    return HeadClient(settings(1, 2, str(folder), listen=(), **comm))
-
-
-@contextmanager
-def pair(folder, head, most_waiting=4096):
-    with gated(folder, head, most_waiting):
-        client = client_of(folder)
-        try:
-            assert client.about() == ABOUT
-            yield client
-        finally:
-            client.close()
-
-
-def wait_for(client, state):
-    """Each look is an answer of the head's, or one that there is none: bounded by its number."""
-    pause = threading.Event()
-    for _ in range(600):
-        if client.health().state == state:
-            return client.health()
-        pause.wait(0.1)
-    raise AssertionError(f"never {state}: {client.health()}")
-
-
-def end_of(stream):
-    *_, end = stream
-    return end
-
-
-# Words
-
-
-def framed(op: int, tag: int, payload: bytes) -> Message:
-    head = pack(Kind.MESSAGE, len(payload), op=op, tag=tag)
-    return Message(unpack(head, 1 << 30, "the test"), bytearray(payload))
-
-
-USAGE = Usage(3, 2, 0.25, 1.5)
-WORDS = [
-    (Op.ABOUT, ABOUT),
-    (Op.SUBMIT, Request("the €", 5, Sampling(0.5, 3, 0.9), ("x", "é"), 2**64 - 1, 3.5, True)),
-    (Op.SUBMIT, Request([1, 2, 3])),
-    (Op.ACCEPTED, Accepted(within_s=3.5, prompt_tokens=3)),
-    (Op.REFUSED, Refused(kind="busy", message="later")),
-    (Op.DELTA, Delta(7, "é\n")),
-    (Op.DONE, Done("stop", "", USAGE)),
-    (Op.FAILED, Failed("stage_lost", "rank 2 was lost", Usage(3, 0, None, 1.5))),
-    (Op.BEHIND, None),
-    (Op.CANCEL, None),
-    (Op.COUNT, Text(text="")),
-    (Op.COUNTED, Counted(tokens=3)),
-    (Op.HEALTH, None),
-    (Op.HEALTH, Health(state="lost", reason="rank 1 was lost", stages=(STAGE,))),
-    (Op.RECONNECT, Within(seconds=3)),
-    (Op.RECONNECTED, None),
-]
-
-
-@pytest.mark.parametrize(("op", "word"), WORDS, ids=lambda one: type(one).__name__)
-def test_a_word_that_is_sent_is_what_comes(op, word):
-    assert read(framed(*frame(op, 2**40, word)), "the test") == (op, 2**40, word)
-
-
-@given(st.integers(0, 255), st.binary(max_size=80))
-@hypothesis_settings(max_examples=300, deadline=None)
-def test_garbage_is_a_protocol_error_or_a_word(op, payload):
-    try:
-        read(framed(op, 5, payload), "the test")
-    except ProtocolError as error:
-        assert "the test" in str(error)  # noqa: PT017
-
-
-@given(st.sampled_from(WORDS), st.integers(0, 200), st.integers(0, 255))
-@hypothesis_settings(max_examples=300, deadline=None)
-def test_a_changed_byte_or_a_cut_end_is_no_crash(said, place, value):
-    op, tag, payload = frame(said[0], 5, said[1])
-    changed = bytearray(payload)
-    if place < len(changed):
-        changed[place] = value
-    for damaged in (bytes(changed), payload[:place]):
-        try:
-            read(framed(op, tag, damaged), "the test")
-        except ProtocolError as error:
-            assert "the test" in str(error)  # noqa: PT017
-
-
-def test_what_is_too_long_for_a_frame_is_the_request_s_fault():
-    with pytest.raises(RequestError, match="at most"):
-        frame(Op.SUBMIT, 1, Request("x" * (MOST_BYTES + 1)))
-
-
-@pytest.mark.parametrize("error", [RequestError("a"), BusyError("b"), PeerLostError("c")])
-def test_an_error_that_is_refused_comes_out_as_itself(error):
-    found = error_of(refusal(error))
-    assert (type(found), str(found)) == (type(error), str(error))
-
 
 # One process, a scripted head
 

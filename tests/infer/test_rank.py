@@ -5,10 +5,11 @@ import pytest
 from smolcluster.errors import ConfigError
 from smolcluster.infer.rank import run_stage
 from smolcluster.infer.request import Delta, Done, Failed, Request
+from tests.asked import asked_already
+from tests.infer.gates import wait_for
 from tests.infer.infer_models import CONTEXT, LAYERS, VOCABULARY, generate, small_tokenizer
 from tests.infer.served_run import TEMPLATE, Run, model_folder, plan_of, served
 from tests.infer.test_engine import CUTS, GREEDY, collect, prompt_of
-from tests.infer.test_gate import wait_for
 from tests.infer.test_keeper import assert_all_go_on, layers, until
 from tests.infer.test_loss import stop_at_first_token
 
@@ -110,10 +111,10 @@ def test_what_is_missing_on_a_machine_is_said(stages, small, tmp_path):
     run = Run(stages, plan_of(CUTS), tmp_path, folder)
     me = run.plan.ranks[0]
     with pytest.raises(ConfigError, match="the run's secret cannot be read"):
-        run_stage(run.config(0), run.plan, me, lambda: True)
+        run_stage(run.config(0), run.plan, me, asked_already())
     with pytest.raises(ConfigError, match="names no model for n0"):
-        run_stage(run.config(0, model_dir=None), run.plan, me, lambda: True)
+        run_stage(run.config(0, model_dir=None), run.plan, me, asked_already())
     (tmp_path / "secret").write_text("a secret")
-    run_stage(run.config(1), run.plan, run.plan.ranks[1], lambda: True)  # told to stop before the head was found
+    run_stage(run.config(1), run.plan, run.plan.ranks[1], asked_already())  # told to stop before the head was found
     with pytest.raises(ConfigError, match="is not a model folder"):
-        run_stage(run.config(0, model_dir=str(tmp_path)), run.plan, me, lambda: True)
+        run_stage(run.config(0, model_dir=str(tmp_path)), run.plan, me, asked_already())

@@ -12,10 +12,10 @@ import psutil
 import pytest
 
 from smolcluster.infer.request import Delta, Done, Request
+from tests.infer.gates import wait_for
 from tests.infer.infer_models import VOCABULARY, generate
 from tests.infer.served_run import model_folder, served
 from tests.infer.test_engine import CUTS, GREEDY
-from tests.infer.test_gate import wait_for
 from tests.infer.test_keeper import layers, until
 
 REQUESTS = int(os.environ.get("SOAK_REQUESTS", "2000"))

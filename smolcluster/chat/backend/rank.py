@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -17,15 +15,16 @@ from smolcluster.comm.route import is_loopback
 from smolcluster.errors import ConfigError, Problem, SmolError
 from smolcluster.infer.client import open_head
 from smolcluster.plan.types import ApiPlan, NodeConfig, RankPlan, ServePlan
+from smolcluster.runtime.process import Stop
 from smolcluster.runtime.runfolder import RunFolder
 
 log = logging.getLogger("smolcluster.chat")
-# How often the rank looks whether it is to stop: nothing announces it.
+# How often the rank looks whether the API still lives: nothing announces its end.
 _LOOK_S = 0.2
 
 
-def run_api(config: NodeConfig, plan: ServePlan, me: RankPlan, stop: Callable[[], bool]) -> None:
-    """Serve until `stop()`. It answers before the head is there, and says that it is starting.
+def run_api(config: NodeConfig, plan: ServePlan, me: RankPlan, stop: Stop) -> None:
+    """Serve until `stop`. It answers before the head is there, and says that it is starting.
 
     ConfigError: a port that is taken, no key where one is needed, no secret. SmolError: the API broke.
     """
@@ -48,11 +47,9 @@ def run_api(config: NodeConfig, plan: ServePlan, me: RankPlan, stop: Callable[[]
     folder.rank(me.node, me.rank).mkdir(parents=True, exist_ok=True)
     with closing(head), Serving(create_app(head, settings), bound) as serving:
         log.info("the API is on %s, the page on %s", settings.urls["api"], settings.urls["page"])
-        pause = threading.Event()
-        while not stop():
+        while not stop.wait(_LOOK_S):
             if not serving.alive:
                 raise SmolError("the API ended by itself; the log says why")
-            pause.wait(_LOOK_S)
 
 
 def read_key(config: NodeConfig, api: ApiPlan) -> SecretStr | None:
