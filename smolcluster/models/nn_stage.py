@@ -1,4 +1,4 @@
-"""One half of SimpleNN, to be trained where the other lies on another rank. It has two layers: fc1 with ReLU, and fc2."""
+"""One half of SimpleNN, to be trained where the other lies on another rank: fc1 with its ReLU, or fc2."""
 
 from __future__ import annotations
 

@@ -22,7 +22,9 @@ CUTS = {
     3: {"even": ((0, 1), (1, 3), (3, 4)), "uneven": ((0, 2), (2, 3), (3, 4))},
     4: {"even": ((0, 1), (1, 2), (2, 3), (3, 4))},
 }
-ALL_CUTS = [pytest.param(size, bounds, id=f"{size}-{how}") for size, cuts in CUTS.items() for how, bounds in cuts.items()]
+ALL_CUTS = [
+    pytest.param(size, bounds, id=f"{size}-{how}") for size, cuts in CUTS.items() for how, bounds in cuts.items()
+]
 
 
 @functools.cache
@@ -39,7 +41,9 @@ def assert_equal(ranks: list[dict[str, Any]], expected: dict[str, Any]) -> None:
         for ours, theirs in zip(got["layers"], expected["layers"], strict=True):
             assert (ours is None) == (theirs is None)
             if ours is not None:
-                torch.testing.assert_close(dict(sorted(ours.items())), dict(sorted(theirs.items())), rtol=1e-3, atol=1e-5)
+                torch.testing.assert_close(
+                    dict(sorted(ours.items())), dict(sorted(theirs.items())), rtol=1e-3, atol=1e-5
+                )
     evaluated = [got["evaluated"] for got in ranks]
     assert all(other == (0.0, 0, 0) for other in evaluated[:-1])
     assert evaluated[-1][0] == pytest.approx(expected["evaluated"][0], abs=1e-3)
@@ -119,7 +123,7 @@ def test_every_stage_goes_there_and_back_with_every_micro_batch(stages: int, mic
 
 
 def makespan(stages: int, micros: int, forward: float = 1.0, backward: float = 2.0) -> float:
-    """How long a step takes when messages take no time: each stage does its turns as soon as what they need is there."""
+    """How long a step takes when messages take no time: each stage does its turns as soon as it can."""
     orders = [deque(turns(stage, stages, micros)) for stage in range(stages)]
     done: dict[tuple[str, int, int], float] = {}
     clock = [0.0] * stages

@@ -1,4 +1,4 @@
-"""Tensors between neighbouring stages: hidden states forward, their gradients back. Each has a link of its own each way.
+"""Tensors between neighbouring stages: hidden states forward, their gradients back. Each has its own link.
 
 Shapes never travel: both ends know them from the batch. What comes is awaited before it is needed, one ahead, and what
 goes is sent while the next micro-batch computes. No wire takes a device's memory: those tensors go through the CPU's.
