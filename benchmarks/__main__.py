@@ -18,6 +18,7 @@ BENCHMARKS = (
     "codec",
     "collectives",
     "training",
+    "pipeline",
     "fsdp2",
     "overlap",
     "data",

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import overload
 
 from smolcluster.models.gpt import GPT
+from smolcluster.models.gpt_stage import GPTStage
 from smolcluster.models.nn import SimpleNN
+from smolcluster.models.nn_stage import NNStage
+from smolcluster.models.partition import LayerRange
 from smolcluster.spec.run import GPTSpec, NNSpec
 
 
@@ -20,4 +23,17 @@ def build_model(spec: GPTSpec | NNSpec, vocab_size: int | None = None, seed: int
     """
     if isinstance(spec, NNSpec):
         return SimpleNN(spec, seed)
-    return GPT(spec.model_copy(update={"vocab_size": vocab_size}) if vocab_size else spec, seed)
+    return GPT(_known(spec, vocab_size), seed)
+
+
+def build_stage(
+    spec: GPTSpec | NNSpec, layers: LayerRange, vocab_size: int | None = None, seed: int = 0
+) -> GPTStage | NNStage:
+    """The part of build_model(spec, vocab_size, seed) that those layers are, with the same values."""
+    if isinstance(spec, NNSpec):
+        return NNStage(spec, layers, seed)
+    return GPTStage(_known(spec, vocab_size), layers, seed)
+
+
+def _known(spec: GPTSpec, vocab_size: int | None) -> GPTSpec:
+    return spec.model_copy(update={"vocab_size": vocab_size}) if vocab_size else spec

@@ -46,23 +46,26 @@ def save_pretrained(
 
     `tensors` gives the values by parameter name where `model` does not hold them (a sharded model); None takes its own.
     """
+    values = dict(model.named_parameters()) if tensors is None else tensors
+    save_tensors(model.spec, {name: values[name] for name, _ in model.named_parameters()}, tokenizer_file, folder)
+
+
+def save_tensors(spec: GPTSpec, tensors: Mapping[str, Tensor], tokenizer_file: Path, folder: Path) -> None:
+    """The same of a model that is nowhere whole: `tensors` are all its parameters by name."""
     folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        values = dict(model.named_parameters()) if tensors is None else tensors
-        flat = {
-            name: values[name].detach().to("cpu", torch.float32).contiguous() for name, _ in model.named_parameters()
-        }
+        flat = {name: value.detach().to("cpu", torch.float32).contiguous() for name, value in tensors.items()}
         save_file(flat, building / WEIGHTS, metadata={"format": "pt"})
         tokenizer = tokenizer_file.read_text(encoding="utf-8")
         end = _special(json.loads(tokenizer))
         # mkstemp and safetensors make private files; a model is meant to be read.
         (building / TOKENIZER).write_text(tokenizer, encoding="utf-8")
-        _write_json(building / CONFIG, _config(model.spec, end[1] if end else None))
+        _write_json(building / CONFIG, _config(spec, end[1] if end else None))
         ends = {"bos_token_id": end[1], "eos_token_id": end[1]} if end else {}
         _write_json(building / "generation_config.json", {"_from_model_config": True, **ends})
-        _write_json(building / "tokenizer_config.json", _tokenizer_config(model.spec, end[0] if end else None))
+        _write_json(building / "tokenizer_config.json", _tokenizer_config(spec, end[0] if end else None))
         building.chmod(0o755)
         (building / WEIGHTS).chmod(0o644)
         put_in_place(building, folder)
@@ -82,19 +85,24 @@ def load_pretrained(folder: Path) -> GPT:
 
 def load_weights(folder: Path, model: GPT) -> None:
     """Give a model the weights of a Hugging Face folder, of any floating type. InputError when they are not its own."""
-    tensors = _rename(_read_tensors(folder), model.spec)
-    wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    tensors = read_weights(folder, model.spec, {n: tuple(p.shape) for n, p in model.named_parameters()})
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(tensors[name])
+
+
+def read_weights(folder: Path, spec: GPTSpec, wanted: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """The tensors of a Hugging Face folder by our names. InputError unless they are `wanted`, by name and shape."""
+    tensors = _rename(_read_tensors(folder), spec)
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if wanted != found:
+    if dict(wanted) != found:
         differing = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
         listed = ", ".join(
             f"{name} (expected {wanted.get(name, 'none')}, found {found.get(name, 'none')})" for name in differing[:4]
         )
         more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
         raise problem(folder / WEIGHTS, f"does not fit its config.json: {listed}{more}")
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(tensors[name])
+    return tensors
 
 
 def _config(spec: GPTSpec, end: int | None) -> dict[str, Any]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from smolcluster.plan.types import MemoryEstimate
+from smolcluster.spec.pipeline import layers_of
 from smolcluster.spec.run import GPTSpec, ModelSpec, NNSpec, RunSpec, WireFormat
-from smolcluster.spec.stages import split_layers
 
 FLOAT32_BYTES = 4
 _MOMENTS = 2  # Adam keeps a mean and a variance for every parameter
+# A parameter that is trained here: itself, its gradient, its moments.
+STATE_BYTES = FLOAT32_BYTES * (2 + _MOMENTS)
 
 
 def param_count(model: ModelSpec) -> int:
@@ -28,17 +32,24 @@ def block_params(model: GPTSpec) -> int:
     return norms + attention + mlp
 
 
-def memory_of(run: RunSpec, rank: int, world_size: int, role: str, wire: WireFormat = "fp32") -> MemoryEstimate:
+def memory_of(
+    run: RunSpec,
+    rank: int,
+    world_size: int,
+    role: str,
+    wire: WireFormat = "fp32",
+    stages: Sequence[tuple[int, int]] = (),
+) -> MemoryEstimate:
     """Bytes of parameters, gradients and AdamW state of one rank (float32).
 
     ZeRO (Rajbhandari et al. 2020): stage 1 shards the optimizer state, 2 the gradients too, 3 the parameters too.
     Shards are flat and even, padded to a whole element per rank. A syncps worker has no optimizer; an mp rank holds
-    its own layers. int8 on the wire keeps what it has not sent yet; where replicas get changes (strategies/gathers.py)
-    their owner keeps its shard apart.
+    its own layers of `stages`. int8 on the wire keeps what it has not sent yet; where replicas get changes
+    (strategies/gathers.py) their owner keeps its shard apart.
     """
     params = param_count(run.model)
     if run.strategy == "mp":
-        params = _stage_params(run.model, rank, world_size)
+        params = stage_params(run.model, stages[rank], layers_of(run.model))
     shard = -(-params // world_size)
     stage = run.fsdp_stage if run.strategy == "fsdp" else 0
     moments = 0 if run.strategy == "syncps" and role == "worker" else _MOMENTS
@@ -56,16 +67,20 @@ def _kept_for(wire: WireFormat, params: int, shard: int, stage: int) -> int:
     return residuals + (shard if wire != "fp32" and stage in (1, 2) else 0)
 
 
-def _stage_params(model: ModelSpec, rank: int, world_size: int) -> int:
-    """Parameters of one of `world_size` stages of even layer ranges: embeddings first, final norm and head last."""
+def stage_params(model: ModelSpec, stage: tuple[int, int], layers: int) -> int:
+    """Parameters of layers `stage` of a model that has `layers`: embeddings first, final norm and head last.
+
+    A tied embedding counts at both ends, where those are on two ranks.
+    """
+    start, stop = stage
+    first, last = start == 0, stop == layers
     if isinstance(model, NNSpec):
-        return param_count(model)
-    start, stop = split_layers(model.num_layers, world_size)[rank]
+        ends = (model.input_dim + 1) * model.hidden, (model.hidden + 1) * model.out
+        return sum(ends[start:stop])
+    table = model.vocab_size * model.model_dim
     params = (stop - start) * block_params(model)
-    if rank == 0:
-        params += (model.vocab_size + model.num_positions) * model.model_dim
-    if rank == world_size - 1:
-        # The last stage needs the output matrix; tied, it is a second copy unless there is only one stage.
-        second = world_size > 1 or not model.tie_embeddings
-        params += 2 * model.model_dim + (model.vocab_size * model.model_dim if second else 0)
+    if first:
+        params += table + model.num_positions * model.model_dim
+    if last:
+        params += 2 * model.model_dim + (0 if first and model.tie_embeddings else table)
     return params

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from smolcluster.plan.arithmetic import memory_of
+from smolcluster.plan.pipeline import fewer_stages
 from smolcluster.plan.shares import shares
 from smolcluster.plan.types import Plan, RankPlan
 
@@ -21,7 +22,11 @@ def plan_for(plan: Plan, members: Sequence[int]) -> Plan:
         return plan
     number = {old: new for new, old in enumerate(members)}
     left = [plan.ranks[old] for old in members]
+    stages = fewer_stages(plan.stages, members) if plan.stages else ()
+    # In a chain the first feeds everybody.
     parts = shares(plan.global_batch, [max(rank.samples, 1) for rank in left])
+    if stages:
+        parts = (plan.global_batch, *(0 for _ in left[1:]))
     seats: Counter[str] = Counter()
     ranks = []
     for rank, samples in zip(left, parts, strict=True):
@@ -36,7 +41,8 @@ def plan_for(plan: Plan, members: Sequence[int]) -> Plan:
             ),
             "world_size": len(ranks),
             "ranks": tuple(ranks),
-            "memory": tuple(memory_of(plan.run, rank.rank, len(ranks), rank.role, plan.wire) for rank in ranks),
+            "stages": stages,
+            "memory": tuple(memory_of(plan.run, rank.rank, len(ranks), rank.role, plan.wire, stages) for rank in ranks),
             "notes": (*plan.notes, f"goes on without {gone}"),
         }
     )

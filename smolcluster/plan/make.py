@@ -9,8 +9,10 @@ from smolcluster.errors import ConfigError, Problem
 from smolcluster.plan.arithmetic import memory_of, param_count
 from smolcluster.plan.broken import fault_notes, fault_problems
 from smolcluster.plan.hints import option_notes
+from smolcluster.plan.pipeline import machines_of, pipeline_notes, training_stages
 from smolcluster.plan.ports import Listener, port_problems, ports_of
 from smolcluster.plan.shares import shares
+from smolcluster.plan.stages import Machine
 from smolcluster.plan.types import MemoryEstimate, Plan, RankPlan
 from smolcluster.plan.wires import Complaint, Wires, choose_transport, choose_wire, wires_between
 from smolcluster.spec.cluster import ClusterSpec, Node
@@ -41,13 +43,15 @@ def make_plan(
     """What every rank must do. ConfigError when machines cannot reach each other or the model does not fit."""
     seats = seats_of(cluster, run)
     shape = SHAPES.get(run.strategy, "MESH")
-    wires = wires_between(
-        Topology(cluster), [(s.node.name, s.participant.dials) for s in seats], shape, run.comm.encrypt
-    )
+    # The ends of a chain talk too: about a tied embedding, the whole gradient's norm, the model that is saved.
+    met: Shape = "MESH" if shape == "CHAIN" else shape
+    wires = wires_between(Topology(cluster), [(s.node.name, s.participant.dials) for s in seats], met, run.comm.encrypt)
     ports = ports_of([(seat.node.name, seat.participant.port) for seat in seats], wires.listen)
     world_size = len(seats)
     wire, wire_notes = choose_wire(run, wires)
-    memory = tuple(memory_of(run, seat.rank, world_size, seat.participant.role, wire) for seat in seats)
+    machines = _machines(run, seats)
+    stages = training_stages(run, machines) if run.strategy == "mp" else ()
+    memory = tuple(memory_of(run, seat.rank, world_size, seat.participant.role, wire, stages) for seat in seats)
     transport, wrong = choose_transport(run.comm.transport, [seat.node for seat in seats], wires)
     wrong += fault_problems(run, world_size, transport)
     listeners = [
@@ -58,7 +62,14 @@ def make_plan(
     if problems:
         raise ConfigError(Problem(f"inventory {cluster.name}", 0, key, what, fix) for key, what, fix in problems)
     samples = _samples(run, seats)
-    told = [*notes, *wires.notes, *wire_notes, *option_notes(run, [seat.node for seat in seats]), *fault_notes(run)]
+    told = [
+        *notes,
+        *pipeline_notes(run, machines, stages),
+        *wires.notes,
+        *wire_notes,
+        *option_notes(run, [seat.node for seat in seats]),
+        *fault_notes(run),
+    ]
     ranks = tuple(_rank(run, seat, wires, ports[seat.rank], samples[seat.rank]) for seat in seats)
     return Plan(
         schema=1,
@@ -68,6 +79,7 @@ def make_plan(
         transport=transport,
         wire=wire,
         shape=shape,
+        stages=stages,
         global_batch=sum(samples),
         ranks=ranks,
         params=param_count(run.model),
@@ -96,6 +108,11 @@ def buffer_mb(node: Node, comm: CommSpec) -> float:
     if node.kind == "windows":
         return 1.0
     return 2.0 if is_raspberry_pi(node.name, node.kind) else 8.0
+
+
+def _machines(run: RunSpec, seats: Sequence[Seat]) -> list[Machine]:
+    memory = {seat.node.name: seat.node.memory_mb for seat in seats}
+    return machines_of([seat.node.name for seat in seats], memory, run.balance)
 
 
 def _samples(run: RunSpec, seats: Sequence[Seat]) -> tuple[int, ...]:

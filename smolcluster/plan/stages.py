@@ -27,6 +27,7 @@ STAGE_BASE_MB = 400
 _WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 _VALUE_BYTES = {"fp32": 4, "bf16": 2, "int8": 4}
 Ranges = tuple[tuple[int, int], ...]
+SERVE_LESS = "take a smaller model, int8 weights, or more machines"
 
 
 class Profile(Frozen):
@@ -84,8 +85,11 @@ def stage_ranges(cluster: ClusterSpec, serve: ServeSpec, weight: ModelWeight, pr
     return ranges
 
 
-def split(weight: ModelWeight, machines: Sequence[Machine]) -> Ranges:
-    """The split with the fastest slowest stage that fits into everybody's memory; every machine gets a layer."""
+def split(weight: ModelWeight, machines: Sequence[Machine], fix: str = SERVE_LESS) -> Ranges:
+    """The split with the fastest slowest stage that fits into everybody's memory; every machine gets a layer.
+
+    ConfigError, with the advice `fix`, where there is none.
+    """
     count = len(machines)
     if not 1 <= count <= weight.layers:
         what = f"{weight.layers} layers cannot be split over {count} machines"
@@ -115,7 +119,6 @@ def split(weight: ModelWeight, machines: Sequence[Machine]) -> Ranges:
         need = need_mb(weight, 0, weight.layers) + (count - 1) * STAGE_BASE_MB
         have = ", ".join(f"{one.name} {one.memory_mb or 'unknown'}" for one in machines)
         what = f"the model needs about {need} MB over {count} machines, and there is no split that fits: {have}"
-        fix = "take a smaller model, int8 weights, or more machines"
         raise ConfigError([Problem("", 0, "machines.memory_mb", what, fix)])
     return chosen[2]
 

@@ -61,7 +61,10 @@ class MemoryEstimate(Frozen):
 
 
 class Plan(Frozen):
-    """Everything decided before a run starts. The same inputs give the same plan, byte for byte."""
+    """Everything decided before a run starts. The same inputs give the same plan, byte for byte.
+
+    `stages`: half-open ranges of layers by rank, where the strategy splits them (mp).
+    """
 
     schema_: int = Field(default=PLAN_SCHEMA, alias="schema", serialization_alias="schema")
     cluster: str
@@ -70,6 +73,7 @@ class Plan(Frozen):
     transport: Literal["smol", "gloo"]
     wire: WireFormat = "fp32"
     shape: Literal["MESH", "STAR", "CHAIN"]
+    stages: tuple[tuple[int, int], ...] = ()
     global_batch: int = Field(gt=0)
     ranks: tuple[RankPlan, ...]
     params: int = Field(gt=0)

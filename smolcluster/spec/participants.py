@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from smolcluster.errors import Problem
 from smolcluster.spec.built import NO_WINDOWS, can_be_started
 from smolcluster.spec.cluster import ClusterSpec, Node
-from smolcluster.spec.clusterfile import ClassicdpFile, CommonFile, HostsFile, MeshWorker
+from smolcluster.spec.clusterfile import ClassicdpFile, CommonFile, HostsFile, MeshWorker, MpFile, StageEntry
 from smolcluster.spec.document import KeyPath
 from smolcluster.spec.layers import Merged
 from smolcluster.spec.problems import did_you_mean, listed
@@ -36,7 +36,8 @@ def can_train(node: Node) -> bool:
 def taking_part(file: CommonFile, origin: Merged, cluster: ClusterSpec, strategy: str) -> TakingPart:
     """Participants of a training run. The server of a star, or the head of a chain, comes first."""
     found = TakingPart()
-    places = _listed_places(file)
+    split = trained_stages(file, origin, cluster)
+    places = _listed_places(file) if split is None else _stage_places(split)
     chosen = file.nodes
     if chosen is not None:
         names = _chosen(chosen, tuple(places), found, origin)
@@ -50,7 +51,7 @@ def taking_part(file: CommonFile, origin: Merged, cluster: ClusterSpec, strategy
         places = _first(places, chosen, found, origin)
     found.named = {name: place for name, place in places.items() if place}
     is_star = isinstance(file, HostsFile)
-    server = _server(file, tuple(places), found, origin) if isinstance(file, HostsFile) else None
+    server = _server(file, tuple(places), split, found, origin) if isinstance(file, HostsFile) else None
     order = sorted(places, key=lambda name: name != server)  # stable: the server first, the others as they stand
     if is_star and len(order) < 2:
         what = f"{strategy} needs a server and at least one worker; only {listed(order)} takes part"
@@ -105,6 +106,30 @@ def mesh_entries(file: CommonFile) -> list[MeshWorker]:
     return []
 
 
+def trained_stages(file: CommonFile, origin: Merged, cluster: ClusterSpec) -> list[StageEntry] | None:
+    """The `stages` of an mp file that training goes by. A later layer that names machines replaces them; and those of
+    an inventory's defaults are for serving too, where a tablet may have layers: training takes them only as a whole.
+    """
+    if not isinstance(file, MpFile) or file.stages is None:
+        return None
+    here = origin.height(("stages",))
+    if any(origin.height((key,)) > here for key in ("nodes", "server", "workers")):
+        return None
+    known = {node.name: node for node in cluster.nodes}
+    can = all(entry.host in known and can_train(known[entry.host]) for entry in file.stages)
+    return file.stages if can or not of_the_inventory(origin) else None
+
+
+def of_the_inventory(origin: Merged) -> bool:
+    """Whether `stages` stands in an inventory's defaults."""
+    source = origin.source(("stages",))
+    return source is not None and source.prefix == ("defaults",)
+
+
+def _stage_places(entries: list[StageEntry]) -> dict[str, KeyPath]:
+    return {entry.host: ("stages", index, "host") for index, entry in enumerate(entries)}
+
+
 def _listed_places(file: CommonFile) -> dict[str, KeyPath]:
     """The machines the file's own list names, in rank order, each with its place in the file."""
     entries = sorted(enumerate(mesh_entries(file)), key=lambda entry: entry[1].rank)
@@ -143,8 +168,14 @@ def _check_known(places: dict[str, KeyPath], cluster: ClusterSpec, found: Taking
             found.problems.append(origin.problem(place, what, "leave it out; it can serve in inference"))
 
 
-def _server(file: HostsFile, names: tuple[str, ...], found: TakingPart, origin: Merged) -> str:
-    """The star's centre: the file's, unless it is not among those that take part."""
+def _server(
+    file: HostsFile, names: tuple[str, ...], split: list[StageEntry] | None, found: TakingPart, origin: Merged
+) -> str:
+    """The star's centre: the file's, unless it is not among those that take part. A chain begins with its first."""
+    if split is not None:
+        if file.server not in (None, names[0]):
+            found.notes.append(origin.note(("server",), file.server, names[0], "rank 0 is the first of the stages"))
+        return names[0]
     if file.server is not None and file.server in names:
         return file.server
     if file.server is not None:

@@ -18,6 +18,7 @@ from smolcluster.spec.consistency import (
 from smolcluster.spec.inventory import made_from, read_inventory
 from smolcluster.spec.modelfile import MODEL_FILES
 from smolcluster.spec.participants import TakingPart, taking_part
+from smolcluster.spec.pipeline import pipeline_of
 from smolcluster.spec.problems import did_you_mean, listed
 from smolcluster.spec.request import Request, Resolved
 from smolcluster.spec.run import STRATEGIES, CommSpec, Participant, RecoverySpec, RunSpec
@@ -97,21 +98,30 @@ def _run(
     problems = found.problems + check_ranks(file, origin) + check_hosts(file, origin, request.strategy)
     if found.problems:
         return None, [], problems
-    ranks = sum(cluster.node(p.node).ranks for p in found.participants)
-    problems += check_counts(file, origin, found.participants, ranks)
-    problems += _check_free_ports(cluster, found.participants, settings)
-    problems += _check_balance(file, settings, found.participants)
+    # What is shipped says 1, which nobody chose.
+    micros = settings.model_from.height(("training", "grad_accumulation")) > 0
+    pipeline = pipeline_of(
+        file, origin, cluster, found.participants, bool(found.named), training.model, training.training, micros
+    )
+    participants = pipeline.participants
+    problems += pipeline.problems
+    ranks = sum(cluster.node(p.node).ranks for p in participants)
+    problems += check_counts(file, origin, participants, ranks)
+    problems += _check_free_ports(cluster, participants, settings)
+    problems += _check_balance(file, settings, participants)
     notes = [
         *found.notes,
+        *pipeline.notes,
         *(address_notes(file, origin, cluster, request.strategy) if own_inventory else []),
         *buffer_notes(file, origin, cluster),
         *model_notes(file, origin, training.model),
     ]
     run = RunSpec(
         strategy=request.strategy,
-        participants=found.participants,
+        participants=participants,
         model=training.model,
-        training=training.training,
+        training=pipeline.training,
+        stages=pipeline.stages,
         schedule=training.schedule,
         data=training.data,
         comm=comm_of(file),

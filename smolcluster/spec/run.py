@@ -154,7 +154,8 @@ class RunSpec(Frozen):
     `balance` weighs the ranks of a node (default 1) when the global batch is shared out; the sum does not change.
     `init`: the folder, on the controller, of the weights to start from; None draws them from the seed, unless a
     checkpoint is loaded. `own_vocabulary`: the model's is as large as `model` says, since it came with given weights,
-    whatever the tokenizer has. `faults`: what is to be broken on purpose.
+    whatever the tokenizer has. `faults`: what is to be broken on purpose. `stages`: mp's half-open ranges of layers in
+    rank order, where the file gives them; none: the plan shares the layers out.
     """
 
     strategy: Literal["single", "classicdp", "fsdp", "edp", "syncps", "mp", "diloco"]
@@ -168,6 +169,7 @@ class RunSpec(Frozen):
     seed: int
     checkpoint: CheckpointSpec = Field(default_factory=CheckpointSpec)
     balance: dict[str, float] = Field(default_factory=dict)
+    stages: tuple[tuple[int, int], ...] = ()
     fsdp_stage: int = Field(default=1, ge=0, le=3)
     staleness_bound: int = Field(default=0, ge=0)
     worker_update_interval: int = Field(default=1, ge=1)

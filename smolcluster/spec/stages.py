@@ -15,6 +15,7 @@ from smolcluster.spec.built import can_be_started
 from smolcluster.spec.cluster import ClusterSpec, Node
 from smolcluster.spec.clusterfile import InferenceFile, StageEntry
 from smolcluster.spec.document import KeyPath
+from smolcluster.spec.layers import Merged
 from smolcluster.spec.modelfile import ServedModel
 from smolcluster.spec.participants import DEFAULT_PORT
 from smolcluster.spec.problems import did_you_mean, listed
@@ -64,7 +65,8 @@ def stages_of(settings: Settings, cluster: ClusterSpec, model: ServedModel | Non
     split = Split()
     if file.stages is not None and not _replaced(file, settings, split):
         split.given = True
-        ranges = _given_ranges(file.stages, settings, model, split)
+        ranges, wrong = ranges_of(file.stages, origin, model.num_layers if model is not None else None)
+        split.problems += wrong
         places: dict[str, KeyPath] = {entry.host: ("stages", index, "host") for index, entry in enumerate(file.stages)}
         if len(places) < len(file.stages):
             split.problems.append(origin.problem(("stages",), "a machine is named twice", "one stage per machine"))
@@ -91,11 +93,12 @@ def stages_of(settings: Settings, cluster: ClusterSpec, model: ServedModel | Non
     return split
 
 
-def _given_ranges(
-    entries: list[StageEntry], settings: Settings, model: ServedModel | None, split: Split
-) -> list[tuple[int, int]]:
-    """The ranges of `stages`: each starts where the one before ends, from layer 0 to the model's last."""
+def ranges_of(
+    entries: list[StageEntry], origin: Merged, layers: int | None
+) -> tuple[list[tuple[int, int]], list[Problem]]:
+    """The ranges of `stages`: each starts where the one before ends, from layer 0 to the model's last (None: any)."""
     ranges: list[tuple[int, int]] = []
+    problems: list[Problem] = []
     names = [entry.host for entry in entries]
     expected = 0
     for index, entry in enumerate(entries):
@@ -103,16 +106,14 @@ def _given_ranges(
         here: KeyPath = ("stages", index, "layers")
         if start != expected or stop <= start:
             what = f"{entry.layers} does not go on at layer {expected} (ranges are half-open)"
-            split.problems.append(
-                settings.cluster_from.problem(here, what, f'write "{expected}:{max(stop, expected + 1)}"')
-            )
+            problems.append(origin.problem(here, what, f'write "{expected}:{max(stop, expected + 1)}"'))
         ranges.append((start, stop))
         expected = stop
-    if model is not None and expected != model.num_layers:
-        what = f"the stages end at layer {expected}, the model has {model.num_layers}"
-        fix = f"let them cover 0:{model.num_layers}, or name the machines alone: --nodes {','.join(names)}"
-        split.problems.append(settings.cluster_from.problem(("stages",), what, fix))
-    return ranges
+    if layers is not None and expected != layers:
+        what = f"the stages end at layer {expected}, the model has {layers}"
+        fix = f"let them cover 0:{layers}, or name the machines alone: --nodes {','.join(names)}"
+        problems.append(origin.problem(("stages",), what, fix))
+    return ranges, problems
 
 
 def _unsplit(

@@ -204,5 +204,5 @@ def build_strategy(context: RunContext, model: nn.Module) -> Strategy:
     build = getattr(module, "build", None)
     if build is None:
         what = f"strategy {name} cannot train in this version"
-        raise ConfigError([Problem("", 0, "strategy", what, "use single, classicdp or fsdp")])
+        raise ConfigError([Problem("", 0, "strategy", what, "use single, classicdp, fsdp or mp")])
     return cast(Strategy, build(context, model))

@@ -7,7 +7,7 @@ in the steps that were asked for, which all ranks know by their number, so no ra
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from smolcluster.strategies.flat import Layout
 from smolcluster.strategies.pieces import Piece, Range, slices_of
@@ -17,9 +17,13 @@ Exchange = Callable[[list[float]], list[list[float]]]
 
 
 class LayerNorms:
-    """`ask` before a step, `measure` in it when the gradients are summed over ranks, `agree` after its verdict."""
+    """`ask` before a step, `measure` in it when the gradients are summed over ranks, `agree` after its verdict.
 
-    def __init__(self) -> None:
+    names: of all parameters, the same list on every rank, where ranks hold different ones.
+    """
+
+    def __init__(self, names: Sequence[str] = ()) -> None:
+        self._names = tuple(names)
         self._wanted = False
         self._squares: dict[str, float] | None = None
 
@@ -31,7 +35,7 @@ class LayerNorms:
         """Look at this rank's share, if that is wanted. Without a word on the wire: the step may yet fail."""
         self._squares = None
         if self._wanted:
-            self._squares = {span.name: 0.0 for span in layout.spans}
+            self._squares = dict.fromkeys(self._names or [span.name for span in layout.spans], 0.0)
             for part in slices_of(layout, "{}", grads, mine):
                 self._squares[part.name] += sum_of_squares(part.tensor)
         self._wanted = False

@@ -53,12 +53,15 @@ def evaluate(context: RunContext, strategy: Strategy, data: Samples, stop: Calla
 
 
 def _share(context: RunContext, count: int, rank: int) -> tuple[int, int]:
-    """The half-open range of the split's samples that a rank evaluates."""
+    """The half-open range of the split's samples that a rank evaluates: in a chain of stages all of them."""
+    if context.plan.shape == "CHAIN":
+        return 0, count
     return count * rank // context.world_size, count * (rank + 1) // context.world_size
 
 
 def _batch_size(context: RunContext, rank: int) -> int:
-    """As many samples at once as the rank trains with."""
+    """As many samples at once as the rank trains with, or in a chain the first one, which feeds the others."""
+    rank = 0 if context.plan.shape == "CHAIN" else rank
     return max(1, math.ceil(context.plan.ranks[rank].samples / context.run.training.grad_accumulation))
 
 

@@ -46,7 +46,7 @@ class Loop:
         self._stop = stop
         self._training = context.run.training
         self._batch = context.plan.global_batch
-        self._first = sum(rank.samples for rank in context.plan.ranks[: context.rank])
+        self._mine = _samples_of(context)
         self.total_steps = self._training.max_steps or self._training.epochs * steps_per_epoch(
             data.sample_count("train"), self._batch
         )
@@ -102,7 +102,8 @@ class Loop:
         result = self._strategy.train_step(batch, lr, self._stop())
         seconds = time.perf_counter() - began
         after = self._context.wires.counters()
-        tokens = sum(y.numel() for _, y in batch)
+        # Of a batch that passes all stages rank 0's are counted.
+        tokens = sum(y.numel() for _, y in batch) if self._context.me.samples else 0
         self._take(step, result, tokens)
         fresh = self._evaluate() if due and not self.account.stopped else False
         self._metrics.write(
@@ -135,9 +136,9 @@ class Loop:
         self._say(step, result.loss, tokens / seconds, fresh)
 
     def _batch_of(self, step: int) -> Batch:
-        """This rank's contiguous share of the step's global batch, in micro-batches as even as they can be."""
+        """This rank's share of the step's global batch, in micro-batches as even as they can be."""
         indices = step_indices(self._data.sample_count("train"), self._batch, self._context.run.seed, step - 1)
-        mine = indices[self._first : self._first + self._context.me.samples]
+        mine = indices[self._mine]
         if not len(mine):
             return []
         x, y = self._data.batch("train", mine)
@@ -188,3 +189,11 @@ class Loop:
         total = self.total_steps
         speed = f"{tokens_per_s:.0f} {self._data.counts}/s"
         log.info("step %d/%d  loss %.4f%s  %s  ETA %s", step, total, loss, validation, speed, eta)
+
+
+def _samples_of(context: RunContext) -> slice:
+    """Which samples of a step's global batch a rank reads: its contiguous share, in a chain of stages all of them."""
+    if context.plan.shape == "CHAIN":
+        return slice(None)
+    first = sum(rank.samples for rank in context.plan.ranks[: context.rank])
+    return slice(first, first + context.me.samples)

@@ -9,17 +9,21 @@ from torch import nn
 
 from smolcluster.data import ImageMeta, Samples, open_samples
 from smolcluster.errors import ConfigError, Problem
-from smolcluster.models import GPT, build_model
+from smolcluster.models import GPT, build_model, build_stage
 from smolcluster.models.classifier import Scaling, save_classifier
 from smolcluster.models.compiled import require_compiler
-from smolcluster.models.hf import load_weights, save_pretrained
+from smolcluster.models.gpt_stage import GPTStage
+from smolcluster.models.hf import load_weights, read_weights, save_tensors
 from smolcluster.models.nn import SimpleNN
+from smolcluster.models.nn_stage import NNStage
+from smolcluster.models.partition import cut
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.generation import Origin, note_step
 from smolcluster.runtime.metrics import MetricsWriter, cut_after
 from smolcluster.runtime.precision import require_precision
 from smolcluster.spec.run import GPTSpec, RunSpec
-from smolcluster.strategies.base import build_strategy
+from smolcluster.strategies.base import Strategy, build_strategy
+from smolcluster.strategies.mp.stage import ModelParallel
 from smolcluster.train.account import Account
 from smolcluster.train.keeping import Keeper, resume
 from smolcluster.train.loop import Loop
@@ -38,10 +42,11 @@ def train_rank(
     """
     data = open_samples(context.data_dir)
     data.require(context.plan.global_batch)
-    model = build_model(context.run.model, _vocabulary(context.run, data), seed=context.run.seed).to(context.device)
+    model = _build(context, _vocabulary(context.run, data)).to(context.device)
     model.train()
     _prepare(context, model)
     strategy = build_strategy(context, model)
+    _hand_out_given_weights(context, strategy)
     log.info("rank %d of %d on %s: %s", context.rank, context.world_size, context.device, context.run.strategy)
     if not resume(context, strategy, account):
         _require_given_weights(context)
@@ -56,9 +61,9 @@ def train_rank(
             keeper.abandon()
             raise
     tensors = strategy.export()
-    if tensors is not None and isinstance(model, GPT):
-        save_pretrained(model, context.data_dir / "tokenizer.json", context.folder.model, tensors)
-    if tensors is not None and isinstance(model, SimpleNN) and isinstance(data.meta, ImageMeta):
+    if tensors is not None and isinstance(model, GPT | GPTStage):
+        save_tensors(model.spec, tensors, context.data_dir / "tokenizer.json", context.folder.model)
+    if tensors is not None and isinstance(model, SimpleNN | NNStage) and isinstance(data.meta, ImageMeta):
         save_classifier(model.spec, Scaling(data.meta.mean, data.meta.std), context.folder.model, tensors)
     if tensors is not None:
         log.info("model written to %s", context.folder.model)
@@ -68,6 +73,14 @@ def train_rank(
     done()
     strategy.exchange([0.0])
     strategy.close()
+
+
+def _build(context: RunContext, vocabulary: int | None) -> nn.Module:
+    """The model, or of a model whose layers are split this rank's."""
+    run, stages = context.run, context.plan.stages
+    if not stages:
+        return build_model(run.model, vocabulary, run.seed)
+    return build_stage(run.model, cut(stages, stages[-1][1])[context.rank], vocabulary, run.seed)
 
 
 def _origin(context: RunContext, account: Account) -> Origin | None:
@@ -95,9 +108,9 @@ def _prepare(context: RunContext, model: nn.Module) -> None:
     """Make the model compute as the run wants it. ConfigError where this machine cannot."""
     training, node = context.run.training, context.me.node
     require_precision(training.precision, context.device, node)
-    if not isinstance(model, GPT):
+    if not isinstance(model, GPT | GPTStage):
         return
-    if context.init_dir is not None and context.rank == 0:  # the others get rank 0's
+    if isinstance(model, GPT) and context.init_dir is not None and context.rank == 0:  # the others get rank 0's
         load_weights(context.init_dir, model)
         log.info("starts from the weights in %s", context.init_dir)
     if training.activation_checkpointing:
@@ -105,6 +118,18 @@ def _prepare(context: RunContext, model: nn.Module) -> None:
     if training.compile:
         require_compiler(context.device, node)
         model.compile_blocks()
+
+
+def _hand_out_given_weights(context: RunContext, strategy: Strategy) -> None:
+    """Where no rank holds the whole model: rank 0 reads the weights to start from, and every stage gets its own."""
+    if not isinstance(strategy, ModelParallel) or context.run.init is None:
+        return
+    given = None
+    if context.rank == 0 and context.init_dir is not None and isinstance(context.run.model, GPTSpec):
+        given = read_weights(context.init_dir, context.run.model, strategy.whole_shapes())
+        log.info("starts from the weights in %s", context.init_dir)
+    if any(row[0] for row in strategy.exchange([float(given is not None)])):
+        strategy.start_from(given)
 
 
 def _require_given_weights(context: RunContext) -> None:

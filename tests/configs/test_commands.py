@@ -162,7 +162,7 @@ def test_plan_renders_the_hosts_files(tmp_path: Path) -> None:
     assert not (tmp_path / "hosts" / "win").exists()
 
 
-@pytest.mark.parametrize("strategy", ["edp", "syncps", "mp"])
+@pytest.mark.parametrize("strategy", ["edp", "syncps"])
 def test_the_strategy_is_read_from_the_cluster_yaml(strategy: str) -> None:
     block = FIXTURES / f"cluster_config_{strategy}.yaml"
     for flags in (("-i", block), ("-i", HOME, "--cluster-config", block)):

@@ -39,10 +39,10 @@ def train(project: Path, *flags: str) -> tuple[dict, str]:
     return json.loads((project / "runs" / "latest" / "summary.json").read_text()), done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(("strategy", "stage"), [("single", 0), ("classicdp", 0), ("fsdp", 3)])
+@pytest.mark.parametrize(("strategy", "stage"), [("single", 0), ("classicdp", 0), ("fsdp", 3), ("mp", 0)])
 def test_from_files_to_a_model(project: Path, strategy: str, stage: int) -> None:
     flags = [] if strategy != "fsdp" else ["--override", f"fsdp_stage={stage}"]
-    batch = "48" if strategy == "single" else "16"  # the same global batch: the same run
+    batch = "48" if strategy in ("single", "mp") else "16"  # the same global batch: the same run
     summary, text = train(project, "--strategy", strategy, "--override", f"batch_size={batch}", *flags)
     assert (summary["status"], summary["counts"], summary["steps"]) == ("completed", "samples", 2 * (600 // 48))
     assert summary["tokens"] == 2 * (600 // 48) * 48

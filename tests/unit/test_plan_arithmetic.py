@@ -6,7 +6,7 @@ import pytest
 
 from smolcluster.models import build_model
 from smolcluster.plan import param_count
-from smolcluster.plan.arithmetic import memory_of
+from smolcluster.plan.arithmetic import memory_of, stage_params
 from smolcluster.spec.run import (
     CommSpec,
     DataSpec,
@@ -80,9 +80,13 @@ def test_a_syncps_worker_has_no_optimizer() -> None:
 
 
 def test_the_stages_of_mp_hold_the_whole_model_and_a_second_embedding() -> None:
-    stages = [memory_of(run_of("mp"), rank, 3, "worker").params_bytes // 4 for rank in range(3)]
+    cut = split_layers(GPT.num_layers, 3)
+    stages = [memory_of(run_of("mp"), rank, 3, "worker", stages=cut).params_bytes // 4 for rank in range(3)]
     assert sum(stages) == param_count(GPT) + GPT.vocab_size * GPT.model_dim
     assert stages[0] > stages[1]
+    assert stage_params(GPT, (0, GPT.num_layers), GPT.num_layers) == param_count(GPT)
+    nn = NNSpec(input_dim=5, hidden=4, out=3)
+    assert [stage_params(nn, half, 2) for half in ((0, 1), (1, 2))] == [24, 15]
 
 
 @pytest.mark.parametrize(

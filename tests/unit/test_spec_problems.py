@@ -55,7 +55,8 @@ def test_shipped_files_are_valid_and_name_no_machines(name: str) -> None:
 @pytest.mark.parametrize("strategy", ["single", "classicdp", "fsdp", "edp", "syncps", "mp"])
 @pytest.mark.parametrize("model", ["gpt", "nn"])
 def test_the_shipped_files_resolve_on_the_local_machine(strategy: str, model: str) -> None:
-    assert resolve_any(Request(LOCAL, strategy, model=model)).notes == ()
+    told = ("mp: the model has 2 layers, so node3 is left out",) if (strategy, model) == ("mp", "nn") else ()
+    assert resolve_any(Request(LOCAL, strategy, model=model)).notes == told
 
 
 @pytest.mark.parametrize("model", ["causal_gpt2", "smollm2"])

@@ -1,0 +1,171 @@
+"""Split layers (mp) beside torch.distributed.pipelining's 1F1B over gloo, and how long a stage waits for the other.
+
+    python -m benchmarks.pipeline --quick --out pipeline.json
+
+Two stages of the same model with the same weights, the same batch in the same micro-batches, gradients clipped at norm
+1, AdamW; torch's is the fused kernel, since ours is. They take turns step by step, the others standing still meanwhile.
+Time is the slowest rank's; a ratio is the median of the rounds' own ratios. The share a stage waits is what the
+strategy reports of its steps (comm_s of step_s, mean of the stages), beside (S-1)/(S-1+M): no such schedule waits less.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from benchmarks.contestants import CLIP_NORM, LEARNING_RATE, WEIGHT_DECAY, batch_of, context_of
+from benchmarks.ranks import Done, Team
+from benchmarks.targets import Target, conclude, flags_for, show_targets
+from smolcluster.models import build_stage
+from smolcluster.models.gpt_stage import GPTStage
+from smolcluster.models.partition import cut
+from smolcluster.spec.run import GPTSpec
+from smolcluster.strategies.base import build_strategy
+from smolcluster.strategies.mp.schedule import idle_share
+
+STAGES, SAMPLES, WARM_UP = 2, 16, 2
+MICROS = (2, 4, 8)  # torch's takes no fewer than there are stages
+# gpt_config.yaml's width. Few words, so that head and embeddings weigh little and both stages take as long; untied,
+# since torch's pipelining leaves it to its user to add up a tied embedding's gradients.
+MODEL = GPTSpec(
+    model_dim=256, num_layers=8, num_heads=4, ff_dim=1024, dropout=0, max_seq_len=128, tie_embeddings=False,
+    vocab_size=512,
+)  # fmt: skip
+Tasks = dict[str, Callable[[], Any]]
+
+
+def stage_of(rank: int, world_size: int) -> GPTStage:
+    """An even part of the model."""
+    size = MODEL.num_layers // world_size
+    bounds = [(start, start + size) for start in range(0, MODEL.num_layers, size)]
+    stage = build_stage(MODEL, cut(bounds, MODEL.num_layers)[rank], None, 0)
+    assert isinstance(stage, GPTStage)
+    return stage
+
+
+def our_steps(rank: int, world_size: int, _: Any) -> Tasks:
+    """A step of each number of micro-batches. Each tells which share of it the stage waited."""
+    strategy = build_strategy(context_of("mp", 0, rank, world_size, MODEL), stage_of(rank, world_size))
+    x, y = batch_of(0, SAMPLES, spec=MODEL)
+
+    def step(micros: int) -> float:
+        batch = list(zip(x.tensor_split(micros), y.tensor_split(micros), strict=True))
+        result = strategy.train_step(batch, LEARNING_RATE)
+        return result.comm_s / (result.comm_s + result.compute_s)
+
+    return {name(micros, "mp (smol)"): partial(step, micros) for micros in MICROS}
+
+
+def torchs_steps(rank: int, world_size: int, _: Any) -> Tasks:
+    """The same by torch's own."""
+    from torch.distributed.pipelining import PipelineStage, Schedule1F1B
+
+    stage = stage_of(rank, world_size)
+    optimizer = torch.optim.AdamW(stage.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
+    x, y = batch_of(0, SAMPLES, spec=MODEL)
+    last = rank == world_size - 1
+
+    def loss(hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        assert stage.lm_head is not None
+        logits = nn.functional.linear(hidden, stage.lm_head.weight)
+        return nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+    def step(schedule: Schedule1F1B) -> None:
+        optimizer.zero_grad()
+        if rank == 0:
+            schedule.step(x)
+        elif last:
+            schedule.step(target=y)
+        else:
+            schedule.step()
+        clip(stage)
+        optimizer.step()
+
+    device = torch.device("cpu")
+    return {
+        name(micros, "pipelining (gloo)"): partial(
+            step, Schedule1F1B(PipelineStage(stage, rank, world_size, device), micros, loss_fn=loss)
+        )
+        for micros in MICROS
+    }
+
+
+def clip(stage: nn.Module) -> None:
+    """Clip by the norm of the whole model's gradients, which lie on all ranks."""
+    import torch.distributed as dist
+
+    grads = [parameter.grad for parameter in stage.parameters() if parameter.grad is not None]
+    squares = torch.stack([grad.square().sum() for grad in grads]).sum()
+    dist.all_reduce(squares)
+    factor = (CLIP_NORM / (squares.sqrt() + 1e-6)).clamp(max=1.0)
+    for grad in grads:
+        grad.mul_(factor)
+
+
+def name(micros: int, who: str) -> str:
+    """Of a row."""
+    return f"{micros} micro-batch{'es' if micros > 1 else ''}, {who}"
+
+
+def times(rounds: int) -> dict[str, list[list[Done]]]:
+    """Every contestant's steps."""
+    with (
+        Team(STAGES, "smol", our_steps, keep_memory=True) as smol,
+        Team(STAGES, "gloo", torchs_steps, keep_memory=True) as gloo,
+    ):
+        turns = [(team, task) for team in (smol, gloo) for task in team.tasks]
+        measured: dict[str, list[list[Done]]] = {task: [] for _, task in turns}
+        for number in range(WARM_UP + rounds):
+            shift = number % len(turns)  # another one goes first each round
+            for team, task in turns[shift:] + turns[:shift]:
+                done = team.do(task)
+                if number >= WARM_UP:
+                    measured[task].append(done)
+            print(f"round {number + 1} of {WARM_UP + rounds}", file=sys.stderr, flush=True)
+    return measured
+
+
+def main() -> int:
+    options = flags_for("pipeline", __doc__, "9 rounds", "21 rounds").parse_args()
+    measured = times(21 if options.full else 9)
+    walls = {task: [max(rank.wall_s for rank in ranks) for ranks in done] for task, done in measured.items()}
+    rows, targets = [], []
+    for micros in MICROS:
+        ours, theirs = name(micros, "mp (smol)"), name(micros, "pipelining (gloo)")
+        speed = statistics.median(b / a for a, b in zip(walls[ours], walls[theirs], strict=True))
+        waited = statistics.median(statistics.mean(rank.value for rank in ranks) for ranks in measured[ours])
+        rows.append({
+            "micro_batches": micros,
+            "step_s": statistics.median(walls[ours]),
+            "torch_step_s": statistics.median(walls[theirs]),
+            "speed": speed,
+            "waited": waited,
+            "theory": idle_share(STAGES, micros),
+        })  # fmt: skip
+        targets.append(Target.at_least(f"mp / pipelining, tokens per second, {micros} micro-batches", [speed], 0.9))
+        off = abs(waited - idle_share(STAGES, micros))
+        targets.append(Target.at_most(f"share waited, off (S-1)/(S-1+M), {micros} micro-batches", [off], 0.1))
+    table = Table(title=f"{STAGES} stages, {SAMPLES} samples of {MODEL.max_seq_len} tokens, medians")
+    for column in ("micro-batches", "mp ms", "pipelining ms", "mp / pipelining", "waited", "(S-1)/(S-1+M)"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(
+            str(row["micro_batches"]), f"{row['step_s'] * 1e3:,.0f}", f"{row['torch_step_s'] * 1e3:,.0f}",
+            f"{row['speed']:.3f}", f"{row['waited']:.3f}", f"{row['theory']:.3f}",
+        )  # fmt: skip
+    console = Console()
+    console.print(table)
+    show_targets(console, targets)
+    return conclude(options.out, {"torch": torch.__version__, "rows": rows}, targets)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

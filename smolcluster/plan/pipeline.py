@@ -1,0 +1,92 @@
+"""Which rank of an mp run trains which layers: as `stages:` says, else by memory and speed. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from smolcluster.errors import ConfigError, Problem
+from smolcluster.plan.arithmetic import STATE_BYTES, block_params
+from smolcluster.plan.stages import Machine, ModelWeight, Ranges, split
+from smolcluster.spec.pipeline import layers_of
+from smolcluster.spec.problems import listed
+from smolcluster.spec.run import GPTSpec, NNSpec, RunSpec
+from smolcluster.spec.stages import split_layers
+
+_FLOAT = 4
+# What autograd keeps of a block for each token, in widths of the model and of its MLP: inputs of both norms and of the
+# four products, query, key and value, what attention gave, both sides of the activation.
+_KEPT_WIDTHS, _KEPT_FF = 10, 2
+_FIX = "take a smaller model, activation_checkpointing, or more machines"
+
+
+def training_stages(run: RunSpec, machines: Sequence[Machine]) -> Ranges:
+    """Half-open ranges of layers in rank order. ConfigError where there are too few layers or too little memory."""
+    count, layers = len(machines), layers_of(run.model)
+    if count > layers:
+        what = f"{layers} layers cannot be trained on {count} ranks"
+        names = ",".join(dict.fromkeys(machine.name for machine in machines[:layers]))
+        raise ConfigError([Problem("", 0, "nodes", what, f"name fewer machines: --nodes {names}")])
+    if run.stages:
+        if len(run.stages) != count:
+            what = f"{len(run.stages)} stages are given, and there are {count} ranks"
+            raise ConfigError([Problem("", 0, "stages", what, "give every machine one rank (machines.ranks: 1)")])
+        return run.stages
+    if isinstance(run.model, NNSpec):
+        return split_layers(layers, count)
+    return split(_weight_of(run, run.model, count), machines, _FIX)
+
+
+def pipeline_notes(run: RunSpec, machines: Sequence[Machine], stages: Ranges) -> list[str]:
+    """What a person should know of the split: who has what, and what filling and draining costs."""
+    if len(stages) < 2:
+        return []
+    micros, count = run.training.grad_accumulation, len(stages)
+    idle = (count - 1) / (count - 1 + micros)
+    split_up = listed(f"{machine.name} {start}:{stop}" for machine, (start, stop) in zip(machines, stages, strict=True))
+    many = f"{micros} micro-batch{'es' if micros > 1 else ''}"
+    advice = "; a larger training.grad_accumulation waits less" if idle > 1 / 3 else ""
+    return [f"mp: layers {split_up}; with {many} a stage waits {idle * 100:.0f} % of a step{advice}"]
+
+
+def fewer_stages(stages: Ranges, members: Sequence[int]) -> Ranges:
+    """The layers shared out anew among some of the ranks, in proportion to what those had."""
+    layers, sizes = stages[-1][1], [stages[old][1] - stages[old][0] for old in members]
+    count = len(sizes)
+    # Whole layers, at least one each: what is left over goes to the largest share that is still owed.
+    parts = [max(1, layers * size // sum(sizes)) for size in sizes]
+    while sum(parts) < layers:
+        parts[max(range(count), key=lambda i: (sizes[i] / parts[i], -i))] += 1
+    while sum(parts) > layers:
+        parts[max(range(count), key=lambda i: (parts[i], -i))] -= 1
+    ends = [sum(parts[: index + 1]) for index in range(count)]
+    return tuple((end - part, end) for part, end in zip(parts, ends, strict=True))
+
+
+def machines_of(
+    names: Sequence[str], memory_mb: Mapping[str, int | None], speeds: Mapping[str, float]
+) -> list[Machine]:
+    """One for every rank, by the name of its node. Ranks of one node share its memory."""
+    return [Machine(name, _share(memory_mb.get(name), names.count(name)), speeds.get(name, 1.0)) for name in names]
+
+
+def _share(memory_mb: int | None, ranks: int) -> int | None:
+    return None if memory_mb is None else memory_mb // ranks
+
+
+def _weight_of(run: RunSpec, model: GPTSpec, count: int) -> ModelWeight:
+    block, table = block_params(model), model.vocab_size * model.model_dim
+    tokens = -(-run.training.batch_size // run.training.grad_accumulation) * model.max_seq_len
+    kept = model.model_dim if run.training.activation_checkpointing else _kept(model)
+    return ModelWeight(
+        layers=model.num_layers,
+        layer_bytes=STATE_BYTES * block,
+        table_bytes=STATE_BYTES * (table + model.num_positions * model.model_dim),
+        head_bytes=STATE_BYTES * (table + 2 * model.model_dim),
+        # As many micro-batches are alive in the first stage as there are stages.
+        cache_bytes=_FLOAT * kept * tokens * min(count, run.training.grad_accumulation),
+        head_layers=table / block,
+    )
+
+
+def _kept(model: GPTSpec) -> int:
+    return _KEPT_WIDTHS * model.model_dim + _KEPT_FF * model.ff_dim

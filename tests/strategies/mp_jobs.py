@@ -1,0 +1,130 @@
+"""What the pool's processes run for the tests of mp: a stage of a small model, and the whole for comparison."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from strategy_jobs import context_of
+from strategy_models import LENGTH, VOCAB, shares_of
+from torch import nn
+
+from smolcluster.models import build_model, build_stage
+from smolcluster.models.nn_stage import NNStage
+from smolcluster.models.partition import cut
+from smolcluster.runtime.slices import Slice
+from smolcluster.spec.run import GPTSpec, NNSpec
+from smolcluster.strategies.base import Strategy, build_strategy
+
+LAYERS = 4
+Bounds = tuple[tuple[int, int], ...]
+
+
+def spec_of(kind: str) -> GPTSpec | NNSpec:
+    if kind == "nn":
+        return NNSpec(input_dim=LENGTH, hidden=20, out=VOCAB)
+    return GPTSpec(
+        model_dim=24, num_layers=LAYERS, num_heads=2, ff_dim=48, dropout=0, max_seq_len=LENGTH,
+        tie_embeddings=kind == "gpt", vocab_size=VOCAB,
+    )  # fmt: skip
+
+
+class NumbersStage(NNStage):
+    """A half of strategy_models.NumbersNN."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x / VOCAB if self.layers.first else x)
+
+    def loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return super().loss(x, y[:, 0])
+
+    def graded(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return super().graded(x, y[:, 0])
+
+
+def stage_of(kind: str, bounds: Bounds, rank: int, seed: int = 5) -> nn.Module:
+    spec = spec_of(kind)
+    layers = cut(bounds, bounds[-1][1])[rank]
+    return NumbersStage(spec, layers, seed) if isinstance(spec, NNSpec) else build_stage(spec, layers, None, seed)
+
+
+def whole_of(kind: str, seed: int = 5) -> nn.Module:
+    if kind == "nn":
+        from strategy_models import model_of
+
+        return model_of("nn", seed)
+    return build_model(spec_of(kind), None, seed)
+
+
+def batch_of(step: int, samples: int, micros: int) -> list[Any]:
+    [(x, y)] = shares_of(step, (samples,), 0, samples)
+    return list(zip(x.tensor_split(micros), y.tensor_split(micros), strict=True))
+
+
+def steps(strategy: Strategy, samples: int, micros: int, count: int, first: int = 0) -> list[Any]:
+    results = []
+    for step in range(first, first + count):
+        if step % 2 == 0:
+            strategy.ask_layer_norms()
+        results.append(strategy.train_step(batch_of(step, samples, micros), 1e-2))
+    return results
+
+
+def train(rank: int, world_size: int, kind: str, bounds: Bounds, samples: int, micros: int, count: int) -> Any:
+    name = "mp" if bounds else "single"
+    model = stage_of(kind, bounds, rank) if bounds else whole_of(kind)
+    strategy = build_strategy(context_of(name, rank, world_size, samples=samples), model)
+    results = steps(strategy, samples, micros, count)
+    evaluated = strategy.eval_loss(*batch_of(99, samples, 1)[0])
+    state = strategy.export()
+    tied = dict(model.named_parameters()).get("transformer.wte.weight")
+    strategy.close()
+    return {
+        "losses": [r.loss for r in results],
+        "norms": [r.grad_norm for r in results],
+        "layers": [r.layer_norms for r in results],
+        "tokens": [r.tokens for r in results],
+        "evaluated": (evaluated.loss, evaluated.tokens, evaluated.right),
+        "state": None if state is None else {key: value.clone() for key, value in state.items()},
+        "tied": None if tied is None else tied.detach().clone(),
+        "held": sum(strategy.state_bytes().values()),
+    }
+
+
+def slices_after(rank: int, world_size: int, kind: str, bounds: Bounds, samples: int, count: int) -> list[Any]:
+    """What a rank owns after some steps, and the losses of the steps after those."""
+    strategy = build_strategy(context_of("mp", rank, world_size, samples=samples), stage_of(kind, bounds, rank))
+    steps(strategy, samples, 2, count)
+    slices = [(s.name, s.shape, s.box, s.tensor.clone()) for s in strategy.named_slices()]
+    losses = [r.loss for r in steps(strategy, samples, 2, 3, first=count)]
+    strategy.close()
+    return [slices, losses]
+
+
+def resume(
+    rank: int, world_size: int, name: str, stage: int, kind: str, bounds: Bounds, given: list[Any], samples: int,
+    first: int,
+) -> list[float]:  # fmt: skip
+    """Losses of the steps first.. of a run of another cut, or another strategy, that starts from those slices."""
+    model = stage_of(kind, bounds, rank, seed=99) if name == "mp" else whole_of(kind, seed=99)
+    strategy = build_strategy(context_of(name, rank, world_size, stage=stage, samples=samples), model)
+    strategy.load_slices(Slice(*fields) for fields in given)
+    if name == "mp":
+        results = steps(strategy, samples, 2, 3, first)
+    else:
+        share = samples // world_size
+        results = []
+        for step in range(first, first + 3):
+            results.append(strategy.train_step(shares_of(step, (share,) * world_size, rank, 64), 1e-2))
+    strategy.close()
+    return [r.loss for r in results]
+
+
+def given_weights(rank: int, world_size: int, kind: str, bounds: Bounds) -> Any:
+    """Rank 0 hands out weights of another seed; what all ranks then have."""
+    strategy = build_strategy(context_of("mp", rank, world_size), stage_of(kind, bounds, rank))
+    whole = dict(whole_of(kind, seed=77).named_parameters())
+    strategy.start_from(whole if rank == 0 else None)  # type: ignore[attr-defined]
+    names = set(strategy.whole_shapes())  # type: ignore[attr-defined]
+    assert names == set(whole)
+    return all(torch.equal(p, whole[n]) for n, p in strategy.model.named_parameters())  # type: ignore[attr-defined]
