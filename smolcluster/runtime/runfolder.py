@@ -360,12 +360,13 @@ class Summary(Frozen):
     """summary.json. `wire_bytes_per_step` is summed over ranks; peak_rss_mb is per rank, in rank order.
 
     A run of kind inference has no steps, losses and staleness: these are null. `tokens` are the generated ones, and
-    `tokens_per_s` is over the time in which any request was under way.
+    `tokens_per_s` is over the time in which any request was under way. One of kind profile has none either:
+    `tokens_per_s` is what all ranks compute where nobody waits for anybody.
     """
 
     schema_: int = Field(default=SUMMARY_SCHEMA, alias="schema", serialization_alias="schema")
     run_id: str
-    kind: Literal["train", "inference"]
+    kind: Literal["train", "inference", "profile"]
     strategy: str
     status: Status
     exit_code: int

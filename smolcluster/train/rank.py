@@ -38,9 +38,7 @@ def train_rank(
     """
     data = open_samples(context.data_dir)
     data.require(context.plan.global_batch)
-    model = build_model(context.run.model, _vocabulary(context.run, data), seed=context.run.seed).to(context.device)
-    model.train()
-    _prepare(context, model)
+    model = model_of(context, data)
     strategy = build_strategy(context, model)
     log.info("rank %d of %d on %s: %s", context.rank, context.world_size, context.device, context.run.strategy)
     if not resume(context, strategy, account):
@@ -68,6 +66,14 @@ def train_rank(
     done()
     strategy.exchange([0.0])
     strategy.close()
+
+
+def model_of(context: RunContext, data: Samples) -> nn.Module:
+    """The run's model on this rank's device, ready to be trained as the run wants it. ConfigError where it cannot."""
+    model = build_model(context.run.model, _vocabulary(context.run, data), seed=context.run.seed).to(context.device)
+    model.train()
+    _prepare(context, model)
+    return model
 
 
 def _origin(context: RunContext, account: Account) -> Origin | None:

@@ -156,7 +156,8 @@ CLUSTER = {
         "classicdp",
         "nodes: auto",
         "inventory home: nodes: auto needs measured speeds, and there is no profile.json beside the inventory"
-        " | measure: python -m smolcluster profile, or ansible-playbook train.yml -e profile=true; or name the machines",
+        " | measure: python -m smolcluster profile, or ansible-playbook train.yml -e profile=true; or name the"
+        " machines",
     ),
     "gloo between systems": (
         "fsdp",

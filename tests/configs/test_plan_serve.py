@@ -12,9 +12,9 @@ import pytest
 from smolcluster.comm.config import GroupConfig
 from smolcluster.errors import ConfigError, InputError, Problem
 from smolcluster.plan import NodeConfig
+from smolcluster.plan.profile import Profile
 from smolcluster.plan.render import node_config
 from smolcluster.plan.serve import make_serve_plan
-from smolcluster.plan.profile import Profile
 from smolcluster.plan.stages import STAGE_BASE_MB, weight_of
 from smolcluster.plan.types import ServePlan
 from smolcluster.spec import Request, resolve_any_serving, resolve_serving
