@@ -72,7 +72,7 @@ def plan(
         inventory, strategy, model, dataset, config, cluster_config, nodes, override, init, resume=before
     )
     made, cluster = _made(request, profile, measure, download, cache)
-    if before is not None and before.found is not None and isinstance(made, Plan):
+    if before is not None and before.found is not None and type(made) is Plan:
         made = continued(before.found, made)
     print_notes(made.notes)
     if render is not None:
