@@ -156,9 +156,9 @@ def choose_nodes(options: Options, run: RunSpec) -> tuple[RunSpec, list[str]]:
     note = f"nodes auto: {listed(best.names)}"
     if left:
         note += f" without {listed(left)}"
-    note += f", a step is predicted to take {best.prediction.step_s:.3g} s"
+    note += f", a step is predicted to take {_told(best.prediction.step_s)} s"
     if left and everybody is not None:
-        note += f" instead of {everybody.prediction.step_s:.3g}"
+        note += f" instead of {_told(everybody.prediction.step_s)}"
     return run.model_copy(update={"participants": best.participants}), [note]
 
 
@@ -189,8 +189,8 @@ def advice(options: Options, run: RunSpec) -> list[str]:
     rate = options.total * tokens_per_sample(run.model) / now.step_s
     unit = "tokens/s" if tokens_per_sample(run.model) > 1 else "samples/s"
     said = [
-        f"predicted: {now.step_s:.3g} s a step, {now.compute_s:.3g} computing and {now.wire_s:.3g} waiting for the"
-        f" wire; {rate:,.0f} {unit}"
+        f"predicted: {_told(now.step_s)} s a step, {_told(now.compute_s)} computing and {_told(now.wire_s)} waiting for"
+        f" the wire; {rate:,.0f} {unit}"
     ]
 
     def worth(option: Option | None) -> bool:
@@ -199,24 +199,29 @@ def advice(options: Options, run: RunSpec) -> list[str]:
     balanced = options.of(run.participants, balanced=True)
     if balanced is not None and run.balance != "auto" and worth(balanced):
         said.append(
-            f"balance: auto is predicted to be quicker: {_seconds(balanced)} a step instead of {now.step_s:.3g}"
+            f"balance: auto is predicted to be quicker: {_seconds(balanced)} a step instead of {_told(now.step_s)}"
         )
     alone = _quicker(options.of([one]) for one in run.participants)
     if alone is not None and worth(alone):
         [name] = alone.names
         said.append(
             f"{name} alone is predicted to be quicker: {_seconds(alone)} for the same {options.total} samples instead"
-            f" of {now.step_s:.3g} (--strategy single --nodes {name} --override training.batch_size={options.total})"
+            f" of {_told(now.step_s)} (--strategy single --nodes {name} --override training.batch_size={options.total})"
         )
     fewer = options.best()
     if fewer is not None and 1 < len(fewer.names) < len(run.participants) and worth(fewer):
         left = [each.node for each in run.participants if each.node not in fewer.names]
         said.append(
-            f"without {listed(left)} a step is predicted to take {_seconds(fewer)} instead of {now.step_s:.3g}"
+            f"without {listed(left)} a step is predicted to take {_seconds(fewer)} instead of {_told(now.step_s)}"
             " (--nodes auto leaves out what does not pay)"
         )
     return said
 
 
 def _seconds(option: Option) -> str:
-    return f"{option.prediction.step_s:.3g} s"
+    return f"{_told(option.prediction.step_s)} s"
+
+
+def _told(seconds: float) -> str:
+    """Three digits; what is under a millisecond is nothing."""
+    return f"{seconds:.3g}" if seconds >= 0.001 else "0"
