@@ -68,10 +68,11 @@ def samples_of(
 def _parts(run: RunSpec, free: Sequence[Seat], profile: Profile | None, total: int) -> tuple[int, ...]:
     if not free:
         return ()
-    if run.balance == "auto":
+    if run.balance == "auto" and len(free) > 1:
         assert profile is not None, "speed_problems was asked first"
         return quickest(total, costs_of(run, profile, free))
-    return shares(total, [run.balance.get(s.node.name, 1.0) for s in free])
+    given = run.balance if isinstance(run.balance, dict) else {}
+    return shares(total, [given.get(s.node.name, 1.0) for s in free])
 
 
 @dataclass(frozen=True)
@@ -170,10 +171,11 @@ def balance_notes(
         return []
     other = differences(profile, cluster, run)
     said = [f"{profile.told} was measured with {'; '.join(other)}: {MEASURE}"] if other and profile.measured else []
-    if run.balance == "auto" and run.strategy != "mp" and len(seats) > 1:
-        each = ", ".join(f"{seat.node.name} {mine}" for seat, mine in zip(seats, samples, strict=True))
+    taking = [(seat.node.name, mine) for seat, mine in zip(seats, samples, strict=True) if mine]
+    if "balance" in asks_for_speeds(run) and len(taking) > 1:
+        each = ", ".join(f"{name} {mine}" for name, mine in taking)
         unit = ("tokens/s" if tokens_per_sample(run.model) > 1 else "samples/s") if profile.measured else "speeds"
-        speeds = ", ".join(f"{name} {profile.speeds[name]:,.6g}" for name in dict.fromkeys(s.node.name for s in seats))
+        speeds = ", ".join(f"{name} {profile.speeds[name]:,.6g}" for name in dict(taking))
         said.insert(0, f"balance auto: {each} of {sum(samples)} samples, by the {unit} in {profile.told}: {speeds}")
     return said
 

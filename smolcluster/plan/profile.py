@@ -112,13 +112,14 @@ def tokens_per_sample(model: ModelSpec) -> int:
 
 
 def unmeasured(profile: Profile, run: RunSpec) -> list[str]:
-    """The participants that a profile has no speed of."""
-    return [each.node for each in run.participants if each.node not in profile.speeds]
+    """The participants that compute gradients, and that a profile has no speed of."""
+    return [each.node for each in run.participants if each.role != "server" and each.node not in profile.speeds]
 
 
 def asks_for_speeds(run: RunSpec) -> list[str]:
     """The keys of this run that leave something to measured speeds."""
-    keys = {"nodes": run.choose_nodes, "balance": run.balance == "auto", "wire": run.comm.wire == "auto"}
+    shares = run.strategy not in ("single", "mp")
+    keys = {"nodes": run.choose_nodes, "balance": shares and run.balance == "auto", "wire": run.comm.wire == "auto"}
     return [key for key, asked in keys.items() if asked]
 
 
