@@ -23,6 +23,7 @@ BENCHMARKS = (
     "overlap",
     "data",
     "checkpoints",
+    "unequal",
     "serving",
 )
 RESULTS = Path(__file__).parent / "results"

@@ -21,6 +21,7 @@ from smolcluster.commands import (
     network,
     plan,
     prepare,
+    profile,
     report,
     serve,
     weights,
@@ -40,6 +41,7 @@ app.command("init")(init.init)
 app.command("check")(check.check)
 app.command("plan")(plan.plan)
 app.command("prepare")(prepare.prepare)
+app.command("profile")(profile.profile)
 app.command("checkpoint")(checkpoint.checkpoint)
 app.command("fetch")(fetch.fetch)
 app.command("generate")(generate.generate)

@@ -22,7 +22,7 @@ import torch
 from smolcluster.comm.allocator import keep_freed_memory
 from smolcluster.errors import ConfigError, InterruptedRun, Problem, SmolError
 from smolcluster.jobs.nodefile import load_node, load_plan
-from smolcluster.plan.types import NodeConfig, Plan, RankPlan, ServePlan
+from smolcluster.plan.types import NodeConfig, Plan, ProfilePlan, RankPlan, ServePlan
 from smolcluster.runtime.failures import DONE, SERVE_SMALLER, Failure, understand
 from smolcluster.runtime.process import Stop, die_with_parent, log_to_stdout, peak_rss_mb
 from smolcluster.runtime.results import leave_result
@@ -39,6 +39,10 @@ PARTING_S = 4.0
 
 def run_rank(config: NodeConfig, plan: Plan | ServePlan, me: RankPlan, stop: Stop) -> int:
     """Take a rank's part in a run and write its result.json. The exit code; only bugs of result writing raise."""
+    if isinstance(plan, ProfilePlan):
+        from smolcluster.train.measuring import measure_part
+
+        return measure_part(config, plan, me, stop)
     if isinstance(plan, Plan):
         from smolcluster.train.part import train_part
 

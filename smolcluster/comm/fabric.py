@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from datetime import timedelta
 from types import TracebackType
 
@@ -75,6 +76,10 @@ class Fabric:
         if self.config.faults is not None:
             self.config.faults.begin_step(step)
 
+    def slowed(self, compute_s: float, stop: Callable[[], bool]) -> float:
+        """This rank has computed so long in its step: wait as faults ask, or until `stop`. Seconds waited."""
+        return self.config.faults.slowed(compute_s, stop) if self.config.faults is not None else 0.0
+
     def counters(self) -> WireCounters:
         """Bytes of this process so far: payload, headers, handshakes. With transport gloo its sockets are asked; only
         Linux tells, elsewhere that is the control star's traffic alone.
@@ -117,6 +122,8 @@ class Fabric:
         if self._closed:
             return
         self._closed = True
+        if self.config.faults is not None:
+            self.config.faults.end()
         try:
             if dist.is_initialized():
                 with contextlib.suppress(PeerError):

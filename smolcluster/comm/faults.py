@@ -2,6 +2,7 @@
 
     crash       the process is gone, without a word: kill -9 where there is one
     freeze      no thread of its Python runs for `seconds`, heartbeats included
+    slow        a step's computing takes `factor` times as long: the rank waits, and leaves its core to others
     delay       every byte to and from a rank arrives `ms` later, and up to `jitter_ms` more; never out of order
     throttle    a link carries no more than `mbps` each way
     drop        the links of a rank are cut, as if a cable were pulled and both ends saw it
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
 import os
 import random
 import signal
@@ -27,7 +29,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from smolcluster.comm.clock import Deadline
 from smolcluster.comm.link import Link
@@ -43,6 +45,8 @@ _UNDER_WAY_BYTES = 8 << 20
 # How long a relay sends what it has when its link was closed, and how long a peer may take nothing.
 _FLUSH_S = 10.0
 _STUCK_S = 3600.0
+# A wait that nothing can interrupt is looked up from so often, for whoever asks the rank to stop.
+_LOOK_UP_S = 0.2
 CRASH_EXIT = 137
 
 
@@ -58,6 +62,7 @@ class Faults:
         self._step = 0
         self._held: list[tuple[FaultSpec, float]] = []
         self._relays: list[Relay] = []
+        self._over = threading.Event()
 
     def enter(self, generation: int) -> None:
         """The run's ranks have met: from now on steps count."""
@@ -91,16 +96,36 @@ class Faults:
             if spec.kind == "crash" and spec.rank == self._rank:
                 crash()
 
-    def _shape(self, relay: Relay) -> None:
-        """Tell a relay what its link is like in this step."""
-        now_on = [
+    def slowed(self, compute_s: float, stop: Callable[[], bool]) -> float:
+        """Wait after a step that computed so long, until it is as slow as it should be. Seconds waited.
+
+        `stop` answers whether somebody wants this rank to end, and `end` from another thread ends the wait too.
+        """
+        factors = [spec.factor for spec in self._now_on() if spec.rank == self._rank and spec.factor is not None]
+        began = time.monotonic()
+        deadline = began + compute_s * (math.prod(factors) - 1)
+        while (left_s := deadline - time.monotonic()) > 0 and not stop():
+            if self._over.wait(min(left_s, _LOOK_UP_S)):
+                break
+        return time.monotonic() - began if factors else 0.0
+
+    def end(self) -> None:
+        """Nobody waits here any longer. From any thread."""
+        self._over.set()
+
+    def _now_on(self) -> list[FaultSpec]:
+        """Those that last over steps, this one among them."""
+        return [
             spec
             for spec in self._specs
-            if spec.touches(self._rank, relay.peer)
-            and spec.generation == self._generation
+            if spec.generation == self._generation
             and spec.step <= self._step
             and (spec.until is None or self._step < spec.until)
         ]
+
+    def _shape(self, relay: Relay) -> None:
+        """Tell a relay what its link is like in this step."""
+        now_on = [spec for spec in self._now_on() if spec.touches(self._rank, relay.peer)]
         rates = [spec.mbps * 1e6 / 8 for spec in now_on if spec.mbps is not None]
         relay.shape(
             delay_s=sum(spec.ms or 0.0 for spec in now_on) / 1000,

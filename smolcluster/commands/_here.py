@@ -95,8 +95,8 @@ def lay_out(
     return Run(folder, files)
 
 
-def start_all(run: Run) -> None:
-    """Start every node's supervisor; runs/latest then points to the run.
+def start_all(run: Run, latest: bool = True) -> None:
+    """Start every node's supervisor; runs/latest then points to the run, unless it is not to.
 
     Of a run that is refused, as another one is active, nothing stays; of one that fails to start somewhere, no process.
     """
@@ -111,7 +111,8 @@ def start_all(run: Run) -> None:
         if isinstance(error, JobRefused) and not started:
             shutil.rmtree(run.folder.path, ignore_errors=True)
         raise
-    point_latest(run.folder.path)
+    if latest:
+        point_latest(run.folder.path)
 
 
 def restarts_of(run: Run, most: int, serves: bool) -> dict[str, SupervisorRestarts]:

@@ -68,9 +68,12 @@ ProfileOption = Annotated[
     Path | None,
     typer.Option(
         "--profile",
-        help="To serve: measured speeds of the machines. [default: profile.json beside the inventory, if there]",
+        help="Measured speeds of the machines. [default: profile.json beside the inventory, if there]",
         show_default=False,
     ),
+]
+MeasureOption = Annotated[
+    bool, typer.Option("--measure", help="Of measuring the machines with this run's model and batch: a profile.")
 ]
 DatasetOption = Annotated[
     str | None, typer.Option("--dataset", help="pydoc, wikitext2, snli, mnist, or your own text file or folder.")

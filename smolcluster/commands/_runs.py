@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from smolcluster.plan.types import KINDS
 from smolcluster.runtime.runfolder import RunFolder, read_json, run_at
 from smolcluster.spec.problems import did_you_mean
 
@@ -29,15 +30,20 @@ def guess(text: str, runs: Path = RUNS, otherwise: str = "") -> str:
 def last_trained(runs: Path) -> Path:
     """What `runs`/latest points to, or the last run that trained where that one served a model."""
     newest = runs / LATEST
-    if not has_served(run_at(newest)):
+    if _kind(run_at(newest)) not in KINDS:
         return newest
     plans = sorted(runs.glob("*/plan.json"), key=lambda file: file.stat().st_mtime, reverse=True)
-    return next((file.parent for file in plans if not has_served(file.parent)), newest)
+    return next((file.parent for file in plans if _kind(file.parent) not in KINDS), newest)
 
 
 def has_served(folder: Path) -> bool:
     """Whether a run served a model."""
+    return _kind(folder) == "inference"
+
+
+def _kind(folder: Path) -> str:
+    """What a run's plan says it is; that of a training says nothing."""
     try:
-        return read_json(RunFolder(folder).plan).get("kind") == "inference"
+        return str(read_json(RunFolder(folder).plan).get("kind", ""))
     except (OSError, ValueError):
-        return False
+        return ""

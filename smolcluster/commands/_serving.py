@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from pydantic import ValidationError
-
+from smolcluster.commands._profile import read_profile
 from smolcluster.errors import ConfigError, Problem
+from smolcluster.plan.profile import Profile
 from smolcluster.plan.serve import make_serve_plan
-from smolcluster.plan.stages import PROFILE_SCHEMA, Profile
 from smolcluster.plan.types import ServePlan
 from smolcluster.spec import resolve_serving
-from smolcluster.spec.document import display
 from smolcluster.spec.pretrained import weight_files
 from smolcluster.spec.request import Request
 from smolcluster.spec.served import BESIDE, Find, ModelFolder
@@ -23,7 +20,6 @@ from smolcluster.spec.shape import CONFIG
 from smolcluster.spec.shipped import weights_table
 
 MODELS = Path(".cache/models")
-PROFILE = "profile.json"
 
 
 def resolve_here(request: Request, download: bool = False, cache: Path = MODELS) -> Served:
@@ -53,28 +49,6 @@ def plan_serving(
         served.cluster, served.serve, served.shape, speeds, served.notes, {**served.inputs, **inputs}
     )
     return served, plan
-
-
-def read_profile(path: Path | None, inventory: Path) -> tuple[Profile | None, dict[str, str]]:
-    """Measured speeds, and the file's SHA-256 by its name; none where no file is named or lies beside the inventory."""
-    file = path or inventory.parent / PROFILE
-    if path is None and not file.is_file():
-        return None, {}
-    name = display(file)
-    again = 'measure again, or write {"schema": 1, "speeds": {"mini1": 2.0, "pi5": 0.5}}'
-    try:
-        raw = file.read_bytes()
-        profile = Profile.model_validate_json(raw)
-    except OSError as error:
-        raise ConfigError([Problem(name, 0, "", f"cannot be read: {error.strerror}", "check the path")]) from None
-    except ValidationError as error:
-        raise ConfigError(
-            Problem(name, 0, ".".join(map(str, item["loc"])), item["msg"], again) for item in error.errors()
-        ) from None
-    if profile.schema_ != PROFILE_SCHEMA:
-        what = f"is version {profile.schema_}; this smolcluster reads version {PROFILE_SCHEMA}"
-        raise ConfigError([Problem(name, 0, "schema", what, again)])
-    return profile, {name: hashlib.sha256(raw).hexdigest()}
 
 
 def prepare_model(served: Served, cache: Path, say: Callable[[str], None]) -> tuple[Path, str]:

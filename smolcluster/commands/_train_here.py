@@ -26,7 +26,7 @@ from smolcluster.jobs import poll_job, stop_job
 from smolcluster.jobs.restarts import SupervisorRestarts
 from smolcluster.jobs.types import ACTIVE_STATES, ASKED_GRACE_S, PollResult
 from smolcluster.observe.progress import Mark, progress_line, slowest, time_left_s
-from smolcluster.plan.types import Plan
+from smolcluster.plan.types import Plan, ProfilePlan
 from smolcluster.spec.request import Resolved
 
 
@@ -43,7 +43,8 @@ def lay_out(resolved: Resolved, plan: Plan, resume_from: Path | None = None) -> 
             "resume_from": str(resume_from) if resume_from is not None else None,
         }
 
-    return lay_out_run(new_folder(workdir, plan.run.strategy), plan, data, own)
+    kind = "profile" if isinstance(plan, ProfilePlan) else plan.run.strategy
+    return lay_out_run(new_folder(workdir, kind), plan, data, own)
 
 
 def run_in_this_process(run: Run, plan: Plan) -> int:
@@ -75,7 +76,7 @@ def run_in_processes(run: Run, plan: Plan) -> int:
     watches = {node: _Watch(node) for node in run.node_files}
     restarts = restarts_of(run, plan.run.recovery.max_restarts, serves=False)
     with interrupts(asked):
-        start_all(run)
+        start_all(run, latest=not isinstance(plan, ProfilePlan))  # it has no model to try, nothing to go on from
         while True:
             answers = [watch.look(run.folder.path) for watch in watches.values()]
             if not asked.is_set() and _start_again(run, plan, answers, restarts):

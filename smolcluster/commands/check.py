@@ -43,15 +43,13 @@ def check(
     if request.strategy == "inference":
         _check_serving(request, profile, download)
     else:
-        _check_training(request)
+        _check_training(request, profile)
 
 
-def _check_training(request: Request) -> None:
-    from smolcluster.plan import make_plan
-    from smolcluster.spec import resolve
+def _check_training(request: Request, profile: Path | None) -> None:
+    from smolcluster.commands._profile import plan_training
 
-    resolved = resolve(request)
-    plan = make_plan(resolved.cluster, resolved.run, resolved.notes, resolved.inputs)
+    _, plan = plan_training(request, profile)
     print_notes(plan.notes)
     machines = ", ".join(dict.fromkeys(rank.node for rank in plan.ranks))
     noun = "rank" if plan.world_size == 1 else "ranks"

@@ -22,6 +22,7 @@ from smolcluster.commands._request import (
     DownloadOption,
     InitOption,
     InventoryOption,
+    MeasureOption,
     ModelOption,
     NodesOption,
     OverrideOption,
@@ -56,6 +57,7 @@ def plan(
     out: OutOption = None,
     render: RenderOption = None,
     profile: ProfileOption = None,
+    measure: MeasureOption = False,
     download: DownloadOption = False,
     cache: CacheOption = None,
 ) -> None:
@@ -69,8 +71,8 @@ def plan(
     request = request_from(
         inventory, strategy, model, dataset, config, cluster_config, nodes, override, init, resume=before
     )
-    made, cluster = _made(request, profile, download, cache)
-    if before is not None and before.found is not None and isinstance(made, Plan):
+    made, cluster = _made(request, profile, measure, download, cache)
+    if before is not None and before.found is not None and type(made) is Plan:
         made = continued(before.found, made)
     print_notes(made.notes)
     if render is not None:
@@ -83,15 +85,14 @@ def plan(
 
 
 def _made(
-    request: Request, profile: Path | None, download: bool, cache: Path | None
+    request: Request, profile: Path | None, measure: bool, download: bool, cache: Path | None
 ) -> tuple[Plan | ServePlan, ClusterSpec]:
     if request.strategy == "inference":
         from smolcluster.commands._serving import MODELS, plan_serving
 
         served, plan = plan_serving(request, profile, download, cache or MODELS)
         return plan, served.cluster
-    from smolcluster.plan import make_plan
-    from smolcluster.spec import resolve
+    from smolcluster.commands._profile import plan_training
 
-    resolved = resolve(request)
-    return make_plan(resolved.cluster, resolved.run, resolved.notes, resolved.inputs), resolved.cluster
+    resolved, made = plan_training(request, profile, measure)
+    return made, resolved.cluster

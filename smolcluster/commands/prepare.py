@@ -20,9 +20,11 @@ from smolcluster.commands._request import (
     DownloadOption,
     InitOption,
     InventoryOption,
+    MeasureOption,
     ModelOption,
     NodesOption,
     OverrideOption,
+    ProfileOption,
     ResumeOption,
     StrategyOption,
     request_from,
@@ -45,6 +47,8 @@ def prepare(
     init: InitOption = None,
     resume: ResumeOption = None,
     cache: CacheOption = None,
+    profile: ProfileOption = None,
+    measure: MeasureOption = False,
     download: DownloadOption = False,
 ) -> None:
     """Tokenise the text of a run into a data folder; print {"data_dir": ..., "init_dir": ...} as the last line.
@@ -65,17 +69,15 @@ def prepare(
         folder, digest = prepare_model(resolve_here(request, download, cache), cache, _say)
         print(json.dumps({"model_dir": str(folder), "model_hash": digest}))
     else:
-        _prepare_data(request, (cache or DATA).absolute())
+        _prepare_data(request, (cache or DATA).absolute(), profile, measure)
 
 
-def _prepare_data(request: Request, cache: Path) -> None:
+def _prepare_data(request: Request, cache: Path, profile: Path | None, measure: bool) -> None:
+    from smolcluster.commands._profile import plan_training
     from smolcluster.data import prepare_data
     from smolcluster.data.weights import prepare_weights
-    from smolcluster.plan import make_plan
-    from smolcluster.spec import resolve
 
-    resolved = resolve(request)
-    plan = make_plan(resolved.cluster, resolved.run, resolved.notes, resolved.inputs)
+    resolved, plan = plan_training(request, profile, measure)
     folder = prepare_data(resolved.run, cache, _say, plan.global_batch)
     weights = prepare_weights(resolved.run, folder, cache, _say)
     print(json.dumps({"data_dir": str(folder), "init_dir": str(weights) if weights else None}))

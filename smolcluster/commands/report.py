@@ -44,11 +44,14 @@ def report(
 
 
 def report_on(run_dir: Path, followed: bool = False) -> Summary:
-    """Write summary.json and plots/ of a run (requests.jsonl where a model was served), print its summary, give it."""
+    """Write summary.json and plots/ of a run (requests.jsonl where a model was served, profile.json where machines were
+    measured), print its summary, give it.
+    """
     from rich.console import Console
 
     from smolcluster.commands._request import print_notes
     from smolcluster.observe.plots import write_plots
+    from smolcluster.observe.profiled import ProfileStory, profile_of
     from smolcluster.observe.served import ServeStory, read_story, summarise_story
     from smolcluster.observe.tables import show
     from smolcluster.runtime.runfolder import RunFolder, run_at, write_atomic
@@ -60,6 +63,10 @@ def report_on(run_dir: Path, followed: bool = False) -> Summary:
     write_atomic(folder.summary, summary.model_dump_json(by_alias=True, indent=2) + "\n")
     console = Console(soft_wrap=False)
     show(console, story, summary, followed)
+    if isinstance(story, ProfileStory):
+        if story.whole and summary.status == "completed":
+            write_atomic(folder.profile, profile_of(story).model_dump_json(by_alias=True, indent=2) + "\n")
+        return summary
     if isinstance(story, ServeStory):
         lines = [request.model_dump_json(by_alias=True) + "\n" for request in story.requests]
         write_atomic(folder.all_requests, "".join(lines))

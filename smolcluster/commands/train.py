@@ -15,6 +15,7 @@ from smolcluster.commands._request import (
     ModelOption,
     NodesOption,
     OverrideOption,
+    ProfileOption,
     ResumeOption,
     StrategyOption,
     print_notes,
@@ -36,15 +37,15 @@ def train(
     override: OverrideOption = None,
     init: InitOption = None,
     resume: ResumeOption = None,
+    profile: ProfileOption = None,
 ) -> None:
     """Train on this machine. Machines elsewhere are the playbook's: ansible-playbook train.yml -e strategy=NAME."""
     from smolcluster.commands._continues import continued
     from smolcluster.commands._here import require_local
+    from smolcluster.commands._profile import plan_training
     from smolcluster.commands._resume import resuming
     from smolcluster.commands._train_here import lay_out, run_in_processes, run_in_this_process
     from smolcluster.commands.report import report_on
-    from smolcluster.plan import make_plan
-    from smolcluster.spec import resolve
 
     before = resuming(resume, runs_here(inventory)) if resume is not None else None
     if strategy is None and (before is None or before.earlier is None):
@@ -52,8 +53,7 @@ def train(
     request = request_from(
         inventory, strategy, model, dataset, config, cluster_config, nodes, override, init, whole=True, resume=before
     )
-    resolved = resolve(request)
-    plan = make_plan(resolved.cluster, resolved.run, resolved.notes, resolved.inputs)
+    resolved, plan = plan_training(request, profile)
     require_local(resolved.cluster, plan, "trains", f"train.yml -e strategy={plan.run.strategy}")
     found = before.found if before is not None else None
     plan = continued(found, plan) if found is not None else plan

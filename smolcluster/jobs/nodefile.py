@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from smolcluster.errors import ConfigError, Problem
-from smolcluster.plan.types import NODE_SCHEMA, PLAN_SCHEMA, NodeConfig, Plan, RankPlan, ServePlan
+from smolcluster.plan.types import KINDS, NODE_SCHEMA, PLAN_SCHEMA, NodeConfig, Plan, RankPlan, ServePlan
 
 _RENDER = "run the playbook again: node.yaml and plan.json are made by it, not by hand"
 
@@ -48,12 +48,12 @@ def load_plan(config: NodeConfig) -> Plan | ServePlan:
 
 
 def _kind(raw: bytes) -> type[Plan | ServePlan]:
-    """The plan of a training, which does not say so, or of a served model. Text that is none is reported as a Plan."""
+    """The plan of a training, which does not say so, or of another kind. Text that is none is reported as a Plan."""
     try:
         value = json.loads(raw)
     except ValueError:
         return Plan
-    return ServePlan if isinstance(value, dict) and value.get("kind") == "inference" else Plan
+    return KINDS.get(str(value.get("kind")), Plan) if isinstance(value, dict) else Plan
 
 
 def ranks_of(config: NodeConfig, plan: Plan | ServePlan) -> tuple[RankPlan, ...]:

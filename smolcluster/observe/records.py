@@ -10,15 +10,17 @@ from typing import NamedTuple, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from smolcluster.errors import InputError, Problem
-from smolcluster.plan.types import PLAN_SCHEMA, Plan, ServePlan
+from smolcluster.plan.types import KINDS, PLAN_SCHEMA, Plan, ServePlan
 from smolcluster.runtime.runfolder import (
     JOB_SCHEMA,
     METRICS_SCHEMA,
+    PACE_SCHEMA,
     RESULT_SCHEMA,
     SERVING_SCHEMA,
     GradientRecord,
     JobState,
     LinkRecord,
+    RankPace,
     RankResult,
     RequestRecord,
     StepRecord,
@@ -46,13 +48,15 @@ class Reader:
         value = _object(path)
         if value is None:
             return None
-        if value.get("kind") == "inference":
-            return _checked(ServePlan, value, path, PLAN_SCHEMA)
-        return _checked(Plan, value, path, PLAN_SCHEMA)
+        return _checked(KINDS.get(str(value.get("kind")), Plan), value, path, PLAN_SCHEMA)
 
     def result(self, path: Path) -> RankResult | None:
         """result.json; None when there is none, or none that is whole."""
         return self._whole(RankResult, path, RESULT_SCHEMA)
+
+    def pace(self, path: Path) -> RankPace | None:
+        """pace.json; None when there is none, or none that is whole."""
+        return self._whole(RankPace, path, PACE_SCHEMA)
 
     def job(self, path: Path) -> JobState | None:
         """job.json; None when there is none, or none that is whole."""

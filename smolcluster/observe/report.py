@@ -10,7 +10,7 @@ from pathlib import Path
 
 from smolcluster.errors import InputError, Problem
 from smolcluster.observe.records import Reader
-from smolcluster.plan.types import Plan, RankPlan, ServePlan
+from smolcluster.plan.types import Plan, ProfilePlan, RankPlan, ServePlan
 from smolcluster.runtime.generation import read_generation
 from smolcluster.runtime.runfolder import (
     GradientRecord,
@@ -74,8 +74,9 @@ def read_run(path: Path) -> RunStory:
     folder = RunFolder(run_at(path))
     reader = Reader()
     plan = plan_in(path, reader)
-    if isinstance(plan, ServePlan):
-        what = "is a run that served a model; nothing was trained in it"
+    if isinstance(plan, ServePlan | ProfilePlan):
+        did = "served a model" if isinstance(plan, ServePlan) else "measured machines and wires"
+        what = f"is a run that {did}; nothing was trained in it"
         raise InputError([Problem(str(path), 0, "", what, "name a run of train.yml")])
     taking_part = _taking_part(folder, plan, reader)
     ranks = tuple(_rank_story(folder, rank, reader) for rank in taking_part)

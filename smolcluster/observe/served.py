@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from smolcluster.observe.profiled import ProfileStory, read_profiled, summarise_profiled
 from smolcluster.observe.records import Reader
 from smolcluster.observe.report import (
     PEER_FAILED,
@@ -22,7 +23,7 @@ from smolcluster.observe.report import (
     summarise,
     tail_of,
 )
-from smolcluster.plan.types import ServePlan
+from smolcluster.plan.types import ProfilePlan, ServePlan
 from smolcluster.runtime.results import read_serving
 from smolcluster.runtime.runfolder import RequestRecord, RunFolder, ServingNote, Summary, run_at
 
@@ -46,10 +47,15 @@ class ServeStory:
     notes: tuple[str, ...] = ()
 
 
-def read_story(path: Path) -> RunStory | ServeStory:
-    """Read a run folder of either kind. InputError if it is none, or of another version."""
+Story = RunStory | ServeStory | ProfileStory
+
+
+def read_story(path: Path) -> Story:
+    """Read a run folder of any kind. InputError if it is none, or of another version."""
     reader = Reader()
     plan = plan_in(path, reader)
+    if isinstance(plan, ProfilePlan):
+        return read_profiled(path, plan, reader)
     if not isinstance(plan, ServePlan):
         return read_run(path)
     folder = RunFolder(run_at(path))
@@ -83,8 +89,10 @@ def needed(plan: ServePlan, ranks: Iterable[RankStory], was_ready: bool) -> tupl
     return tuple(rank for rank in ranks if not was_ready or rank.plan.rank in (0, plan.api.rank))
 
 
-def summarise_story(story: RunStory | ServeStory) -> Summary:
-    """The summary of a run of either kind."""
+def summarise_story(story: Story) -> Summary:
+    """The summary of a run of any kind."""
+    if isinstance(story, ProfileStory):
+        return summarise_profiled(story)
     if isinstance(story, RunStory):
         return summarise(story)
     results = [rank.result for rank in needed(story.plan, story.ranks, story.was_ready) if rank.result is not None]

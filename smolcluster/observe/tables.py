@@ -9,15 +9,16 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from smolcluster.observe.profiled import ProfileStory, profile_of, profile_tables
 from smolcluster.observe.report import Culprit, RankStory, RunStory
-from smolcluster.observe.served import ServeStory
+from smolcluster.observe.served import ServeStory, Story
 from smolcluster.observe.serving_lines import layers_text
 from smolcluster.runtime.runfolder import Summary
 
 _COLOUR = {"completed": "green", "failed": "red", "stopped": "yellow"}
 
 
-def show(console: Console, story: RunStory | ServeStory, summary: Summary, followed: bool = False) -> None:
+def show(console: Console, story: Story, summary: Summary, followed: bool = False) -> None:
     """Print the run's tables, and of a failed one who failed first, why, and what it last said before that.
 
     `followed`: why a rank failed of itself was told when it did, and is not told again.
@@ -25,9 +26,12 @@ def show(console: Console, story: RunStory | ServeStory, summary: Summary, follo
     console.print(Group(*_parts(story, summary, followed)))
 
 
-def _parts(story: RunStory | ServeStory, summary: Summary, followed: bool) -> list[RenderableType]:
+def _parts(story: Story, summary: Summary, followed: bool) -> list[RenderableType]:
     if isinstance(story, ServeStory):
         parts: list[RenderableType] = [_run_table(summary, _served_rows(story, summary)), _served_ranks(story)]
+    elif isinstance(story, ProfileStory):
+        tables = profile_tables(profile_of(story)) if story.whole else []
+        parts = [_run_table(summary, _measured_rows(story, summary)), *tables]
     else:
         parts = [_run_table(summary, _trained_rows(summary)), _rank_table(story, summary.counts)]
     if summary.status == "failed" and story.culprit is not None:
@@ -81,6 +85,16 @@ def _served_rows(story: ServeStory, summary: Summary) -> list[tuple[str, str]]:
     if summary.restarts:
         rows.append(("restarts", f"{summary.restarts}"))
     return rows
+
+
+def _measured_rows(story: ProfileStory, summary: Summary) -> list[tuple[str, str]]:
+    run = story.plan.run
+    what = f"{run.model.type}, {summary.params:,} parameters, {run.training.batch_size} samples of each rank a step"
+    return [
+        ("measured", what),
+        (summary.counts, f"{summary.tokens_per_s:,.0f} per second if nobody had to wait"),
+        ("took", f"{summary.seconds:.1f} s"),
+    ]
 
 
 def _served_ranks(story: ServeStory) -> Table:

@@ -3,53 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.plan.arithmetic import memory_of, param_count
+from smolcluster.plan.balance import Options, advice, balance_notes, choose_nodes, samples_of, speed_problems
 from smolcluster.plan.broken import fault_notes, fault_problems
 from smolcluster.plan.hints import option_notes
 from smolcluster.plan.pipeline import machines_of, pipeline_notes, training_stages
 from smolcluster.plan.ports import Listener, port_problems, ports_of
-from smolcluster.plan.shares import shares
+from smolcluster.plan.profile import Profile, differences, unmeasured
+from smolcluster.plan.seats import Seat, seats_of, too_big
+from smolcluster.plan.speeds import Speeds
 from smolcluster.plan.stages import Machine
-from smolcluster.plan.types import MemoryEstimate, Plan, RankPlan
-from smolcluster.plan.wires import Complaint, Wires, choose_transport, choose_wire, wires_between
+from smolcluster.plan.types import Plan, RankPlan
+from smolcluster.plan.wires import Wires, choose_transport, choose_wire, wires_between
 from smolcluster.spec.cluster import ClusterSpec, Node
 from smolcluster.spec.machines import is_raspberry_pi
-from smolcluster.spec.run import CommSpec, Participant, RunSpec
+from smolcluster.spec.run import PREDICTED, CommSpec, RunSpec
 from smolcluster.topology import Shape, Topology
 
 SHAPES: dict[str, Shape] = {"edp": "STAR", "syncps": "STAR", "mp": "CHAIN"}
 # The cores a rank may use where the inventory does not say: a Raspberry Pi's four, a Mac mini's performance cores.
 DEFAULT_THREADS = 4
-_MB = 1024 * 1024
-
-
-@dataclass(frozen=True)
-class Seat:
-    """One rank before it knows its peers: the participant, its machine and which of its ranks this is."""
-
-    rank: int
-    local_rank: int
-    ranks_here: int
-    participant: Participant
-    node: Node
 
 
 def make_plan(
-    cluster: ClusterSpec, run: RunSpec, notes: Sequence[str] = (), inputs: Mapping[str, str] | None = None
+    cluster: ClusterSpec,
+    run: RunSpec,
+    notes: Sequence[str] = (),
+    inputs: Mapping[str, str] | None = None,
+    profile: Profile | None = None,
 ) -> Plan:
-    """What every rank must do. ConfigError when machines cannot reach each other or the model does not fit."""
+    """What every rank must do. ConfigError when machines cannot reach each other or the model does not fit.
+
+    `profile` has measured speeds: what is left to them ("auto") is decided, and how long a step takes predicted.
+    """
+    where = f"inventory {cluster.name}"
+    topology = Topology(cluster)
+    speeds = Speeds(topology, profile)
+    unknown = speed_problems(cluster, run, profile)
+    if unknown:
+        raise ConfigError(Problem(where, 0, key, what, fix) for key, what, fix in unknown)
+    options = _options(cluster, run, speeds)
+    total: int | None = None
+    chosen: list[str] = []
+    if run.choose_nodes and options is not None:
+        total = options.total
+        run, chosen = choose_nodes(options, run)
     seats = seats_of(cluster, run)
     shape = SHAPES.get(run.strategy, "MESH")
     # The ends of a chain talk too: about a tied embedding, the whole gradient's norm, the model that is saved.
     met: Shape = "MESH" if shape == "CHAIN" else shape
-    wires = wires_between(Topology(cluster), [(s.node.name, s.participant.dials) for s in seats], met, run.comm.encrypt)
+    wires = wires_between(topology, [(s.node.name, s.participant.dials) for s in seats], met, run.comm.encrypt)
     ports = ports_of([(seat.node.name, seat.participant.port) for seat in seats], wires.listen)
     world_size = len(seats)
-    wire, wire_notes = choose_wire(run, wires)
-    machines = _machines(run, seats)
+    wire, wire_notes = choose_wire(run, wires, speeds)
+    machines = _machines(run, seats, profile)
     stages = training_stages(run, machines) if run.strategy == "mp" else ()
     memory = tuple(memory_of(run, seat.rank, world_size, seat.participant.role, wire, stages) for seat in seats)
     transport, wrong = choose_transport(run.comm.transport, [seat.node for seat in seats], wires)
@@ -58,15 +67,18 @@ def make_plan(
         Listener(f"rank {seat.rank} ({seat.node.name})", seat.node.name, wires.listen[seat.rank], ports[seat.rank])
         for seat in seats
     ]
-    problems = [*wires.problems, *wrong, *port_problems(listeners), *_too_big(cluster, seats, memory)]
+    problems = [*wires.problems, *wrong, *port_problems(listeners), *too_big(cluster, seats, memory)]
     if problems:
-        raise ConfigError(Problem(f"inventory {cluster.name}", 0, key, what, fix) for key, what, fix in problems)
-    samples = _samples(run, seats)
+        raise ConfigError(Problem(where, 0, key, what, fix) for key, what, fix in problems)
+    samples = samples_of(run, seats, profile, total)
     told = [
         *notes,
         *pipeline_notes(run, machines, stages),
         *wires.notes,
+        *chosen,
+        *balance_notes(cluster, run, seats, samples, profile),
         *wire_notes,
+        *(advice(options, run) if options is not None else ()),
         *option_notes(run, [seat.node for seat in seats]),
         *fault_notes(run),
     ]
@@ -89,16 +101,14 @@ def make_plan(
     )
 
 
-def seats_of(cluster: ClusterSpec, run: RunSpec) -> tuple[Seat, ...]:
-    """Every rank's place. A machine's ranks follow each other; `single` has one rank whatever the machine holds."""
-    seats: list[Seat] = []
-    for participant in run.participants:
-        node = cluster.node(participant.node)
-        count = 1 if run.strategy == "single" or participant.role == "server" else node.ranks
-        seats += [Seat(len(seats) + local, local, count, participant, node) for local in range(count)]
-        if run.strategy == "single":
-            break
-    return tuple(seats)
+def _options(cluster: ClusterSpec, run: RunSpec, speeds: Speeds) -> Options | None:
+    """The ways to make a step, where a profile of this run tells how long each takes."""
+    profile = speeds.profile
+    if profile is None or run.strategy not in PREDICTED:
+        return None
+    if differences(profile, cluster, run) or unmeasured(profile, run):
+        return None
+    return Options(cluster, run, speeds, profile)
 
 
 def buffer_mb(node: Node, comm: CommSpec) -> float:
@@ -110,21 +120,12 @@ def buffer_mb(node: Node, comm: CommSpec) -> float:
     return 2.0 if is_raspberry_pi(node.name, node.kind) else 8.0
 
 
-def _machines(run: RunSpec, seats: Sequence[Seat]) -> list[Machine]:
+def _machines(run: RunSpec, seats: Sequence[Seat], profile: Profile | None) -> list[Machine]:
+    """Every rank's machine: how fast it is says `balance`, else what was measured."""
     memory = {seat.node.name: seat.node.memory_mb for seat in seats}
-    return machines_of([seat.node.name for seat in seats], memory, run.balance)
-
-
-def _samples(run: RunSpec, seats: Sequence[Seat]) -> tuple[int, ...]:
-    """Samples of one step. A star's server computes no gradients; in a chain the first rank feeds everybody."""
-    per_rank = run.training.batch_size
-    if run.strategy == "mp":
-        return (per_rank, *(0 for _ in seats[1:]))
-    fixed = {s.rank: s.participant.batch_size for s in seats if s.participant.batch_size is not None}
-    free = [s for s in seats if s.rank not in fixed and s.participant.role != "server"]
-    parts = shares(per_rank * len(free), [run.balance.get(s.node.name, 1.0) for s in free]) if free else ()
-    taken = dict(zip((s.rank for s in free), parts, strict=True))
-    return tuple(taken.get(s.rank, 0) + fixed.get(s.rank, 0) for s in seats)
+    measured = profile.speeds if profile is not None else {}
+    speeds = run.balance if isinstance(run.balance, dict) and run.balance else measured
+    return machines_of([seat.node.name for seat in seats], memory, speeds)
 
 
 def _rank(run: RunSpec, seat: Seat, wires: Wires, port: int, samples: int) -> RankPlan:
@@ -142,15 +143,3 @@ def _rank(run: RunSpec, seat: Seat, wires: Wires, port: int, samples: int) -> Ra
         buffer_mb=buffer_mb(seat.node, run.comm),
         threads=seat.node.threads or max(1, DEFAULT_THREADS // seat.ranks_here),
     )
-
-
-def _too_big(cluster: ClusterSpec, seats: Sequence[Seat], memory: Sequence[MemoryEstimate]) -> list[Complaint]:
-    """Machines whose memory the model state alone exceeds."""
-    problems: list[Complaint] = []
-    for node in cluster.nodes:
-        need = sum(memory[seat.rank].total_bytes for seat in seats if seat.node.name == node.name) / _MB
-        if node.memory_mb is not None and need > node.memory_mb:
-            what = f"the model's state needs {need:.0f} MB there, and it has {node.memory_mb}"
-            fix = "take a smaller model, a higher fsdp_stage, or leave the machine out with --nodes"
-            problems.append((f"machines.{node.name}.memory_mb", what, fix))
-    return problems

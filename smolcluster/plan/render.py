@@ -13,7 +13,7 @@ from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 import jinja2
 
 from smolcluster.errors import ConfigError, Problem
-from smolcluster.plan.types import NODE_SCHEMA, NodeConfig, Plan, ServePlan
+from smolcluster.plan.types import NODE_SCHEMA, NodeConfig, Plan, ProfilePlan, ServePlan
 from smolcluster.spec.cluster import ClusterSpec, Kind, Node
 
 LEASE_S = 12.0
@@ -67,7 +67,7 @@ def render(plan: Plan | ServePlan, cluster: ClusterSpec, templates: Path = TEMPL
 def node_config(plan: Plan | ServePlan, node: Node) -> NodeConfig:
     """The node's node.yaml for a run named after the plan, in the folders the inventory gives."""
     digest = plan.digest()
-    run_id = f"preview-{plan.run.strategy if isinstance(plan, Plan) else plan.kind}-{digest[:4]}"
+    run_id = f"preview-{plan.kind if isinstance(plan, ServePlan | ProfilePlan) else plan.run.strategy}-{digest[:4]}"
     run_dir = _path(node, _at_home(node)) / run_id
     has_stage = any(rank.node == node.name and rank.role == "stage" for rank in plan.ranks)
     return NodeConfig(

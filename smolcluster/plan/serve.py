@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.plan.make import DEFAULT_THREADS, buffer_mb
 from smolcluster.plan.ports import Listener, port_problems, ports_of
-from smolcluster.plan.stages import ModelWeight, Profile, Ranges, need_mb, stage_ranges, weight_of
+from smolcluster.plan.profile import Profile
+from smolcluster.plan.stages import ModelWeight, Ranges, need_mb, stage_ranges, weight_of
 from smolcluster.plan.types import ApiPlan, RankPlan, ServePlan, StagePlan
 from smolcluster.plan.wires import Wires, serving_wires
 from smolcluster.spec.cluster import ClusterSpec, Node

@@ -1,8 +1,10 @@
-"""How many samples of the global batch each rank takes."""
+"""How many samples of the global batch each rank takes: by given weights, or by what a sample costs each."""
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 
 def shares(total: int, weights: Sequence[float]) -> tuple[int, ...]:
@@ -20,4 +22,33 @@ def shares(total: int, weights: Sequence[float]) -> tuple[int, ...]:
         while 0 in parts:
             parts[parts.index(max(parts))] -= 1
             parts[parts.index(0)] += 1
+    return tuple(parts)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a step costs a rank, in seconds: a sample's forward and backward, and what comes once a step."""
+
+    sample_s: float
+    update_s: float = 0.0
+
+    def step_s(self, samples: int) -> float:
+        """A step with so many samples, without communication."""
+        return self.update_s + samples * self.sample_s
+
+
+def quickest(total: int, costs: Sequence[Cost]) -> tuple[int, ...]:
+    """Whole parts of `total` with which the slowest rank is as quick as it can be; of equal ranks the lower has more.
+
+    Every part is at least 1 where the total allows it. Each sample goes to whom it makes the least late, which is
+    the best there is: a step only grows with its samples.
+    """
+    first = 1 if total >= len(costs) else 0
+    parts = [first] * len(costs)
+    late = [(cost.step_s(first + 1), rank) for rank, cost in enumerate(costs)]
+    heapq.heapify(late)
+    for _ in range(total - first * len(costs)):
+        _, rank = late[0]
+        parts[rank] += 1
+        heapq.heapreplace(late, (costs[rank].step_s(parts[rank] + 1), rank))
     return tuple(parts)

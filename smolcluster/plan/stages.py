@@ -11,15 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from pydantic import Field
-
 from smolcluster.errors import ConfigError, Problem
-from smolcluster.spec.base import Frozen
+from smolcluster.plan.profile import Profile
 from smolcluster.spec.cluster import ClusterSpec
 from smolcluster.spec.serving import ServeSpec
 from smolcluster.spec.shape import DecoderShape
 
-PROFILE_SCHEMA = 1
 _MB = 1024 * 1024
 # Python, torch, a step's activations.
 STAGE_BASE_MB = 400
@@ -28,13 +25,6 @@ _WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 _VALUE_BYTES = {"fp32": 4, "bf16": 2, "int8": 4}
 Ranges = tuple[tuple[int, int], ...]
 SERVE_LESS = "take a smaller model, int8 weights, or more machines"
-
-
-class Profile(Frozen):
-    """profile.json: how fast each machine was measured to be, in layers per second or any unit they share."""
-
-    schema_: int = Field(default=PROFILE_SCHEMA, alias="schema", serialization_alias="schema")
-    speeds: dict[str, float]
 
 
 @dataclass(frozen=True)

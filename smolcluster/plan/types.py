@@ -90,6 +90,12 @@ class Plan(Frozen):
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
+class ProfilePlan(Plan):
+    """plan.json of a run of kind profile: every rank measures itself and its links, with the run's model and batch."""
+
+    kind: Literal["profile"] = "profile"
+
+
 class StagePlan(Frozen):
     """Layers `start` to `stop`, half-open, of a served model. `need_mb`: weights, caches and what a process costs.
 
@@ -148,6 +154,10 @@ class ServePlan(Frozen):
     def digest(self) -> str:
         """As Plan.digest."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
+# What plan.json says it is; that of a training says nothing.
+KINDS: dict[str, type[Plan | ServePlan]] = {"inference": ServePlan, "profile": ProfilePlan}
 
 
 class NodeConfig(Frozen):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 from smolcluster.spec.built import NOT_ENCRYPTED
 from smolcluster.spec.cluster import Node
@@ -19,7 +19,7 @@ INT8_PAYS_MBPS = 4000.0
 
 @dataclass
 class Wires:
-    """By rank. `private` tells whether every wire used is, `slowest` which way is the slowest; None without any."""
+    """By rank. `private` tells whether every wire used is, `routes` are all ways that are used, in order of ranks."""
 
     listen: list[tuple[str, ...]] = field(default_factory=list)
     peers: list[dict[int, str]] = field(default_factory=list)
@@ -27,7 +27,7 @@ class Wires:
     notes: list[str] = field(default_factory=list)
     problems: list[Complaint] = field(default_factory=list)
     private: bool = True
-    slowest: Route | None = None
+    routes: tuple[Route, ...] = ()
 
 
 def wires_between(
@@ -90,7 +90,7 @@ def _routed(
         wires.encrypt.append(dict.fromkeys(sorted(mine | dialled), False))
         wires.listen.append(tuple(dict.fromkeys(route.host for route in dialled.values())))
     wires.private = all(route.private for route in routes.values())
-    wires.slowest = min(routes.values(), key=lambda route: (route.speed_mbps, route.src, route.dst), default=None)
+    wires.routes = tuple(routes.values())
     if encrypt == "auto":
         wires.notes += _open_wires(list(routes.values()))
     return wires, routes
@@ -132,18 +132,35 @@ def choose_transport(
     return "gloo", problems
 
 
-def choose_wire(run: RunSpec, wires: Wires) -> tuple[WireFormat, list[str]]:
+class Claims(Protocol):
+    """How fast a way is: plan/speeds.py."""
+
+    def claimed(self, route: Route) -> tuple[float, bool]:
+        """Mbit/s, and whether they were measured."""
+        ...
+
+
+def choose_wire(run: RunSpec, wires: Wires, speeds: Claims) -> tuple[WireFormat, list[str]]:
     """The wire format, and why where the plan chose it: int8 where the slowest way between two ranks is slow enough."""
-    wanted, slowest = run.comm.wire, wires.slowest
+    wanted = run.comm.wire
     if run.strategy not in DATA_PARALLEL:
         idle = f"wire {wanted}: {run.strategy} has no gradients that ranks sum, so this does nothing"
         return "fp32", [idle] if wanted not in ("fp32", "auto") else []
-    if wanted != "auto":
-        return wanted, []
-    if slowest is None:
-        return "fp32", []
-    wire: WireFormat = "int8" if slowest.speed_mbps < INT8_PAYS_MBPS else "fp32"
+    if wanted != "auto" or not wires.routes:
+        return format_for(run, None), []
+    slowest = min(wires.routes, key=lambda route: (speeds.claimed(route)[0], route.src, route.dst))
+    mbps, measured = speeds.claimed(slowest)
+    wire = format_for(run, mbps)
     side = "below" if wire == "int8" else "not below"
     way = f"{slowest.src} to {slowest.dst} over {' and '.join(slowest.networks) or 'its loopback'}"
-    what = f"the slowest way of this run, {way}, has {slowest.speed_mbps:.0f} Mbit/s"
-    return wire, [f"wire auto: {wire}, since {what}, {side} the {INT8_PAYS_MBPS:.0f} under which int8 pays"]
+    said = f"the slowest way of this run, {way}, has {mbps:.0f} Mbit/s{', as measured' if measured else ''}"
+    return wire, [f"wire auto: {wire}, since {said}, {side} the {INT8_PAYS_MBPS:.0f} under which int8 pays"]
+
+
+def format_for(run: RunSpec, slowest_mbps: float | None) -> WireFormat:
+    """The wire format where the slowest way has so many Mbit/s; None where there is none."""
+    if run.strategy not in DATA_PARALLEL:
+        return "fp32"
+    if run.comm.wire != "auto":
+        return run.comm.wire
+    return "int8" if slowest_mbps is not None and slowest_mbps < INT8_PAYS_MBPS else "fp32"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -84,6 +85,10 @@ class Wires(Protocol):
         """This rank is about to take a step."""
         ...
 
+    def slowed(self, compute_s: float, stop: Callable[[], bool], /) -> float:
+        """This rank has computed so long; how long it then waited to be as slow as it is asked to be."""
+        ...
+
     def counters(self) -> ByteCounts:
         """Bytes of this process so far."""
         ...
@@ -108,6 +113,10 @@ class Alone:
 
     def begin_step(self, step: int) -> None:
         """Nothing begins at one."""
+
+    def slowed(self, _compute_s: float, _stop: Callable[[], bool]) -> float:
+        """Not at all."""
+        return 0.0
 
     def counters(self) -> NoBytes:
         """Nothing ever."""

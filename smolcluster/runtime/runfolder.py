@@ -23,6 +23,8 @@ RESULT_SCHEMA = 1
 SUMMARY_SCHEMA = 1
 JOB_SCHEMA = 1
 SERVING_SCHEMA = 1
+PACE_SCHEMA = 1
+PROFILE = "profile.json"
 
 Status = Literal["completed", "failed", "stopped"]
 
@@ -72,6 +74,11 @@ class RunFolder:
         return self.path / "model"
 
     @property
+    def profile(self) -> Path:
+        """What a run of kind profile measured, made by the report."""
+        return self.path / PROFILE
+
+    @property
     def plots(self) -> Path:
         """The report's figures."""
         return self.path / "plots"
@@ -112,6 +119,10 @@ class RunFolder:
     def result(self, node: str, rank: int) -> Path:
         """RankResult, written at the end."""
         return self.rank(node, rank) / "result.json"
+
+    def pace(self, node: str, rank: int) -> Path:
+        """What a rank measured in a run of kind profile: RankPace."""
+        return self.rank(node, rank) / "pace.json"
 
     def finished(self, node: str, rank: int) -> Path:
         """RankResult of a rank whose work is done, while it does not know yet that the others' is known to be."""
@@ -253,6 +264,36 @@ class GradientRecord(Frozen):
     norms: dict[str, float]
 
 
+class LinkPace(Frozen):
+    """One link of a rank: Mbit/s from the peer to it, and the round trip to the peer and back."""
+
+    peer: int
+    mbps: float = Field(gt=0)
+    rtt_ms: float = Field(ge=0)
+
+
+class RankPace(Frozen):
+    """pace.json: what one rank measured of itself and its links, while all others did the same.
+
+    `step_s`: median of `steps` steps of its share, forward to optimizer, `update_s` of it the optimizer's; `tokens` of
+    such a step. `time` in seconds of the clock on the wall.
+    """
+
+    schema_: int = Field(default=PACE_SCHEMA, alias="schema", serialization_alias="schema")
+    rank: int
+    node: str
+    time: float
+    steps: int
+    step_s: float = Field(gt=0)
+    update_s: float = Field(ge=0)
+    samples: int
+    tokens: int
+    device: str
+    threads: int
+    versions: dict[str, str]
+    links: tuple[LinkPace, ...]
+
+
 class RankResult(Frozen):
     """What a rank says when it ends (result.json). Written by the worker, or by the supervisor for a rank that died.
 
@@ -319,12 +360,13 @@ class Summary(Frozen):
     """summary.json. `wire_bytes_per_step` is summed over ranks; peak_rss_mb is per rank, in rank order.
 
     A run of kind inference has no steps, losses and staleness: these are null. `tokens` are the generated ones, and
-    `tokens_per_s` is over the time in which any request was under way.
+    `tokens_per_s` is over the time in which any request was under way. One of kind profile has none either:
+    `tokens_per_s` is what all ranks compute where nobody waits for anybody.
     """
 
     schema_: int = Field(default=SUMMARY_SCHEMA, alias="schema", serialization_alias="schema")
     run_id: str
-    kind: Literal["train", "inference"]
+    kind: Literal["train", "inference", "profile"]
     strategy: str
     status: Status
     exit_code: int

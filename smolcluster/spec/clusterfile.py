@@ -5,25 +5,36 @@ A key that is None was not given. The names of machines may be left out everywhe
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, ValidatorFunctionWrapHandler, WrapValidator
 
 from smolcluster.spec.faults import FaultSpec
 from smolcluster.spec.run import WireFormat
 from smolcluster.spec.values import Address, FileModel, MachineName, Port, PortMap
 
+AUTO = "auto"
 
-def _balance(value: Any) -> Any:
-    if value == "even":
-        return {}
-    if value == "auto":
-        raise ValueError("auto needs measured speeds, which come later | write even, or {mini1: 2, pi5: 1}")
-    return value
+
+def _balance(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    if value == AUTO:
+        return value
+    if not isinstance(value, dict) and value != "even":
+        raise ValueError(f'must be even, auto or a section, not "{value}" | write even, auto or {{mini1: 2, pi5: 1}}')
+    return check({} if value == "even" else value)
+
+
+def _nodes(value: Any) -> Any:
+    """`auto` is a list of one word: --nodes auto says the same."""
+    return [AUTO] if value == AUTO else value
 
 
 Weight = Annotated[float, Field(gt=0)]
-Balance = Annotated[dict[str, Weight], BeforeValidator(_balance)]
+if TYPE_CHECKING:
+    Balance = dict[str, float] | Literal["auto"]
+else:  # not a union: a bad weight would be told twice, once for each of its members
+    Balance = Annotated[dict[str, Weight], WrapValidator(_balance)]
+Nodes = Annotated[Annotated[list[MachineName], Field(min_length=1)] | None, BeforeValidator(_nodes)]
 
 
 class RecoveryFile(FileModel):
@@ -35,13 +46,14 @@ class RecoveryFile(FileModel):
 
 
 class CommonFile(FileModel):
-    """Keys that every strategy has. `nodes` picks machines; `balance` weighs their shares of a batch.
+    """Keys that every strategy has. `nodes` picks machines; `balance` weighs their shares of a batch. Either may be
+    left to measured speeds: auto.
 
     `faults` breaks the run on purpose (spec/faults.py), for tests of how it is borne.
     """
 
     seed: int = 42
-    nodes: list[MachineName] | None = Field(default=None, min_length=1)
+    nodes: Nodes = None
     port: PortMap | None = None
     buffer_size: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     track_network_metrics: bool = True

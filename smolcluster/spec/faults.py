@@ -3,6 +3,7 @@
 faults:
   - {kind: crash, rank: 1, step: 20}
   - {kind: freeze, rank: 2, step: 30, seconds: 5}
+  - {kind: slow, rank: 1, step: 10, factor: 2}
   - {kind: delay, rank: 1, step: 10, until: 40, ms: 20, jitter_ms: 5}
   - {kind: throttle, rank: 1, peer: 2, step: 10, mbps: 100}
   - {kind: drop, rank: 1, peer: 0, step: 50}
@@ -17,16 +18,18 @@ from pydantic import Field, model_validator
 
 from smolcluster.spec.values import FileModel
 
-FaultKind = Literal["crash", "freeze", "delay", "throttle", "drop", "partition"]
+FaultKind = Literal["crash", "freeze", "slow", "delay", "throttle", "drop", "partition"]
 _NEEDS: dict[FaultKind, tuple[str, ...]] = {
     "crash": ("rank",),
     "freeze": ("rank", "seconds"),
+    "slow": ("rank", "factor"),
     "delay": ("rank", "ms"),
     "throttle": ("rank", "mbps"),
     "drop": ("rank",),
     "partition": ("ranks", "seconds"),
 }
 _MAY_HAVE: dict[FaultKind, tuple[str, ...]] = {
+    "slow": ("until",),
     "delay": ("peer", "until", "jitter_ms"),
     "throttle": ("peer", "until"),
     "drop": ("peer",),
@@ -50,6 +53,7 @@ class FaultSpec(FileModel):
     ms: float | None = Field(default=None, ge=0)
     jitter_ms: float | None = Field(default=None, ge=0)
     mbps: float | None = Field(default=None, gt=0)
+    factor: float | None = Field(default=None, gt=1)
     seconds: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
@@ -71,7 +75,7 @@ class FaultSpec(FileModel):
     @property
     def on_links(self) -> bool:
         """Whether it is of links, not of a process."""
-        return self.kind not in ("crash", "freeze")
+        return self.kind not in ("crash", "freeze", "slow")
 
     def touches(self, rank: int, peer: int) -> bool:
         """Whether it is of the link between these two."""
@@ -84,6 +88,7 @@ class FaultSpec(FileModel):
         who = f"ranks {', '.join(map(str, self.ranks))}" if self.ranks else f"rank {self.rank}"
         link = f" towards rank {self.peer}" if self.peer is not None else ""
         size = [f"{self.ms:g} ms" if self.ms is not None else "", f"{self.mbps:g} Mbit/s" if self.mbps else ""]
+        size.append(f"by {self.factor:g}" if self.factor is not None else "")
         size.append(f"for {self.seconds:g} s" if self.seconds is not None else "")
         end = f" until step {self.until}" if self.until is not None else ""
         return " ".join(filter(None, (f"{self.kind} of {who}{link}", *size, f"at step {self.step}{end}")))

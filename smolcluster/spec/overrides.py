@@ -11,7 +11,7 @@ import re
 from pydantic import BaseModel
 
 from smolcluster.errors import ConfigError, Problem
-from smolcluster.spec.clusterfile import CLUSTER_FILES
+from smolcluster.spec.clusterfile import AUTO, CLUSTER_FILES
 from smolcluster.spec.document import Document, Tree, parse_value
 from smolcluster.spec.modelfile import MODEL_FILES, ServedModel
 from smolcluster.spec.problems import did_you_mean, keys_at, listed
@@ -58,7 +58,7 @@ def override(text: str) -> Document:
     if not equals or not all(parts):
         raise ConfigError([Problem(name, 0, "", "is not key=value", "write --override training.batch_size=16")])
     given = parse_value(value, name)
-    if parts == ["nodes"] and isinstance(given, str):
+    if parts == ["nodes"] and isinstance(given, str) and given != AUTO:
         raise ConfigError([Problem(name, 0, "nodes", "must be a list of machines, not a text", f"--nodes {given}")])
     tree: Tree = {parts[-1]: given}
     for part in reversed(parts[:-1]):

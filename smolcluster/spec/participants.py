@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from smolcluster.errors import Problem
 from smolcluster.spec.built import NO_WINDOWS, can_be_started
 from smolcluster.spec.cluster import ClusterSpec, Node
-from smolcluster.spec.clusterfile import ClassicdpFile, CommonFile, HostsFile, MeshWorker, MpFile, StageEntry
+from smolcluster.spec.clusterfile import AUTO, ClassicdpFile, CommonFile, HostsFile, MeshWorker, MpFile, StageEntry
 from smolcluster.spec.document import KeyPath
 from smolcluster.spec.layers import Merged
 from smolcluster.spec.problems import did_you_mean, listed
-from smolcluster.spec.run import Participant
+from smolcluster.spec.run import PREDICTED, Participant
 
 DEFAULT_PORT = 65432
 _REGULAR: KeyPath = ("allToAllTopology", "workers", "regular")
@@ -19,9 +19,10 @@ _REGULAR: KeyPath = ("allToAllTopology", "workers", "regular")
 
 @dataclass
 class TakingPart:
-    """The participants, and what was noted or found wrong on the way."""
+    """The participants, and what was noted or found wrong on the way. `chooses`: the plan may leave some out."""
 
     participants: tuple[Participant, ...] = ()
+    chooses: bool = False
     # Machines that somebody named, and where; empty when every capable machine takes part.
     named: dict[str, KeyPath] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -39,6 +40,9 @@ def taking_part(file: CommonFile, origin: Merged, cluster: ClusterSpec, strategy
     split = trained_stages(file, origin, cluster)
     places = _listed_places(file) if split is None else _stage_places(split)
     chosen = file.nodes
+    if chosen == [AUTO]:
+        chosen = None
+        found.chooses = _may_choose(strategy, found, origin)
     if chosen is not None:
         names = _chosen(chosen, tuple(places), found, origin)
         places = {name: places.get(name, ("nodes", chosen.index(name))) for name in names}
@@ -47,7 +51,7 @@ def taking_part(file: CommonFile, origin: Merged, cluster: ClusterSpec, strategy
     _check_known(places, cluster, found, origin)
     if found.problems:
         return found
-    if strategy == "single":
+    if strategy == "single" and not found.chooses:
         places = _first(places, chosen, found, origin)
     found.named = {name: place for name, place in places.items() if place}
     is_star = isinstance(file, HostsFile)
@@ -68,6 +72,15 @@ def taking_part(file: CommonFile, origin: Merged, cluster: ClusterSpec, strategy
         for name in order
     )
     return found
+
+
+def _may_choose(strategy: str, found: TakingPart, origin: Merged) -> bool:
+    """Whether the plan can tell which machines are worth it; a Problem where it cannot."""
+    if strategy in PREDICTED:
+        return True
+    what = f"auto goes by predicted times of a step, and those of {strategy} are not predicted"
+    found.problems.append(origin.problem(("nodes",), what, "name the machines, or leave nodes out"))
+    return False
 
 
 def starts_by_itself(node: Node) -> bool:

@@ -129,6 +129,7 @@ def _run(
         seed=file.seed,
         checkpoint=training.checkpoint,
         balance=file.balance,
+        choose_nodes=found.chooses,
         fsdp_stage=file.fsdp_stage if isinstance(file, FsdpFile) else 0,
         staleness_bound=file.staleness_bound if isinstance(file, ClassicdpFile) else 0,
         worker_update_interval=file.worker_update_interval if isinstance(file, EdpFile) else 1,
@@ -190,6 +191,6 @@ def _check_balance(file: CommonFile, settings: Settings, participants: tuple[Par
             f"{name} does not take part",
             did_you_mean(name, taking, f"taking part: {listed(taking)}"),
         )
-        for name in file.balance
+        for name in (file.balance if isinstance(file.balance, dict) else ())
         if name not in taking
     ]

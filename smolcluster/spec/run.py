@@ -15,6 +15,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 WireFormat = Literal["fp32", "bf16", "fp16", "int8"]
 # Those whose ranks sum gradients, and so have a wire format.
 DATA_PARALLEL = ("classicdp", "fsdp")
+# Those whose step the plan predicts from measured speeds (plan/predict.py).
+PREDICTED = ("single", *DATA_PARALLEL)
 STRATEGIES = ("single", "classicdp", "fsdp", "edp", "syncps", "mp", "diloco")
 
 
@@ -151,7 +153,9 @@ class Participant(Frozen):
 class RunSpec(Frozen):
     """One run of one strategy. `participants` are in rank order.
 
-    `balance` weighs the ranks of a node (default 1) when the global batch is shared out; the sum does not change.
+    `balance` weighs the ranks of a node (default 1) when the global batch is shared out, or leaves that to measured
+    speeds ("auto"); the sum does not change. `choose_nodes`: the plan takes those participants with whom a step is
+    predicted to be quickest.
     `init`: the folder, on the controller, of the weights to start from; None draws them from the seed, unless a
     checkpoint is loaded. `own_vocabulary`: the model's is as large as `model` says, since it came with given weights,
     whatever the tokenizer has. `faults`: what is to be broken on purpose. `stages`: mp's half-open ranges of layers in
@@ -168,7 +172,8 @@ class RunSpec(Frozen):
     recovery: RecoverySpec = RecoverySpec()
     seed: int
     checkpoint: CheckpointSpec = Field(default_factory=CheckpointSpec)
-    balance: dict[str, float] = Field(default_factory=dict)
+    balance: dict[str, float] | Literal["auto"] = Field(default_factory=dict)
+    choose_nodes: bool = False
     stages: tuple[tuple[int, int], ...] = ()
     fsdp_stage: int = Field(default=1, ge=0, le=3)
     staleness_bound: int = Field(default=0, ge=0)

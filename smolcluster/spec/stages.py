@@ -13,7 +13,7 @@ from smolcluster.errors import Problem
 from smolcluster.spec.base import Frozen
 from smolcluster.spec.built import can_be_started
 from smolcluster.spec.cluster import ClusterSpec, Node
-from smolcluster.spec.clusterfile import InferenceFile, StageEntry
+from smolcluster.spec.clusterfile import AUTO, InferenceFile, StageEntry
 from smolcluster.spec.document import KeyPath
 from smolcluster.spec.layers import Merged
 from smolcluster.spec.modelfile import ServedModel
@@ -163,7 +163,10 @@ def _note_server(file: InferenceFile, settings: Settings, first: str, split: Spl
 def _check_machines(places: dict[str, KeyPath], cluster: ClusterSpec, settings: Settings, split: Split) -> None:
     names = tuple(node.name for node in cluster.nodes)
     for name, place in places.items():
-        if name not in names:
+        if name == AUTO and name not in names:
+            what = "auto chooses the machines of a training, by predicted times of a step"
+            split.problems.append(settings.cluster_from.problem(place, what, "name the machines, or leave nodes out"))
+        elif name not in names:
             fix = did_you_mean(name, names, f"machines of {cluster.name}: {listed(names)}")
             what = f'there is no machine "{name}" in the inventory'
             split.problems.append(settings.cluster_from.problem(place, what, fix))

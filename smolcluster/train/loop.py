@@ -24,6 +24,21 @@ log = logging.getLogger(__name__)
 PROGRESS_EVERY_S = 2.0
 
 
+def share_of(context: RunContext, data: Samples, step: int) -> Batch:
+    """A rank's contiguous share of the step's global batch, in micro-batches as even as they can be.
+
+    In a chain of stages every rank's share is all of it.
+    """
+    first = sum(rank.samples for rank in context.plan.ranks[: context.rank])
+    indices = step_indices(data.sample_count("train"), context.plan.global_batch, context.run.seed, step - 1)
+    mine = indices if context.plan.shape == "CHAIN" else indices[first : first + context.me.samples]
+    if not len(mine):
+        return []
+    x, y = data.batch("train", mine)
+    parts = min(context.run.training.grad_accumulation, len(mine))
+    return list(zip(x.tensor_split(parts), y.tensor_split(parts), strict=True))
+
+
 class Loop:
     """One run's steps on this rank. `stop` answers whether this rank was asked to end; all end after the same step."""
 
@@ -46,11 +61,10 @@ class Loop:
         self._stop = stop
         self._training = context.run.training
         self._batch = context.plan.global_batch
-        self._mine = _samples_of(context)
         self.total_steps = self._training.max_steps or self._training.epochs * steps_per_epoch(
             data.sample_count("train"), self._batch
         )
-        self._ahead = Prefetch(self._batch_of, self.total_steps)
+        self._ahead = Prefetch(lambda step: share_of(context, data, step), self.total_steps)
         self._began = time.monotonic()
         self._said = 0.0
         self._first_step = account.steps
@@ -100,6 +114,7 @@ class Loop:
         if due and self._training.track_gradients:
             self._strategy.ask_layer_norms()
         result = self._strategy.train_step(batch, lr, self._stop())
+        slowed_s = self._context.wires.slowed(result.compute_s, self._stop)
         seconds = time.perf_counter() - began
         after = self._context.wires.counters()
         # Of a batch that passes all stages rank 0's are counted.
@@ -116,7 +131,7 @@ class Loop:
                 tokens_per_s=tokens / seconds,
                 grad_norm=result.grad_norm,
                 step_s=seconds,
-                compute_s=result.compute_s,
+                compute_s=result.compute_s + slowed_s,
                 comm_s=result.comm_s,
                 bytes_out=after.bytes_out - before.bytes_out,
                 bytes_in=after.bytes_in - before.bytes_in,
@@ -134,16 +149,6 @@ class Loop:
             self._metrics.write(GradientRecord(step=step, time=time.time(), norms=dict(result.layer_norms)))
         self._look_at_links(step)
         self._say(step, result.loss, tokens / seconds, fresh)
-
-    def _batch_of(self, step: int) -> Batch:
-        """This rank's share of the step's global batch, in micro-batches as even as they can be."""
-        indices = step_indices(self._data.sample_count("train"), self._batch, self._context.run.seed, step - 1)
-        mine = indices[self._mine]
-        if not len(mine):
-            return []
-        x, y = self._data.batch("train", mine)
-        parts = min(self._training.grad_accumulation, len(mine))
-        return list(zip(x.tensor_split(parts), y.tensor_split(parts), strict=True))
 
     def _take(self, step: int, result: StepResult, tokens: int) -> None:
         self.account.steps = step
@@ -189,11 +194,3 @@ class Loop:
         total = self.total_steps
         speed = f"{tokens_per_s:.0f} {self._data.counts}/s"
         log.info("step %d/%d  loss %.4f%s  %s  ETA %s", step, total, loss, validation, speed, eta)
-
-
-def _samples_of(context: RunContext) -> slice:
-    """Which samples of a step's global batch a rank reads: its contiguous share, in a chain of stages all of them."""
-    if context.plan.shape == "CHAIN":
-        return slice(None)
-    first = sum(rank.samples for rank in context.plan.ranks[: context.rank])
-    return slice(first, first + context.me.samples)

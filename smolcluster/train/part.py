@@ -35,8 +35,8 @@ def train_part(config: NodeConfig, plan: Plan, me: RankPlan, stop: Callable[[], 
     before = read_finished(folder, me.node, me.rank)
     ending, sent, received, entered, done = DONE, 0, 0, False, False
     try:
-        context = _context(config, plan, me)
-        with _wires(context, config, FINISHED_JOIN_S if before is not None else None) as context:
+        context = context_of(config, plan, me)
+        with open_wires(context, config, FINISHED_JOIN_S if before is not None else None) as context:
             entered = True
             forget_finished(folder, me.node, me.rank)
 
@@ -114,7 +114,8 @@ def _ending(error: BaseException, rank: int) -> Failure:
     return ending
 
 
-def _context(config: NodeConfig, plan: Plan, me: RankPlan) -> RunContext:
+def context_of(config: NodeConfig, plan: Plan, me: RankPlan) -> RunContext:
+    """What a rank knows before it has met the others. ConfigError where its device is missing."""
     return RunContext(
         run_id=config.run_id,
         generation=config.generation,
@@ -130,7 +131,7 @@ def _context(config: NodeConfig, plan: Plan, me: RankPlan) -> RunContext:
 
 
 @contextlib.contextmanager
-def _wires(context: RunContext, config: NodeConfig, join_s: float | None) -> Iterator[RunContext]:
+def open_wires(context: RunContext, config: NodeConfig, join_s: float | None) -> Iterator[RunContext]:
     """The context with its wires open. They are closed in order after a good end, and cut after a bad one, so that the
     other ranks learn of it at once instead of at their deadlines. `join_s`: how long to wait for the others, if not the
     group's own time."""

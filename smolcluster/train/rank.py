@@ -42,9 +42,7 @@ def train_rank(
     """
     data = open_samples(context.data_dir)
     data.require(context.plan.global_batch)
-    model = _build(context, _vocabulary(context.run, data)).to(context.device)
-    model.train()
-    _prepare(context, model)
+    model = model_of(context, data)
     strategy = build_strategy(context, model)
     _hand_out_given_weights(context, strategy)
     log.info("rank %d of %d on %s: %s", context.rank, context.world_size, context.device, context.run.strategy)
@@ -81,6 +79,14 @@ def _build(context: RunContext, vocabulary: int | None) -> nn.Module:
     if not stages:
         return build_model(run.model, vocabulary, run.seed)
     return build_stage(run.model, cut(stages, stages[-1][1])[context.rank], vocabulary, run.seed)
+
+
+def model_of(context: RunContext, data: Samples) -> nn.Module:
+    """The run's model on this rank's device, ready to be trained as the run wants it. ConfigError where it cannot."""
+    model = _build(context, _vocabulary(context.run, data)).to(context.device)
+    model.train()
+    _prepare(context, model)
+    return model
 
 
 def _origin(context: RunContext, account: Account) -> Origin | None:

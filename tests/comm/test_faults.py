@@ -199,6 +199,49 @@ def test_a_freeze_stops_every_thread() -> None:
     assert not [at for at in ticks if began + 0.1 < at < began + 0.5]
 
 
+def waited(faults: Faults, compute_s: float) -> float:
+    began = time.monotonic()
+    said = faults.slowed(compute_s, lambda: False)
+    assert said <= time.monotonic() - began
+    return said
+
+
+def test_a_slow_rank_takes_so_many_times_as_long_in_its_steps() -> None:
+    faults = Faults([fault("slow", 2, rank=0, factor=3.0, until=4), fault("slow", 3, rank=0, factor=2.0)], 0, 7)
+    other = Faults([fault("slow", 1, rank=0, factor=3.0)], 1, 7)
+    for each in (faults, other):
+        each.enter(0)
+        each.begin_step(1)
+    assert waited(faults, 60.0) == waited(other, 60.0) == 0
+    faults.begin_step(2)
+    assert waited(faults, 0.05) >= 0.1
+    faults.begin_step(3)
+    assert waited(faults, 0.05) >= 0.25, "together they are six times"
+    faults.begin_step(4)
+    assert 0.05 <= waited(faults, 0.05) < 60
+
+
+def test_a_slow_rank_of_another_generation_is_left_alone() -> None:
+    faults = Faults([fault("slow", 1, rank=0, factor=100.0)], 0, 7)
+    faults.enter(1)
+    faults.begin_step(1)
+    assert waited(faults, 60.0) == 0
+
+
+def test_who_waits_to_be_slow_hears_of_a_stop_and_of_the_end() -> None:
+    faults = Faults([fault("slow", 1, rank=0, factor=1000.0)], 0, 7)
+    faults.enter(0)
+    faults.begin_step(1)
+    asked = threading.Event()
+    timers = [threading.Timer(0.1, asked.set), threading.Timer(0.5, faults.end)]
+    for timer in timers:
+        timer.start()
+    assert faults.slowed(60.0, asked.is_set) < 600
+    assert faults.slowed(60.0, lambda: False) < 600
+    for timer in timers:
+        timer.join()
+
+
 # In a group
 
 

@@ -135,10 +135,29 @@ CLUSTER = {
         "nodes: [mini1, pi5]\nbalance: {pi4: 2}",
         "c.yaml:2: balance.pi4: pi4 does not take part | did you mean pi5?",
     ),
+    "balance of no kind": (
+        "fsdp",
+        "balance: fair",
+        'c.yaml:1: balance: must be even, auto or a section, not "fair" | write even, auto or {mini1: 2, pi5: 1}',
+    ),
+    "weight": (
+        "fsdp",
+        "balance: {mini1: 0}",
+        "c.yaml:1: balance.mini1: must be more than 0, not 0 | write a number above 0",
+    ),
     "balance auto": (
         "fsdp",
         "balance: auto",
-        "c.yaml:1: balance: auto needs measured speeds, which come later | write even, or {mini1: 2, pi5: 1}",
+        "inventory home: balance: auto needs measured speeds, and there is no profile.json beside the inventory"
+        " | measure: python -m smolcluster profile, or ansible-playbook train.yml -e profile=true; or write even, or"
+        " {mini1: 2, pi5: 1}",
+    ),
+    "nodes auto": (
+        "classicdp",
+        "nodes: auto",
+        "inventory home: nodes: auto needs measured speeds, and there is no profile.json beside the inventory"
+        " | measure: python -m smolcluster profile, or ansible-playbook train.yml -e profile=true; or name the"
+        " machines",
     ),
     "gloo between systems": (
         "fsdp",

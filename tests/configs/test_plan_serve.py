@@ -9,8 +9,9 @@ import pytest
 
 from smolcluster.errors import ConfigError
 from smolcluster.plan import NodeConfig
+from smolcluster.plan.profile import Profile
 from smolcluster.plan.render import node_config
-from smolcluster.plan.stages import STAGE_BASE_MB, Profile, weight_of
+from smolcluster.plan.stages import STAGE_BASE_MB, weight_of
 from smolcluster.plan.types import ServePlan
 from smolcluster.spec import Request, resolve_any_serving
 from smolcluster.spec.shape import read_shape

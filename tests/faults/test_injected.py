@@ -18,6 +18,7 @@ from .test_kills import plan_of, run_spec
 SHARES = (3, 2)
 STEPS = 20
 SLOW: list[dict[str, Any]] = [
+    {"kind": "slow", "rank": 0, "step": 2, "until": 5, "factor": 3.0},
     {"kind": "delay", "rank": 1, "step": 2, "until": 6, "ms": 2.0, "jitter_ms": 2.0},
     {"kind": "throttle", "rank": 1, "step": 4, "until": 8, "mbps": 300.0},
     {"kind": "partition", "ranks": [1], "step": 9, "seconds": 0.5},

@@ -273,6 +273,9 @@ def test_faults_that_are_asked_for_stand_in_the_plan_and_its_notes() -> None:
         ("{kind: crash, rank: 1}", "step"),
         ("{kind: crsh, rank: 1, step: 1}", "did you mean crash?"),
         ("{kind: freeze, rank: 1, step: 1}", "a freeze needs seconds"),
+        ("{kind: slow, rank: 1, step: 1}", "a slow needs factor"),
+        ("{kind: slow, rank: 1, step: 1, factor: 1}", "faults[0].factor: must be more than 1, not 1"),
+        ("{kind: slow, rank: 1, step: 1, factor: 2, peer: 0}", "a slow has no peer"),
         ("{kind: crash, rank: 1, step: 1, sekonds: 1}", "did you mean seconds?"),
     ],
 )

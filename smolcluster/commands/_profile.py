@@ -1,0 +1,82 @@
+"""profile.json: where it lies, read, and the plan of a training made with it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from smolcluster.errors import ConfigError, Problem
+from smolcluster.plan import make_plan, make_profile_plan
+from smolcluster.plan.profile import PROFILE_SCHEMA, Profile, concerns
+from smolcluster.plan.types import Plan
+from smolcluster.runtime.runfolder import PROFILE
+from smolcluster.spec import resolve
+from smolcluster.spec.document import display
+from smolcluster.spec.request import Request, Resolved
+
+
+def plan_training(request: Request, profile: Path | None = None, measure: bool = False) -> tuple[Resolved, Plan]:
+    """The request resolved, and its plan. `profile` None takes profile.json beside the inventory where there is one.
+
+    `measure`: the plan of measuring its machines instead, which needs none. ConfigError with all Problems.
+    """
+    problems: tuple[Problem, ...] = ()
+    speeds: Profile | None = None
+    inputs: dict[str, str] = {}
+    if measure:
+        request = to_measure(request)
+    else:
+        try:
+            speeds, inputs = read_profile(profile, request.inventory)
+        except ConfigError as error:
+            problems = error.problems
+    try:
+        resolved = resolve(request)
+    except ConfigError as error:
+        raise ConfigError((*problems, *error.problems)) from None
+    if problems:
+        raise ConfigError(problems)
+    if measure:
+        return resolved, make_profile_plan(resolved.cluster, resolved.run, resolved.notes, resolved.inputs)
+    if speeds is not None and not concerns(speeds, resolved.cluster, resolved.run):
+        speeds, inputs = None, {}
+    inputs = {**resolved.inputs, **inputs}
+    return resolved, make_plan(resolved.cluster, resolved.run, resolved.notes, inputs, speeds)
+
+
+def to_measure(request: Request) -> Request:
+    """The request of measuring: one machine alone tells nothing of the others."""
+    return replace(request, strategy="classicdp") if request.strategy == "single" else request
+
+
+def profile_of(inventory: Path) -> Path:
+    """Where the plan looks for it."""
+    return inventory.parent / PROFILE
+
+
+def read_profile(path: Path | None, inventory: Path) -> tuple[Profile | None, dict[str, str]]:
+    """Measured speeds, and the file's SHA-256 by its name; none where no file is named or lies beside the inventory."""
+    file = path or profile_of(inventory)
+    if path is None and not file.is_file():
+        return None, {}
+    name = display(file)
+    again = (
+        "measure again (python -m smolcluster profile, or ansible-playbook train.yml -e profile=true),"
+        ' or write {"schema": 1, "speeds": {"mini1": 2.0, "pi5": 0.5}}'
+    )
+    try:
+        raw = file.read_bytes()
+        profile = Profile.model_validate_json(raw)
+    except OSError as error:
+        raise ConfigError([Problem(name, 0, "", f"cannot be read: {error.strerror}", "check the path")]) from None
+    except ValidationError as error:
+        raise ConfigError(
+            Problem(name, 0, ".".join(map(str, item["loc"])), item["msg"], again) for item in error.errors()
+        ) from None
+    if profile.schema_ != PROFILE_SCHEMA:
+        what = f"is version {profile.schema_}; this smolcluster reads version {PROFILE_SCHEMA}"
+        raise ConfigError([Problem(name, 0, "schema", what, again)])
+    return profile, {name: hashlib.sha256(raw).hexdigest()}

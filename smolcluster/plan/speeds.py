@@ -1,0 +1,58 @@
+"""How fast machines and ways between them are: as a profile measured them, else as the inventory says. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from smolcluster.plan.predict import Link
+from smolcluster.plan.profile import Profile, tokens_per_sample
+from smolcluster.plan.seats import Seat
+from smolcluster.plan.shares import Cost
+from smolcluster.spec.run import RunSpec
+from smolcluster.topology import NoRouteError, Route, Topology
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """A cluster's wires with a profile laid over them."""
+
+    topology: Topology
+    profile: Profile | None
+
+    def claimed(self, route: Route) -> tuple[float, bool]:
+        """Mbit/s by which a way's wire format is chosen, and whether they were measured.
+
+        What a machine moves within itself is its processor's speed, and no format with less bytes makes that faster:
+        there the inventory's word counts.
+        """
+        found = self.profile.link(route.src, route.dst) if self.profile is not None else None
+        if found is None or route.medium == "loopback":
+            return route.speed_mbps, False
+        return found.mbps, True
+
+    def link(self, src: str, dst: str) -> Link:
+        """Mbit/s and round trip (ms) from machine to machine, by which steps are predicted. No way is no speed."""
+        found = self.profile.link(src, dst) if self.profile is not None else None
+        if found is not None:
+            return found.mbps, found.rtt_ms
+        try:
+            return self.topology.route(src, dst).speed_mbps, 0.0
+        except NoRouteError:  # told as a problem of the plan
+            return 1e-6, 0.0
+
+
+def costs_of(run: RunSpec, profile: Profile, seats: Sequence[Seat]) -> list[Cost]:
+    """What a sample and an update cost each rank: seconds if the profile is of this model, else any unit."""
+    return [_cost(run, profile, seat) for seat in seats]
+
+
+def _cost(run: RunSpec, profile: Profile, seat: Seat) -> Cost:
+    speed, measured = profile.speeds[seat.node.name], profile.measured
+    node = measured.nodes.get(seat.node.name) if measured is not None else None
+    if measured is None or node is None:
+        return Cost(tokens_per_sample(run.model) * seat.ranks_here / speed)
+    step_s = measured.batch_size * tokens_per_sample(measured.model) * node.ranks / speed
+    # An update that seems to take all of it was disturbed: a sample takes something.
+    update_s = min(node.update_s, step_s / 2)
+    return Cost((step_s - update_s) / measured.batch_size, update_s)

@@ -1,0 +1,113 @@
+"""A rank's part in a run of kind profile: it computes as in a run while its links are used as in a run, and notes both.
+
+It leaves pace.json beside its result.json. What all ranks left becomes profile.json in observe/profiled.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from pathlib import Path
+
+from smolcluster.data import open_samples
+from smolcluster.errors import InterruptedRun
+from smolcluster.plan.types import NodeConfig, ProfilePlan, RankPlan
+from smolcluster.runtime.context import RunContext
+from smolcluster.runtime.failures import DONE, Failure, understand
+from smolcluster.runtime.process import Stop, peak_rss_mb
+from smolcluster.runtime.results import leave_result
+from smolcluster.runtime.runfolder import LinkPace, RankPace, RankResult, RunFolder, Status, write_atomic
+from smolcluster.train.linkpace import LinkMeter
+from smolcluster.train.pace import Runner, versions
+from smolcluster.train.part import context_of, open_wires
+
+log = logging.getLogger("smolcluster.worker")
+# Machines are told to stop one by one: who sees another leave may be told a moment later.
+PARTING_S = 4.0
+
+
+def measure_part(config: NodeConfig, plan: ProfilePlan, me: RankPlan, stop: Stop) -> int:
+    """Measure, and write pace.json and result.json. The exit code; only bugs of result writing raise."""
+    began = time.monotonic()
+    folder = RunFolder(Path(config.run_dir))
+    ending, sent, received, tokens, steps = DONE, 0, 0, 0, 0
+    try:
+        context = context_of(config, plan, me)
+        with open_wires(context, config, None) as context:
+            try:
+                pace = measure(context, stop)
+            finally:
+                counters = context.wires.counters()
+                sent, received = counters.bytes_out, counters.bytes_in
+        write_atomic(folder.pace(me.node, me.rank), pace.model_dump_json(by_alias=True, indent=2) + "\n")
+        tokens, steps = pace.tokens * pace.steps, pace.steps
+    except BaseException as error:  # whatever ended it, the result must say so
+        ending = understand(error)
+        log.error("%s", ending.reason, exc_info=error if ending.bug else None)
+        if not ending.ours and not ending.bug and stop.wait(PARTING_S):
+            ending = Failure(InterruptedRun.exit_code, "stopped as asked", ours=False, bug=False)
+    statuses: dict[int, Status] = {0: "completed", InterruptedRun.exit_code: "stopped"}
+    result = RankResult(
+        rank=me.rank,
+        node=me.node,
+        status=statuses.get(ending.exit_code, "failed"),
+        exit_code=ending.exit_code,
+        reason=ending.reason,
+        root_cause=ending.ours and ending.exit_code not in statuses,
+        steps=steps,
+        tokens=tokens,
+        seconds=time.monotonic() - began,
+        wire_bytes_out=sent,
+        wire_bytes_in=received,
+        peak_rss_mb=peak_rss_mb(),
+        transport=plan.transport if plan.world_size > 1 else "none",
+        generation=config.generation,
+        finished=ending is DONE,
+        final=ending.final,
+    )
+    leave_result(folder, result)
+    return result.exit_code
+
+
+def measure(context: RunContext, stop: Stop) -> RankPace:
+    """Compute until there is a median and all links were measured meanwhile, by everybody. Errors as of a training."""
+    data = open_samples(context.data_dir)
+    data.require(context.plan.global_batch)
+    context.wires.begin_step(1)  # faults on purpose begin with the first step
+    runner = Runner(context, data, stop)
+    log.info("measuring %s on %s, %d samples a step", context.run.model.type, context.device, context.me.samples)
+    links: tuple[LinkPace, ...] = ()
+    if context.world_size == 1:
+        while not runner.pace.enough:
+            runner.step()
+    else:
+        computed = threading.Event()
+        meter = LinkMeter(context.rank, context.world_size, computed)
+        try:
+            while not meter.over.is_set():
+                runner.step()
+                if runner.pace.enough:
+                    computed.set()
+        finally:
+            computed.set()
+        links = meter.result()
+    runner.close()
+    pace = runner.pace
+    log.info("%.0f %s/s, a step takes %.4g s", pace.tokens / pace.step_s, data.counts, pace.step_s)
+    for link in links:
+        log.info("from rank %d: %.0f Mbit/s, there and back in %.3f ms", link.peer, link.mbps, link.rtt_ms)
+    return RankPace(
+        rank=context.rank,
+        node=context.me.node,
+        time=time.time(),
+        steps=len(pace.steps_s),
+        step_s=pace.step_s,
+        update_s=min(pace.update_s, pace.step_s),
+        samples=context.me.samples,
+        tokens=pace.tokens,
+        device=str(context.device),
+        threads=context.me.threads,
+        versions=versions(),
+        links=links,
+    )

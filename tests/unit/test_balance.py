@@ -1,0 +1,344 @@
+"""Shares, nodes and wire formats by measured speeds: pure decisions, and the notes that tell them."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smolcluster.errors import ConfigError
+from smolcluster.plan import Plan, ProfilePlan, make_plan, make_profile_plan
+from smolcluster.plan.predict import predict
+from smolcluster.plan.profile import LinkSpeed, Measured, NodeMeasure, Profile, concerns, differences
+from smolcluster.plan.shares import Cost, quickest
+from smolcluster.spec import Request, resolve
+from smolcluster.spec.request import Resolved
+from smolcluster.spec.run import RunSpec
+
+ROOT = Path(__file__).resolve().parents[2]
+LOCAL = ROOT / "inventory" / "local.smol.yml"
+# Three machines that share a slow wire; c holds two ranks.
+LAN = """\
+schema: 1
+name: lan
+machines:
+  a: {connection: local, memory_mb: 8000}
+  b: {connection: local}
+  c: {connection: local, ranks: 2}
+networks:
+  lan: {medium: ethernet, speed_mbps: 10000, private: true, members: {a: 127.0.0.2, b: 127.0.0.3, c: 127.0.0.4}}
+"""
+NODES = ("node1", "node2", "node3")
+costs = st.lists(st.builds(Cost, sample_s=st.floats(1e-4, 10.0), update_s=st.floats(0.0, 1.0)), min_size=1, max_size=6)
+
+
+# -- shares -----------------------------------------------------------------------------------------------------------
+
+
+@given(total=st.integers(1, 200), costs=costs)
+def test_shares_are_all_there_and_nobody_is_left_out(total: int, costs: list[Cost]) -> None:
+    parts = quickest(total, costs)
+    assert sum(parts) == total
+    assert len(parts) == len(costs)
+    assert min(parts) >= (1 if total >= len(costs) else 0)
+
+
+@given(total=st.integers(3, 9), costs=st.lists(st.builds(Cost, st.floats(0.01, 10.0)), min_size=3, max_size=3))
+def test_no_other_shares_are_quicker(total: int, costs: list[Cost]) -> None:
+    def slowest(parts: tuple[int, ...]) -> float:
+        return max(cost.step_s(mine) for cost, mine in zip(costs, parts, strict=True))
+
+    every = [p for p in itertools.product(range(1, total + 1), repeat=3) if sum(p) == total]
+    assert slowest(quickest(total, costs)) == min(map(slowest, every))
+
+
+@given(total=st.integers(2, 200), slow=st.floats(0.01, 10.0), times=st.floats(1.0, 20.0))
+def test_who_is_faster_has_no_less(total: int, slow: float, times: float) -> None:
+    few, many = quickest(total, [Cost(slow), Cost(slow / times)])
+    assert many >= few - 1  # of equal ranks the lower has the odd one
+    again, more = quickest(total, [Cost(slow), Cost(slow / times / 2)])
+    assert more >= many
+    assert again <= few
+
+
+def test_equal_ranks_have_equal_shares_and_the_lower_one_more() -> None:
+    assert quickest(24, [Cost(0.1)] * 3) == (8, 8, 8)
+    assert quickest(25, [Cost(0.1, 0.01)] * 3) == (9, 8, 8)
+
+
+def test_a_rank_twice_as_slow_has_half() -> None:
+    assert quickest(25, [Cost(1), Cost(1), Cost(2)]) == (10, 10, 5)
+
+
+# -- the prediction ---------------------------------------------------------------------------------------------------
+
+
+def resolved(inventory: Path, strategy: str, *overrides: str, nodes: tuple[str, ...] = ()) -> Resolved:
+    return resolve(Request(inventory, strategy, nodes=nodes, overrides=overrides))
+
+
+def of_run(found: Resolved, speeds: dict[str, float], links: tuple[LinkSpeed, ...] = (), **changes: Any) -> Profile:
+    run = found.run
+    measured = Measured(
+        date="2026-11-20T10:00:00Z",
+        cluster=found.cluster.name,
+        model=run.model,
+        batch_size=run.training.batch_size,
+        precision="fp32",
+        activation_checkpointing=False,
+        compile=False,
+        nodes={
+            node.name: NodeMeasure(ranks=node.ranks, update_s=0.0, device="cpu", threads=1, versions={})
+            for node in found.cluster.nodes
+            if node.name in speeds
+        },
+    )
+    return Profile(speeds=speeds, links=links, measured=measured.model_copy(update=changes))
+
+
+def planned(found: Resolved, profile: Profile | None) -> Plan:
+    return make_plan(found.cluster, found.run, found.notes, found.inputs, profile)
+
+
+def links_of(mbps: float, rtt_ms: float = 0.0, nodes: tuple[str, ...] = NODES) -> tuple[LinkSpeed, ...]:
+    pairs = itertools.permutations(nodes, 2)
+    return tuple(LinkSpeed(src=src, dst=dst, mbps=mbps, rtt_ms=rtt_ms) for src, dst in pairs)
+
+
+def run_of(strategy: str = "classicdp", stage: int = 0) -> RunSpec:
+    return resolved(LOCAL, strategy).run.model_copy(update={"fsdp_stage": stage})
+
+
+def step(run: RunSpec, count: int, samples: int, sample_s: float, mbps: float, params: int = 1_000_000) -> Any:
+    names = [f"n{i}" for i in range(count)]
+    return predict(run, params, "fp32", names, [Cost(sample_s)] * count, [samples] * count, lambda a, b: (mbps, 0.0))
+
+
+def test_one_rank_waits_for_no_wire() -> None:
+    assert step(run_of(), 1, 4, 0.5, 1.0).step_s == 2.0
+
+
+def test_what_backward_hides_is_not_waited_for() -> None:
+    # 2 x 2/3 x 4 MB over 100 Mbit/s: 0.427 s. Of 60 s of computing 40 are backward: all hides but the last bucket.
+    assert step(run_of(), 3, 60, 1.0, 100.0).wire_s == pytest.approx(0.4267 / 8, rel=1e-3)
+    # With 0.3 s of computing no more than 0.2 can be hidden.
+    assert step(run_of(), 3, 3, 0.1, 100.0).wire_s == pytest.approx(0.4267 - 0.2, rel=1e-3)
+    # Stage 3 moves half as much again, and a third of that leaves during backward.
+    assert step(run_of("fsdp", 3), 3, 60, 1.0, 100.0).wire_s == pytest.approx(0.64 * (1 - 7 / 24), rel=1e-3)
+
+
+@settings(max_examples=50)
+@given(mbps=st.floats(1.0, 1e5), times=st.floats(1.0, 100.0), count=st.integers(2, 5), stage=st.integers(0, 3))
+def test_a_faster_wire_is_never_slower(mbps: float, times: float, count: int, stage: int) -> None:
+    run = run_of("fsdp", stage)
+    slow, fast = (step(run, count, 4, 0.05, speed) for speed in (mbps, mbps * times))
+    assert fast.step_s <= slow.step_s
+    assert fast.compute_s == slow.compute_s
+
+
+def test_a_round_trip_is_paid_for_each_hop() -> None:
+    run, names = run_of(), ["a", "b"]
+    predicted = predict(run, 1, "fp32", names, [Cost(0.0)] * 2, [1, 1], lambda a, b: (1e9, 2.0))
+    assert predicted.wire_s == pytest.approx(2 * 8 * 0.001)  # two hops of eight buckets
+
+
+# -- what the plan makes of a profile ---------------------------------------------------------------------------------
+
+
+def test_shares_follow_speeds_and_the_sum_stays() -> None:
+    found = resolved(LOCAL, "fsdp", "balance=auto")
+    plan = planned(found, of_run(found, {"node1": 1000.0, "node2": 2000.0, "node3": 3000.0}))
+    assert [rank.samples for rank in plan.ranks] == [4, 8, 12]
+    assert plan.global_batch == 24
+    assert plan.notes[0] == (
+        "balance auto: node1 4, node2 8, node3 12 of 24 samples, by the tokens/s in profile.json of 2026-11-20:"
+        " node1 1,000, node2 2,000, node3 3,000"
+    )
+
+
+def test_speeds_written_by_hand_are_weights_too() -> None:
+    found = resolved(LOCAL, "classicdp", "balance=auto")
+    plan = planned(found, Profile(speeds={"node1": 1.0, "node2": 1.0, "node3": 4.0}))
+    assert [rank.samples for rank in plan.ranks] == [4, 4, 16]
+    assert "by the speeds in profile.json: node1 1, node2 1, node3 4" in plan.notes[0]
+    assert not any("predicted" in note for note in plan.notes)
+
+
+def test_a_machine_s_speed_is_that_of_all_its_ranks(tmp_path: Path) -> None:
+    (tmp_path / "lan.smol.yml").write_text(LAN)
+    found = resolved(tmp_path / "lan.smol.yml", "classicdp", "balance=auto", "training.batch_size=6")
+    plan = planned(found, of_run(found, {"a": 100.0, "b": 100.0, "c": 200.0}))
+    assert [(rank.node, rank.samples) for rank in plan.ranks] == [("a", 6), ("b", 6), ("c", 6), ("c", 6)]
+
+
+def test_the_optimizer_s_time_does_not_grow_with_a_share() -> None:
+    found = resolved(LOCAL, "classicdp", "balance=auto")
+    profile = of_run(found, dict.fromkeys(NODES, 1024.0))  # a second for 8 samples of 128 tokens
+    assert profile.measured is not None
+    late = profile.measured.nodes["node1"].model_copy(update={"update_s": 0.5})
+    nodes = {**profile.measured.nodes, "node1": late}
+    changed = profile.model_copy(update={"measured": profile.measured.model_copy(update={"nodes": nodes})})
+    # node1: half a second, and a sixteenth for each sample; the others an eighth for each.
+    assert [rank.samples for rank in planned(found, changed).ranks] == [8, 8, 8]
+    bigger = resolved(LOCAL, "classicdp", "balance=auto", "training.batch_size=16")
+    again = planned(bigger, changed)
+    assert [rank.samples for rank in again.ranks] == [20, 14, 14]
+    assert again.notes[1].startswith("profile.json of 2026-11-20 was measured with batch_size 8, here 16: measure: ")
+
+
+def test_a_profile_makes_a_plan_predict() -> None:
+    found = resolved(LOCAL, "classicdp")
+    plan = planned(found, of_run(found, dict.fromkeys(NODES, 1024.0), links_of(1e6)))
+    assert plan.notes == ("predicted: 1 s a step, 1 computing and 0 waiting for the wire; 3,072 tokens/s",)
+    assert [rank.samples for rank in plan.ranks] == [8, 8, 8]
+
+
+def test_what_would_be_quicker_is_told_and_not_done() -> None:
+    found = resolved(LOCAL, "classicdp")
+    speeds = {"node1": 2048.0, "node2": 2048.0, "node3": 256.0}
+    plan = planned(found, of_run(found, speeds, links_of(1e6)))
+    assert [rank.samples for rank in plan.ranks] == [8, 8, 8]
+    predicted, balance, alone, fewer = plan.notes
+    assert predicted.startswith("predicted: 4 s a step")
+    assert balance == "balance: auto is predicted to be quicker: 0.75 s a step instead of 4"
+    assert alone == (
+        "node1 alone is predicted to be quicker: 1.5 s for the same 24 samples instead of 4"
+        " (--strategy single --nodes node1 --override training.batch_size=24)"
+    )
+    assert fewer == (
+        "without node3 a step is predicted to take 0.75 s instead of 4 (--nodes auto leaves out what does not pay)"
+    )
+
+
+def test_nodes_auto_leaves_out_what_does_not_pay() -> None:
+    found = resolved(LOCAL, "classicdp", "nodes=auto")
+    speeds = {"node1": 2048.0, "node2": 2048.0, "node3": 256.0}
+    plan = planned(found, of_run(found, speeds, links_of(1e6)))
+    assert [(rank.node, rank.samples) for rank in plan.ranks] == [("node1", 12), ("node2", 12)]
+    assert plan.global_batch == 24, "it is the same training"
+    assert plan.notes[0] == "nodes auto: node1, node2 without node3, a step is predicted to take 0.75 s instead of 4"
+    balanced = resolved(LOCAL, "classicdp", "nodes=auto", "balance=auto")
+    with_balance = planned(balanced, of_run(balanced, {**speeds, "node3": 512.0}, links_of(1e6)))
+    assert [rank.node for rank in with_balance.ranks] == ["node1", "node2", "node3"], "balanced, the third one helps"
+
+
+def test_nodes_auto_takes_the_fastest_alone_where_the_wire_is_slow() -> None:
+    found = resolved(LOCAL, "fsdp", "nodes=auto")
+    plan = planned(found, of_run(found, {"node1": 900.0, "node2": 1000.0, "node3": 900.0}, links_of(1.0)))
+    assert [(rank.node, rank.samples) for rank in plan.ranks] == [("node2", 24)]
+    single = resolved(LOCAL, "single", "nodes=auto")
+    alone = planned(single, of_run(single, {"node1": 900.0, "node2": 1000.0, "node3": 900.0}))
+    assert [(rank.node, rank.samples) for rank in alone.ranks] == [("node2", 8)]
+
+
+def test_a_machine_without_the_memory_is_not_chosen(tmp_path: Path) -> None:
+    (tmp_path / "lan.smol.yml").write_text(LAN.replace("8000", "1"))
+    found = resolved(tmp_path / "lan.smol.yml", "classicdp", "nodes=auto")
+    plan = planned(found, of_run(found, {"a": 9e9, "b": 1.0, "c": 1.0}))
+    assert "a" not in [rank.node for rank in plan.ranks]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.tuples(*[st.floats(1.0, 1e5)] * 3), st.floats(1.0, 1e5), st.sampled_from(["even", "auto"]))
+def test_the_chosen_machines_are_no_slower_than_all(speeds: tuple[float, ...], mbps: float, balance: str) -> None:
+    every = resolved(LOCAL, "classicdp", f"balance={balance}")
+    chosen = resolved(LOCAL, "classicdp", "nodes=auto", f"balance={balance}")
+    profile = of_run(every, dict(zip(NODES, speeds, strict=True)), links_of(mbps))
+    plan = planned(chosen, profile)
+    assert plan.global_batch == 24
+    assert all(rank.samples >= 1 for rank in plan.ranks)
+    text = next(note for note in plan.notes if note.startswith("nodes auto"))
+    if "without" in text:
+        taken, instead = (float(part.split(" ")[-1]) for part in text.removesuffix(" s").replace(" s instead of", ";"
+                          ).split(";"))  # fmt: skip
+        assert taken <= instead
+
+
+def test_the_wire_follows_what_was_measured(tmp_path: Path) -> None:
+    (tmp_path / "lan.smol.yml").write_text(LAN)
+    found = resolved(tmp_path / "lan.smol.yml", "classicdp", "wire=auto")
+    assert planned(found, None).wire == "fp32", "as the inventory claims"
+    speeds = {"a": 1.0, "b": 1.0, "c": 1.0}
+    slow = (LinkSpeed(src="c", dst="a", mbps=94.2, rtt_ms=1.0),)
+    plan = planned(found, of_run(found, speeds, slow))
+    assert plan.wire == "int8"
+    assert (
+        "wire auto: int8, since the slowest way of this run, c to a over lan, has 94 Mbit/s, as measured, below the"
+        " 4000 under which int8 pays"
+    ) in plan.notes
+
+
+def test_within_a_machine_the_inventory_s_word_decides_the_wire() -> None:
+    found = resolved(LOCAL, "classicdp", "wire=auto")
+    assert planned(found, of_run(found, dict.fromkeys(NODES, 1.0), links_of(900.0))).wire == "fp32"
+
+
+# -- profiles of something else ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, []),
+        ({"batch_size": 3}, ["batch_size 3, here 8"]),
+        ({"cluster": "home", "precision": "bf16"}, ["cluster home, here local", "precision bf16, here fp32"]),
+    ],
+)
+def test_a_profile_of_another_run_is_recognised(changes: dict[str, Any], said: list[str]) -> None:
+    found = resolved(LOCAL, "fsdp")
+    profile = of_run(found, dict.fromkeys(NODES, 1.0), **changes)
+    assert differences(profile, found.cluster, found.run) == said
+    assert concerns(profile, found.cluster, found.run) == (not said)
+
+
+def test_a_profile_of_another_model_is_recognised() -> None:
+    found, other = resolved(LOCAL, "fsdp"), resolved(LOCAL, "fsdp", "model.num_layers=2", "model.dropout=0.1")
+    profile = of_run(found, dict.fromkeys(NODES, 1.0))
+    assert differences(profile, other.cluster, other.run) == ["model.num_layers 4, here 2"]
+    nn = resolve(Request(LOCAL, "fsdp", model="nn"))
+    assert "model gpt, here nn" in differences(profile, nn.cluster, nn.run)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "profile", "told"),
+    [
+        (("balance=auto",), None, "balance: auto needs measured speeds, and there is no profile.json"),
+        (("balance=auto",), {"node1": 1.0}, "balance: auto needs the speed of node2, node3, which profile.json"),
+        (("nodes=auto",), None, "nodes: auto needs measured speeds"),
+        (("nodes=auto", "balance=auto"), None, "2 problems"),
+    ],
+)
+def test_what_nobody_measured_is_asked_for(
+    overrides: tuple[str, ...], profile: dict[str, float] | None, told: str
+) -> None:
+    found = resolved(LOCAL, "fsdp", *overrides)
+    with pytest.raises(ConfigError) as error:
+        planned(found, of_run(found, profile) if profile is not None else None)
+    assert told in str(error.value)
+    assert "measure: python -m smolcluster profile, or ansible-playbook train.yml -e profile=true" in str(error.value)
+
+
+def test_nodes_auto_takes_no_times_of_another_run() -> None:
+    found = resolved(LOCAL, "fsdp", "nodes=auto")
+    with pytest.raises(ConfigError, match=r"auto needs times of this run, .* has others \(batch_size 3, here 8\)"):
+        planned(found, of_run(found, dict.fromkeys(NODES, 1.0), batch_size=3))
+    with pytest.raises(ConfigError, match="its speeds were written by hand"):
+        planned(found, Profile(speeds=dict.fromkeys(NODES, 1.0)))
+
+
+# -- the plan of measuring --------------------------------------------------------------------------------------------
+
+
+def test_measuring_leaves_nothing_to_speeds() -> None:
+    found = resolved(LOCAL, "fsdp", "balance=auto", "nodes=auto", "wire=auto", "transport=gloo", "fsdp_stage=3")
+    plan = make_profile_plan(found.cluster, found.run, found.notes, found.inputs)
+    assert (plan.kind, plan.world_size, plan.transport, plan.wire, plan.shape) == ("profile", 3, "smol", "fp32", "MESH")
+    assert [rank.samples for rank in plan.ranks] == [8, 8, 8]
+    assert plan.run.recovery.max_restarts == 0
+    again = ProfilePlan.model_validate_json(plan.to_json())
+    assert again == plan
+    assert again.digest() == plan.digest()
