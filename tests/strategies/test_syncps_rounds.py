@@ -55,7 +55,9 @@ def test_a_late_gradient_is_in_the_next_step_with_its_own_weight() -> None:
     (again,) = rounds.assign()  # worker 1 has not delivered: one task at a time
     assert (again.worker, again.step) == (0, 2)
     late = rounds.push(1, tasks[1].number, 5, 0.15)
-    assert isinstance(late, Arrived) and late.late and late.task.step == 1
+    assert isinstance(late, Arrived)
+    assert late.late
+    assert late.task.step == 1
     assert rounds.closes_in(0.15) is None  # it starts no timeout
     (jump,) = rounds.assign()
     assert (jump.worker, jump.step, jump.pull, jump.version) == (1, 2, True, 1)
@@ -149,7 +151,8 @@ def test_what_is_refused_and_why() -> None:
     rounds.push(1, new.number, 1, 0.0)
     account = rounds.account
     assert (account.pushed, account.pending, account.applied) == (6, 2, 0)
-    assert account.refused == {"duplicate": 1, "expired": 3} and account.closes
+    assert account.refused == {"duplicate": 1, "expired": 3}
+    assert account.closes
 
 
 def test_what_is_too_stale_is_refused_and_its_sender_goes_on_with_new_weights() -> None:
@@ -161,7 +164,8 @@ def test_what_is_too_stale_is_refused_and_its_sender_goes_on_with_new_weights() 
     assert rounds.push(1, tasks[1].number, 1, 0.0) == "too stale"
     (jump,) = rounds.assign()
     assert (jump.worker, jump.step, jump.pull, jump.version) == (1, 3, True, 2)
-    assert rounds.account.refused == {"too stale": 1} and rounds.account.pending == 0
+    assert rounds.account.refused == {"too stale": 1}
+    assert rounds.account.pending == 0
 
 
 def test_a_worker_that_has_not_left_cannot_join() -> None:
@@ -242,16 +246,19 @@ class Life(RuleBasedStateMachine):
         step = self.rounds.step
         closed = self.rounds.close()
         numbers = [each.task.number for each in closed.gradients]
-        assert closed.step == step and self.rounds.step == step + 1
+        assert closed.step == step
+        assert self.rounds.step == step + 1
         assert any(not each.late for each in closed.gradients)
-        assert set(numbers) == self.inside and len(numbers) == len(self.inside)
+        assert set(numbers) == self.inside
+        assert len(numbers) == len(self.inside)
         self.applied += numbers
         self.inside, self.first = set(), None
 
     @invariant()
     def the_account_closes(self) -> None:
         account = self.rounds.account
-        assert account.closes and account.pushed == self.calls
+        assert account.closes
+        assert account.pushed == self.calls
         assert account.applied == len(self.applied) == len(set(self.applied))
         assert account.pending == len(self.inside)
 

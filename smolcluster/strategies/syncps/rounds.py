@@ -1,4 +1,4 @@
-"""Which gradients make up a step of the synchronous parameter server. Pure: no clock, thread, socket or tensor of its own.
+"""Which gradients make up a step of the synchronous parameter server. Pure: no clock, thread, socket or tensor here.
 
 A step is open until it closes; the gradients that have arrived by then are its own. A member computes one task at a
 time, and delivers it before it gets another:
@@ -149,8 +149,8 @@ class Rounds:
     def push(self, worker: int, number: int, tokens: int, now: float) -> Arrived | str:
         """A gradient has come: what it is in the open step, or why it is refused.
 
-        Refused is what was delivered before (`duplicate`), what its sender was not asked for or is no longer (`expired`),
-        and what is `too stale`; the sender of the last is idle, and its task's samples are anybody's.
+        Refused is what was delivered before (`duplicate`), what its sender was not asked for or is no longer
+        (`expired`), and what is `too stale`; the sender of the last is idle, and its task's samples are anybody's.
         """
         self.account.pushed += 1
         member = self._members.get(worker)
