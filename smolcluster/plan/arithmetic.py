@@ -32,9 +32,9 @@ def memory_of(run: RunSpec, rank: int, world_size: int, role: str, wire: WireFor
     """Bytes of parameters, gradients and AdamW state of one rank (float32).
 
     ZeRO (Rajbhandari et al. 2020): stage 1 shards the optimizer state, 2 the gradients too, 3 the parameters too.
-    Shards are flat and even, padded to a whole element per rank. A syncps worker has no optimizer; an mp rank holds
-    its own layers. int8 on the wire keeps what it has not sent yet; where replicas get changes (strategies/gathers.py)
-    their owner keeps its shard apart.
+    Shards are flat and even, padded to a whole element per rank. A syncps worker has no optimizer, and a server that
+    trains is a worker besides; an mp rank holds its own layers. int8 on the wire keeps what it has not sent yet;
+    where replicas get changes (strategies/gathers.py) their owner keeps its shard apart.
     """
     params = param_count(run.model)
     if run.strategy == "mp":
@@ -42,10 +42,11 @@ def memory_of(run: RunSpec, rank: int, world_size: int, role: str, wire: WireFor
     shard = -(-params // world_size)
     stage = run.fsdp_stage if run.strategy == "fsdp" else 0
     moments = 0 if run.strategy == "syncps" and role == "worker" else _MOMENTS
+    models = 2 if run.server_trains and role == "server" else 1
     return MemoryEstimate(
         rank=rank,
-        params_bytes=FLOAT32_BYTES * (shard if stage >= 3 else params),
-        grads_bytes=FLOAT32_BYTES * (shard if stage >= 2 else params),
+        params_bytes=FLOAT32_BYTES * (shard if stage >= 3 else models * params),
+        grads_bytes=FLOAT32_BYTES * (shard if stage >= 2 else models * params),
         optimizer_bytes=FLOAT32_BYTES * moments * (shard if stage >= 1 else params),
         wire_bytes=FLOAT32_BYTES * _kept_for(wire, params, shard, stage) if world_size > 1 else 0,
     )

@@ -99,12 +99,14 @@ def buffer_mb(node: Node, comm: CommSpec) -> float:
 
 
 def _samples(run: RunSpec, seats: Sequence[Seat]) -> tuple[int, ...]:
-    """Samples of one step. A star's server computes no gradients; in a chain the first rank feeds everybody."""
+    """Samples of one step. A star's server computes no gradients unless it is asked to; in a chain the first rank feeds
+    everybody."""
     per_rank = run.training.batch_size
     if run.strategy == "mp":
         return (per_rank, *(0 for _ in seats[1:]))
     fixed = {s.rank: s.participant.batch_size for s in seats if s.participant.batch_size is not None}
-    free = [s for s in seats if s.rank not in fixed and s.participant.role != "server"]
+    idle = "server" if not run.server_trains else None
+    free = [s for s in seats if s.rank not in fixed and s.participant.role != idle]
     parts = shares(per_rank * len(free), [run.balance.get(s.node.name, 1.0) for s in free]) if free else ()
     taken = dict(zip((s.rank for s in free), parts, strict=True))
     return tuple(taken.get(s.rank, 0) + fixed.get(s.rank, 0) for s in seats)

@@ -113,10 +113,11 @@ class EdpFile(HostsFile):
 
 
 class SyncpsFile(EdpFile):
-    """cluster_config_syncps.yaml: edp's keys and the server's patience, in seconds."""
+    """cluster_config_syncps.yaml: edp's keys, the server's patience in seconds, whether it computes gradients too."""
 
     worker_update_interval: int = Field(default=4, ge=1)
     timeout: float = Field(default=0.1, gt=0)
+    server_trains: bool = False
 
 
 class StageEntry(FileModel):

@@ -124,6 +124,7 @@ def _run(
         worker_update_interval=file.worker_update_interval if isinstance(file, EdpFile) else 1,
         use_quantization=file.use_quantization if isinstance(file, EdpFile) else False,
         syncps_timeout_s=file.timeout if isinstance(file, SyncpsFile) else 0.1,
+        server_trains=isinstance(file, SyncpsFile) and file.server_trains,
         project_name=training.project_name,
         init=str(settings.start.folder) if settings.start else None,
         own_vocabulary=settings.start is not None or (request.earlier is not None and request.earlier.own_vocabulary),

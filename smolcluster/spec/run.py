@@ -173,6 +173,7 @@ class RunSpec(Frozen):
     worker_update_interval: int = Field(default=1, ge=1)
     use_quantization: bool = False
     syncps_timeout_s: float = Field(default=0.1, gt=0)
+    server_trains: bool = False
     project_name: str
     init: str | None = None
     own_vocabulary: bool = False

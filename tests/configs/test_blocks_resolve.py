@@ -127,6 +127,13 @@ def test_star_settings() -> None:
     assert (syncps.run.worker_update_interval, syncps.run.syncps_timeout_s) == (4, 0.1)
 
 
+def test_a_syncps_server_trains_where_it_is_asked_to() -> None:
+    plan, _ = planned("syncps", False, "server_trains=true")
+    assert plan.run.server_trains
+    assert [rank.samples for rank in plan.ranks] == [32, 32, 32, 32]
+    assert plan.global_batch == 128
+
+
 def test_syncps_inherits_use_quantization() -> None:
     plan, _ = planned("syncps", False, "use_quantization=true")
     assert plan.run.use_quantization
