@@ -138,6 +138,19 @@ def test_late_gradients_alone_close_no_step() -> None:
     assert in_step(rounds.close()) == [(1, 1, True), (1, 1, False)]
 
 
+def test_at_the_end_of_a_run_late_gradients_close_a_step_of_their_own() -> None:
+    rounds, tasks = opened(3)
+    rounds.push(0, tasks[0].number, 1, 0.0)
+    rounds.close()
+    assert rounds.closes_in(0.5, more=False) is None
+    rounds.push(1, tasks[1].number, 1, 0.5)
+    assert rounds.closes_in(0.5, more=False) is None  # worker 2 owes one
+    assert rounds.closes_in(0.5) is None
+    rounds.leave(2)
+    assert rounds.closes_in(0.5, more=False) == 0.0
+    assert in_step(rounds.close()) == [(1, 1, True)]
+
+
 def test_what_is_refused_and_why() -> None:
     rounds, tasks = opened(2)
     rounds.push(0, tasks[0].number, 1, 0.0)

@@ -173,17 +173,22 @@ class Rounds:
         self.account.refused[why] += 1
         return why
 
-    def closes_in(self, now: float) -> float | None:
-        """Seconds until the open step closes, 0 when it is to close now; None when that waits for a gradient."""
+    def closes_in(self, now: float, more: bool = True) -> float | None:
+        """Seconds until the open step closes, 0 when it is to close now; None when that waits for a gradient.
+
+        more: whether anybody who is idle will get a task of it. At the end of a run, when there is no sample left, late
+        gradients close a step of their own once nobody owes one.
+        """
         if self._closes_at is None:
-            return None
+            last = not more and self._arrived and all(member.task is None for member in self._members.values())
+            return 0.0 if last else None
         expected = any(m.task is not None and m.task.step == self.step for m in self._members.values())
         return max(0.0, self._closes_at - now) if expected else 0.0
 
     def close(self) -> Closed:
-        """Close the open step and open the next one. Who waited for it is idle."""
-        if self._closes_at is None:
-            raise ValueError(f"step {self.step} has no gradient of its own yet")
+        """Close the open step and open the next one. Who waited for it is idle. ValueError if it is empty."""
+        if not self._arrived:
+            raise ValueError(f"step {self.step} has no gradient yet")
         closed = Closed(self.step, tuple(self._arrived))
         self.account.pending -= len(closed.gradients)
         self.account.applied += len(closed.gradients)
