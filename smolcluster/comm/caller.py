@@ -105,6 +105,11 @@ class Caller:
             return None
 
     @property
+    def timeout_s(self) -> float:
+        """How long a centre that lives may say nothing."""
+        return self._config.timeout_s
+
+    @property
     def lost(self) -> bool:
         """Whether there is no link now."""
         with self._changed:

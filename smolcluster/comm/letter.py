@@ -34,7 +34,8 @@ Value = bool | int | float | str | list[int] | list[float]
 Kept = TypeVar("Kept", bool, int, float, str)
 
 
-def _nothing() -> Tensor:
+def no_body() -> Tensor:
+    """Of a letter that is words alone."""
     return torch.empty(0, dtype=torch.uint8)
 
 
@@ -48,7 +49,7 @@ class Letter:
     op: int
     number: int = 0
     words: Mapping[str, Value] = field(default_factory=dict)
-    body: Tensor = field(default_factory=_nothing)
+    body: Tensor = field(default_factory=no_body)
 
     def say(self, key: str, kind: type[Kept]) -> Kept:
         """The word of that name. ProtocolError if it is missing or of another kind; whole numbers pass for floats."""

@@ -117,6 +117,11 @@ class Mailbox:
             announce(config.endpoint_file, self.mesh.listener.endpoint, config.run_id, config.generation)
         self._come()
 
+    @property
+    def workers(self) -> int:
+        """How many ranks may come."""
+        return len(self._ranks)
+
     def receive(self, timeout_s: float) -> Event | None:
         """What happened next; None if nothing does within that time. For one thread."""
         with self._changed:

@@ -49,7 +49,9 @@ def device_for(wanted: WantedAddress, found: FoundHost, others: Collection[str])
     seen = f"{found.node} has no {wanted.medium} interface that is free ({_names(found)})"
     if fitting:
         carries = f"{listed(one.device for one in fitting)} carries its default route or the login to it"
-        raise UnclearError(f"{seen}: {carries}", "plug the cable into another interface, or take that away from it first")
+        raise UnclearError(
+            f"{seen}: {carries}", "plug the cable into another interface, or take that away from it first"
+        )
     raise UnclearError(seen, f"plug the cable in, or write `interfaces: {{{found.node}: ...}}`")
 
 

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from types import TracebackType
 
-from smolcluster.runtime.runfolder import GradientRecord, LinkRecord, StepRecord, write_atomic
+from smolcluster.runtime.runfolder import GradientRecord, LinkRecord, StepRecord, ValidationRecord, write_atomic
 
 MAX_LINES = 20_000
 
@@ -26,7 +26,7 @@ class MetricsWriter:
         self._lines = len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
         self._file = path.open("a", encoding="utf-8")
 
-    def write(self, record: StepRecord | LinkRecord | GradientRecord) -> None:
+    def write(self, record: StepRecord | LinkRecord | GradientRecord | ValidationRecord) -> None:
         """Append one record; it can be read when this returns."""
         self._file.write(record.model_dump_json(by_alias=True, exclude_none=True) + "\n")
         self._file.flush()

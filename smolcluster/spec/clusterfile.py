@@ -106,10 +106,11 @@ class HostsFile(CommonFile):
 
 
 class EdpFile(HostsFile):
-    """cluster_config_edp.yaml."""
+    """cluster_config_edp.yaml. `max_staleness`: a gradient that more updates of others came before is refused."""
 
     worker_update_interval: int = Field(default=10, ge=1)
     use_quantization: bool = False
+    max_staleness: int = Field(default=1000, ge=0)
 
 
 class SyncpsFile(EdpFile):
