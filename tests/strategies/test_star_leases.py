@@ -139,3 +139,18 @@ def test_what_a_killed_server_had_applied_after_its_checkpoint_is_rolled_back():
     assert (now.pushed, now.applied, now.rolled_back, now.refused.total(), now.pending) == (18, 9, 6, 3, 0)
     assert not now.arrive(1, 77, 9)
     assert taken_up(now, checkpoint) == now
+
+
+def test_what_is_kept_stays_when_its_holder_leaves() -> None:
+    leases = Leases(30)
+    first, second = leases.give(1, 10, 5.0), leases.give(1, 10, 5.0)
+    assert first is not None
+    assert second is not None
+    leases.keep(first)
+    assert (leases.held(1), leases.free, leases.leave(1), leases.expire(99.0)) == (1, 10, 10, 0)
+    assert leases.open_ranges() == (20, ((0, 10), (10, 10)))  # in a checkpoint it is not done
+    leases.keep(second)  # its gradient comes all the same, and nobody had it meanwhile
+    assert (leases.free, leases.released, leases.outstanding) == (10, 0, 20)
+    leases.acknowledge(first)
+    leases.acknowledge(second)
+    assert (leases.applied, leases.leased, leases.left) == (20, 20, 10)

@@ -10,11 +10,13 @@ given to whoever asks next. So at every moment
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 Range = tuple[int, int]  # first sample, samples
+_NOBODY = -1
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,11 @@ class Leases:
         """Samples that are not applied yet."""
         return self.total - self.applied
 
+    @property
+    def free(self) -> int:
+        """Samples that can be given out now."""
+        return self.left - self.outstanding
+
     def give(self, holder: int, count: int, until: float) -> Lease | None:
         """The next samples, at most so many; None if there are none to give now. What was given back goes first."""
         if self._back:
@@ -89,6 +96,14 @@ class Leases:
         if given is not None:
             return given.lease if given.holder == holder else None
         return next((lease for lease in self._back if lease.number == number), None)
+
+    def keep(self, lease: Lease) -> None:
+        """Its gradient is here and will be applied: who leaves does not give it back. It is one that `find` has just
+        found, and is outstanding until `acknowledge`."""
+        if self._given.pop(lease.number, None) is None:
+            self._back.remove(lease)
+            self.released -= lease.count
+        self._given[lease.number] = _Given(lease, _NOBODY, math.inf)
 
     def acknowledge(self, lease: Lease) -> None:
         """It was applied. It is one that `find` has just found."""

@@ -7,6 +7,7 @@ thread drives it, with `turn`; the mailbox's threads only carry letters.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,7 +52,9 @@ class Push:
 
 @dataclass(frozen=True)
 class Update:
-    """What one gradient did to the weights. `grad_norm` is that of the update's gradient, before clipping."""
+    """One update of the weights. `grad_norm` is that of its gradient, before clipping; `rank`: whose that was, 0 for a
+    mean of several. Of so many `gradients` it was made; `late` of them had been meant for an update before.
+    """
 
     rank: int
     samples: int
@@ -60,6 +63,8 @@ class Update:
     lr: float
     grad_norm: float
     staleness: int
+    gradients: int = 1
+    late: int = 0
 
 
 class StarServer:
@@ -97,6 +102,26 @@ class StarServer:
     def on_push(self, push: Push) -> None:
         """A gradient came: apply it, refuse it, or keep it for later."""
         raise NotImplementedError
+
+    def on_turn(self) -> None:
+        """Something may have become due."""
+
+    def patience_s(self) -> float:
+        """In how many seconds something becomes due, at the latest."""
+        return math.inf
+
+    def on_join(self, member: Member) -> None:
+        """A worker is there, and is about to get weights and leases."""
+
+    def on_leave(self, member: Member) -> None:
+        """It is gone, and its leases are given back."""
+
+    def share(self, member: Member) -> int:
+        """How many samples its next lease has, at most; 0: it gets none now."""
+        return self._samples[member]
+
+    def on_lease(self, member: Member, lease: Lease) -> None:
+        """It was given a lease."""
 
     @property
     def active(self) -> int:
@@ -142,13 +167,14 @@ class StarServer:
     def turn(self, wait_s: float) -> None:
         """See to the next thing that happens, at most so long. NotFiniteError: the numbers went wrong."""
         began = time.monotonic()
-        event = self.mailbox.receive(wait_s)
+        event = self.mailbox.receive(min(wait_s, self.patience_s()))
         self.waited_s += time.monotonic() - began
         if event is not None:
             self._hear(event)
         if self.leases.expire(time.monotonic()):
             log.warning("a lease was not used for %.0f s; its samples are given out again", self.lease_s)
             self._hand_out()
+        self.on_turn()
 
     def account(self) -> GradientAccount:
         """Ledger and leases."""
@@ -195,12 +221,14 @@ class StarServer:
         self._samples[member] = samples
         log.info("rank %d is here, %d worker(s) now", member.rank, self.active)
         self._own.setdefault(member.incarnation, [])
+        self.on_join(member)
         self._answer(member, 0, APPLIED, True, 0)
 
     def _leave(self, member: Member, reason: str, orderly: bool) -> None:
         self.outgoing.forget(member.number)
         if self._samples.pop(member, None) is None:
             return
+        self.on_leave(member)
         again = self.leases.leave(member.number)
         here = {one.incarnation for one in self._samples}
         self._own = {one: own for one, own in self._own.items() if one in here or one == member.incarnation}
@@ -259,17 +287,18 @@ class StarServer:
     def _granted(self, member: Member) -> list[int]:
         """New leases for a member, as many as it lacks."""
         leases: list[Lease] = []
-        count = self._samples.get(member, 0)
+        count = self.share(member) if member in self._samples else 0
         while count and self.leases.held(member.number) < self.ahead:
             lease = self.leases.give(member.number, count, time.monotonic() + self.lease_s)
             if lease is None:
                 break
+            self.on_lease(member, lease)
             leases.append(lease)
         return flat_leases(leases)
 
     def _hand_out(self) -> None:
-        """Samples came back: those who wait get them."""
-        for member in self._samples if self._done is None else ():
+        """Samples came back: those who wait get them, in the order of their ranks."""
+        for member in sorted(self._samples, key=lambda one: one.rank) if self._done is None else ():
             leases = self._granted(member)
             if leases:
                 self.mailbox.send(member, Letter(Op.LEASES, 0, {"leases": leases}))

@@ -63,6 +63,9 @@ class StarWorker(Replica):
     server. `join_s`: how long the server may be away.
     """
 
+    # Whether it goes on between pulls with an optimizer of its own, and so has one.
+    optimizes = True
+
     def __init__(
         self,
         context: RunContext,
@@ -73,7 +76,7 @@ class StarWorker(Replica):
         join_s: float,
     ) -> None:
         super().__init__(context, model)
-        self.start_with_whole_gradients([(0, self.flat.length)], send=None)
+        self.start_with_whole_gradients([(0, self.flat.length)] if self.optimizes else [], send=None)
         self.ending: Ending | None = None
         self.left = 0
         self.outcomes: Counter[str] = Counter()
@@ -253,7 +256,9 @@ class StarWorker(Replica):
         if letter.number == 0:
             self._welcome = True
         elif self._open is not None and letter.number == self._open.number:
-            self._open = None
+            lease, self._open = self._open.say("lease", int), None
+            # Leased once more to who joined again, though the server had the gradient or was about to get it.
+            self._leases = deque(one for one in self._leases if one.number != lease)
             outcome = letter.say("outcome", str)
             self.outcomes[outcome] += 1
             self._staleness = letter.say("staleness", int)

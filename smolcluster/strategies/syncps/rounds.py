@@ -3,7 +3,7 @@
 A step is open until it closes; the gradients that have arrived by then are its own. A member computes one task at a
 time, and delivers it before it gets another:
 
-    idle        joined, or delivered: gets a task of the open step with the next `assign`
+    idle        joined, or delivered: may be given a task of the open step
     computing   has a task; of the open step, or of an earlier one that closed without it
     waiting     delivered its task of the open step, and is idle again when that closes
 
@@ -16,162 +16,88 @@ the open step and newest weights; whoever closes a step has been on time, so the
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Gradient = TypeVar("Gradient")
 
 
 @dataclass(frozen=True)
-class Task:
-    """One gradient that a member is to compute for step `step` (from 1). `number` is never used again.
+class Arrived(Generic[Gradient]):
+    """A gradient that is in a step. late: it was computed for an earlier one."""
 
-    pull: it takes the newest weights first, which are those after step `step` - 1. version: the step after which it
-    has taken any, itself included.
-    """
-
-    number: int
-    worker: int
-    step: int
-    pull: bool
-    version: int
-
-
-@dataclass(frozen=True)
-class Arrived:
-    """A gradient that is in a step: the task it answers, and its targets, by which it weighs."""
-
-    task: Task
-    tokens: int
+    gradient: Gradient
     late: bool
-
-
-@dataclass(frozen=True)
-class Closed:
-    """A step and all gradients in it, in the order in which they arrived."""
-
-    step: int
-    gradients: tuple[Arrived, ...]
-
-    @property
-    def tokens(self) -> int:
-        """Targets of all of them."""
-        return sum(each.tokens for each in self.gradients)
-
-    @property
-    def late(self) -> int:
-        """How many had been computed for an earlier step."""
-        return sum(each.late for each in self.gradients)
-
-    @property
-    def staleness(self) -> int:
-        """The most updates that any of the weights they were computed on lacked."""
-        return max(self.step - 1 - each.task.version for each in self.gradients)
-
-
-@dataclass
-class Account:
-    """Every gradient that was ever pushed is applied, pending (in the open step), or refused for a reason."""
-
-    pushed: int = 0
-    applied: int = 0
-    late: int = 0  # of those applied
-    pending: int = 0
-    refused: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def closes(self) -> bool:
-        """Whether nothing was lost or counted twice."""
-        return self.pushed == self.applied + self.pending + self.refused.total()
 
 
 @dataclass
 class _Member:
-    task: Task | None = None
+    # What it computes, and for which step; None: it is idle or waits.
+    task: int | None = None
+    step: int = 0
     waiting: bool = False
-    last: int = -1  # the task it delivered last
-    version: int = 0
-    since_pull: int = 0
-    behind: bool = True  # it takes the newest weights with its next task, whatever the interval
 
 
-class Rounds:
-    """The steps of one generation. `closed`: how many a checkpoint has already.
+class Rounds(Generic[Gradient]):
+    """The steps of one generation, counted from 1. Members and tasks are any numbers, each used once.
 
-    timeout_s: counts from a step's first gradient. interval: tasks for which a member keeps its weights.
-    max_staleness: a gradient whose weights lack more updates than that is refused.
-    Times are seconds of one clock that does not go back.
+    timeout_s: counts from a step's first gradient. Times are seconds of one clock that does not go back.
     """
 
-    def __init__(self, timeout_s: float, interval: int, closed: int = 0, max_staleness: int | None = None) -> None:
-        self.step = closed + 1
-        self.account = Account()
+    def __init__(self, timeout_s: float) -> None:
+        self.step = 1
         self._timeout_s = timeout_s
-        self._interval = interval
-        self._max_staleness = max_staleness
         self._members: dict[int, _Member] = {}
-        self._arrived: list[Arrived] = []
+        self._arrived: list[Arrived[Gradient]] = []
         self._closes_at: float | None = None
-        self._numbers = 0
 
     @property
-    def members(self) -> tuple[int, ...]:
-        """Who takes part, ascending."""
-        return tuple(sorted(self._members))
+    def pending(self) -> int:
+        """Gradients in the open step."""
+        return len(self._arrived)
 
-    def join(self, worker: int) -> None:
-        """A member comes, or comes again after it left. It has no weights yet."""
-        if worker in self._members:
-            raise ValueError(f"worker {worker} has not left")
-        self._members[worker] = _Member()
+    def join(self, member: int) -> None:
+        """It takes part from now on."""
+        self._members[member] = _Member()
 
-    def leave(self, worker: int) -> Task | None:
-        """A member is gone: the task it owes, which nobody will deliver. What it has delivered stays."""
-        return self._members.pop(worker).task
+    def leave(self, member: int) -> None:
+        """It is gone, and nobody will deliver what it computes. What it has delivered stays. Idempotent."""
+        self._members.pop(member, None)
 
-    def assign(self, only: Iterable[int] | None = None) -> list[Task]:
-        """Tasks of the open step for all (or `only` those) who are idle, in the order of their numbers."""
-        tasks = []
-        for worker in self.members if only is None else sorted(only):
-            member = self._members[worker]
-            if member.task is None and not member.waiting:
-                tasks.append(self._task(worker, member))
-        return tasks
+    def idle(self, member: int) -> bool:
+        """Whether it may be given a task of the open step."""
+        one = self._members.get(member)
+        return one is not None and one.task is None and not one.waiting
 
-    def _task(self, worker: int, member: _Member) -> Task:
-        pull = member.behind or member.since_pull >= self._interval
-        if pull:
-            member.version, member.since_pull, member.behind = self.step - 1, 0, False
-        member.since_pull += 1
-        member.task = Task(self._numbers, worker, self.step, pull, member.version)
-        self._numbers += 1
-        return member.task
+    def assign(self, member: int, task: int) -> None:
+        """It is given a task of the open step. ValueError if it is not idle."""
+        if not self.idle(member):
+            raise ValueError(f"member {member} is not idle")
+        one = self._members[member]
+        one.task, one.step = task, self.step
 
-    def push(self, worker: int, number: int, tokens: int, now: float) -> Arrived | str:
-        """A gradient has come: what it is in the open step, or why it is refused.
+    def put(self, member: int, task: int, gradient: Gradient, now: float) -> bool:
+        """A gradient is in the open step from now on. Whether it is late.
 
-        Refused is what was delivered before (`duplicate`), what its sender was not asked for or is no longer
-        (`expired`), and what is `too stale`; the sender of the last is idle, and its task's samples are anybody's.
+        A task that its sender does not have is one of a life before, whose answer was lost with the link: late, and it
+        keeps the task that it has.
         """
-        self.account.pushed += 1
-        member = self._members.get(worker)
-        if member is None or member.task is None or member.task.number != number:
-            return self._refuse("duplicate" if member is not None and member.last == number else "expired")
-        task, member.task, member.last = member.task, None, number
-        late = task.step < self.step
-        member.waiting, member.behind = not late, late
-        if self._max_staleness is not None and self.step - 1 - task.version > self._max_staleness:
-            member.waiting, member.behind = False, True
-            return self._refuse("too stale")
-        if not late and self._closes_at is None:
+        one = self._members.get(member)
+        own = one is not None and one.task == task
+        on_time = False
+        if one is not None and own:
+            on_time = one.step == self.step
+            one.task, one.waiting = None, on_time
+        if on_time and self._closes_at is None:
             self._closes_at = now + self._timeout_s
-        arrived = Arrived(task, tokens, late)
-        self._arrived.append(arrived)
-        self.account.pending += 1
-        return arrived
+        self._arrived.append(Arrived(gradient, not on_time))
+        return not on_time
 
-    def _refuse(self, why: str) -> str:
-        self.account.refused[why] += 1
-        return why
+    def drop(self, member: int, task: int) -> None:
+        """It delivered its task, and that is in no step: it is idle."""
+        one = self._members.get(member)
+        if one is not None and one.task == task:
+            one.task = None
 
     def closes_in(self, now: float, more: bool = True) -> float | None:
         """Seconds until the open step closes, 0 when it is to close now; None when that waits for a gradient.
@@ -180,21 +106,21 @@ class Rounds:
         gradients close a step of their own once nobody owes one.
         """
         if self._closes_at is None:
-            last = not more and self._arrived and all(member.task is None for member in self._members.values())
+            last = not more and self._arrived and all(one.task is None for one in self._members.values())
             return 0.0 if last else None
-        expected = any(m.task is not None and m.task.step == self.step for m in self._members.values())
+        expected = any(one.task is not None and one.step == self.step for one in self._members.values())
         return max(0.0, self._closes_at - now) if expected else 0.0
 
-    def close(self) -> Closed:
-        """Close the open step and open the next one. Who waited for it is idle. ValueError if it is empty."""
+    def close(self) -> tuple[Arrived[Gradient], ...]:
+        """Close the open step and open the next one: the gradients in it, in the order in which they came.
+
+        Who waited for it is idle. ValueError if it is empty.
+        """
         if not self._arrived:
             raise ValueError(f"step {self.step} has no gradient yet")
-        closed = Closed(self.step, tuple(self._arrived))
-        self.account.pending -= len(closed.gradients)
-        self.account.applied += len(closed.gradients)
-        self.account.late += closed.late
+        closed = tuple(self._arrived)
         self._arrived, self._closes_at = [], None
         self.step += 1
-        for member in self._members.values():
-            member.waiting = False
+        for one in self._members.values():
+            one.waiting = False
         return closed
