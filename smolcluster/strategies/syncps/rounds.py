@@ -64,16 +64,15 @@ class Rounds(Generic[Gradient]):
         """It is gone, and nobody will deliver what it computes. What it has delivered stays. Idempotent."""
         self._members.pop(member, None)
 
-    def idle(self, member: int) -> bool:
-        """Whether it may be given a task of the open step."""
-        one = self._members.get(member)
-        return one is not None and one.task is None and not one.waiting
+    def waits(self, member: int) -> bool:
+        """Whether it has delivered what the open step wants of it."""
+        return self._members[member].waiting
 
     def assign(self, member: int, task: int) -> None:
-        """It is given a task of the open step. ValueError if it is not idle."""
-        if not self.idle(member):
-            raise ValueError(f"member {member} is not idle")
+        """It is given a task of the open step, instead of any that it had. ValueError if it waits."""
         one = self._members[member]
+        if one.waiting:
+            raise ValueError(f"member {member} waits for step {self.step} to close")
         one.task, one.step = task, self.step
 
     def put(self, member: int, task: int, gradient: Gradient, now: float) -> bool:

@@ -26,6 +26,7 @@ from smolcluster.plan.shares import shares
 from smolcluster.runtime.context import RunContext
 from smolcluster.strategies.star.centre import Centre
 from smolcluster.strategies.star.leases import Lease
+from smolcluster.strategies.star.messages import APPLIED
 from smolcluster.strategies.star.server import Push, StarServer, Update
 from smolcluster.strategies.syncps.rounds import Arrived, Rounds
 
@@ -45,6 +46,7 @@ class Server(StarServer):
     ) -> None:
         super().__init__(context, centre, mailbox, batch, rate)
         run = context.run
+        self.clock = time.monotonic
         self.rounds: Rounds[Push] = Rounds(run.syncps_timeout_s)
         self._max_staleness = run.max_staleness
         self._wait_s = run.recovery.elastic_wait_s
@@ -58,7 +60,7 @@ class Server(StarServer):
         """It takes part from the open step on."""
         self.rounds.join(member.number)
         if self._begins_at is None:
-            self._begins_at = time.monotonic() + self._wait_s
+            self._begins_at = self.clock() + self._wait_s
 
     def on_leave(self, member: Member) -> None:
         """The open step does not wait for it."""
@@ -66,10 +68,10 @@ class Server(StarServer):
 
     def share(self, member: Member) -> int:
         """Its part of the global batch, among those who are there; nothing while it waits for the step to close."""
-        if not self._begun or not self.rounds.idle(member.number):
+        if not self._begun or self.rounds.waits(member.number):
             return 0
-        here = sorted(self.samples, key=lambda one: one.rank)
-        parts = shares(self.batch, [self.samples[one] for one in here])
+        here = sorted(self._samples, key=lambda one: one.rank)
+        parts = shares(self.batch, [self._samples[one] for one in here])
         return parts[here.index(member)]
 
     def on_lease(self, member: Member, lease: Lease) -> None:
@@ -89,20 +91,20 @@ class Server(StarServer):
         self.centre.whole_grads.add_(self._gradient, alpha=push.tokens)
         self.leases.keep(push.lease)
         self.note()
-        if self.rounds.put(push.member.number, push.lease.number, push, time.monotonic()):
-            self.accepted(push, pull=True, staleness=staleness)
+        if self.rounds.put(push.member.number, push.lease.number, push, self.clock()):
+            self._answer(push.member, push.number, APPLIED, True, staleness)
 
     def on_turn(self) -> None:
         """Begin, if it is time; close the step, if it is time."""
         if not self._begun and self._may_begin():
             self._begun = True
-            self.hand_out()
-        if self.rounds.closes_in(time.monotonic(), more=self.leases.free > 0) == 0:
+            self._hand_out()
+        if self.rounds.closes_in(self.clock(), more=self.leases.free > 0) == 0:
             self._close(self.rounds.close())
 
     def patience_s(self) -> float:
         """Until the step closes, or all have been waited for."""
-        now = time.monotonic()
+        now = self.clock()
         if not self._begun:
             return float("inf") if self._begins_at is None else max(0.0, self._begins_at - now)
         left = self.rounds.closes_in(now, more=self.leases.free > 0)
@@ -110,7 +112,7 @@ class Server(StarServer):
 
     def _may_begin(self) -> bool:
         missing = self.mailbox.workers - self.active
-        if missing and (self._begins_at is None or time.monotonic() < self._begins_at):
+        if missing and (self._begins_at is None or self.clock() < self._begins_at):
             return False
         if missing:
             log.warning("%d worker(s) did not come within %.0f s; the others begin", missing, self._wait_s)
@@ -134,4 +136,4 @@ class Server(StarServer):
         for one in sorted(arrived, key=lambda one: one.gradient.member.rank):
             if not one.late:
                 push = one.gradient
-                self.accepted(push, push.pull, self.centre.version - 1 - push.base)
+                self._answer(push.member, push.number, APPLIED, push.pull, self.centre.version - 1 - push.base)
