@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from smolcluster.plan.types import MemoryEstimate
-from smolcluster.spec.run import GPTSpec, ModelSpec, NNSpec, RunSpec, WireFormat
+from smolcluster.spec.run import STARS, GPTSpec, ModelSpec, NNSpec, RunSpec, WireFormat
 from smolcluster.spec.stages import split_layers
 
 FLOAT32_BYTES = 4
@@ -43,18 +43,35 @@ def memory_of(run: RunSpec, rank: int, world_size: int, role: str, wire: WireFor
     stage = run.fsdp_stage if run.strategy == "fsdp" else 0
     moments = 0 if run.strategy == "syncps" and role == "worker" else _MOMENTS
     models = 2 if run.server_trains and role == "server" else 1
+    if run.strategy in STARS:
+        kept = _kept_in_a_star(wire, params, world_size - 1, role)
+    else:
+        kept = _kept_for(wire, params, shard, stage) if world_size > 1 else 0
     return MemoryEstimate(
         rank=rank,
         params_bytes=FLOAT32_BYTES * (shard if stage >= 3 else models * params),
         grads_bytes=FLOAT32_BYTES * (shard if stage >= 2 else models * params),
         optimizer_bytes=FLOAT32_BYTES * moments * (shard if stage >= 1 else params),
-        wire_bytes=FLOAT32_BYTES * _kept_for(wire, params, shard, stage) if world_size > 1 else 0,
+        wire_bytes=FLOAT32_BYTES * kept,
     )
 
 
 def _kept_for(wire: WireFormat, params: int, shard: int, stage: int) -> int:
     residuals = params if wire == "int8" else 0
     return residuals + (shard if wire != "fp32" and stage in (1, 2) else 0)
+
+
+def _kept_in_a_star(wire: WireFormat, params: int, workers: int, role: str) -> int:
+    """Numbers that a rank of a star keeps beside its state.
+
+    The server: the copy that is evaluated, the weights on their way to who joins; where they are rounded a shadow for
+    each worker, and one difference. A worker: what it pulled last, the gradient on its way, and what rounding left.
+    """
+    rounded = wire != "fp32"
+    if role == "server":
+        return params * (2 + (workers + 1 if rounded else 0))
+    frame = {"fp32": params, "bf16": params // 2, "fp16": params // 2, "int8": params // 4}[wire]
+    return params * (2 if rounded else 1) + frame
 
 
 def _stage_params(model: ModelSpec, rank: int, world_size: int) -> int:

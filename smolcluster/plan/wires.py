@@ -8,7 +8,7 @@ from typing import Literal
 
 from smolcluster.spec.built import NOT_ENCRYPTED
 from smolcluster.spec.cluster import Node
-from smolcluster.spec.run import DATA_PARALLEL, RunSpec, WireFormat
+from smolcluster.spec.run import DATA_PARALLEL, STARS, RunSpec, WireFormat
 from smolcluster.topology import NoRouteError, Route, Shape, Topology, neighbours
 
 Complaint = tuple[str, str, str]  # key, what, fix
@@ -135,7 +135,10 @@ def choose_transport(
 def choose_wire(run: RunSpec, wires: Wires) -> tuple[WireFormat, list[str]]:
     """The wire format, and why where the plan chose it: int8 where the slowest way between two ranks is slow enough."""
     wanted, slowest = run.comm.wire, wires.slowest
-    if run.strategy not in DATA_PARALLEL:
+    if run.strategy in STARS and run.use_quantization:
+        other = f"wire {wanted}: use_quantization says int8, and that was taken"
+        return "int8", [other] if wanted not in ("fp32", "auto", "int8") else []
+    if run.strategy not in (*DATA_PARALLEL, *STARS):
         idle = f"wire {wanted}: {run.strategy} has no gradients that ranks sum, so this does nothing"
         return "fp32", [idle] if wanted not in ("fp32", "auto") else []
     if wanted != "auto":

@@ -14,6 +14,7 @@ from types import TracebackType
 from smolcluster.runtime.runfolder import GradientRecord, LinkRecord, StepRecord, ValidationRecord, write_atomic
 
 MAX_LINES = 20_000
+MOST_STEPS = 1 << 62
 
 
 class MetricsWriter:
@@ -70,3 +71,10 @@ def cut_after(path: Path, step: int) -> None:
         except (ValueError, KeyError, TypeError):
             continue
     write_atomic(path, "".join(line + "\n" for line in kept))
+
+
+def last_number(path: Path) -> int:
+    """The step of the last whole line of a metrics.jsonl; 0 if there is none. A line that a crash cut short goes."""
+    cut_after(path, MOST_STEPS)
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return int(json.loads(lines[-1])["step"]) if lines else 0

@@ -123,6 +123,7 @@ def _run(
         staleness_bound=file.staleness_bound if isinstance(file, ClassicdpFile) else 0,
         worker_update_interval=file.worker_update_interval if isinstance(file, EdpFile) else 1,
         use_quantization=file.use_quantization if isinstance(file, EdpFile) else False,
+        max_staleness=file.max_staleness if isinstance(file, EdpFile) else 1000,
         syncps_timeout_s=file.timeout if isinstance(file, SyncpsFile) else 0.1,
         server_trains=isinstance(file, SyncpsFile) and file.server_trains,
         project_name=training.project_name,

@@ -91,7 +91,7 @@ class Cursor(Frozen):
 
 class StarNote(Frozen):
     """Of a run with a server: which samples are done. `front`: all before it have been given out; `back`: those of
-    them, as (first, samples), whose gradients were not applied. The counts are the ledger's (strategies/star/ledger.py).
+    them, as (first, samples), whose gradients were not applied. The rest is the ledger's (strategies/star/ledger.py).
     """
 
     front: int = Field(ge=0)
