@@ -221,6 +221,8 @@ class StepRecord(Frozen):
     bytes_out: int
     bytes_in: int
     staleness: int = 0
+    # Of a server that collects gradients (syncps): how many of this step's had been meant for one before; None: none.
+    late: int | None = None
     val_loss: float | None = None
     # Under float16: what the loss was multiplied by, and whether gradients overflowed and nothing was updated.
     loss_scale: float | None = None
@@ -274,12 +276,14 @@ class GradientAccount(Frozen):
     """What became of every gradient that workers pushed to a server. The samples are those of the leases.
 
     pushed = applied + the sum of refused + rolled_back + pending; leased = applied + outstanding + released.
-    A duplicate is a gradient that came again: it is counted once. Rolled back is what a killed server had applied after
-    the checkpoint that it went on from.
+    Late, of those applied, are gradients that had been meant for an update before (syncps). A duplicate is a gradient
+    that came again: it is counted once. Rolled back is what a killed server had applied after the checkpoint that it
+    went on from.
     """
 
     pushed: int = 0
     applied: int = 0
+    late: int = 0
     refused: dict[str, int] = Field(default_factory=dict)
     rolled_back: int = 0
     duplicates: int = 0

@@ -266,6 +266,7 @@ def test_a_slow_worker_s_gradient_joins_the_next_step_with_its_own_weight() -> N
     run.deliver(2, late)
     step = run.server.updates[-1]
     assert (step.samples, step.gradients, step.late, step.staleness) == (18, 3, 1, 1)
+    assert (run.server.account().applied, run.server.account().late) == (4, 1)
     # By hand: each gradient at the weights that it was computed with, one AdamW step on their mean by tokens.
     strategy: Any = build_strategy(context_of("single", 0, 1, samples=6), model_of("tiny", seed=5))
     strategy.train_step([samples_at(0, 6, 12)], LR)

@@ -25,6 +25,7 @@ class Ledger:
 
     pushed: int = 0
     applied: int = 0
+    late: int = 0  # of those applied: had been meant for an update before (syncps)
     rolled_back: int = 0
     duplicates: int = 0
     pending: int = 0
@@ -42,10 +43,11 @@ class Ledger:
         self.pending += 1
         return True
 
-    def apply(self) -> None:
+    def apply(self, late: bool = False) -> None:
         """One that had arrived was applied."""
         self.pending -= 1
         self.applied += 1
+        self.late += late
 
     def refuse(self, reason: str) -> None:
         """One that had arrived was not, and will not be."""
@@ -65,6 +67,7 @@ class Ledger:
         return GradientAccount(
             pushed=self.pushed,
             applied=self.applied,
+            late=self.late,
             refused=dict(sorted(self.refused.items())),
             rolled_back=self.rolled_back,
             duplicates=self.duplicates,
@@ -85,6 +88,7 @@ def taken_up(written: Ledger, checkpoint: Ledger) -> Ledger:
     return Ledger(
         pushed=written.pushed,
         applied=checkpoint.applied,
+        late=checkpoint.late,
         rolled_back=written.rolled_back + lost + written.pending,
         duplicates=written.duplicates,
         refused=Counter(written.refused),

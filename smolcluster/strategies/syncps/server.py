@@ -126,9 +126,9 @@ class Server(StarServer):
         self.centre.whole_grads.mul_(1 / tokens)
         norm = self.centre.update(lr)
         self.centre.whole_grads.zero_()
-        for push in pushes:
-            self.leases.acknowledge(push.lease)
-            self.ledger.apply()
+        for one in arrived:
+            self.leases.acknowledge(one.gradient.lease)
+            self.ledger.apply(one.late)
         late = sum(one.late for one in arrived)
         loss = sum(push.loss for push in pushes)
         self.updates.append(Update(0, samples, tokens, loss, lr, norm, staleness, late=late, gradients=len(pushes)))

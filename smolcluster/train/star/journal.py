@@ -72,6 +72,7 @@ def ledger_of(account: GradientAccount, seen: dict[int, tuple[int, int]]) -> Led
     return Ledger(
         pushed=account.pushed,
         applied=account.applied,
+        late=account.late,
         rolled_back=account.rolled_back,
         duplicates=account.duplicates,
         pending=account.pending,

@@ -170,6 +170,7 @@ class ServerLoop:
                 bytes_out=counted.bytes_out - self._counted.bytes_out,
                 bytes_in=counted.bytes_in - self._counted.bytes_in,
                 staleness=max(update.staleness for update in updates),
+                late=sum(update.late for update in updates) or None,
                 counts=self._data.counts,
                 total_steps=self._start.total_steps,
             )
