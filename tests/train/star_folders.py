@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from train_folders import plan_of, run_spec
-
 from smolcluster.plan.types import Plan
 from smolcluster.spec.run import CommSpec, Participant, RecoverySpec, WireFormat
+from tests.train.train_folders import plan_of, run_spec
 
 
 def star_plan(
@@ -42,7 +41,7 @@ def star_plan(
             update={
                 "role": "worker" if rank.rank else "server",
                 "listen": () if rank.rank else ("127.0.0.1",),
-                "peers": {0: "127.0.0.1"} if rank.rank else {other: "127.0.0.1" for other in range(1, len(shares) + 1)},
+                "peers": {0: "127.0.0.1"} if rank.rank else dict.fromkeys(range(1, len(shares) + 1), "127.0.0.1"),
                 "encrypt": {},
             }
         )
