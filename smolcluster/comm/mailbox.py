@@ -36,6 +36,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
+from typing import Protocol
 
 from smolcluster.comm.announce import announce
 from smolcluster.comm.clock import Deadline
@@ -44,7 +45,7 @@ from smolcluster.comm.letter import Letter, Value
 from smolcluster.comm.mailline import Line
 from smolcluster.comm.opening import open_mesh
 from smolcluster.comm.pulse import Pulse, heartbeat_s
-from smolcluster.errors import PeerError, ProtocolError
+from smolcluster.errors import PeerError, PeerLostError, ProtocolError
 
 MAIL = "mail"
 MOST_UNREAD = 2
@@ -108,6 +109,7 @@ class Mailbox:
         self._events: deque[Event] = deque()
         self._lines: dict[int, _Place] = {}
         self._joined = 0
+        self._inside = 0
         self._closed = False
         self._pulse = Pulse(self.mesh.pulse, heartbeat_s(config.timeout_s))
         if config.faults is not None:
@@ -119,8 +121,8 @@ class Mailbox:
 
     @property
     def workers(self) -> int:
-        """How many ranks may come."""
-        return len(self._ranks)
+        """How many ranks may come, one inside this process too if there is to be one."""
+        return len(self._ranks) + self._inside
 
     def receive(self, timeout_s: float) -> Event | None:
         """What happened next; None if nothing does within that time. For one thread."""
@@ -153,6 +155,37 @@ class Mailbox:
             place = self._lines.get(member.rank)
         if place is not None and place.member == member:
             place.line.cut()
+
+    def expect_inside(self) -> None:
+        """The centre's own rank works too: see inside.py."""
+        self._inside = 1
+
+    def admit(self, rank: int, incarnation: int, line: LetterBox, words: Mapping[str, Value]) -> Member:
+        """A worker inside this process joins; `line` gets what is sent to it. PeerLostError once this is closed."""
+        with self._changed:
+            if self._closed:
+                raise PeerLostError("the mailbox is closed")
+            self._joined += 1
+            place = self._lines[rank] = _Place(line)
+            place.member = Member(rank, incarnation, self._joined)
+            self._put(Joined(place.member, words))
+            return place.member
+
+    def hand_in(self, member: Member, letter: Letter) -> None:
+        """A letter of a worker inside this process."""
+        with self._changed:
+            place = self._lines.get(member.rank)
+            if place is not None and place.member == member:
+                place.unread += 1
+                self._put(Delivered(member, letter))
+
+    def dismiss(self, member: Member, orderly: bool) -> None:
+        """A worker inside this process is gone. Idempotent."""
+        with self._changed:
+            place = self._lines.get(member.rank)
+            if place is not None and place.member == member:
+                del self._lines[member.rank]
+                self._put(Left(member, f"rank {member.rank} has left", orderly))
 
     def close(self, patience_s: float) -> None:
         """Send what waits, say goodbye to all, and stop listening. No thread is left. Idempotent."""
@@ -214,10 +247,30 @@ class Mailbox:
         self._changed.notify_all()
 
 
+class LetterBox(Protocol):
+    """Where a member's letters go: a Line, or the inside of this process."""
+
+    def put(self, letter: Letter) -> None:
+        """Have it sent, in order. Never waits."""
+        ...
+
+    def cut(self) -> None:
+        """End it at once."""
+        ...
+
+    def leave(self) -> None:
+        """Say goodbye once all is sent."""
+        ...
+
+    def join(self, patience_s: float) -> None:
+        """Wait for the end, so long; then make it."""
+        ...
+
+
 class _Place:
     """A line, who is at its other end once that is known, and how many of its letters wait in the queue."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: LetterBox) -> None:
         self.line = line
         self.member: Member | None = None
         self.unread = 0

@@ -45,6 +45,8 @@ def memory_of(run: RunSpec, rank: int, world_size: int, role: str, wire: WireFor
     models = 2 if run.server_trains and role == "server" else 1
     if run.strategy in STARS:
         kept = _kept_in_a_star(wire, params, world_size - 1, role)
+        kept += params if run.strategy == "syncps" and role == "server" else 0  # the gradient that came last
+        kept += _kept_in_a_star(wire, params, world_size - 1, "worker") if models == 2 else 0
     else:
         kept = _kept_for(wire, params, shard, stage) if world_size > 1 else 0
     return MemoryEstimate(

@@ -39,3 +39,21 @@ def test_all_on_time_it_trains_what_one_process_trains(tmp_path: Path, data: Pat
         assert (mine.tokens, mine.staleness) == (other.tokens, 0)
     assert [one.steps for one in workers] == [20] * len(shares)
     assert server.gradients.applied == server.gradients.pushed == 20 * len(shares)
+
+
+def test_a_server_that_trains_is_one_more_worker(tmp_path: Path, data: Path) -> None:
+    alone = run_alone(tmp_path / "alone", data, max_steps=20)[1]
+    plan = star_plan((3, 2), "syncps", settings={**PATIENT, "server_trains": True}, max_steps=20, polyak_alpha=1.0)
+    ranks = (plan.ranks[0].model_copy(update={"samples": 3}), *plan.ranks[1:])
+    plan = plan.model_copy(update={"ranks": ranks, "global_batch": 8})
+    with started(tmp_path / "run", data, plan) as processes:
+        assert ended(processes) == [0, 0, 0]
+    server, *workers = (result(tmp_path / "run", rank) for rank in range(3))
+    assert server.val_loss == pytest.approx(alone.val_loss, abs=1e-5)
+    steps = read_metrics(RunFolder(tmp_path / "run").metrics("node1", 0))[0]
+    before = read_metrics(RunFolder(tmp_path / "alone").metrics("node1", 0))[0]
+    assert [one.step for one in steps] == list(range(1, 21))
+    assert [one.loss for one in steps] == pytest.approx([one.loss for one in before], abs=1e-5)
+    assert [one.tokens for one in workers] == [20 * 3 * 16, 20 * 2 * 16]
+    assert server.tokens == 20 * 8 * 16
+    assert server.gradients.applied == server.gradients.pushed == 60

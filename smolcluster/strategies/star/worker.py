@@ -11,13 +11,13 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import nn
 
-from smolcluster.comm.caller import Caller
 from smolcluster.comm.clock import Deadline
 from smolcluster.comm.codec import codec_of
 from smolcluster.comm.feedback import ErrorFeedback
@@ -33,6 +33,34 @@ from smolcluster.strategies.star.weights import Incoming
 log = logging.getLogger(__name__)
 
 _LOOK_S = 0.25
+
+
+class ServerLink(Protocol):
+    """What a worker needs of a Caller, or of an Inside: see there."""
+
+    @property
+    def generation(self) -> int:
+        """The server's when it was reached last."""
+        ...
+
+    @property
+    def timeout_s(self) -> float:
+        """How long a server that lives may say nothing."""
+        ...
+
+    def dial(
+        self, deadline: Deadline, stop: Callable[[], bool], words: Mapping[str, Value] | None = None
+    ) -> Mapping[str, Value]:
+        """Join, the first time or again. DeadlineError, PeerLostError."""
+        ...
+
+    def send(self, letter: Letter) -> None:
+        """Have it sent. Never waits."""
+        ...
+
+    def receive(self, timeout_s: float) -> Letter | None:
+        """The next letter, None if none comes within that time. PeerLostError."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -70,7 +98,7 @@ class StarWorker(Replica):
         self,
         context: RunContext,
         model: nn.Module,
-        caller: Caller,
+        caller: ServerLink,
         stop: Callable[[], bool],
         entered: Callable[[int], None],
         join_s: float,

@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 from torch import nn
 
-from smolcluster.comm.caller import Caller
 from smolcluster.runtime.context import RunContext
-from smolcluster.strategies.star.worker import StarWorker
+from smolcluster.strategies.star.worker import ServerLink, StarWorker
 
 
 class Worker(StarWorker):
@@ -20,7 +19,7 @@ class Worker(StarWorker):
         self,
         context: RunContext,
         model: nn.Module,
-        caller: Caller,
+        caller: ServerLink,
         stop: Callable[[], bool],
         entered: Callable[[int], None],
         join_s: float,

@@ -32,6 +32,7 @@ from smolcluster.train.account import Account
 from smolcluster.train.keeping import Keeper
 from smolcluster.train.outcome import context_of, ending_of, result_of
 from smolcluster.train.rank import origin_of, prepared, write_model
+from smolcluster.train.star.inside import InsideWorker
 from smolcluster.train.star.journal import Journal
 from smolcluster.train.star.server import ServerLoop, Start
 from smolcluster.train.star.validation import Validation
@@ -95,6 +96,7 @@ def _serve(
     data, model = prepared(context)
     alone = solo(context)
     validation = Validation(alone, model, data)
+    inside = InsideWorker(context, model, data) if context.run.server_trains else None
     centre = Centre(alone, model)
     journal = Journal(context.folder.journal(context.me.node, context.seat))
     account = outcome.account
@@ -114,6 +116,9 @@ def _serve(
             server = server_class(context.run.strategy)(alone, centre, mailbox, context.plan.global_batch, start.rate)
             server.leases, server.ledger = start.leases, start.ledger
             outcome.gradients = server.account
+            if inside is not None:
+                inside.start(mailbox, group.timeout_s)
+                stop = inside.watched(stop)
             loop = ServerLoop(alone, server, data, metrics, account, keeper, validation, journal, start, stop)
             try:
                 loop.run()
@@ -131,6 +136,8 @@ def _serve(
                 server.finish("completed", "", LINGER_S)
     finally:
         validation.close()
+        if inside is not None:
+            inside.close()
         mailbox.close(_LEAVE_S)
         centre.close()
         journal.close()

@@ -25,14 +25,17 @@ PROGRESS_EVERY_S = 2.0
 
 
 class WorkerLoop:
-    """One process of a worker. Its steps are numbered on from its last one's; `account` counts what it computed."""
+    """One process of a worker. Its steps are numbered on from its last one's; `account` counts what it computed.
+
+    metrics None: it is the server's own worker, and tells nothing.
+    """
 
     def __init__(
         self,
         context: RunContext,
         worker: StarWorker,
         data: Samples,
-        metrics: MetricsWriter,
+        metrics: MetricsWriter | None,
         account: Account,
         stop: Callable[[], bool],
         batch: int,
@@ -93,6 +96,8 @@ class WorkerLoop:
         self.account.tokens += local.tokens
         if self.account.loss_first is None:
             self.account.loss_first = loss
+        if self._metrics is None:
+            return
         total = step + -(-self._worker.left // self._batch)
         self._metrics.write(
             StepRecord(
