@@ -306,13 +306,17 @@ def test_samples_of_one_that_leaves_go_to_the_others_and_shares_follow() -> None
     assert [start + count for start, count in done[:-1]] == [start for start, _ in done[1:]]
 
 
-def test_who_leaves_after_delivering_takes_nothing_along() -> None:
-    run = star(2)
+def test_who_leaves_after_delivering_takes_nothing_along_and_leaves_nothing_behind() -> None:
+    run = star(2, wire="int8")
+    before = run.server.outgoing.state_bytes()
     run.deliver(1, run.compute(1))
     run.leave(1)
     assert run.server.leases.released == 0
+    shadow = run.params.nbytes
     run.deliver(2, run.compute(2))
     assert [(one.samples, one.gradients) for one in run.server.updates] == [(12, 2)]
+    assert run.server.outgoing.state_bytes() == before - shadow
+    assert not run.post.letters[1]
 
 
 @pytest.mark.parametrize("alpha", [1.0, 0.5])

@@ -134,6 +134,6 @@ class Server(StarServer):
         self.updates.append(Update(0, samples, tokens, loss, lr, norm, staleness, late=late, gradients=len(pushes)))
         self.note()
         for one in sorted(arrived, key=lambda one: one.gradient.member.rank):
-            if not one.late:
-                push = one.gradient
+            push = one.gradient
+            if not one.late and push.member in self._samples:  # who has left is told all when it comes again
                 self._answer(push.member, push.number, APPLIED, push.pull, self.centre.version - 1 - push.base)

@@ -27,8 +27,9 @@ class Worker(StarWorker):
         super().__init__(context, model, caller, stop, entered, join_s)
         self._alpha = context.run.training.polyak_alpha
 
-    def between(self, lr: float, clip: float) -> None:
+    def between(self, lr: float, clip: float) -> None:  # noqa: ARG002
         """Wait for the others: the next samples come when the step has closed."""
+        self._settle()
 
     def pulled(self) -> None:
         """Take the server's weights into the average."""
