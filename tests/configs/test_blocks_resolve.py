@@ -217,7 +217,7 @@ def test_nn_block() -> None:
     assert (run.data.dataset, run.project_name) == ("mnist", "smolcluster-nn-mnist")
 
 
-@pytest.mark.parametrize("strategy", ["edp", "syncps", "mp"])
+@pytest.mark.parametrize("strategy", ["mp"])
 def test_what_is_not_built_is_refused_by_name(strategy: str) -> None:
     text = report(Request(HOME, strategy, cluster_config=block(strategy)))
     assert f"{strategy} is not built yet; its config is read and checked, but it cannot run" in text
