@@ -2,13 +2,14 @@
 
 Every gradient is applied when it arrives, whatever it was computed on. A late one still points the right way, but less
 so the more others came between. Under AdamW scaling the gradient does next to nothing, as the moments divide by it, so
-the **learning rate** is damped. Staleness s is how many updates of others the weights got since the worker pulled them:
-among `active` equally fast workers that is (active - 1) for each of its own steps since. What is beyond it damps:
+the **learning rate** is damped. Staleness s is how many updates of others the weights got since the worker pulled them;
+among `active` workers active - 1 of them are nobody's delay:
 
-    lr / (1 + max(0, s - (active - 1) * own))       own = this worker's gradients since its pull, this one included
+    lr / (1 + max(0, s - (active - 1)))
 
 One worker: always lr. Beyond `max_staleness` a gradient is refused. Between two pulls, `worker_update_interval` steps
-apart, a worker goes on with an AdamW of its own.
+apart, a worker goes on with an AdamW of its own, so that the later gradients of an interval count for less. (To allow
+active - 1 for each of its own steps was tried, and learned much worse at long intervals.)
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from smolcluster.strategies.star.worker import StarWorker
 TOO_STALE = "too stale"
 
 
-def damping(staleness: int, active: int, own: int) -> float:
-    """What the learning rate of a gradient is divided by. `own` counts from 1."""
-    return 1.0 + max(0, staleness - (active - 1) * own)
+def damping(staleness: int, active: int) -> float:
+    """What the learning rate of a gradient is divided by."""
+    return 1.0 + max(0, staleness - (active - 1))
 
 
 class Server(StarServer):
@@ -45,7 +46,7 @@ class Server(StarServer):
             self.refused(push, TOO_STALE, staleness)
             return
         self.decode(push, self.centre.whole_grads)
-        lr = self.rate_after(push.lease.count) / damping(staleness, self.active, self.own_since(push) + 1)
+        lr = self.rate_after(push.lease.count) / damping(staleness, self.active)
         norm = self.centre.update(lr)
         self.applied(push, lr, norm, staleness)
 

@@ -130,11 +130,8 @@ class StarServer:
 
     def staleness(self, push: Push) -> int:
         """Updates since the weights it was computed on were pulled, the worker's own excluded."""
-        return max(0, self.centre.version - push.base - self.own_since(push))
-
-    def own_since(self, push: Push) -> int:
-        """How many gradients of its worker were applied since those weights."""
-        return sum(version > push.base for version in self._own.get(push.member.incarnation, ()))
+        own = sum(version > push.base for version in self._own.get(push.member.incarnation, ()))
+        return max(0, self.centre.version - push.base - own)
 
     def decode(self, push: Push, out: Tensor) -> None:
         """The gradient of a push, float32, as long as the model's flat line."""
