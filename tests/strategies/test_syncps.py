@@ -246,6 +246,18 @@ def test_who_does_not_come_is_waited_for_and_then_left_out() -> None:
     assert [(one.samples, one.gradients, one.late) for one in run.server.updates] == [(18, 2, 0)]
 
 
+def test_who_came_and_went_before_the_beginning_starts_no_wait() -> None:
+    run = Star(star_of(2))
+    run.join(2)
+    run.leave(2)
+    run.now += 1000
+    run.join(1)
+    assert run.idle(1)
+    run.now += run.contexts[0].run.recovery.elastic_wait_s
+    run.turn()
+    assert not run.idle(1)
+
+
 def test_a_slow_worker_s_gradient_joins_the_next_step_with_its_own_weight() -> None:
     run = star(2)
     first, slow = run.compute(1), run.compute(2)

@@ -65,6 +65,8 @@ class Server(StarServer):
     def on_leave(self, member: Member) -> None:
         """The open step does not wait for it."""
         self.rounds.leave(member.number)
+        if not self.active:
+            self._begins_at = None
 
     def share(self, member: Member) -> int:
         """Its part of the global batch, among those who are there; nothing while it waits for the step to close."""
