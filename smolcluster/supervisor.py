@@ -51,7 +51,7 @@ def supervise(node_file: Path, claim_nonce: str, worker: tuple[str, ...]) -> int
     claim = registry.take_over(config.run_dir, nonce)
     tie_children_to_me()
     supervisor: Supervisor
-    if isinstance(plan, ServePlan):
+    if isinstance(plan, ServePlan) or plan.shape == "STAR":
         supervisor = EachSupervisor(node_file, config, plan, registry, claim, os.environ, worker)
     else:
         supervisor = TogetherSupervisor(node_file, config, plan, registry, claim, os.environ, worker)

@@ -131,6 +131,25 @@ class Link:
             if header.kind is not Kind.HEARTBEAT:
                 return Message(header, payload)
 
+    def receive_into(self, room: memoryview, silence_s: float) -> int:
+        """The payload of the next frame that is no heartbeat, which has to be DATA, straight into `room`; its length.
+
+        DeadlineError when nothing comes for `silence_s`; the rest as for `receive`.
+        """
+        head = memoryview(self._head)
+        while True:
+            self.inward.recv_all(head, Patience(silence_s))
+            self.last_heard = time.monotonic()
+            header = unpack(self._head, len(room), self.who)
+            if header.kind is Kind.HEARTBEAT:
+                self.inward.recv_growing(header.length, Patience(silence_s))
+                continue
+            if header.kind is not Kind.DATA or not header.length:
+                raise ProtocolError(f"{self.who} sent {header.kind.name} of {header.length} bytes in a message's body")
+            self.inward.recv_all(room[: header.length], Patience(silence_s))
+            self.last_heard = time.monotonic()
+            return header.length
+
     def answer_fin(self) -> None:
         """The peer said FIN: acknowledge it, say our own, and let the sockets go. For the thread that receives."""
         with contextlib.suppress(PeerError), self._sending(min(self.timeout_s, _FIN_S)) as deadline:

@@ -93,7 +93,9 @@ def run_in_processes(run: Run, plan: Plan) -> int:
 
 
 def _start_again(run: Run, plan: Plan, answers: list[PollResult], restarts: Mapping[str, SupervisorRestarts]) -> bool:
-    over = any(each.job.state in ("failed", "stopped") and not each.job.lost for each in answers)
+    # The server's end is the run's, where there is one; else any node's.
+    needed = answers[:1] if plan.shape == "STAR" else answers
+    over = any(each.job.state in ("failed", "stopped") and not each.job.lost for each in needed)
     if over and not plan.run.recovery.elastic:
         return False
     return start_lost(run, answers, restarts)

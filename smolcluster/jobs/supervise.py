@@ -121,6 +121,11 @@ class Supervisor(ABC):
     def _ended_unasked(self, rank: int, code: int) -> None:
         """A rank ended, well or badly, and nobody is stopping them; its return code is noted."""
 
+    def _were_done(self) -> bool:
+        """Whether this supervisor took over a training in which nothing is left to do here."""
+        results = self._results()
+        return bool(self._restarts.count) and len(results) == len(self._plans) and all(r.finished for r in results)
+
     def _start_all(self) -> None:
         for plan in self._plans:
             self._forget(plan.rank)

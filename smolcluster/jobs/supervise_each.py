@@ -1,4 +1,5 @@
-"""The job of a served model on one node: each rank is started again for itself, and the others live on.
+"""The job of a served model, or of a training with a server, on one node: each rank is started again for itself, and
+the others live on.
 
 A stage that died is missing to the others for as long as it takes to read its layers; requests wait, or fail, and the
 head takes it in again. Ranks end together only when that is asked for, or when one cannot be had again.
@@ -20,7 +21,7 @@ from smolcluster.jobs.stopping import StopOrder
 from smolcluster.jobs.supervise import Supervisor
 from smolcluster.jobs.types import STOP_GRACE_S
 from smolcluster.jobs.verdict import INTERRUPTED
-from smolcluster.plan.types import NodeConfig, ServePlan
+from smolcluster.plan.types import NodeConfig, Plan, ServePlan
 from smolcluster.runtime.results import read_result, write_result
 
 _log = logging.getLogger("smolcluster.supervisor")
@@ -33,14 +34,17 @@ class EachSupervisor(Supervisor):
         self,
         node_file: Path,
         config: NodeConfig,
-        plan: ServePlan,
+        plan: Plan | ServePlan,
         registry: Registry,
         claim: Active,
         environment: Mapping[str, str],
         worker: tuple[str, ...],
     ) -> None:
         super().__init__(node_file, config, ranks_of(config, plan), registry, claim, environment, worker)
-        self._policy = RestartsOfEach(plan.serve.recovery, self._before)
+        recovery = plan.serve.recovery if isinstance(plan, ServePlan) else plan.run.recovery
+        self._policy = RestartsOfEach(recovery, self._before)
+        # A training ends by itself, and a rank that has done its work with it; a served model's only when asked to.
+        self._ends = isinstance(plan, Plan)
         # When a rank that ended is started again, by the monotonic clock.
         self._due: dict[int, float] = {}
 
@@ -52,6 +56,10 @@ class EachSupervisor(Supervisor):
         return self._due
 
     def _run_ranks(self) -> None:
+        if self._ends and self._were_done():
+            _log.info("the ranks had done all their work when the last supervisor died")
+            self._codes = dict.fromkeys((plan.rank for plan in self._plans), 0)
+            return
         self._start_all()
         while self._running or self._due:
             self._watch_on()
@@ -73,6 +81,8 @@ class EachSupervisor(Supervisor):
         super()._begin_stop(order)
 
     def _ended_unasked(self, rank: int, code: int) -> None:
+        if self._ends and code in (0, INTERRUPTED):
+            return
         result = read_result(self._folder, self._config.node, rank)
         delay_s = self._policy.due(rank, code, result, time.monotonic())
         if delay_s is None:

@@ -52,11 +52,6 @@ class TogetherSupervisor(Supervisor):
             self._start_all()
             self._watch()
 
-    def _were_done(self) -> bool:
-        """Whether this supervisor took over a run in which nothing is left to do here."""
-        results = self._results()
-        return bool(self._policy.count) and len(results) == len(self._plans) and all(r.finished for r in results)
-
     def _ended_unasked(self, rank: int, code: int) -> None:
         if code not in (0, INTERRUPTED):
             self._begin_stop(StopOrder("failed", f"rank {rank} of this node failed", STOP_GRACE_S))

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from smolcluster.observe.report import RunStory
+from smolcluster.observe.report import RunStory, sent_at
 from smolcluster.runtime.runfolder import StepRecord, Summary, write_atomic
 from smolcluster.runtime.scores import perplexity
 
@@ -25,7 +25,7 @@ Painter = Callable[[Axes, RunStory, Summary], None]
 
 def write_plots(story: RunStory, summary: Summary, folder: Path) -> list[Path]:
     """Write the figures; gives the files. A run without a step has none."""
-    if not any(rank.steps for rank in story.ranks):
+    if not any(rank.steps for rank in story.counted):
         return []
     folder.mkdir(parents=True, exist_ok=True)
     draw: dict[str, Painter] = {"loss": _loss, "throughput": _throughput, "bytes": _bytes, "time": _time}
@@ -100,8 +100,9 @@ def _throughput(axes: Axes, story: RunStory, summary: Summary) -> None:
 
 def _bytes(axes: Axes, story: RunStory, summary: Summary) -> None:
     mean = (summary.wire_bytes_per_step or 0) / 1e6
-    steps, columns = _by_step(story, lambda record: record.bytes_out / 1e6)
-    labels = [f"rank {rank.plan.rank} ({rank.plan.node})" for rank in story.ranks if rank.steps]
+    steps, columns = _by_step(story, lambda record: sent_at(story, record) / 1e6)
+    both = ", both ways" if story.has_server else ""
+    labels = [f"rank {rank.plan.rank} ({rank.plan.node}){both}" for rank in story.counted if rank.steps]
     axes.stackplot(steps, columns, labels=labels, alpha=0.8)
     axes.axhline(mean, linestyle="--", color="grey", label=f"mean {mean:,.1f}")
     axes.set_ylim(bottom=0)
@@ -149,11 +150,11 @@ def _in_order(block: str) -> list[tuple[bool, int, str]]:
 
 def _longest(story: RunStory) -> tuple[StepRecord, ...]:
     """The loss is the same on every rank: take whoever recorded most of it."""
-    return max((rank.steps for rank in story.ranks), key=len)
+    return max((rank.steps for rank in story.counted), key=len)
 
 
 def _by_step(story: RunStory, value: Callable[[StepRecord], float]) -> tuple[list[int], np.ndarray]:
     """A value of every rank at the steps that all ranks recorded: steps, and an array (ranks, steps)."""
-    tables = [{record.step: value(record) for record in rank.steps} for rank in story.ranks if rank.steps]
+    tables = [{record.step: value(record) for record in rank.steps} for rank in story.counted if rank.steps]
     steps = sorted(set.intersection(*(set(table) for table in tables)))
     return steps, np.array([[table[step] for step in steps] for table in tables])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -24,6 +25,7 @@ from smolcluster.runtime.runfolder import (
     RankResult,
     RequestRecord,
     StepRecord,
+    ValidationRecord,
 )
 
 Record = TypeVar("Record", bound=BaseModel)
@@ -67,10 +69,13 @@ class Reader:
         steps: list[StepRecord] = []
         links: list[LinkRecord] = []
         gradients: list[GradientRecord] = []
+        measured: dict[int, ValidationRecord] = {}
         damaged: list[int] = []
         for number, line in enumerate(_lines(path), 1):
             record = _record(line, path, number)
-            if isinstance(record, StepRecord):
+            if isinstance(record, ValidationRecord):
+                measured[record.step] = record
+            elif isinstance(record, StepRecord):
                 steps.append(record)
             elif isinstance(record, LinkRecord):
                 links.append(record)
@@ -79,7 +84,7 @@ class Reader:
             else:
                 damaged.append(number)
         self._skipped(path, damaged)
-        return Records(tuple(steps), tuple(links), tuple(gradients))
+        return Records(tuple(_with_validation(steps, measured)), tuple(links), tuple(gradients))
 
     def requests(self, path: Path) -> tuple[RequestRecord, ...]:
         """The records of requests.jsonl, in order; damaged lines as for metrics."""
@@ -108,7 +113,16 @@ class Reader:
         return record
 
 
-def _record(line: str, path: Path, number: int) -> StepRecord | LinkRecord | GradientRecord | None:
+def _with_validation(steps: Iterable[StepRecord], measured: Mapping[int, ValidationRecord]) -> Iterator[StepRecord]:
+    """The steps, with the validation losses that were told apart from them."""
+    for record in steps:
+        found = measured.get(record.step)
+        if found is not None:
+            record = record.model_copy(update={"val_loss": found.val_loss, "val_accuracy": found.val_accuracy})
+        yield record
+
+
+def _record(line: str, path: Path, number: int) -> StepRecord | LinkRecord | GradientRecord | ValidationRecord | None:
     """The record of a line; None when it is none."""
     value = _parsed(line)
     if value is None:
@@ -117,6 +131,8 @@ def _record(line: str, path: Path, number: int) -> StepRecord | LinkRecord | Gra
         return _checked(LinkRecord, value, path, METRICS_SCHEMA, number)
     if "norms" in value:
         return _checked(GradientRecord, value, path, METRICS_SCHEMA, number)
+    if "loss" not in value and "val_loss" in value:
+        return _checked(ValidationRecord, value, path, METRICS_SCHEMA, number)
     return _checked(StepRecord, value, path, METRICS_SCHEMA, number)
 
 

@@ -67,6 +67,16 @@ class RunStory:
     culprit: Culprit | None
     notes: tuple[str, ...] = ()
 
+    @property
+    def has_server(self) -> bool:
+        """Whether rank 0 tells of the whole run: workers come and go, and count steps of their own."""
+        return self.plan.shape == "STAR"
+
+    @property
+    def counted(self) -> tuple[RankStory, ...]:
+        """The ranks whose steps are those of the run."""
+        return self.ranks[:1] if self.has_server else self.ranks
+
 
 def read_run(path: Path) -> RunStory:
     """Read a training's folder; `notes` say what was damaged and skipped. InputError if it is none, or of another
@@ -83,7 +93,17 @@ def read_run(path: Path) -> RunStory:
     jobs = [reader.job(folder.job_state(node)) for node in dict.fromkeys(rank.node for rank in plan.ranks)]
     generation = max((job.generation for job in jobs if job is not None), default=0)
     restarts = max((job.restarts for job in jobs if job is not None), default=0)
-    return RunStory(folder.path.name, plan, ranks, generation, restarts, culprit_of(folder, ranks), tuple(reader.notes))
+    culprit = culprit_of(folder, ranks)
+    if plan.shape == "STAR" and culprit is not None and _did(ranks[0]):
+        reader.notes.append(
+            f"rank {culprit.rank} on {culprit.node} was lost, the run went on without: {culprit.reason}"
+        )
+        culprit = None
+    return RunStory(folder.path.name, plan, ranks, generation, restarts, culprit, tuple(reader.notes))
+
+
+def _did(rank: RankStory) -> bool:
+    return rank.result is not None and rank.result.status != "failed"
 
 
 def plan_in(path: Path, reader: Reader) -> Plan | ServePlan:
@@ -103,7 +123,7 @@ def summary_of(path: Path) -> Summary:
 
 def summarise(story: RunStory) -> Summary:
     """The summary of a run that was read."""
-    results = [rank.result for rank in story.ranks if rank.result is not None]
+    results = [rank.result for rank in story.counted if rank.result is not None]
     status, exit_code, reason = ending_of(story.culprit, results)
     first = results[0] if results else None
     val_loss = first.val_loss if first else None
@@ -120,7 +140,7 @@ def summarise(story: RunStory) -> Summary:
         steps=min((result.steps for result in results), default=0),
         tokens=sum(result.tokens for result in results),
         seconds=max((result.seconds for result in results), default=0.0),
-        tokens_per_s=sum(_speed(rank.steps) for rank in story.ranks),
+        tokens_per_s=sum(_speed(rank.steps) for rank in story.counted),
         loss_first=first.loss_first if first else None,
         loss_last=first.loss_last if first else None,
         val_loss_first=first.val_loss_first if first else None,
@@ -131,14 +151,20 @@ def summarise(story: RunStory) -> Summary:
         counts="tokens" if writes else "samples",
         data_share=_data_share(story),
         params=story.plan.params,
-        wire_bytes_per_step=sum(_mean([record.bytes_out for record in rank.steps]) for rank in story.ranks),
+        wire_bytes_per_step=sum(_mean([sent_at(story, record) for record in rank.steps]) for rank in story.counted),
         peak_rss_mb=tuple(rank.result.peak_rss_mb if rank.result else 0.0 for rank in story.ranks),
         staleness_max=max((record.staleness for rank in story.ranks for record in rank.steps), default=0),
         restarts=story.restarts,
         generation=story.generation,
         resumed_from=first.resumed_from if first else "",
         resumed_step=first.resumed_step if first else None,
+        gradients=first.gradients if first else None,
     )
+
+
+def sent_at(story: RunStory, record: StepRecord) -> int:
+    """Bytes that one rank sent in a step; of a server what its workers sent to it besides: all of the run."""
+    return record.bytes_out + (record.bytes_in if story.has_server else 0)
 
 
 def tail_of(path: Path, lines: int = TAIL_LINES) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from smolcluster.observe.profiled import ProfileStory, profile_of, profile_table
 from smolcluster.observe.report import Culprit, RankStory, RunStory
 from smolcluster.observe.served import ServeStory, Story
 from smolcluster.observe.serving_lines import layers_text
-from smolcluster.runtime.runfolder import Summary
+from smolcluster.runtime.runfolder import GradientAccount, Summary
 
 _COLOUR = {"completed": "green", "failed": "red", "stopped": "yellow"}
 
@@ -63,11 +63,23 @@ def _trained_rows(summary: Summary) -> list[tuple[str, str]]:
         *_score(summary),
         ("wire", f"{(summary.wire_bytes_per_step or 0) / 1e6:,.2f} MB per step, all ranks"),
     ]
+    if summary.gradients is not None:
+        rows.append(("gradients", _gradients(summary.gradients)))
     if summary.restarts:
         rows.append(("restarts", f"{summary.restarts}, generation {summary.generation} was the last"))
     if summary.resumed_step is not None:
         rows.insert(0, ("resumed", f"from step {summary.resumed_step:,} of {escape(summary.resumed_from)}"))
     return rows
+
+
+def _gradients(account: GradientAccount) -> str:
+    """`120 pushed: 117 applied (4 late), 2 refused (too stale 2), 1 rolled back`."""
+    refused = sum(account.refused.values())
+    why = f" ({', '.join(f'{reason} {count:,}' for reason, count in account.refused.items())})" if refused else ""
+    late = f" ({account.late:,} late)" if account.late else ""
+    open_ = f", {account.pending:,} in no update yet" if account.pending else ""
+    lost = f", {account.rolled_back:,} rolled back" if account.rolled_back else ""
+    return f"{account.pushed:,} pushed: {account.applied:,} applied{late}, {refused:,} refused{why}{lost}{open_}"
 
 
 def _served_rows(story: ServeStory, summary: Summary) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from smolcluster.plan.types import MemoryEstimate
 from smolcluster.spec.pipeline import layers_of
-from smolcluster.spec.run import GPTSpec, ModelSpec, NNSpec, RunSpec, WireFormat
+from smolcluster.spec.run import STARS, GPTSpec, ModelSpec, NNSpec, RunSpec, WireFormat
 
 FLOAT32_BYTES = 4
 _MOMENTS = 2  # Adam keeps a mean and a variance for every parameter
@@ -43,9 +43,9 @@ def memory_of(
     """Bytes of parameters, gradients and AdamW state of one rank (float32).
 
     ZeRO (Rajbhandari et al. 2020): stage 1 shards the optimizer state, 2 the gradients too, 3 the parameters too.
-    Shards are flat and even, padded to a whole element per rank. A syncps worker has no optimizer; an mp rank holds
-    its own layers of `stages`. int8 on the wire keeps what it has not sent yet; where replicas get changes
-    (strategies/gathers.py) their owner keeps its shard apart.
+    Shards are flat and even, padded to a whole element per rank. A syncps worker has no optimizer, and a server that
+    trains is a worker besides; an mp rank holds its own layers of `stages`. int8 on the wire keeps what it has not
+    sent yet; where replicas get changes (strategies/gathers.py) their owner keeps its shard apart.
     """
     params = param_count(run.model)
     if run.strategy == "mp":
@@ -53,18 +53,38 @@ def memory_of(
     shard = -(-params // world_size)
     stage = run.fsdp_stage if run.strategy == "fsdp" else 0
     moments = 0 if run.strategy == "syncps" and role == "worker" else _MOMENTS
+    models = 2 if run.server_trains and role == "server" else 1
+    if run.strategy in STARS:
+        kept = _kept_in_a_star(wire, params, world_size - 1, role)
+        kept += params if run.strategy == "syncps" and role == "server" else 0  # the gradient that came last
+        kept += _kept_in_a_star(wire, params, world_size - 1, "worker") if models == 2 else 0
+    else:
+        kept = _kept_for(wire, params, shard, stage) if world_size > 1 else 0
     return MemoryEstimate(
         rank=rank,
-        params_bytes=FLOAT32_BYTES * (shard if stage >= 3 else params),
-        grads_bytes=FLOAT32_BYTES * (shard if stage >= 2 else params),
+        params_bytes=FLOAT32_BYTES * (shard if stage >= 3 else models * params),
+        grads_bytes=FLOAT32_BYTES * (shard if stage >= 2 else models * params),
         optimizer_bytes=FLOAT32_BYTES * moments * (shard if stage >= 1 else params),
-        wire_bytes=FLOAT32_BYTES * _kept_for(wire, params, shard, stage) if world_size > 1 else 0,
+        wire_bytes=FLOAT32_BYTES * kept,
     )
 
 
 def _kept_for(wire: WireFormat, params: int, shard: int, stage: int) -> int:
     residuals = params if wire == "int8" else 0
     return residuals + (shard if wire != "fp32" and stage in (1, 2) else 0)
+
+
+def _kept_in_a_star(wire: WireFormat, params: int, workers: int, role: str) -> int:
+    """Numbers that a rank of a star keeps beside its state.
+
+    The server: the copy that is evaluated, the weights on their way to who joins; where they are rounded a shadow for
+    each worker, and one difference. A worker: what it pulled last, the gradient on its way, and what rounding left.
+    """
+    rounded = wire != "fp32"
+    if role == "server":
+        return params * (2 + (workers + 1 if rounded else 0))
+    frame = {"fp32": params, "bf16": params // 2, "fp16": params // 2, "int8": params // 4}[wire]
+    return params * (2 if rounded else 1) + frame
 
 
 def stage_params(model: ModelSpec, stage: tuple[int, int], layers: int) -> int:

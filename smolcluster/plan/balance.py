@@ -51,7 +51,8 @@ def speed_problems(cluster: ClusterSpec, run: RunSpec, profile: Profile | None) 
 def samples_of(
     run: RunSpec, seats: Sequence[Seat], profile: Profile | None, total: int | None = None
 ) -> tuple[int, ...]:
-    """Samples of one step, by rank. A star's server computes no gradients; in a chain the first rank feeds everybody.
+    """Samples of one step, by rank. A star's server computes no gradients unless it is asked to; in a chain the
+    first rank feeds everybody.
 
     `total`: the global batch, where it is not that of these ranks. A profile must have all speeds.
     """
@@ -59,7 +60,8 @@ def samples_of(
     if run.strategy == "mp":
         return (per_rank, *(0 for _ in seats[1:]))
     fixed = {s.rank: s.participant.batch_size for s in seats if s.participant.batch_size is not None}
-    free = [s for s in seats if s.rank not in fixed and s.participant.role != "server"]
+    idle = "server" if not run.server_trains else None
+    free = [s for s in seats if s.rank not in fixed and s.participant.role != idle]
     left = per_rank * len(free) if total is None else total - sum(fixed.values())
     taken = dict(zip((s.rank for s in free), _parts(run, free, profile, left), strict=True))
     return tuple(taken.get(s.rank, 0) + fixed.get(s.rank, 0) for s in seats)

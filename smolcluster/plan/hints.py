@@ -7,20 +7,30 @@ from collections.abc import Iterable
 from smolcluster.spec.cluster import Node
 from smolcluster.spec.machines import is_raspberry_pi
 from smolcluster.spec.problems import listed
-from smolcluster.spec.run import NNSpec, RunSpec
+from smolcluster.spec.run import STARS, NNSpec, RunSpec
 
 
 def option_notes(run: RunSpec, nodes: Iterable[Node]) -> list[str]:
     """Notes on precision, recomputing, compiling, copies of checkpoints, and going on without a lost node."""
     training, nodes = run.training, tuple(nodes)
     notes = []
-    if run.recovery.elastic and run.checkpoint.replicas < 2 and len({node.name for node in nodes}) > 1:
+    star = run.strategy in STARS
+    if star and run.recovery.elastic:
+        notes.append(f"recovery.elastic: workers of {run.strategy} come and go anyway, so this does nothing")
+    if star and run.checkpoint.replicas > 1:
+        notes.append(
+            f"checkpoint.replicas {run.checkpoint.replicas}: the server of {run.strategy} holds all of a checkpoint, "
+            "so this does nothing"
+        )
+    if star and training.track_gradients:
+        notes.append(f"training.track_gradients: a server of {run.strategy} measures no norms by parameter")
+    if not star and run.recovery.elastic and run.checkpoint.replicas < 2 and len({node.name for node in nodes}) > 1:
         notes.append(
             "elastic: a lost node's pieces of the checkpoint are lost with it, and the others need them to go on; "
             "-e replicate_checkpoints=2 keeps another copy of each"
         )
     count = len({node.name for node in nodes})
-    if run.checkpoint.replicas > max(1, count):
+    if not star and run.checkpoint.replicas > max(1, count):
         notes.append(
             f"checkpoint.replicas {run.checkpoint.replicas}: there are {count} nodes, so each file lies on {count}"
         )

@@ -45,7 +45,8 @@ class RankPlan(Frozen):
 class MemoryEstimate(Frozen):
     """Bytes of model state (parameters, gradients, optimizer) one rank holds, by arithmetic.
 
-    `wire_bytes`: what it keeps for the wire format, residuals of int8 and an owner's own copy of its shard.
+    `wire_bytes`: what it keeps for the wire format, residuals of int8 and an owner's own copy of its shard; in a star
+    what lies between server and worker (plan/arithmetic.py).
     """
 
     rank: int

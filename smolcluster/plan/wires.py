@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 from smolcluster.spec.built import NOT_ENCRYPTED
 from smolcluster.spec.cluster import Node
-from smolcluster.spec.run import DATA_PARALLEL, RunSpec, WireFormat
+from smolcluster.spec.run import DATA_PARALLEL, STARS, RunSpec, WireFormat
 from smolcluster.topology import NoRouteError, Route, Shape, Topology, neighbours
 
 Complaint = tuple[str, str, str]  # key, what, fix
@@ -143,7 +143,10 @@ class Claims(Protocol):
 def choose_wire(run: RunSpec, wires: Wires, speeds: Claims) -> tuple[WireFormat, list[str]]:
     """The wire format, and why where the plan chose it: int8 where the slowest way between two ranks is slow enough."""
     wanted = run.comm.wire
-    if run.strategy not in DATA_PARALLEL:
+    if run.strategy in STARS and run.use_quantization:
+        other = f"wire {wanted}: use_quantization says int8, and that was taken"
+        return "int8", [other] if wanted not in ("fp32", "auto", "int8") else []
+    if run.strategy not in (*DATA_PARALLEL, *STARS):
         idle = f"wire {wanted}: {run.strategy} has no gradients that ranks sum, so this does nothing"
         return "fp32", [idle] if wanted not in ("fp32", "auto") else []
     if wanted != "auto" or not wires.routes:
@@ -159,8 +162,10 @@ def choose_wire(run: RunSpec, wires: Wires, speeds: Claims) -> tuple[WireFormat,
 
 def format_for(run: RunSpec, slowest_mbps: float | None) -> WireFormat:
     """The wire format where the slowest way has so many Mbit/s; None where there is none."""
-    if run.strategy not in DATA_PARALLEL:
+    if run.strategy not in (*DATA_PARALLEL, *STARS):
         return "fp32"
+    if run.strategy in STARS and run.use_quantization:
+        return "int8"
     if run.comm.wire != "auto":
         return run.comm.wire
     return "int8" if slowest_mbps is not None and slowest_mbps < INT8_PAYS_MBPS else "fp32"

@@ -31,7 +31,7 @@ def enter(context: RunContext, config: NodeConfig) -> tuple[GroupConfig | None, 
     secret = b""
     if context.world_size > 1:
         secret = read_secret(Path(config.secret_file), "secret_file", "run the playbook again")
-    if context.run.recovery.elastic and context.world_size > 1:
+    if context.run.recovery.elastic and context.world_size > 1 and context.plan.shape != "STAR":
         agreed = _muster(context, config, secret)
         plan = plan_for(context.plan, agreed.members)
         me = plan.ranks[agreed.members.index(seat)]
@@ -42,6 +42,8 @@ def enter(context: RunContext, config: NodeConfig) -> tuple[GroupConfig | None, 
         context = replace(context, generation=number)
     else:
         number, after = first, last_generation(folder, node, seat, first)
+        if context.plan.shape == "STAR" and after >= first:  # the server's goes on while workers start again
+            after -= 1
     if context.world_size == 1:
         return None, context
 

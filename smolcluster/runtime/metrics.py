@@ -11,9 +11,10 @@ import json
 from pathlib import Path
 from types import TracebackType
 
-from smolcluster.runtime.runfolder import GradientRecord, LinkRecord, StepRecord, write_atomic
+from smolcluster.runtime.runfolder import GradientRecord, LinkRecord, StepRecord, ValidationRecord, write_atomic
 
 MAX_LINES = 20_000
+MOST_STEPS = 1 << 62
 
 
 class MetricsWriter:
@@ -26,7 +27,7 @@ class MetricsWriter:
         self._lines = len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
         self._file = path.open("a", encoding="utf-8")
 
-    def write(self, record: StepRecord | LinkRecord | GradientRecord) -> None:
+    def write(self, record: StepRecord | LinkRecord | GradientRecord | ValidationRecord) -> None:
         """Append one record; it can be read when this returns."""
         self._file.write(record.model_dump_json(by_alias=True, exclude_none=True) + "\n")
         self._file.flush()
@@ -70,3 +71,10 @@ def cut_after(path: Path, step: int) -> None:
         except (ValueError, KeyError, TypeError):
             continue
     write_atomic(path, "".join(line + "\n" for line in kept))
+
+
+def last_number(path: Path) -> int:
+    """The step of the last whole line of a metrics.jsonl; 0 if there is none. A line that a crash cut short goes."""
+    cut_after(path, MOST_STEPS)
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return int(json.loads(lines[-1])["step"]) if lines else 0

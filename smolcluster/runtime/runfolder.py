@@ -136,6 +136,10 @@ class RunFolder:
         """Where a rank of an elastic run is found before there is a generation, if its port is any free one."""
         return self.rank(node, rank) / "muster.json"
 
+    def journal(self, node: str, rank: int) -> Path:
+        """A server's ledger as of now, for its next process: see train/star/journal.py."""
+        return self.rank(node, rank) / "gradients.json"
+
     def serving(self, node: str, rank: int) -> Path:
         """What the API's rank says of itself now: ServingNote."""
         return self.rank(node, rank) / "serving.json"
@@ -228,6 +232,8 @@ class StepRecord(Frozen):
     bytes_out: int
     bytes_in: int
     staleness: int = 0
+    # Of a server that collects gradients (syncps): how many of this step's had been meant for one before; None: none.
+    late: int | None = None
     val_loss: float | None = None
     # Under float16: what the loss was multiplied by, and whether gradients overflowed and nothing was updated.
     loss_scale: float | None = None
@@ -294,6 +300,41 @@ class RankPace(Frozen):
     links: tuple[LinkPace, ...]
 
 
+class ValidationRecord(Frozen):
+    """A fourth kind, in the metrics.jsonl of a server: the validation loss of a step whose line stands there already.
+
+    It is measured on a copy of the weights while training goes on.
+    """
+
+    schema_: int = Field(default=METRICS_SCHEMA, alias="schema", serialization_alias="schema")
+    step: int
+    time: float
+    val_loss: float
+    val_accuracy: float | None = None
+
+
+class GradientAccount(Frozen):
+    """What became of every gradient that workers pushed to a server. The samples are those of the leases.
+
+    pushed = applied + the sum of refused + rolled_back + pending; leased = applied + outstanding + released.
+    Late, of those applied, are gradients that had been meant for an update before (syncps). A duplicate is a gradient
+    that came again: it is counted once. Rolled back is what a killed server had applied after the checkpoint that it
+    went on from.
+    """
+
+    pushed: int = 0
+    applied: int = 0
+    late: int = 0
+    refused: dict[str, int] = Field(default_factory=dict)
+    rolled_back: int = 0
+    duplicates: int = 0
+    pending: int = 0
+    samples_leased: int = 0
+    samples_applied: int = 0
+    samples_outstanding: int = 0
+    samples_released: int = 0
+
+
 class RankResult(Frozen):
     """What a rank says when it ends (result.json). Written by the worker, or by the supervisor for a rank that died.
 
@@ -327,6 +368,8 @@ class RankResult(Frozen):
     # The earlier run, and its step, that this one went on from; a restart in place is told by `generation`.
     resumed_from: str = ""
     resumed_step: int | None = None
+    # Of a server (edp, syncps): what became of the workers' gradients.
+    gradients: GradientAccount | None = None
 
 
 class JobState(Frozen):
@@ -397,6 +440,8 @@ class Summary(Frozen):
     generation: int
     resumed_from: str = ""
     resumed_step: int | None = None
+    # Of a run with a server: what became of the workers' gradients.
+    gradients: GradientAccount | None = None
     # Of a served model: requests that ended, those that failed because of us, and seconds from arrival to first token.
     requests: int | None = None
     failed: int | None = None

@@ -7,10 +7,11 @@ import math
 from smolcluster.spec.run import ScheduleSpec
 
 
-def learning_rate(step: int, total_steps: int, peak: float, schedule: ScheduleSpec) -> float:
+def learning_rate(step: float, total_steps: int, peak: float, schedule: ScheduleSpec) -> float:
     """The rate of step 1..total_steps: `peak` is reached at step `warmup_iters`, `min_lr` at the last one.
 
-    A run shorter than its warm-up only warms up. A `min_lr` above the peak is taken as the peak.
+    A step may lie between two, where a server applies part of a global batch. A run shorter than its warm-up only warms
+    up. A `min_lr` above the peak is taken as the peak.
     """
     if step <= schedule.warmup_iters:
         return peak * step / schedule.warmup_iters

@@ -118,17 +118,19 @@ class HostsFile(CommonFile):
 
 
 class EdpFile(HostsFile):
-    """cluster_config_edp.yaml."""
+    """cluster_config_edp.yaml. `max_staleness`: a gradient that more updates of others came before is refused."""
 
     worker_update_interval: int = Field(default=10, ge=1)
     use_quantization: bool = False
+    max_staleness: int = Field(default=1000, ge=0)
 
 
 class SyncpsFile(EdpFile):
-    """cluster_config_syncps.yaml: edp's keys and the server's patience, in seconds."""
+    """cluster_config_syncps.yaml: edp's keys, the server's patience in seconds, whether it computes gradients too."""
 
     worker_update_interval: int = Field(default=4, ge=1)
     timeout: float = Field(default=0.1, gt=0)
+    server_trains: bool = False
 
 
 class StageEntry(FileModel):

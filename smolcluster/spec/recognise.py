@@ -39,8 +39,8 @@ def _cluster_kind(keys: set[str]) -> str | None:
         return "classicdp"
     if "web_interface" in keys or (keys >= {"host_ip", "server"} and "buffer_size" in keys and "workers" not in keys):
         return "inference"
-    if keys & {"worker_update_interval", "use_quantization"}:
-        return "syncps" if "timeout" in keys else "edp"
+    if keys & {"worker_update_interval", "use_quantization", "server_trains"}:
+        return "syncps" if keys & {"timeout", "server_trains"} else "edp"
     if keys & {"host_ip", "server", "workers", "stages"}:
         return "mp"
     return None

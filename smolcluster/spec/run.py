@@ -13,10 +13,11 @@ from smolcluster.spec.faults import FaultSpec
 Precision = Literal["fp32", "bf16", "fp16"]
 # How numbers look on the wire (comm/codec.py). A plan has one of these, a config may also say auto.
 WireFormat = Literal["fp32", "bf16", "fp16", "int8"]
-# Those whose ranks sum gradients, and so have a wire format.
+# Those whose ranks sum gradients, and those whose ranks send them to a server: both have a wire format.
 DATA_PARALLEL = ("classicdp", "fsdp")
 # Those whose step the plan predicts from measured speeds (plan/predict.py).
 PREDICTED = ("single", *DATA_PARALLEL)
+STARS = ("edp", "syncps")
 STRATEGIES = ("single", "classicdp", "fsdp", "edp", "syncps", "mp", "diloco")
 
 
@@ -179,7 +180,9 @@ class RunSpec(Frozen):
     staleness_bound: int = Field(default=0, ge=0)
     worker_update_interval: int = Field(default=1, ge=1)
     use_quantization: bool = False
+    max_staleness: int = Field(default=1000, ge=0)
     syncps_timeout_s: float = Field(default=0.1, gt=0)
+    server_trains: bool = False
     project_name: str
     init: str | None = None
     own_vocabulary: bool = False

@@ -18,6 +18,8 @@ from torch import nn
 from smolcluster.errors import ConfigError, Problem, TrainingError
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.slices import Slice
+from smolcluster.spec.built import BUILT
+from smolcluster.spec.problems import listed
 
 # A step's work for one rank: its micro-batches (x, y). Gradients are summed over them; no micro-batch is allowed.
 Batch = Sequence[tuple[torch.Tensor, torch.Tensor]]
@@ -204,5 +206,5 @@ def build_strategy(context: RunContext, model: nn.Module) -> Strategy:
     build = getattr(module, "build", None)
     if build is None:
         what = f"strategy {name} cannot train in this version"
-        raise ConfigError([Problem("", 0, "strategy", what, "use single, classicdp, fsdp or mp")])
+        raise ConfigError([Problem("", 0, "strategy", what, f"use one of {listed(BUILT)}")])
     return cast(Strategy, build(context, model))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+from torch import Tensor
 
 from smolcluster.data import Samples
 from smolcluster.runtime.context import RunContext
-from smolcluster.strategies.base import LossSum, Strategy
+from smolcluster.strategies.base import LossSum
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,21 @@ class Score:
     accuracy: float | None
 
 
-def evaluate(context: RunContext, strategy: Strategy, data: Samples, stop: Callable[[], bool]) -> Score | None:
+class Evaluates(Protocol):
+    """What evaluation needs of a strategy; see Strategy."""
+
+    evaluates_together: bool
+
+    def eval_loss(self, x: Tensor, y: Tensor) -> LossSum:
+        """The loss of this rank's batch, without training."""
+        ...
+
+    def exchange(self, values: Sequence[float]) -> list[list[float]]:
+        """Every rank's few numbers."""
+        ...
+
+
+def evaluate(context: RunContext, strategy: Evaluates, data: Samples, stop: Callable[[], bool]) -> Score | None:
     """The mean loss over all tokens (pictures) of the validation split, the same number on every rank.
 
     The same for every world size up to rounding: no sample is left out or counted twice. None if somebody asked to stop

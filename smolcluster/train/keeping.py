@@ -2,31 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Protocol
+
 from smolcluster.runtime.checkpoint.agree import Facts
 from smolcluster.runtime.checkpoint.load import Restored, restore
+from smolcluster.runtime.checkpoint.manifest import StarNote
 from smolcluster.runtime.checkpoint.save import Saver
 from smolcluster.runtime.checkpoint.sources import Source
 from smolcluster.runtime.context import RunContext
+from smolcluster.runtime.slices import Slice
 from smolcluster.strategies.base import Strategy
 from smolcluster.train.account import Account
+
+
+class Stateful(Protocol):
+    """What saving needs of a strategy, or of a star's centre."""
+
+    def named_slices(self) -> Iterator[Slice]:
+        """See Strategy."""
+        ...
 
 
 class Keeper:
     """Saves a strategy's state at the steps the run asks for. All ranks call it alike."""
 
-    def __init__(self, context: RunContext, strategy: Strategy, saver: Saver | None = None) -> None:
+    def __init__(self, context: RunContext, strategy: Stateful, saver: Saver | None = None) -> None:
         self._every = context.run.checkpoint.every_steps
         self._strategy = strategy
         self._saver = saver or Saver(context)
 
-    def due(self, step: int, ended: bool) -> bool:
-        """Whether the state is saved after that step: every so many, and after the last one."""
+    def due(self, step: int, ended: bool, before: int | None = None) -> bool:
+        """Whether the state is saved after that step: every so many, and after the last one. `before`: the step that it
+        comes after, where one may be passed over.
+        """
         if not self._every or not step or step == self._saver.begun_step:
             return False
-        return ended or step % self._every == 0
+        return ended or step // self._every > (step - 1 if before is None else before) // self._every
 
-    def save(self, account: Account, total_steps: int, epoch: int, measured: bool) -> None:
-        """Begin to save what the strategy holds now. `measured`: the validation loss is of this very step."""
+    @property
+    def busy(self) -> bool:
+        """Whether the last save is still being written: another would wait for it."""
+        return self._saver.busy
+
+    def save(
+        self, account: Account, total_steps: int, epoch: int, measured: bool, star: StarNote | None = None
+    ) -> None:
+        """Begin to save what the strategy holds now. `measured`: the validation loss is of this very step. `star`: what
+        a server keeps besides.
+        """
         facts = Facts(
             step=account.steps,
             total_steps=total_steps,
@@ -34,6 +58,7 @@ class Keeper:
             tokens=account.tokens,
             seconds=account.seconds,
             measured=measured,
+            star=star,
             **account.scores(),
         )
         self._saver.save(facts, self._strategy.named_slices())

@@ -9,19 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from smolcluster.comm import open_fabric
-from smolcluster.errors import InterruptedRun, PeerError
+from smolcluster.errors import PeerError
 from smolcluster.plan.types import NodeConfig, Plan, RankPlan
-from smolcluster.runtime.context import Alone, RunContext
-from smolcluster.runtime.device import pick_device
+from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.entering import enter
-from smolcluster.runtime.failures import DONE, Failure, understand
-from smolcluster.runtime.generation import read_generation
-from smolcluster.runtime.process import peak_rss_mb
+from smolcluster.runtime.failures import DONE, understand
 from smolcluster.runtime.results import forget_finished, keep_finished, leave_result, read_finished, write_result
-from smolcluster.runtime.runfolder import RankResult, RunFolder, Status
-from smolcluster.strategies.base import NotFiniteError
+from smolcluster.runtime.runfolder import RunFolder
 from smolcluster.train.account import Account
+from smolcluster.train.outcome import context_of, ending_of, result_of
 from smolcluster.train.rank import train_rank
+from smolcluster.train.star.part import star_part
 
 log = logging.getLogger("smolcluster.worker")
 # So long a rank whose work was done looks for the others: a Pi needs most of a minute to start its ranks again.
@@ -30,6 +28,8 @@ FINISHED_JOIN_S = 90.0
 
 def train_part(config: NodeConfig, plan: Plan, me: RankPlan, stop: Callable[[], bool]) -> int:
     """Take a rank's part in a run and write its result.json. The exit code; only bugs of result writing raise."""
+    if plan.shape == "STAR":
+        return star_part(config, plan, me, stop)
     account = Account()
     folder = RunFolder(Path(config.run_dir))
     before = read_finished(folder, me.node, me.rank)
@@ -43,7 +43,7 @@ def train_part(config: NodeConfig, plan: Plan, me: RankPlan, stop: Callable[[], 
             def say_done() -> None:
                 # Before the others are let go: whoever is killed from here on was done, and is not started again.
                 counters = context.wires.counters()
-                result = _result(config, plan, me, account, DONE, counters.bytes_out, counters.bytes_in)
+                result = result_of(config, plan, me, account, DONE, counters.bytes_out, counters.bytes_in)
                 if result.finished:
                     keep_finished(folder, result)
                 write_result(folder, result)
@@ -55,79 +55,16 @@ def train_part(config: NodeConfig, plan: Plan, me: RankPlan, stop: Callable[[], 
                 sent, received = counters.bytes_out, counters.bytes_in
             done = True
     except BaseException as error:  # noqa: BLE001  whatever ended it, the result must say so
-        ending = _ending(error, me.rank)
+        ending = ending_of(error, me.rank)
     if before is not None and not entered and ending.exit_code == PeerError.exit_code:
         log.info("nobody needs this rank any more: its work was done, and so was the others'")
         write_result(folder, before)
         return before.exit_code
     if done:  # and said so: what the wires made of their end changes nothing
         ending = DONE
-    result = _result(config, plan, me, account, ending, sent, received)
+    result = result_of(config, plan, me, account, ending, sent, received)
     leave_result(folder, result)
     return result.exit_code
-
-
-def _result(
-    config: NodeConfig, plan: Plan, me: RankPlan, account: Account, ending: Failure, sent: int, received: int
-) -> RankResult:
-    """What the rank says of its part."""
-    folder = RunFolder(Path(config.run_dir))
-    if ending is DONE and account.stopped:
-        ending = Failure(InterruptedRun.exit_code, "stopped as asked", ours=False, bug=False)
-    note = read_generation(folder, me.node, me.rank)
-    origin = note.origin if note is not None else None
-    status: Status = "failed"
-    if ending.exit_code in (0, InterruptedRun.exit_code):
-        status = "stopped" if ending.exit_code else "completed"
-    return RankResult(
-        rank=me.rank,
-        node=me.node,
-        status=status,
-        exit_code=ending.exit_code,
-        reason=ending.reason,
-        root_cause=ending.ours and status == "failed",
-        steps=account.steps,
-        tokens=account.tokens,
-        seconds=account.seconds,
-        **account.scores(),
-        wire_bytes_out=sent,
-        wire_bytes_in=received,
-        peak_rss_mb=peak_rss_mb(),
-        transport=plan.transport if plan.world_size > 1 else "none",
-        generation=note.generation if note is not None else 0,
-        finished=status == "completed",
-        final=ending.final,
-        resumed_from=origin.run_id if origin is not None else "",
-        resumed_step=origin.step if origin is not None else None,
-    )
-
-
-def _ending(error: BaseException, rank: int) -> Failure:
-    ending = understand(error)
-    if isinstance(error, NotFiniteError):
-        # All ranks raise it in the same step; the one whose numbers went wrong is the cause.
-        ending = replace(ending, ours=error.rank in (rank, None))
-    if ending.bug:
-        log.error("%s", ending.reason, exc_info=error)
-    else:
-        log.error("%s", ending.reason)
-    return ending
-
-
-def context_of(config: NodeConfig, plan: Plan, me: RankPlan) -> RunContext:
-    """What a rank knows before it has met the others. ConfigError where its device is missing."""
-    return RunContext(
-        run_id=config.run_id,
-        generation=config.generation,
-        plan=plan,
-        me=me,
-        device=pick_device(me.device, me.node),
-        folder=RunFolder(Path(config.run_dir)),
-        data_dir=Path(config.data_dir),
-        wires=Alone(),
-        init_dir=Path(config.init_dir) if config.init_dir else None,
-        resume_from=Path(config.resume_from) if config.resume_from else None,
-    )
 
 
 @contextlib.contextmanager

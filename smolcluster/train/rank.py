@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from torch import nn
+from torch import Tensor, nn
 
 from smolcluster.data import ImageMeta, Samples, open_samples
 from smolcluster.errors import ConfigError, Problem
@@ -40,15 +40,13 @@ def train_rank(
 
     Errors of the tree in errors.py, or torch's wrapping of a PeerError.
     """
-    data = open_samples(context.data_dir)
-    data.require(context.plan.global_batch)
-    model = model_of(context, data)
+    data, model = prepared(context)
     strategy = build_strategy(context, model)
     _hand_out_given_weights(context, strategy)
     log.info("rank %d of %d on %s: %s", context.rank, context.world_size, context.device, context.run.strategy)
     if not resume(context, strategy, account):
-        _require_given_weights(context)
-    note_step(context.folder, context.me.node, context.seat, account.steps, _origin(context, account))
+        require_given_weights(context)
+    note_step(context.folder, context.me.node, context.seat, account.steps, origin_of(context, account))
     metrics_file = context.folder.metrics(context.me.node, context.seat)
     cut_after(metrics_file, account.steps)
     keeper = Keeper(context, strategy)
@@ -59,12 +57,8 @@ def train_rank(
             keeper.abandon()
             raise
     tensors = strategy.export()
-    if tensors is not None and isinstance(model, GPT | GPTStage):
-        save_tensors(model.spec, tensors, context.data_dir / "tokenizer.json", context.folder.model)
-    if tensors is not None and isinstance(model, SimpleNN | NNStage) and isinstance(data.meta, ImageMeta):
-        save_classifier(model.spec, Scaling(data.meta.mean, data.meta.std), context.folder.model, tensors)
     if tensors is not None:
-        log.info("model written to %s", context.folder.model)
+        write_model(context, data, model, tensors)
     # Nobody is done before the model is there: if a rank dies here all begin again, and must be there for that. Twice:
     # the first says that the model is there, the second that everybody knows and has noted it.
     strategy.exchange([0.0])
@@ -73,12 +67,11 @@ def train_rank(
     strategy.close()
 
 
-def _build(context: RunContext, vocabulary: int | None) -> nn.Module:
-    """The model, or of a model whose layers are split this rank's."""
-    run, stages = context.run, context.plan.stages
-    if not stages:
-        return build_model(run.model, vocabulary, run.seed)
-    return build_stage(run.model, cut(stages, stages[-1][1])[context.rank], vocabulary, run.seed)
+def prepared(context: RunContext) -> tuple[Samples, nn.Module]:
+    """The data, and the model on the rank's device, made ready for the run. ConfigError where that cannot be."""
+    data = open_samples(context.data_dir)
+    data.require(context.plan.global_batch)
+    return data, model_of(context, data)
 
 
 def model_of(context: RunContext, data: Samples) -> nn.Module:
@@ -89,7 +82,24 @@ def model_of(context: RunContext, data: Samples) -> nn.Module:
     return model
 
 
-def _origin(context: RunContext, account: Account) -> Origin | None:
+def _build(context: RunContext, vocabulary: int | None) -> nn.Module:
+    """The model, or of a model whose layers are split this rank's."""
+    run, stages = context.run, context.plan.stages
+    if not stages:
+        return build_model(run.model, vocabulary, run.seed)
+    return build_stage(run.model, cut(stages, stages[-1][1])[context.rank], vocabulary, run.seed)
+
+
+def write_model(context: RunContext, data: Samples, model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """The trained model, into the run's folder."""
+    if isinstance(model, GPT | GPTStage):
+        save_tensors(model.spec, tensors, context.data_dir / "tokenizer.json", context.folder.model)
+    if isinstance(model, SimpleNN | NNStage) and isinstance(data.meta, ImageMeta):
+        save_classifier(model.spec, Scaling(data.meta.mean, data.meta.std), context.folder.model, tensors)
+    log.info("model written to %s", context.folder.model)
+
+
+def origin_of(context: RunContext, account: Account) -> Origin | None:
     """The earlier run whose checkpoint this start began with; None where it was the run's own, or none."""
     if account.resumed_step is None or account.resumed_from == context.run_id:
         return None
@@ -119,6 +129,8 @@ def _prepare(context: RunContext, model: nn.Module) -> None:
     if isinstance(model, GPT) and context.init_dir is not None and context.rank == 0:  # the others get rank 0's
         load_weights(context.init_dir, model)
         log.info("starts from the weights in %s", context.init_dir)
+    if context.me.role == "server":  # it computes only to evaluate
+        return
     if training.activation_checkpointing:
         model.checkpoint_blocks()
     if training.compile:
@@ -138,7 +150,7 @@ def _hand_out_given_weights(context: RunContext, strategy: Strategy) -> None:
         strategy.start_from(given)
 
 
-def _require_given_weights(context: RunContext) -> None:
+def require_given_weights(context: RunContext) -> None:
     """ConfigError where the run starts from given weights that are not here: an elastic run's new rank 0."""
     if context.run.init is not None and context.init_dir is None and context.rank == 0:
         what = f"{context.me.node} was given no weights to start from, and there is no checkpoint yet"

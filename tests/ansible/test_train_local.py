@@ -76,7 +76,7 @@ def test_a_name_of_its_own_and_a_list_of_overrides(local: Cluster) -> None:
 BAD = {
     "a strategy, nearly": (("strategy=fsdpp",), ("--strategy fsdpp: there is no such strategy", "did you mean fsdp?")),
     "a strategy, not at all": (("strategy=magic",), ("--strategy magic", "use one of single, classicdp, fsdp")),
-    "a strategy that comes later": (("strategy=edp",), ("edp",)),
+    "a strategy that comes later": (("strategy=mp",), ("mp",)),
     "variables of the command line": (
         ("overide=training.max_steps=3", "modle=nn"),
         ("-e modle=...: nobody reads it", "did you mean model?", "did you mean override?"),

@@ -127,6 +127,13 @@ def test_star_settings() -> None:
     assert (syncps.run.worker_update_interval, syncps.run.syncps_timeout_s) == (4, 0.1)
 
 
+def test_a_syncps_server_trains_where_it_is_asked_to() -> None:
+    plan, _ = planned("syncps", False, "server_trains=true")
+    assert plan.run.server_trains
+    assert [rank.samples for rank in plan.ranks] == [32, 32, 32, 32]
+    assert plan.global_batch == 128
+
+
 def test_syncps_inherits_use_quantization() -> None:
     plan, _ = planned("syncps", False, "use_quantization=true")
     assert plan.run.use_quantization
@@ -209,13 +216,6 @@ def test_nn_block() -> None:
     assert (run.training.grad_clip_norm, run.training.polyak_alpha) == (1.0, 0.5)
     assert run.training.track_gradients
     assert (run.data.dataset, run.project_name) == ("mnist", "smolcluster-nn-mnist")
-
-
-@pytest.mark.parametrize("strategy", ["edp", "syncps"])
-def test_what_is_not_built_is_refused_by_name(strategy: str) -> None:
-    text = report(Request(HOME, strategy, cluster_config=block(strategy)))
-    assert f"{strategy} is not built yet; its config is read and checked, but it cannot run" in text
-    assert "use one of single, classicdp, fsdp, mp" in text
 
 
 def test_the_blocks_staleness_is_refused_and_its_fix_works() -> None:

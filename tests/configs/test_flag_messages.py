@@ -52,7 +52,7 @@ FLAGS = {
     "diloco": (
         {"strategy": "diloco"},
         "--strategy diloco: diloco is not built yet; its config is read and checked, but it cannot run"
-        " | use one of single, classicdp, fsdp, mp",
+        " | use one of single, classicdp, fsdp, edp, syncps, mp",
     ),
     "data set": (
         {"dataset": "wikitxt2"},

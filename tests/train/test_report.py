@@ -18,7 +18,7 @@ from smolcluster.observe.report import read_run, summarise, summary_of
 from smolcluster.observe.tables import show
 from smolcluster.runtime.metrics import MetricsWriter
 from smolcluster.runtime.results import write_result
-from smolcluster.runtime.runfolder import RankResult, RunFolder, StepRecord, write_atomic
+from smolcluster.runtime.runfolder import GradientAccount, RankResult, RunFolder, StepRecord, write_atomic
 
 PLOTS = ("loss", "perplexity", "throughput", "bytes", "time")
 
@@ -119,6 +119,14 @@ def test_numbers_that_went_wrong_keep_their_code(tmp_path: Path) -> None:
     wrong = {"status": "failed", "exit_code": 4, "reason": "the loss of rank 1 is not finite"}
     folder = run_folder(tmp_path, ended(0, **wrong), ended(1, **wrong, root_cause=True), ended(2, **wrong))
     assert summary_of(folder.path).exit_code == 4
+
+
+def test_what_became_of_a_server_s_gradients(tmp_path: Path) -> None:
+    account = GradientAccount(pushed=120, applied=116, late=4, refused={"too stale": 1}, rolled_back=1, pending=2)
+    run_folder(tmp_path, ended(0, gradients=account), ended(1), ended(2))
+    assert summary_of(tmp_path).gradients == account
+    told = "120 pushed: 116 applied (4 late), 1 refused (too stale 1), 1 rolled back, 2 in no update yet"
+    assert told in printed(tmp_path)
 
 
 def test_stopped_is_not_failed(tmp_path: Path) -> None:

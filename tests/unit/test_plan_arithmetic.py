@@ -79,6 +79,14 @@ def test_a_syncps_worker_has_no_optimizer() -> None:
     assert memory_of(run_of("syncps"), 0, 3, "server").optimizer_bytes == 8 * param_count(GPT)
 
 
+def test_a_syncps_server_that_trains_holds_a_second_model() -> None:
+    run = run_of("syncps").model_copy(update={"server_trains": True})
+    size = 4 * param_count(GPT)
+    server, worker = memory_of(run, 0, 3, "server"), memory_of(run, 1, 3, "worker")
+    assert (server.params_bytes, server.grads_bytes, server.optimizer_bytes) == (2 * size, 2 * size, 2 * size)
+    assert (worker.params_bytes, worker.grads_bytes, worker.optimizer_bytes) == (size, size, 0)
+
+
 def test_the_stages_of_mp_hold_the_whole_model_and_a_second_embedding() -> None:
     cut = split_layers(GPT.num_layers, 3)
     stages = [memory_of(run_of("mp"), rank, 3, "worker", stages=cut).params_bytes // 4 for rank in range(3)]

@@ -8,7 +8,15 @@ from typing import Literal
 from smolcluster.errors import DeadlineError
 from smolcluster.files import explain
 from smolcluster.runtime.checkpoint.files import write_whole
-from smolcluster.runtime.checkpoint.manifest import Cursor, Manifest, Place, Progress, ShardFile, manifest_file
+from smolcluster.runtime.checkpoint.manifest import (
+    Cursor,
+    Manifest,
+    Place,
+    Progress,
+    ShardFile,
+    StarNote,
+    manifest_file,
+)
 from smolcluster.runtime.checkpoint.notes import Notes
 from smolcluster.runtime.checkpoint.replicas import Copy
 from smolcluster.runtime.checkpoint.retention import drop_manifests, look_at, to_keep
@@ -33,6 +41,7 @@ class Facts(Frozen):
     val_loss: float | None
     measured: bool
     val_accuracy: float | None = None
+    star: StarNote | None = None
 
 
 class Account(Frozen):
@@ -166,4 +175,5 @@ def manifest_of(context: RunContext, facts: Facts, accounts: Sequence[Account]) 
             file.model_copy(update={"places": (*file.places, *copies.get(file.rank, ()))})
             for file in sorted(files, key=lambda file: file.rank)
         ),
+        star=facts.star,
     )

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from smolcluster.runtime.runfolder import RunFolder
+from smolcluster.runtime.runfolder import GradientAccount, RunFolder
 from smolcluster.spec.base import Frozen
 from smolcluster.spec.run import ModelSpec
 
@@ -89,6 +89,17 @@ class Cursor(Frozen):
     dataset: str
 
 
+class StarNote(Frozen):
+    """Of a run with a server: which samples are done. `front`: all before it have been given out; `back`: those of
+    them, as (first, samples), whose gradients were not applied. The rest is the ledger's (strategies/star/ledger.py).
+    """
+
+    front: int = Field(ge=0)
+    back: tuple[tuple[int, int], ...]
+    gradients: GradientAccount
+    seen: dict[int, tuple[int, int]] = Field(default_factory=dict)
+
+
 class Manifest(Frozen):
     """One checkpoint. `val_loss` was measured at this very step; None if none was.
 
@@ -109,6 +120,7 @@ class Manifest(Frozen):
     progress: Progress
     cursor: Cursor
     files: tuple[ShardFile, ...]
+    star: StarNote | None = Field(default=None, exclude_if=lambda note: note is None)
     digest: str = ""
 
     def to_json(self) -> str:

@@ -72,6 +72,11 @@ class Saver:
         self._thread = threading.Thread(target=self._run, args=(facts, snapshot), name="smol-checkpoint", daemon=True)
         self._thread.start()
 
+    @property
+    def busy(self) -> bool:
+        """Whether what was begun is still being written."""
+        return self._thread is not None and self._thread.is_alive()
+
     def finish(self) -> None:
         """Wait until what was begun is done. TimeoutError (an OSError) if the disk takes for ever."""
         if self._thread is not None:

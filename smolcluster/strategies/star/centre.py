@@ -1,0 +1,38 @@
+"""The server's model: the weights everybody works on, and their AdamW. It computes no gradient; it is given them."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+
+from smolcluster.runtime.context import RunContext
+from smolcluster.strategies.base import NotFiniteError
+from smolcluster.strategies.replica import Replica
+from smolcluster.strategies.squares import sum_of_squares
+
+
+class Centre(Replica):
+    """One flat line of parameters, one of gradients (`whole_grads`), two of moments. Checkpoints are those of `single`:
+    any strategy goes on from one, and this from any.
+    """
+
+    def __init__(self, context: RunContext, model: nn.Module) -> None:
+        super().__init__(context, model)
+        self.start_with_whole_gradients([(0, self.flat.length)], send=None)
+
+    @property
+    def version(self) -> int:
+        """How often the weights were updated."""
+        return int(self.adamw.steps[0])
+
+    def update(self, lr: float) -> float:
+        """One step of AdamW with the mean gradient in `whole_grads`, clipped; its norm before that. NotFiniteError."""
+        norm = math.sqrt(sum_of_squares(self.whole_grads))
+        if not math.isfinite(norm):
+            what = "a gradient that was pushed is not finite"
+            advice = "lower training.learning_rate, lengthen lr_schedule.warmup_iters or set training.grad_clip_norm"
+            raise NotFiniteError(f"{what}: {advice}", None)
+        clip = 1.0 if self.max_norm is None else min(1.0, self.max_norm / (norm + 1e-6))
+        self.adamw.step(0, lr, clip)
+        return norm

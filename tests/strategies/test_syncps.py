@@ -1,0 +1,442 @@
+"""Server and workers of syncps in one thread, on a clock of the test's own: what happens when is the test's affair."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from strategy_jobs import context_of
+from strategy_models import model_of, samples_of
+
+from smolcluster.comm.letter import Letter
+from smolcluster.comm.mailbox import Delivered, Event, Joined, Left, Member
+from smolcluster.runtime.context import RunContext
+from smolcluster.spec.run import WireFormat
+from smolcluster.strategies.base import build_strategy
+from smolcluster.strategies.star.centre import Centre
+from smolcluster.strategies.star.leases import Lease, Leases
+from smolcluster.strategies.star.messages import leases_in
+from smolcluster.strategies.star.server import Update
+from smolcluster.strategies.star.solo import solo
+from smolcluster.strategies.syncps import Server, Worker
+
+LR = 1e-2
+Samples = tuple[torch.Tensor, torch.Tensor]
+
+
+def star_of(workers: int, batch: int = 6, wire: WireFormat = "fp32", **run: Any) -> list[RunContext]:
+    """Contexts of a server and so many workers, who share a global batch of workers x batch samples."""
+    contexts = [context_of("syncps", rank, workers + 1) for rank in range(workers + 1)]
+    plan = contexts[0].plan
+    ranks = tuple(
+        rank.model_copy(update={"role": "worker" if rank.rank else "server", "samples": batch if rank.rank else 0})
+        for rank in plan.ranks
+    )
+    given = {"worker_update_interval": 1, **run}
+    training = plan.run.training.model_copy(update={"polyak_alpha": given.pop("alpha", 1.0)})
+    spec = plan.run.model_copy(update={**given, "training": training})
+    changes = {"ranks": ranks, "run": spec, "global_batch": workers * batch, "shape": "STAR", "wire": wire}
+    plan = plan.model_copy(update=changes)
+    return [replace(context, plan=plan, me=ranks[context.rank]) for context in contexts]
+
+
+def samples_at(start: int, stop: int, batch: int) -> Samples:
+    """The samples at positions of the run's line, whose batches are strategy_models' steps."""
+    batches = [samples_of(step, batch) for step in range(start // batch, -(-stop // batch))]
+    first = start // batch * batch
+    x, y = (torch.cat(parts)[start - first : stop - first] for parts in zip(*batches, strict=True))
+    return x, y
+
+
+class Paused(Exception):
+    """A worker waits for a letter."""
+
+
+class Post:
+    """The mailbox of a star without wires, and each worker's end of it."""
+
+    generation = 0
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self.events: deque[Event] = deque()
+        self.letters: dict[int, deque[Letter]] = {rank: deque() for rank in range(1, workers + 1)}
+        self.here: dict[int, Member] = {}
+        self.cuts: list[int] = []
+        self._count = 0
+
+    def receive(self, timeout_s: float) -> Event | None:
+        assert timeout_s >= 0
+        return self.events.popleft() if self.events else None
+
+    def send(self, member: Member, letter: Letter) -> None:
+        if self.here.get(member.rank) == member:
+            self.letters[member.rank].append(letter)
+
+    def cut(self, member: Member) -> None:
+        self.cuts.append(member.rank)
+
+    def members(self) -> tuple[Member, ...]:
+        return tuple(self.here.values())
+
+    def join(self, rank: int, samples: int, incarnation: int | None = None) -> None:
+        self._count += 1
+        self.here[rank] = Member(rank, 100 + self._count if incarnation is None else incarnation, self._count)
+        self.letters[rank].clear()
+        self.events.append(Joined(self.here[rank], {"samples": samples}))
+
+    def leave(self, rank: int) -> None:
+        self.events.append(Left(self.here.pop(rank), "killed", orderly=False))
+
+
+class Line:
+    """A worker's end: what a Caller is to it."""
+
+    generation = 0
+    timeout_s = 1.0
+
+    def __init__(self, post: Post, rank: int) -> None:
+        self._post = post
+        self._rank = rank
+        self.sent: list[Letter] = []
+
+    def send(self, letter: Letter) -> None:
+        # A copy: what is under way is not changed by what the worker does next.
+        self.sent.append(replace(letter, body=letter.body.clone()))
+
+    def receive(self, timeout_s: float) -> Letter:
+        if not self._post.letters[self._rank]:
+            raise Paused
+        return self._post.letters[self._rank].popleft()
+
+
+class Star:
+    """A server and its workers. Nothing happens but by the test's calls."""
+
+    def __init__(self, contexts: Sequence[RunContext], kind: str = "tiny", steps: int = 1000) -> None:
+        self.contexts = contexts
+        self.kind = kind
+        self.batch = contexts[0].plan.global_batch
+        self.now = 100.0
+        self.post = Post(len(contexts) - 1)
+        self.workers: dict[int, Worker] = {}
+        self.lines: dict[int, Line] = {}
+        self.given: list[Lease] = []
+        centre = Centre(solo(contexts[0]), model_of(kind, seed=5))
+        self.server = Server(solo(contexts[0]), centre, self.post, self.batch, lambda _: LR)  # type: ignore[arg-type]
+        self.server.leases = Leases(steps * self.batch)
+        self.server.clock = lambda: self.now
+
+    def turn(self) -> None:
+        """The server sees to all that has come, and to what is due."""
+        self.server.turn(0.0)
+        while self.post.events:
+            self.server.turn(0.0)
+
+    def join(self, *ranks: int) -> None:
+        for rank in ranks:
+            self.lines[rank] = Line(self.post, rank)
+            # Other weights than the server's, which must win.
+            model = model_of(self.kind, seed=50 + rank)
+            context = solo(self.contexts[rank])
+            self.workers[rank] = Worker(context, model, self.lines[rank], lambda: False, lambda _: None, 1.0)  # type: ignore[arg-type]
+            self.workers[rank]._take_up(0)
+            self.post.join(rank, self.contexts[rank].me.samples)
+        self.turn()
+
+    def leave(self, rank: int) -> None:
+        del self.workers[rank]
+        self.post.leave(rank)
+        self.turn()
+
+    def compute(self, rank: int) -> Letter:
+        """What the worker pushes for the lease it has; the server has not got it yet."""
+        worker = self.workers[rank]
+        lease = worker.lease()
+        assert lease is not None
+        self.given.append(lease)
+        batch = [samples_at(lease.start, lease.start + lease.count, self.batch)]
+        with contextlib.suppress(Paused):
+            worker.train_step(batch, lease)
+        return self.lines[rank].sent.pop()
+
+    def deliver(self, rank: int, letter: Letter) -> None:
+        self.post.events.append(Delivered(self.post.here[rank], letter))
+        self.turn()
+
+    def idle(self, rank: int) -> bool:
+        """Whether it has no lease, and waits for one."""
+        try:
+            lease = self.workers[rank].lease()
+        except Paused:
+            return True
+        assert lease is not None
+        self.workers[rank]._leases.appendleft(lease)
+        return False
+
+    def round(self) -> Update:
+        """Everybody on time."""
+        before = len(self.server.updates)
+        for rank in sorted(self.workers):
+            self.deliver(rank, self.compute(rank))
+        assert len(self.server.updates) == before + 1
+        return self.server.updates[-1]
+
+    @property
+    def params(self) -> torch.Tensor:
+        return self.server.centre.flat.params
+
+
+def star(workers: int, **given: Any) -> Star:
+    made = Star(star_of(workers, **given))
+    made.join(*range(1, workers + 1))
+    return made
+
+
+def loss_of(update: Update) -> float:
+    return update.loss / update.tokens
+
+
+def ranges(leases: Sequence[Lease]) -> list[tuple[int, int]]:
+    return [(lease.start, lease.count) for lease in leases]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["tiny", "gpt", "nn"])
+def test_all_on_time_it_equals_one_process_on_the_union_of_the_batches(workers: int, kind: str) -> None:
+    run = Star(star_of(workers), kind)
+    run.join(*range(1, workers + 1))
+    updates = [run.round() for _ in range(20)]
+    strategy = build_strategy(context_of("single", 0, 1, samples=6 * workers), model_of(kind, seed=5))
+    results = [strategy.train_step([samples_of(step, 6 * workers)], LR) for step in range(20)]
+    assert [loss_of(update) for update in updates] == pytest.approx([result.loss for result in results], abs=1e-5)
+    assert [one.grad_norm for one in updates] == pytest.approx([result.grad_norm for result in results], rel=1e-3)
+    assert [(one.tokens, one.gradients, one.late, one.staleness) for one in updates] == [
+        (result.tokens, workers, 0, 0) for result in results
+    ]
+    assert ranges(run.given) == [(6 * i, 6) for i in range(20 * workers)]
+
+
+def test_nobody_gets_samples_before_all_of_the_plan_have_come() -> None:
+    run = Star(star_of(2))
+    run.join(2)
+    assert run.idle(2)
+    run.join(1)
+    assert ranges(leases_in(run.post.letters[1][-1])) == [(0, 6)]
+    assert not run.idle(2)
+
+
+def test_who_does_not_come_is_waited_for_and_then_left_out() -> None:
+    run = Star(star_of(2))
+    run.join(2)
+    run.now += run.contexts[0].run.recovery.elastic_wait_s
+    run.turn()
+    letter = run.compute(2)
+    assert ranges(run.given) == [(0, 12)]  # alone it computes the whole global batch
+    run.join(1)
+    late = run.compute(1)
+    assert ranges(run.given) == [(0, 12), (12, 6)]
+    run.deliver(2, letter)
+    run.deliver(1, late)
+    assert [(one.samples, one.gradients, one.late) for one in run.server.updates] == [(18, 2, 0)]
+
+
+def test_who_came_and_went_before_the_beginning_starts_no_wait() -> None:
+    run = Star(star_of(2))
+    run.join(2)
+    run.leave(2)
+    run.now += 1000
+    run.join(1)
+    assert run.idle(1)
+    run.now += run.contexts[0].run.recovery.elastic_wait_s
+    run.turn()
+    assert not run.idle(1)
+
+
+def test_a_slow_worker_s_gradient_joins_the_next_step_with_its_own_weight() -> None:
+    run = star(2)
+    first, slow = run.compute(1), run.compute(2)
+    start = run.params.clone()
+    run.deliver(1, first)
+    assert not run.server.updates
+    run.now += run.contexts[0].run.syncps_timeout_s
+    run.turn()
+    assert [(one.samples, one.late) for one in run.server.updates] == [(6, 0)]
+    before = run.params.clone()
+    again = run.compute(1)
+    run.deliver(2, slow)
+    assert torch.equal(run.workers[2].flat.params, start)
+    late = run.compute(2)
+    assert torch.equal(run.workers[2].flat.params, before)  # it is at the newest weights at once
+    assert ranges(run.given) == [(0, 6), (6, 6), (12, 6), (18, 6)]  # nobody's samples were left out
+    run.deliver(1, again)
+    run.deliver(2, late)
+    step = run.server.updates[-1]
+    assert (step.samples, step.gradients, step.late, step.staleness) == (18, 3, 1, 1)
+    assert (run.server.account().applied, run.server.account().late) == (4, 1)
+    # By hand: each gradient at the weights that it was computed with, one AdamW step on their mean by tokens.
+    strategy: Any = build_strategy(context_of("single", 0, 1, samples=6), model_of("tiny", seed=5))
+    strategy.train_step([samples_at(0, 6, 12)], LR)
+    assert torch.allclose(strategy.flat.params, before, atol=1e-6)
+    strategy.flat.params.copy_(start)
+    strategy.backward([samples_at(6, 12, 12)])
+    box = strategy.whole_grads.clone()
+    strategy.flat.params.copy_(before)
+    local = strategy.backward([samples_at(12, 18, 12), samples_at(18, 24, 12)])
+    strategy.whole_grads.add_(box)
+    verdict = strategy.agree(replace(local, tokens=18 * 8), False, [strategy.whole_grads])
+    assert step.grad_norm == pytest.approx(verdict.grad_norm, rel=1e-5)
+    strategy.adamw.step(0, LR, verdict.scale)
+    assert torch.allclose(run.params, strategy.flat.params, atol=1e-5)
+
+
+def test_samples_of_one_that_leaves_go_to_the_others_and_shares_follow() -> None:
+    run = star(3)
+    run.round()
+    run.compute(2)
+    run.leave(2)  # with the gradient of samples 24 to 30
+    del run.given[3:]
+    run.deliver(1, run.compute(1))
+    run.deliver(3, run.compute(3))
+    assert run.server.updates[-1].samples == 12
+    for rank in (1, 3):
+        run.deliver(rank, run.compute(rank))
+    assert ranges(run.given[3:]) == [(18, 6), (30, 6), (24, 6), (36, 9)]
+    for rank in (1, 3):
+        run.deliver(rank, run.compute(rank))
+    assert ranges(run.given[-2:]) == [(45, 9), (54, 9)]
+    assert run.server.updates[-1].samples == 18  # the global batch of the plan, by two
+    run.join(2)  # in mid-step: the others have theirs already
+    assert run.round().samples == 24
+    assert run.round().samples == 18
+    done = sorted(ranges(run.given))
+    assert [start + count for start, count in done[:-1]] == [start for start, _ in done[1:]]
+
+
+def test_who_leaves_after_delivering_takes_nothing_along_and_leaves_nothing_behind() -> None:
+    run = star(2, wire="int8")
+    before = run.server.outgoing.state_bytes()
+    run.deliver(1, run.compute(1))
+    run.leave(1)
+    assert run.server.leases.released == 0
+    shadow = run.params.nbytes
+    run.deliver(2, run.compute(2))
+    assert [(one.samples, one.gradients) for one in run.server.updates] == [(12, 2)]
+    assert run.server.outgoing.state_bytes() == before - shadow
+    assert not run.post.letters[1]
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.5])
+@pytest.mark.parametrize("wire", ["fp32", "int8"])
+def test_a_pull_is_a_polyak_average_every_interval(alpha: float, wire: WireFormat) -> None:
+    run = star(1, worker_update_interval=2, alpha=alpha, wire=wire)
+    worker, off, stale = run.workers[1], [], []
+    run.idle(1)
+    expected = run.params.clone()
+    for step in range(6):
+        run.idle(1)
+        if step and step % 2 == 0:
+            expected.lerp_(run.params, alpha)
+        off.append((worker.flat.params - expected).abs().max().item())
+        stale.append(run.round().staleness)
+    assert stale == [0, 1, 0, 1, 0, 1]
+    assert max(off) < (1e-3 if wire == "int8" else 1e-7)
+    assert (max(off) > 1e-7) == (wire == "int8")
+
+
+@pytest.mark.parametrize("wire", ["int8", "bf16", "fp16"])
+def test_a_narrow_wire_learns_like_float32(wire: WireFormat) -> None:
+    plain, short = star(2), star(2, wire=wire)
+    losses = [(loss_of(plain.round()), loss_of(short.round())) for _ in range(30)]
+    assert losses[-1][0] < losses[0][0] - 0.4  # samples without a pattern: not much below log(61)
+    assert losses[-1][1] == pytest.approx(losses[-1][0], rel=0.01)
+    assert losses[-1][1] != losses[-1][0]
+
+
+def test_what_was_pushed_is_accounted_for() -> None:
+    run = star(2)
+    answer = run.compute(1)
+    run.deliver(1, answer)
+    box = run.server.centre.whole_grads.clone()
+    run.deliver(1, answer)  # its answer was lost, it thinks
+    lost = run.compute(2)
+    run.leave(2)
+    assert len(run.server.updates) == 1  # nobody else was waited for
+    assert box.count_nonzero() > 0
+    assert run.server.centre.whole_grads.count_nonzero() == 0
+    run.deliver(1, run.compute(1))
+    run.post.join(2, 6)
+    run.turn()
+    # Its samples are worker 1's by now, or done.
+    run.deliver(2, lost)
+    account = run.server.account()
+    assert run.server.ledger.closes
+    assert (account.pushed, account.applied, account.pending, account.duplicates) == (3, 2, 0, 1)
+    assert account.refused == {"its samples were given to another": 1}
+
+
+@pytest.mark.parametrize("had_it", [False, True])
+def test_a_link_that_broke_with_a_gradient_on_it(had_it: bool) -> None:
+    run = star(2)
+    sent = run.compute(2)
+    if had_it:
+        run.deliver(2, sent)
+    incarnation = run.post.here[2].incarnation
+    run.post.leave(2)
+    run.post.join(2, 6, incarnation)  # the worker dialled again; it is given samples, and sends what was open
+    run.workers[2]._take_up(0)
+    run.turn()
+    assert ranges(leases_in(run.post.letters[2][-1])) == [(12, 6) if had_it else (6, 6)]
+    run.deliver(2, sent)
+    run.deliver(1, run.compute(1))
+    with contextlib.suppress(Paused):
+        run.workers[2]._settle()
+    if had_it:
+        run.deliver(2, run.compute(2))
+    assert run.server.ledger.duplicates == had_it
+    assert [(one.samples, one.gradients, one.late) for one in run.server.updates] == [(12 + 6 * had_it, 2 + had_it, 0)]
+    assert run.server.ledger.closes
+    # Nothing is computed twice: what it was given meanwhile is what it had sent.
+    run.deliver(1, run.compute(1))
+    run.deliver(2, run.compute(2))
+    assert len(run.server.updates) == 2
+    assert not run.server.ledger.refused
+
+
+def test_too_stale() -> None:
+    run = star(2, max_staleness=1)
+    slow = run.compute(2)
+    for _ in range(2):
+        run.deliver(1, run.compute(1))
+        run.now += 1
+        run.turn()
+    assert len(run.server.updates) == 2
+    run.deliver(2, slow)
+    assert run.server.ledger.refused == {"too stale": 1}
+    run.deliver(2, run.compute(2))  # the same samples, at the newest weights
+    assert ranges(run.given)[-1] == (6, 6)
+    run.deliver(1, run.compute(1))
+    assert [(one.samples, one.staleness) for one in run.server.updates] == [(6, 0), (6, 0), (12, 0)]
+
+
+def test_every_sample_of_the_run_is_in_one_step_to_its_end() -> None:
+    run = Star(star_of(2), steps=3)
+    run.join(1, 2)
+    run.round()
+    slow = run.compute(2)
+    for _ in range(3):
+        run.deliver(1, run.compute(1))
+        run.now += 1
+        run.turn()
+    assert run.idle(1)  # nothing is left but what worker 2 has
+    assert run.server.leases.left == 6
+    run.deliver(2, slow)
+    assert run.server.leases.left == 0
+    assert [(one.samples, one.late) for one in run.server.updates] == [(12, 0), (6, 0), (6, 0), (6, 0), (6, 1)]
+    assert sum(one.samples for one in run.server.updates) == 36
+    assert run.server.ledger.applied == 6
