@@ -19,7 +19,7 @@ from smolcluster.plan.types import Plan, RankPlan
 from smolcluster.plan.wires import Wires, choose_transport, choose_wire, wires_between
 from smolcluster.spec.cluster import ClusterSpec, Node
 from smolcluster.spec.machines import is_raspberry_pi
-from smolcluster.spec.run import PREDICTED, CommSpec, RunSpec
+from smolcluster.spec.run import PREDICTED, STARS, CommSpec, RunSpec
 from smolcluster.topology import Shape, Topology
 
 SHAPES: dict[str, Shape] = {"edp": "STAR", "syncps": "STAR", "mp": "CHAIN"}
@@ -61,7 +61,8 @@ def make_plan(
     machines = _machines(run, seats, profile)
     stages = training_stages(run, machines) if run.strategy == "mp" else ()
     memory = tuple(memory_of(run, seat.rank, world_size, seat.participant.role, wire, stages) for seat in seats)
-    transport, wrong = choose_transport(run.comm.transport, [seat.node for seat in seats], wires)
+    wanted = "smol" if run.strategy in STARS else run.comm.transport
+    transport, wrong = choose_transport(wanted, [seat.node for seat in seats], wires)
     wrong += fault_problems(run, world_size, transport)
     listeners = [
         Listener(f"rank {seat.rank} ({seat.node.name})", seat.node.name, wires.listen[seat.rank], ports[seat.rank])
