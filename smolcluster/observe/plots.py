@@ -100,7 +100,7 @@ def _throughput(axes: Axes, story: RunStory, summary: Summary) -> None:
 
 def _bytes(axes: Axes, story: RunStory, summary: Summary) -> None:
     mean = (summary.wire_bytes_per_step or 0) / 1e6
-    steps, columns = _by_step(story, lambda record: record.bytes_out / 1e6)
+    steps, columns = _by_step(story, lambda record: record.bytes_out / record.own_steps / 1e6)
     labels = [f"rank {rank.plan.rank} ({rank.plan.node})" for rank in story.ranks if rank.steps]
     axes.stackplot(steps, columns, labels=labels, alpha=0.8)
     axes.axhline(mean, linestyle="--", color="grey", label=f"mean {mean:,.1f}")

@@ -33,8 +33,8 @@ def memory_of(run: RunSpec, rank: int, world_size: int, role: str, wire: WireFor
 
     ZeRO (Rajbhandari et al. 2020): stage 1 shards the optimizer state, 2 the gradients too, 3 the parameters too.
     Shards are flat and even, padded to a whole element per rank. A syncps worker has no optimizer; an mp rank holds
-    its own layers. int8 on the wire keeps what it has not sent yet; where replicas get changes (strategies/gathers.py)
-    their owner keeps its shard apart.
+    its own layers; a diloco rank has the outer optimizer besides its own. int8 on the wire keeps what it has not sent
+    yet; where replicas get changes (strategies/gathers.py) their owner keeps its shard apart.
     """
     params = param_count(run.model)
     if run.strategy == "mp":
@@ -46,13 +46,21 @@ def memory_of(run: RunSpec, rank: int, world_size: int, role: str, wire: WireFor
         rank=rank,
         params_bytes=FLOAT32_BYTES * (shard if stage >= 3 else params),
         grads_bytes=FLOAT32_BYTES * (shard if stage >= 2 else params),
-        optimizer_bytes=FLOAT32_BYTES * moments * (shard if stage >= 1 else params),
-        wire_bytes=FLOAT32_BYTES * _kept_for(wire, params, shard, stage) if world_size > 1 else 0,
+        optimizer_bytes=FLOAT32_BYTES * (moments * (shard if stage >= 1 else params) + _outer(run, params)),
+        wire_bytes=FLOAT32_BYTES * _kept_for(run, wire, params, shard, stage) if world_size > 1 else 0,
     )
 
 
-def _kept_for(wire: WireFormat, params: int, shard: int, stage: int) -> int:
-    residuals = params if wire == "int8" else 0
+def _outer(run: RunSpec, params: int) -> int:
+    """diloco's outer optimizer: the parameters that a round began with, and their momentum where it has one."""
+    if run.strategy != "diloco":
+        return 0
+    return params * (2 if run.outer_momentum else 1)
+
+
+def _kept_for(run: RunSpec, wire: WireFormat, params: int, shard: int, stage: int) -> int:
+    # diloco keeps what was owed before a round too, until the round is committed.
+    residuals = params * (2 if run.strategy == "diloco" else 1) if wire == "int8" else 0
     return residuals + (shard if wire != "fp32" and stage in (1, 2) else 0)
 
 

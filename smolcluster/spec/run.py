@@ -13,8 +13,8 @@ from smolcluster.spec.faults import FaultSpec
 Precision = Literal["fp32", "bf16", "fp16"]
 # How numbers look on the wire (comm/codec.py). A plan has one of these, a config may also say auto.
 WireFormat = Literal["fp32", "bf16", "fp16", "int8"]
-# Those whose ranks sum gradients, and so have a wire format.
-DATA_PARALLEL = ("classicdp", "fsdp")
+# Those whose ranks sum gradients, or what came of them, and so have a wire format.
+DATA_PARALLEL = ("classicdp", "fsdp", "diloco")
 STRATEGIES = ("single", "classicdp", "fsdp", "edp", "syncps", "mp", "diloco")
 
 
@@ -154,7 +154,8 @@ class RunSpec(Frozen):
     `balance` weighs the ranks of a node (default 1) when the global batch is shared out; the sum does not change.
     `init`: the folder, on the controller, of the weights to start from; None draws them from the seed, unless a
     checkpoint is loaded. `own_vocabulary`: the model's is as large as `model` says, since it came with given weights,
-    whatever the tokenizer has. `faults`: what is to be broken on purpose.
+    whatever the tokenizer has. `faults`: what is to be broken on purpose. `outer_*`: diloco's rounds (SGD with
+    Nesterov's momentum over them).
     """
 
     strategy: Literal["single", "classicdp", "fsdp", "edp", "syncps", "mp", "diloco"]
@@ -173,6 +174,9 @@ class RunSpec(Frozen):
     worker_update_interval: int = Field(default=1, ge=1)
     use_quantization: bool = False
     syncps_timeout_s: float = Field(default=0.1, gt=0)
+    outer_every: int = Field(default=20, ge=1)
+    outer_lr: float = Field(default=0.7, gt=0)
+    outer_momentum: float = Field(default=0.9, ge=0, lt=1)
     project_name: str
     init: str | None = None
     own_vocabulary: bool = False

@@ -21,6 +21,17 @@ from smolcluster.runtime.slices import Slice
 
 # A step's work for one rank: its micro-batches (x, y). Gradients are summed over them; no micro-batch is allowed.
 Batch = Sequence[tuple[torch.Tensor, torch.Tensor]]
+# What helps where numbers are not finite.
+ADVICE = "lower training.learning_rate, lengthen lr_schedule.warmup_iters or set training.grad_clip_norm"
+
+
+@dataclass(frozen=True)
+class LocalWork:
+    """One rank's part of a round: its own steps and their tokens, and the length of the slot, None for the first."""
+
+    steps: int
+    tokens: int
+    slot_s: float | None
 
 
 @dataclass(frozen=True)
@@ -31,6 +42,9 @@ class StepResult:
     the same by parameter, where they were asked for. comm_s: seconds this rank waited on communication that nothing
     hid; compute_s: the rest. stop: some rank asked for the end. loss_scale: float16's (scaling.py), None without.
     skipped: float16 overflowed: nothing was updated, grad_norm is 0.
+
+    steps: how many steps of the run, in global batches, this was. local: what this rank did of it, where ranks do not
+    all do the same (TakesRounds).
     """
 
     loss: float
@@ -43,6 +57,8 @@ class StepResult:
     layer_norms: Mapping[str, float] | None = None
     loss_scale: float | None = None
     skipped: bool = False
+    steps: int = 1
+    local: LocalWork | None = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +153,33 @@ class Strategy(Protocol):
         ...
 
 
+class Feed(Protocol):
+    """What the loop gives a strategy that decides for itself how many steps it takes: samples and rates, one by one.
+
+    steps: those the run has taken, in global batches, of `total_steps`. stop: whether this rank is asked to end.
+    """
+
+    steps: int
+    total_steps: int
+
+    def take(self, step: int, number: int) -> tuple[Batch, float]:
+        """Begin this rank's next step: its share of the global batch `number` (from 1), and the rate of step `step`."""
+        ...
+
+    def stop(self) -> bool:
+        """Whether this rank was asked to end."""
+        ...
+
+
+@runtime_checkable
+class TakesRounds(Protocol):
+    """A strategy whose ranks take several steps, not all as many, before they exchange anything."""
+
+    def train_round(self, feed: Feed) -> StepResult:
+        """Take this rank's part in a round. Errors as of train_step."""
+        ...
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What all ranks conclude from one small exchange: the step's loss, and the factor for the summed gradients.
@@ -187,12 +230,11 @@ def judge(rows: list[list[float]], max_norm: float | None, loss_scale: float = 1
 
 
 def _refuse_what_is_not_finite(rows: list[list[float]]) -> None:
-    advice = "lower training.learning_rate, lengthen lr_schedule.warmup_iters or set training.grad_clip_norm"
     for rank, row in enumerate(rows):
         if not math.isfinite(row[0]):
-            raise NotFiniteError(f"the loss of rank {rank} is not finite: {advice}", rank)
+            raise NotFiniteError(f"the loss of rank {rank} is not finite: {ADVICE}", rank)
     if not all(math.isfinite(row[3]) for row in rows):  # summed over ranks already: nobody knows whose it was
-        raise NotFiniteError(f"the gradient is not finite, though every rank's loss is: {advice}", None)
+        raise NotFiniteError(f"the gradient is not finite, though every rank's loss is: {ADVICE}", None)
 
 
 def build_strategy(context: RunContext, model: nn.Module) -> Strategy:
@@ -204,5 +246,5 @@ def build_strategy(context: RunContext, model: nn.Module) -> Strategy:
     build = getattr(module, "build", None)
     if build is None:
         what = f"strategy {name} cannot train in this version"
-        raise ConfigError([Problem("", 0, "strategy", what, "use single, classicdp or fsdp")])
+        raise ConfigError([Problem("", 0, "strategy", what, "use single, classicdp, fsdp or diloco")])
     return cast(Strategy, build(context, model))

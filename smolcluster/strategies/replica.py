@@ -99,6 +99,15 @@ class Replica(Synchronous):
         Buckets that are complete leave while backward goes on; when this returns all of them are reduced.
         """
         self.begin()
+        local = self.accumulate(batch)
+        for pending in self._sent:
+            pending.wait()
+        self._sent = []
+        self.add_lookups()
+        return local
+
+    def accumulate(self, batch: Batch) -> LossSum:
+        """The same of this rank alone; what leaves meanwhile is on its way."""
         self.stream.begin()
         local = LossSum(0.0, 0)
         for index, (x, y) in enumerate(batch):
@@ -106,10 +115,6 @@ class Replica(Synchronous):
                 self.stream.last_backward()
             local += self.differentiate(x, y)
         self.stream.flush()
-        for pending in self._sent:
-            pending.wait()
-        self._sent = []
-        self.add_lookups()
         return local
 
     def shard_gradients(self) -> list[torch.Tensor]:

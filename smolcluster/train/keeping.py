@@ -19,11 +19,11 @@ class Keeper:
         self._strategy = strategy
         self._saver = saver or Saver(context)
 
-    def due(self, step: int, ended: bool) -> bool:
-        """Whether the state is saved after that step: every so many, and after the last one."""
+    def due(self, first: int, step: int, ended: bool) -> bool:
+        """Whether the state is saved after the steps `first` to `step`: every so many, and after the last one."""
         if not self._every or not step or step == self._saver.begun_step:
             return False
-        return ended or step % self._every == 0
+        return ended or falls_in(self._every, first, step)
 
     def save(self, account: Account, total_steps: int, epoch: int, measured: bool) -> None:
         """Begin to save what the strategy holds now. `measured`: the validation loss is of this very step."""
@@ -45,6 +45,11 @@ class Keeper:
     def abandon(self) -> None:
         """The run failed."""
         self._saver.abandon()
+
+
+def falls_in(every: int, first: int, last: int) -> bool:
+    """Whether one of the steps `first` to `last` is a multiple of `every`."""
+    return last // every > (first - 1) // every
 
 
 def resume(context: RunContext, strategy: Strategy, account: Account) -> bool:

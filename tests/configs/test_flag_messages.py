@@ -49,10 +49,10 @@ FLAGS = {
         "--dataset snli: data.dataset: snli is text, and an nn model is trained on pictures"
         " | write mnist, or the path of a folder with its files",
     ),
-    "diloco": (
-        {"strategy": "diloco"},
-        "--strategy diloco: diloco is not built yet; its config is read and checked, but it cannot run"
-        " | use one of single, classicdp, fsdp",
+    "edp": (
+        {"strategy": "edp"},
+        "--strategy edp: edp is not built yet; its config is read and checked, but it cannot run"
+        " | use one of single, classicdp, fsdp, diloco",
     ),
     "data set": (
         {"dataset": "wikitxt2"},

@@ -1,0 +1,130 @@
+"""What the pool runs for the tests of diloco: rounds on batches of strategy_models.py, by a clock of ours."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from strategy_jobs import buckets_of, context_of
+from strategy_models import model_of, shares_of
+from torch import nn
+
+from smolcluster.runtime.context import RunContext
+from smolcluster.strategies.base import Batch, StepResult
+from smolcluster.strategies.diloco.rounds import DiLoCo
+
+RATE = 1e-2
+
+
+class Clock:
+    """A clock that stands still but for the steps of a feed."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Shares:
+    """A feed: this rank's share of each global batch. Every step takes `step_s` by the clock."""
+
+    def __init__(
+        self, shares: tuple[int, ...], rank: int, total: int, clock: Clock | None = None, step_s: float = 1.0
+    ) -> None:
+        self.steps, self.total_steps = 0, total
+        self.taken: list[int] = []
+        self.at: list[int] = []
+        self.stop_after: int | None = None
+        self._shares, self._rank = shares, rank
+        self._clock, self._step_s = clock, step_s
+
+    def take(self, step: int, number: int) -> tuple[Batch, float]:
+        if self._clock is not None:
+            self._clock.now += self._step_s
+        self.taken.append(number)
+        self.at.append(step)
+        return shares_of(number - 1, self._shares, self._rank, 64), RATE
+
+    def stop(self) -> bool:
+        return self.stop_after is not None and len(self.taken) >= self.stop_after
+
+
+class SGD:
+    """Plain gradient descent in the place of a rank's AdamW."""
+
+    def __init__(self, strategy: DiLoCo) -> None:
+        self._params, self._grads = strategy.flat.params, strategy.whole_grads
+        self.exp_avg, self.exp_avg_sq = strategy.adamw.exp_avg, strategy.adamw.exp_avg_sq
+        self.steps = strategy.adamw.steps
+
+    def step(self, piece: int, lr: float, scale: float) -> None:
+        self._params.add_(self._grads, alpha=-lr * scale)
+
+
+def diloco_context(rank: int, world_size: int, shares: tuple[int, ...], **outer: Any) -> RunContext:
+    """A context of a run of these shares; `outer`: fields of RunSpec, and what context_of takes."""
+    names = ("outer_every", "outer_lr", "outer_momentum", "outer_overlap")
+    said = {name: outer.pop(name) for name in names if name in outer}
+    context = context_of("diloco", rank, world_size, **outer)
+    ranks = tuple(plan.model_copy(update={"samples": n}) for plan, n in zip(context.plan.ranks, shares, strict=True))
+    run = context.run.model_copy(update=said)
+    plan = context.plan.model_copy(update={"run": run, "ranks": ranks, "global_batch": sum(shares)})
+    return replace(context, plan=plan, me=ranks[rank])
+
+
+def made(
+    rank: int, world_size: int, shares: tuple[int, ...], kind: str = "tiny", bucket: int = 4096, **outer: Any
+) -> tuple[DiLoCo, nn.Module]:
+    model = model_of(kind, seed=5 + rank)
+    with buckets_of(bucket):
+        return DiLoCo(diloco_context(rank, world_size, shares, **outer), model), model
+
+
+def run_to_the_end(strategy: DiLoCo, feed: Shares) -> list[StepResult]:
+    results = []
+    while feed.steps < feed.total_steps and not (results and results[-1].stop):
+        results.append(strategy.train_round(feed))
+        feed.steps += results[-1].steps
+    return results
+
+
+def rounds(
+    rank: int,
+    world_size: int,
+    shares: tuple[int, ...],
+    total: int,
+    speeds: tuple[float, ...] | None = None,
+    sgd: bool = False,
+    stop: tuple[int, int] | None = None,
+    **outer: Any,
+) -> dict[str, Any]:
+    """A whole run. `speeds`: seconds of a step, by rank. `stop`: a rank is asked to after so many of its steps."""
+    from strategy_pool import FABRICS
+    from wire_jobs import digest
+
+    strategy, model = made(rank, world_size, shares, **outer)
+    if sgd:
+        strategy.adamw = SGD(strategy)  # type: ignore[assignment]
+    clock = Clock()
+    strategy.clock = clock
+    feed = Shares(shares, rank, total, clock, speeds[rank] if speeds else 1.0)
+    if stop is not None and stop[0] == rank:
+        feed.stop_after = stop[1]
+    results, same, sent = [], [], []
+    while feed.steps < feed.total_steps and not (results and results[-1].stop):
+        before = FABRICS[rank].counters().bytes_out if world_size > 1 else 0
+        results.append(strategy.train_round(feed))
+        sent.append((FABRICS[rank].counters().bytes_out if world_size > 1 else 0) - before)
+        feed.steps += results[-1].steps
+        momentum = [strategy.outer.momentum] if strategy.outer.momentum is not None else []
+        rows = strategy.exchange([digest([strategy.flat.params, strategy.outer.anchor, *momentum])])
+        same.append(rows == [rows[0]] * world_size)
+    state = {name: value.detach().clone() for name, value in model.named_parameters()}
+    owed = [piece.values.clone() for piece in strategy.sums.residuals]
+    strategy.close()
+    return {
+        "results": results, "losses": [r.loss for r in results], "same": same, "sent": sent, "taken": feed.taken,
+        "at": feed.at, "state": state, "owed": owed, "steps": feed.steps,
+        "params": sum(v.numel() for v in state.values()),
+    }  # fmt: skip
