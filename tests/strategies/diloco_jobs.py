@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch
 from strategy_jobs import buckets_of, context_of
 from strategy_models import model_of, shares_of
 from torch import nn
 
 from smolcluster.runtime.context import RunContext
-from smolcluster.strategies.base import Batch, StepResult
+from smolcluster.strategies.base import Batch, NotFiniteError, StepResult
 from smolcluster.strategies.diloco.rounds import DiLoCo
 
 RATE = 1e-2
@@ -128,3 +129,23 @@ def rounds(
         "at": feed.at, "state": state, "owed": owed, "steps": feed.steps,
         "params": sum(v.numel() for v in state.values()),
     }  # fmt: skip
+
+
+def poisoned(rank: int, world_size: int, where: str) -> str:
+    """Rank 1's loss, or its parameters after its own steps, are no numbers: what each rank says, and nothing changed."""
+    shares = (2,) * world_size
+    strategy, model = made(rank, world_size, shares, outer_every=2)
+    feed = Shares(shares, rank, 10)
+    anchor = strategy.outer.anchor.clone()
+    if rank == 1 and where == "loss":
+        plain = model.loss
+        model.loss = lambda x, y: plain(x, y) * float("nan")  # type: ignore[method-assign]
+    if rank == 1 and where == "average":
+        usual = strategy.adamw.step
+        strategy.adamw.step = lambda *given: (usual(*given), strategy.flat.params[:3].fill_(torch.inf))  # type: ignore
+    try:
+        strategy.train_round(feed)
+    except NotFiniteError as error:
+        assert torch.equal(strategy.outer.anchor, anchor)
+        return f"{error.rank}: {error}"
+    return "no error"

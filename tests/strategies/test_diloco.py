@@ -6,9 +6,9 @@ import functools
 
 import pytest
 import torch
-from diloco_jobs import RATE, rounds
-from strategy_jobs import train
-from strategy_models import model_of, shares_of
+from diloco_jobs import RATE, poisoned, rounds
+from strategy_jobs import account, train
+from strategy_models import LENGTH, model_of, shares_of
 from strategy_pool import Pool
 
 STEPS = 20
@@ -55,3 +55,85 @@ def test_a_rank_alone_that_follows_itself_equals_single(every: int) -> None:
         at += one.steps
     assert at == STEPS
     torch.testing.assert_close(got["state"], single["state"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("wire", ["fp32", "bf16", "fp16", "int8"])
+def test_replicas_are_the_same_bits_after_every_round(pool: Pool, wire: str) -> None:
+    shares, total = (2, 1, 3), 25
+    ranks = pool.run("smol", 3, functools.partial(rounds, outer_every=4, wire=wire), shares, total)
+    for got in ranks:
+        assert got["same"] == [True] * len(got["results"])
+        assert got["steps"] == total
+        assert all(torch.equal(value, ranks[0]["state"][name]) for name, value in got["state"].items())
+        assert got["losses"] == ranks[0]["losses"]
+    assert ranks[0]["losses"][-1] < ranks[0]["losses"][0]
+    assert bool(ranks[0]["owed"]) == (wire == "int8")
+
+
+def test_int8_trains_what_fp32_trains(pool: Pool) -> None:
+    shares, total = (2, 2), 41
+    losses = {
+        wire: pool.run("smol", 2, functools.partial(rounds, outer_every=5, wire=wire), shares, total)[0]["losses"]
+        for wire in ("fp32", "int8")
+    }
+    assert losses["int8"] == pytest.approx(losses["fp32"], rel=0.01)
+
+
+def test_ten_steps_a_round_in_int8_send_three_hundredths_of_classicdp(pool: Pool) -> None:
+    world, every, total = 3, 10, 31
+    plain = pool.run("smol", world, account, "classicdp", 0, "wide")
+    ours = pool.run(
+        "smol", world, functools.partial(rounds, kind="wide", outer_every=every, wire="int8"), (1,) * world, total
+    )
+    for fast, slow in zip(ours, plain, strict=True):
+        steps = [one.local.steps for one in fast["results"]]
+        assert steps == [1, 10, 10, 10]
+        a_step = sum(fast["sent"][1:]) / sum(steps[1:])
+        assert a_step <= 0.03 * slow["out"], (a_step, slow["out"])
+
+
+def test_a_rank_that_is_twice_as_slow_takes_half_the_steps(pool: Pool) -> None:
+    total, every = 61, 8
+    ranks = pool.run("smol", 3, functools.partial(rounds, speeds=(1.0, 2.0, 1.0), outer_every=every), (2, 2, 2), total)
+    steps = [[one.local.steps for one in got["results"]] for got in ranks]
+    slots = [one.local.slot_s for one in ranks[0]["results"]]
+    assert slots[0] is None
+    assert set(slots[1:]) == {8.0}
+    full = [number for number, taken in enumerate(steps[0]) if taken == every]
+    assert full[:3] == [1, 2, 3]
+    assert all((steps[0][n], steps[1][n], steps[2][n]) == (8, 4, 8) for n in full)
+    for rank, got in enumerate(ranks):
+        assert got["same"] == [True] * len(got["results"])
+        assert got["steps"] == total
+        # Each rank has had its shares of the first global batches, each once: nobody else ever has them.
+        assert got["taken"] == list(range(1, sum(steps[rank]) + 1))
+        assert [one.tokens for one in got["results"]] == [
+            sum(taken[n] for taken in steps) * 2 * LENGTH for n in range(len(got["results"]))
+        ]
+        assert all(one.local.tokens == one.local.steps * 2 * LENGTH for one in got["results"])
+    # A global batch is six samples: the run ends with the one that makes its 61.
+    assert total <= sum(map(sum, steps)) * 2 / 6 < total + 1
+
+
+def test_a_stop_in_mid_round_ends_all_after_that_round(pool: Pool) -> None:
+    ranks = pool.run("smol", 3, functools.partial(rounds, stop=(1, 7), outer_every=5), (2, 2, 2), 100)
+    steps = [[one.local.steps for one in got["results"]] for got in ranks]
+    assert steps == [[1, 5, 5], [1, 5, 1], [1, 5, 5]]
+    assert [[one.stop for one in got["results"]] for got in ranks] == [[False, False, True]] * 3
+    assert {got["steps"] for got in ranks} == {1 + 5 + 11 // 3}
+    assert all(got["same"] == [True] * 3 for got in ranks)
+
+
+def test_rates_follow_the_steps_of_the_run(pool: Pool) -> None:
+    ranks = pool.run("smol", 2, functools.partial(rounds, speeds=(1.0, 4.0), outer_every=4), (1, 1), 9)
+    # Rounds of 1+1, 4+1, 4+1 and 4+1 samples, two a step; no step is beyond the last.
+    assert [one.steps for one in ranks[0]["results"]] == [1, 2, 3, 2, 1]
+    assert ranks[0]["at"] == [1, 2, 3, 4, 5, 4, 5, 6, 7, 7, 8, 9, 9]
+    assert ranks[1]["at"] == [1, 2, 4, 7, 9]
+
+
+@pytest.mark.parametrize("where", ["loss", "average"])
+def test_numbers_that_are_not_finite_end_all_ranks_alike(pool: Pool, where: str) -> None:
+    said = pool.run("smol", 2, poisoned, where)
+    assert said[0] == said[1]
+    assert said[0].startswith("1: the loss of rank 1 is" if where == "loss" else "None: the average of what")
