@@ -9,7 +9,7 @@ from types import TracebackType
 import torch.distributed as dist
 
 from smolcluster.comm import gloo
-from smolcluster.comm.alarm import failure_of
+from smolcluster.comm.alarm import copy_of, failure_of
 from smolcluster.comm.backend.register import NAME, forget_failed_init, register
 from smolcluster.comm.clock import Deadline
 from smolcluster.comm.config import GroupConfig
@@ -74,6 +74,11 @@ class Fabric:
         """This rank is about to take a step of the run: faults that the plan asks for begin at one."""
         if self.config.faults is not None:
             self.config.faults.begin_step(step)
+
+    def check(self) -> None:
+        """PeerError if the run is known to have failed, whether or not an operation of this rank is under way."""
+        if self.alarm.error is not None:
+            raise copy_of(self.alarm.error)
 
     def counters(self) -> WireCounters:
         """Bytes of this process so far: payload, headers, handshakes. With transport gloo its sockets are asked; only

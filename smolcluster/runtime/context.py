@@ -84,6 +84,10 @@ class Wires(Protocol):
         """This rank is about to take a step."""
         ...
 
+    def check(self) -> None:
+        """PeerError if the run is known to have failed."""
+        ...
+
     def counters(self) -> ByteCounts:
         """Bytes of this process so far."""
         ...
@@ -108,6 +112,9 @@ class Alone:
 
     def begin_step(self, step: int) -> None:
         """Nothing begins at one."""
+
+    def check(self) -> None:
+        """Nobody else can fail."""
 
     def counters(self) -> NoBytes:
         """Nothing ever."""

@@ -181,6 +181,28 @@ class TakesRounds(Protocol):
 
 
 @dataclass(frozen=True)
+class Met:
+    """How far the run is for ranks that met again. leader: whose account of it counts. tokens: of all ranks so far."""
+
+    leader: int
+    steps: int
+    tokens: int
+
+
+@runtime_checkable
+class Survives(Protocol):
+    """A strategy whose ranks go on when others are lost, in a new group, from what they hold in memory."""
+
+    def carry(self) -> object:
+        """What this rank takes along; its group has failed. This strategy is not used any more."""
+        ...
+
+    def meet(self, carried: object | None) -> Met | None:
+        """Go on together from what ranks carried here, in a new group; None, and nothing happened, if none has any."""
+        ...
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What all ranks conclude from one small exchange: the step's loss, and the factor for the summed gradients.
 

@@ -33,7 +33,11 @@ class LoopFeed:
         self.tokens, self.waited_s = 0, 0.0
 
     def take(self, step: int, number: int) -> tuple[Batch, float]:
-        """See Feed. Faults begin at the run's steps, each once, though a rank may come to a step twice, or past it."""
+        """See Feed. Faults begin at the run's steps, each once, though a rank may come to a step twice, or past it.
+
+        PeerError if the run has failed meanwhile: a rank in the middle of a slot has not talked to anybody for long.
+        """
+        self._context.wires.check()
         for each in range(step if self._begun is None else self._begun + 1, step + 1):
             self._context.wires.begin_step(each)
             self._begun = each

@@ -19,20 +19,26 @@ from smolcluster.runtime.generation import Origin, note_step
 from smolcluster.runtime.metrics import MetricsWriter, cut_after
 from smolcluster.runtime.precision import require_precision
 from smolcluster.spec.run import GPTSpec, RunSpec
-from smolcluster.strategies.base import build_strategy
+from smolcluster.strategies.base import Strategy, build_strategy
 from smolcluster.train.account import Account
 from smolcluster.train.keeping import Keeper, resume
 from smolcluster.train.loop import Loop
+from smolcluster.train.survive import Survivor
 
 log = logging.getLogger(__name__)
 
 
 def train_rank(
-    context: RunContext, account: Account, stop: Callable[[], bool], done: Callable[[], None] = lambda: None
+    context: RunContext,
+    account: Account,
+    stop: Callable[[], bool],
+    done: Callable[[], None] = lambda: None,
+    survivor: Survivor | None = None,
 ) -> None:
     """Train this rank's part; rank 0 then writes the model. `account` is filled as it goes, right at any moment.
 
     `done` is called once everybody's work is: the model is written. What follows is only that all hear of it.
+    `survivor` has what this rank carries from a group that failed, and gets it where this one does.
 
     Errors of the tree in errors.py, or torch's wrapping of a PeerError.
     """
@@ -43,8 +49,34 @@ def train_rank(
     _prepare(context, model)
     strategy = build_strategy(context, model)
     log.info("rank %d of %d on %s: %s", context.rank, context.world_size, context.device, context.run.strategy)
-    if not resume(context, strategy, account):
+    survivor = survivor or Survivor()
+    try:
+        _train(context, account, stop, data, model, strategy, survivor)
+        # Nobody is done before the model is there: if a rank dies here all begin again, and must be there for that.
+        # Twice: the first says that the model is there, the second that everybody knows and has noted it.
+        strategy.exchange([0.0])
+    except BaseException as error:
+        survivor.keep(strategy, error)
+        raise
+    survivor.forget()
+    done()
+    strategy.exchange([0.0])
+    strategy.close()
+
+
+def _train(
+    context: RunContext,
+    account: Account,
+    stop: Callable[[], bool],
+    data: Samples,
+    model: nn.Module,
+    strategy: Strategy,
+    survivor: Survivor,
+) -> None:
+    """From where the run stands to the model that is written."""
+    if not survivor.meet(context, strategy, account) and not resume(context, strategy, account):
         _require_given_weights(context)
+    survivor.arrive()
     note_step(context.folder, context.me.node, context.seat, account.steps, _origin(context, account))
     metrics_file = context.folder.metrics(context.me.node, context.seat)
     cut_after(metrics_file, account.steps)
@@ -62,12 +94,6 @@ def train_rank(
         save_classifier(model.spec, Scaling(data.meta.mean, data.meta.std), context.folder.model, tensors)
     if tensors is not None:
         log.info("model written to %s", context.folder.model)
-    # Nobody is done before the model is there: if a rank dies here all begin again, and must be there for that. Twice:
-    # the first says that the model is there, the second that everybody knows and has noted it.
-    strategy.exchange([0.0])
-    done()
-    strategy.exchange([0.0])
-    strategy.close()
 
 
 def _origin(context: RunContext, account: Account) -> Origin | None:

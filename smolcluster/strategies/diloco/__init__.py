@@ -3,7 +3,9 @@
 slots.py     how long a round lasts, what everybody concludes from its table: pure
 outer.py     the anchor, Nesterov's momentum, the exchange
 inner.py     this rank's own steps of a slot
+survivors.py who goes on with what when a rank was lost
 rounds.py    the strategy: slot, table, exchange, commit
+replicas.py  what a replica of it holds: its state by name, and from one group of ranks to the next
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ class Outer:
         self._sums = sums
         self._lr = lr
         self._mu = momentum
-        self._owed: list[torch.Tensor] | None = None
+        self._owed: torch.Tensor | None = None
 
     def exchange(self, weight: float, scratch: torch.Tensor) -> None:
         """Leave the sum of all ranks' contributions in `scratch`, as long as the parameters, the same bits everywhere.
@@ -32,7 +32,7 @@ class Outer:
         Whatever it raises, everything but `scratch` is as it was before.
         """
         torch.sub(self._flat.params, self.anchor, out=scratch).mul_(weight)
-        self._owed = [piece.values.clone() for piece in self._sums.residuals]
+        self._owed = self.owed()
         try:
             under_way = [
                 self._sums.all_reduce(bucket.index, self._flat.bucket(scratch, bucket)) for bucket in self._flat.buckets
@@ -46,9 +46,21 @@ class Outer:
     def take_back(self) -> None:
         """What was exchanged is not committed: what int8 owes is what it owed before."""
         if self._owed is not None:
-            for piece, before in zip(self._sums.residuals, self._owed, strict=True):
-                piece.values.copy_(before)
+            self.owe(self._owed)
             self._owed = None
+
+    def owed(self) -> torch.Tensor | None:
+        """What int8 has not sent yet of this rank's contributions, as long as the parameters; None in other formats."""
+        return torch.cat([piece.values for piece in self._sums.residuals]) if self._sums.residuals else None
+
+    def owe(self, owed: torch.Tensor | None) -> None:
+        """Owe this instead; it may be of another cut, whose padding alone is longer or shorter."""
+        self._sums.forget()
+        if owed is None:
+            return
+        for piece in self._sums.residuals:
+            part = owed[piece.start : piece.stop]
+            piece.values[: len(part)].copy_(part)
 
     def commit(self, total: torch.Tensor) -> None:
         """Take the outer step with the sum of all contributions; the parameters become the new anchor."""
