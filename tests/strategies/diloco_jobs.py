@@ -6,11 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from strategy_jobs import buckets_of, context_of
 from strategy_models import model_of, shares_of
 from torch import nn
 
 from smolcluster.runtime.context import RunContext
+from smolcluster.runtime.slices import Slice
 from smolcluster.strategies.base import Batch, NotFiniteError, StepResult
 from smolcluster.strategies.diloco.rounds import DiLoCo
 
@@ -132,7 +134,7 @@ def rounds(
 
 
 def poisoned(rank: int, world_size: int, where: str) -> str:
-    """Rank 1's loss, or its parameters after its own steps, are no numbers: what each rank says, and nothing changed."""
+    """Rank 1's loss, or its parameters after its steps, are no numbers: what each rank says, and nothing changed."""
     shares = (2,) * world_size
     strategy, model = made(rank, world_size, shares, outer_every=2)
     feed = Shares(shares, rank, 10)
@@ -142,10 +144,36 @@ def poisoned(rank: int, world_size: int, where: str) -> str:
         model.loss = lambda x, y: plain(x, y) * float("nan")  # type: ignore[method-assign]
     if rank == 1 and where == "average":
         usual = strategy.adamw.step
-        strategy.adamw.step = lambda *given: (usual(*given), strategy.flat.params[:3].fill_(torch.inf))  # type: ignore
+
+        def step(*given: Any) -> None:
+            usual(*given)
+            strategy.flat.params[:3].fill_(torch.inf)
+
+        strategy.adamw.step = step  # type: ignore[method-assign]
     try:
         strategy.train_round(feed)
     except NotFiniteError as error:
         assert torch.equal(strategy.outer.anchor, anchor)
         return f"{error.rank}: {error}"
     return "no error"
+
+
+def cut_and_resumed(
+    rank: int, world_size: int, shares: tuple[int, ...], total: int, cut: int, **outer: Any
+) -> tuple[list[float], list[float], list[Any]]:
+    """The losses of rounds from step `cut` on, by a run that goes on and by one that starts from its slices then."""
+    strategy, _ = made(rank, world_size, shares, **outer)
+    clock = strategy.clock = Clock()
+    feed = Shares(shares, rank, cut, clock, 1.0 + rank)
+    run_to_the_end(strategy, feed)
+    saved = [Slice(s.name, s.shape, s.box, s.tensor.clone()) for s in strategy.named_slices()]
+    everybody: list[Any] = [None] * world_size
+    dist.all_gather_object(everybody, saved)
+    feed.total_steps = total
+    whole = [one.loss for one in run_to_the_end(strategy, feed)]
+    fresh, _ = made(rank, world_size, shares, seed=9, **outer)
+    clock = fresh.clock = Clock()
+    fresh.load_slices(part for parts in everybody for part in parts)
+    again = Shares(shares, rank, total, clock, 1.0 + rank)
+    again.steps = cut
+    return whole, [one.loss for one in run_to_the_end(fresh, again)], [s.name for s in saved]

@@ -6,7 +6,7 @@ import functools
 
 import pytest
 import torch
-from diloco_jobs import RATE, poisoned, rounds
+from diloco_jobs import RATE, cut_and_resumed, poisoned, rounds
 from strategy_jobs import account, train
 from strategy_models import LENGTH, model_of, shares_of
 from strategy_pool import Pool
@@ -137,3 +137,14 @@ def test_numbers_that_are_not_finite_end_all_ranks_alike(pool: Pool, where: str)
     said = pool.run("smol", 2, poisoned, where)
     assert said[0] == said[1]
     assert said[0].startswith("1: the loss of rank 1 is" if where == "loss" else "None: the average of what")
+
+
+@pytest.mark.parametrize(("momentum", "wire"), [(0.9, "int8"), (0.0, "fp32")])
+def test_a_resumed_run_takes_the_same_rounds_bit_by_bit(pool: Pool, momentum: float, wire: str) -> None:
+    job = functools.partial(cut_and_resumed, outer_every=4, wire=wire, outer_momentum=momentum)
+    for rank, (whole, again, names) in enumerate(pool.run("smol", 3, job, (1, 2, 1), 31, 12)):
+        assert len(whole) > 4
+        assert again == whole
+        assert ("wire.outer.momentum.up.weight" in names) == (momentum > 0)
+        assert f"wire.inner.{rank}of3.up.weight.exp_avg" in names
+        assert ("wire.outer.progress" in names) == (rank == 0)
