@@ -52,10 +52,12 @@ def memory_of(run: RunSpec, rank: int, world_size: int, role: str, wire: WireFor
 
 
 def _outer(run: RunSpec, params: int) -> int:
-    """diloco's outer optimizer: the parameters that a round began with, and their momentum where it has one."""
+    """diloco's outer optimizer: the parameters that a round began with, their momentum where it has one, and with
+    overlap where this rank began its slot, and what is under way.
+    """
     if run.strategy != "diloco":
         return 0
-    return params * (2 if run.outer_momentum else 1)
+    return params * (1 + bool(run.outer_momentum) + 2 * run.outer_overlap)
 
 
 def _kept_for(run: RunSpec, wire: WireFormat, params: int, shard: int, stage: int) -> int:

@@ -20,12 +20,13 @@ SHARES = (3, 2, 2)
 STEPS = 240
 
 
-def made(elastic: bool = False, steps: int = STEPS, wait_s: float = 3.0) -> Plan:
+def made(elastic: bool = False, overlap: bool = False, steps: int = STEPS, wait_s: float = 3.0) -> Plan:
     run = run_spec("diloco", SHARES, 1, max_steps=steps, eval_steps=steps)
     settings = {
         "checkpoint": CheckpointSpec(every_steps=0),  # nothing to go back to
         "recovery": RecoverySpec(max_restarts=3, elastic=elastic, elastic_wait_s=wait_s),
         "outer_every": 5,
+        "outer_overlap": overlap,
     }
     return plan_of(run.model_copy(update=settings), SHARES, wire="int8")
 
@@ -47,9 +48,11 @@ def check_account(run: Crew, ranks: tuple[int, ...]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("victim", [0, 2])
-def test_a_killed_rank_comes_back_and_gets_the_others_state(tmp_path: Path, data: Path, victim: int) -> None:
-    with crew(tmp_path / "run", made(), data) as run:
+@pytest.mark.parametrize(("victim", "overlap"), [(0, False), (2, False), (1, True)])
+def test_a_killed_rank_comes_back_and_gets_the_others_state(
+    tmp_path: Path, data: Path, victim: int, overlap: bool
+) -> None:
+    with crew(tmp_path / "run", made(overlap=overlap), data) as run:
         run.start()
         run.until(lambda: run.step(victim) >= 20, "it trains")
         run.kill_rank(victim)

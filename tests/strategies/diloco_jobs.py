@@ -13,7 +13,7 @@ from torch import nn
 
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.slices import Slice
-from smolcluster.strategies.base import Batch, NotFiniteError, StepResult
+from smolcluster.strategies.base import Batch, NotFiniteError, StepResult, build_strategy
 from smolcluster.strategies.diloco.rounds import DiLoCo
 
 RATE = 1e-2
@@ -39,6 +39,7 @@ class Shares:
         self.taken: list[int] = []
         self.at: list[int] = []
         self.stop_after: int | None = None
+        self.rate = RATE
         self._shares, self._rank = shares, rank
         self._clock, self._step_s = clock, step_s
 
@@ -47,7 +48,7 @@ class Shares:
             self._clock.now += self._step_s
         self.taken.append(number)
         self.at.append(step)
-        return shares_of(number - 1, self._shares, self._rank, 64), RATE
+        return shares_of(number - 1, self._shares, self._rank, 64), self.rate
 
     def stop(self) -> bool:
         return self.stop_after is not None and len(self.taken) >= self.stop_after
@@ -81,7 +82,9 @@ def made(
 ) -> tuple[DiLoCo, nn.Module]:
     model = model_of(kind, seed=5 + rank)
     with buckets_of(bucket):
-        return DiLoCo(diloco_context(rank, world_size, shares, **outer), model), model
+        strategy = build_strategy(diloco_context(rank, world_size, shares, **outer), model)
+    assert isinstance(strategy, DiLoCo)
+    return strategy, model
 
 
 def run_to_the_end(strategy: DiLoCo, feed: Shares) -> list[StepResult]:
@@ -100,6 +103,7 @@ def rounds(
     speeds: tuple[float, ...] | None = None,
     sgd: bool = False,
     stop: tuple[int, int] | None = None,
+    rate: float = RATE,
     **outer: Any,
 ) -> dict[str, Any]:
     """A whole run. `speeds`: seconds of a step, by rank. `stop`: a rank is asked to after so many of its steps."""
@@ -112,23 +116,28 @@ def rounds(
     clock = Clock()
     strategy.clock = clock
     feed = Shares(shares, rank, total, clock, speeds[rank] if speeds else 1.0)
+    feed.rate = rate
     if stop is not None and stop[0] == rank:
         feed.stop_after = stop[1]
-    results, same, sent = [], [], []
+    results, digests, sent, anchors = [], [], [], []
     while feed.steps < feed.total_steps and not (results and results[-1].stop):
         before = FABRICS[rank].counters().bytes_out if world_size > 1 else 0
         results.append(strategy.train_round(feed))
         sent.append((FABRICS[rank].counters().bytes_out if world_size > 1 else 0) - before)
         feed.steps += results[-1].steps
-        momentum = [strategy.outer.momentum] if strategy.outer.momentum is not None else []
-        rows = strategy.exchange([digest([strategy.flat.params, strategy.outer.anchor, *momentum])])
-        same.append(rows == [rows[0]] * world_size)
+        held = [strategy.outer.anchor]
+        held += [strategy.outer.momentum] if strategy.outer.momentum is not None else []
+        held += [] if outer.get("outer_overlap") else [strategy.flat.params]
+        digests.append(digest(held))  # compared at the end: an exchange may be under way
+        anchors.append(digest([strategy.outer.anchor]))
+    same = [len(set(column)) == 1 for column in zip(*strategy.exchange(digests), strict=True)]
+    assert torch.equal(strategy.flat.params, strategy.outer.anchor)
     state = {name: value.detach().clone() for name, value in model.named_parameters()}
     owed = [piece.values.clone() for piece in strategy.sums.residuals]
     strategy.close()
     return {
         "results": results, "losses": [r.loss for r in results], "same": same, "sent": sent, "taken": feed.taken,
-        "at": feed.at, "state": state, "owed": owed, "steps": feed.steps,
+        "at": feed.at, "anchors": anchors, "state": state, "owed": owed, "steps": feed.steps,
         "params": sum(v.numel() for v in state.values()),
     }  # fmt: skip
 
@@ -171,6 +180,7 @@ def cut_and_resumed(
     dist.all_gather_object(everybody, saved)
     feed.total_steps = total
     whole = [one.loss for one in run_to_the_end(strategy, feed)]
+    strategy.exchange([0.0])  # nothing is under way any more
     fresh, _ = made(rank, world_size, shares, seed=9, **outer)
     clock = fresh.clock = Clock()
     fresh.load_slices(part for parts in everybody for part in parts)

@@ -148,3 +148,46 @@ def test_a_resumed_run_takes_the_same_rounds_bit_by_bit(pool: Pool, momentum: fl
         assert ("wire.outer.momentum.up.weight" in names) == (momentum > 0)
         assert f"wire.inner.{rank}of3.up.weight.exp_avg" in names
         assert ("wire.outer.progress" in names) == (rank == 0)
+
+
+@pytest.mark.parametrize("every", [1, 3, 20])
+def test_a_rank_alone_with_overlap_equals_single_too(every: int) -> None:
+    single = train(0, 1, "single", 1, (5,), STEPS)
+    got = rounds(0, 1, (5,), STEPS, outer_every=every, outer_overlap=True, **PLAIN)
+    assert got["taken"] == list(range(1, STEPS + 1))
+    torch.testing.assert_close(got["state"], single["state"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("wire", ["fp32", "int8"])
+def test_overlap_counts_every_round_once_and_one_later(pool: Pool, wire: str) -> None:
+    shares, total = (2, 1, 3), 25
+    job = functools.partial(rounds, outer_every=4, wire=wire, outer_overlap=True)
+    ranks = pool.run("smol", 3, job, shares, total)
+    steps = [[one.local.steps for one in got["results"]] for got in ranks]
+    assert steps == [[1, 4, 4, 4, 4, 4, 4]] * 3
+    for got in ranks:
+        assert got["steps"] == total
+        assert got["same"] == [True] * 7
+        # The first round's sum is under way in the second, and moves the anchor at its end.
+        assert len(set(got["anchors"])) == 7
+        assert got["losses"] == ranks[0]["losses"]
+        assert all(torch.equal(value, ranks[0]["state"][name]) for name, value in got["state"].items())
+    assert ranks[0]["losses"][-1] < ranks[0]["losses"][0]
+
+
+def test_without_momentum_overlap_ends_where_all_steps_together_lead(pool: Pool) -> None:
+    """Descent at a rate so small that the order of steps is no matter: what each rank did is in the end once."""
+    job = functools.partial(rounds, outer_every=3, sgd=True, clip=None, rate=1e-5, **PLAIN)
+    ends = [pool.run("smol", 2, functools.partial(job, outer_overlap=on), (2, 2), 13)[0]["state"] for on in (0, 1)]
+    begin = {name: p.detach() for name, p in model_of("tiny", seed=5).named_parameters()}
+    for name, start in begin.items():
+        moved = ends[0][name] - start
+        torch.testing.assert_close(ends[1][name] - start, moved, rtol=0.02, atol=2e-7)
+    assert max(float((ends[0][name] - start).abs().max()) for name, start in begin.items()) > 1e-5
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.0])
+def test_a_resumed_run_with_overlap_takes_the_same_rounds(pool: Pool, momentum: float) -> None:
+    job = functools.partial(cut_and_resumed, outer_every=4, wire="int8", outer_momentum=momentum, outer_overlap=True)
+    for whole, again, _ in pool.run("smol", 3, job, (1, 2, 1), 31, 12):
+        assert again == whole

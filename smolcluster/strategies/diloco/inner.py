@@ -7,7 +7,7 @@ same sample of an epoch, and who is faster goes through its shares faster.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from smolcluster.strategies.base import Batch, Feed, LossSum
 from smolcluster.strategies.diloco.slots import Row, goes_on
@@ -36,6 +36,10 @@ class Work:
         self.tokens += local.tokens
         self.loss_sum += local.loss
         self.norm_sum += norm * local.tokens
+
+    def with_more(self, later: Work) -> Work:
+        """This and what was done after it, as one."""
+        return Work(*(one + more for one, more in zip(astuple(self), astuple(later), strict=True)))
 
     @property
     def good(self) -> bool:

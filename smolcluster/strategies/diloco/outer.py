@@ -26,12 +26,15 @@ class Outer:
         self._mu = momentum
         self._owed: torch.Tensor | None = None
 
-    def exchange(self, weight: float, scratch: torch.Tensor) -> None:
+    def contribute(self, began: torch.Tensor, weight: float, scratch: torch.Tensor) -> None:
+        """Put into `scratch` how far this rank went from where it `began`, times its weight."""
+        torch.sub(self._flat.params, began, out=scratch).mul_(weight)
+
+    def exchange(self, scratch: torch.Tensor) -> None:
         """Leave the sum of all ranks' contributions in `scratch`, as long as the parameters, the same bits everywhere.
 
         Whatever it raises, everything but `scratch` is as it was before.
         """
-        torch.sub(self._flat.params, self.anchor, out=scratch).mul_(weight)
         self._owed = self.owed()
         try:
             under_way = [
@@ -63,14 +66,13 @@ class Outer:
             piece.values[: len(part)].copy_(part)
 
     def commit(self, total: torch.Tensor) -> None:
-        """Take the outer step with the sum of all contributions; the parameters become the new anchor."""
+        """Take the outer step with the sum of all contributions: the anchor moves."""
         self._owed = None
         if self.momentum is None:
             self.anchor.add_(total, alpha=self._lr)
         else:
             self.momentum.mul_(self._mu).add_(total)
             self.anchor.add_(total, alpha=self._lr).add_(self.momentum, alpha=self._lr * self._mu)
-        self._flat.params.copy_(self.anchor)
 
     def begin_at(self, params: torch.Tensor) -> None:
         """Start from these parameters: they were loaded."""

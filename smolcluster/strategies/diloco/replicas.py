@@ -10,14 +10,17 @@ import torch
 from torch import nn
 
 from smolcluster.runtime.context import RunContext
+from smolcluster.runtime.device import Collectives
 from smolcluster.runtime.slices import CARRIED, Slice, fill
 from smolcluster.strategies.base import Met
 from smolcluster.strategies.diloco.inner import Work
 from smolcluster.strategies.diloco.outer import Outer
 from smolcluster.strategies.diloco.slots import Conclusion
-from smolcluster.strategies.diloco.survivors import NOTHING, Carried, Standing, regroup
+from smolcluster.strategies.diloco.survivors import NOTHING, Carried, Standing, Sum, regroup
+from smolcluster.strategies.flat import Layout
 from smolcluster.strategies.pieces import Piece, Range, slices_of, whole_slices
 from smolcluster.strategies.replica import Replica
+from smolcluster.strategies.sums import Sums, sums_of
 from smolcluster.strategies.synchronous import tokens_of_a_step
 
 # Of checkpoints: what all ranks have alike, and what is this rank's alone.
@@ -28,8 +31,8 @@ _ROUNDS, _SAMPLES, _SLOT, _GENERATION = range(4)
 
 
 class RoundReplica(Replica):
-    """A replica with an anchor. `work`: what it has done in the round under way; `ready`: what all concluded from that
-    round's table, once its sum is there, in `whole_grads`, and not committed. `generation`: its group of ranks.
+    """A replica with an anchor. `work`: what it has done since its last contribution; `ready`: what all concluded from
+    the table of a round whose sum is there and not committed. `generation`: its group of ranks.
     """
 
     sums_gradients = False
@@ -51,6 +54,14 @@ class RoundReplica(Replica):
         self._progress = torch.zeros(4, dtype=torch.float64)
         self._taken = torch.zeros((), dtype=torch.float64)
 
+    def sums_over(self, layout: Layout) -> Sums:
+        """How contributions are summed over ranks: they are no gradients, and need no unit."""
+        return sums_of(self._wire, layout, self.wires_of_rounds(), lambda: 1.0)
+
+    def wires_of_rounds(self) -> Collectives:
+        """What contributions travel through."""
+        return self.collectives
+
     # -- how far the run is ---------------------------------------------------------------------------------------
 
     @property
@@ -59,9 +70,14 @@ class RoundReplica(Replica):
         return int(self._progress[_ROUNDS])
 
     @property
+    def samples_done(self) -> int:
+        """Samples of all ranks in rounds that are committed."""
+        return int(self._progress[_SAMPLES])
+
+    @property
     def steps(self) -> int:
         """Whole global batches in the samples that all ranks took."""
-        return int(self._progress[_SAMPLES]) // self._batch
+        return self.samples_done // self._batch
 
     @property
     def slot_s(self) -> float:
@@ -70,7 +86,7 @@ class RoundReplica(Replica):
 
     @property
     def taken(self) -> int:
-        """Of how many global batches this rank has had its share, but for the work of the round under way."""
+        """Of how many global batches this rank has had its share, but for its work since its last contribution."""
         return int(self._taken)
 
     def catch_up(self, steps: int) -> None:
@@ -79,31 +95,31 @@ class RoundReplica(Replica):
             self._progress[_SAMPLES] = steps * self._batch
             self._taken.fill_(max(self.taken, steps))
 
-    def commit(self, table: Conclusion) -> None:
-        """Take the outer step with the sum in `whole_grads`, and count the round."""
-        self.outer.commit(self.whole_grads)
+    def commit(self, total: torch.Tensor, table: Conclusion, part: Work) -> None:
+        """Take the outer step with the sum of a round, and count it. `part`: what this rank did of it."""
+        self.outer.commit(total)
         self._progress[_ROUNDS] += 1
         self._progress[_SAMPLES] += table.samples
         self._progress[_SLOT] = table.slot_s
         self._progress[_GENERATION] = self.generation
-        self._taken += self.work.steps
+        self._taken += part.steps
         self._steps = self.rounds_done
-        self.work, self.ready = Work(), None
+        self.ready = None
 
     # -- from one group of ranks to the next ----------------------------------------------------------------------
 
     def carry(self) -> Carried:
         """See Survives."""
-        total = None
+        ready = None
         if self.ready is not None:
-            total = (self.whole_grads, self.outer.owed(), self.ready)
+            ready = self.waiting_sum(self.ready, self.outer.owed())
         self.outer.take_back()
         self.close()
         return Carried(
             standing=Standing(
                 self.rounds_done,
                 int(self._progress[_GENERATION]),
-                self.generation if total is not None else NOTHING,
+                self.generation if ready is not None else NOTHING,
                 max(self.most_taken, self.taken + self.work.steps),
             ),
             world_size=self.collectives.world_size,
@@ -113,16 +129,24 @@ class RoundReplica(Replica):
             moments=(self.adamw.exp_avg[0], self.adamw.exp_avg_sq[0], self.adamw.steps[0]),
             owed=self.outer.owed(),
             progress=self._progress,
-            taken=self.taken,
-            work=self.work,
-            total=total,
+            taken=int(self._taken),
+            work=self.uncommitted(),
+            sum=ready,
         )
+
+    def waiting_sum(self, table: Conclusion, owed: torch.Tensor | None) -> Sum:
+        """The round that only has to be committed."""
+        return Sum(self.whole_grads, owed, table, self.work, None, Work())
+
+    def uncommitted(self) -> Work:
+        """All that this rank has done and nobody has committed."""
+        return self.work
 
     def meet(self, carried: object | None) -> Met | None:
         """See Survives; survivors.py says who goes on with what."""
         mine = carried if isinstance(carried, Carried) else None
         standing = mine.standing if mine is not None else Standing()
-        found = regroup([Standing.of(row) for row in self.exchange(standing.values())])
+        found = regroup([Standing.of(row) for row in self.collectives.exchange(standing.values())])
         if found is None:
             return None
         if mine is not None and self.rank not in found.joiners:
@@ -133,7 +157,7 @@ class RoundReplica(Replica):
             # Shares are others now, or somebody does not know what it has had: all begin where nobody has been.
             self._taken.fill_(found.taken)
         self.most_taken = found.taken
-        return Met(found.leader, self.steps, int(self._progress[_SAMPLES]) * self._sample_tokens)
+        return Met(found.leader, self.steps, self.samples_done * self._sample_tokens)
 
     def _take_up(self, carried: Carried, commits: bool) -> None:
         """Go on with what this rank had. `commits`: others have committed the round whose sum it holds."""
@@ -146,13 +170,17 @@ class RoundReplica(Replica):
         self._progress.copy_(carried.progress)
         self._taken.fill_(carried.taken)
         self.work = carried.work
-        if commits and carried.total is not None:
-            total, owed, table = carried.total
+        if commits and carried.sum is not None:
             self.whole_grads.zero_()
-            _copy(total, self.whole_grads)
-            self.outer.owe(owed)
-            self.commit(table)
+            _copy(carried.sum.total, self.whole_grads)
+            self.outer.owe(carried.sum.owed)
+            self.commit(self.whole_grads, carried.sum.table, carried.sum.part)
             self._progress[_GENERATION] = carried.standing.ready
+            self.flat.params.copy_(self.outer.anchor)
+            if carried.sum.since is not None:
+                length = min(len(carried.sum.since), self.flat.length)
+                self.flat.params[:length].add_(carried.sum.since[:length])
+            self.work = carried.sum.work
 
     def _give(self, leader: int, joins: bool) -> None:
         """Joiners get what the leader has; the others keep their own optimizers."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 
+import torch
 from torch import nn
 
 from smolcluster.runtime.context import RunContext
@@ -17,6 +18,7 @@ from smolcluster.strategies.base import Batch, Feed, LocalWork, LossSum, NotFini
 from smolcluster.strategies.diloco.inner import Clock, Work, work
 from smolcluster.strategies.diloco.replicas import RoundReplica
 from smolcluster.strategies.diloco.slots import Conclusion, Row, conclude
+from smolcluster.strategies.pieces import Piece
 from smolcluster.strategies.replica import COMPARE_EVERY
 from smolcluster.strategies.squares import sum_of_squares
 
@@ -39,16 +41,22 @@ class DiLoCo(RoundReplica):
         self.begin()
         self.catch_up(feed.steps)
         done, slot_s = self.work, self.slot_s
-        work(feed, self._own_step, done, self.taken, slot_s, self._most_steps(feed), self.clock)
-        table = self._table(done)
-        self.outer.exchange(table.weights[self.rank], self.whole_grads)
+        self.work_on(feed, done, slot_s)
+        table = self.agree_on(done)
+        self.outer.contribute(self.outer.anchor, table.weights[self.rank], self.whole_grads)
+        self.outer.exchange(self.whole_grads)
         self.ready = table
-        self._require_all_have_it()
-        self.commit(table)
-        norms = self._layer_norms.agree(1.0, self.exchange)
-        if self.rounds_done % max(1, COMPARE_EVERY // self.most_steps) == 0:
-            self.mend_drift()
-            self.outer.begin_at(self.flat.params)
+        self.require_all_have(self.whole_grads)
+        self.commit(self.whole_grads, table, done)
+        self.work = Work()
+        norms = self.compare()
+        self.flat.params.copy_(self.outer.anchor)
+        return self.account(feed, table, done, slot_s, norms)
+
+    def account(
+        self, feed: Feed, table: Conclusion, done: Work, slot_s: float, norms: dict[str, float] | None
+    ) -> StepResult:
+        """What a round was."""
         comm_s = self.collectives.blocked_s - self._blocked_before_s
         self.last_loss = table.loss
         return StepResult(
@@ -57,6 +65,12 @@ class DiLoCo(RoundReplica):
             steps=min(self.steps, feed.total_steps) - feed.steps,
             local=LocalWork(done.steps, done.tokens, slot_s or None),
         )  # fmt: skip
+
+    def work_on(self, feed: Feed, done: Work, slot_s: float) -> None:
+        """Take this rank's own steps of a slot, counted in `done`."""
+        # So many of all ranks are the end of the run, if it is that near.
+        most = max(1, min(self.most_steps, feed.total_steps - self.steps))
+        work(feed, self._own_step, done, self.taken, slot_s, most, self.clock)
 
     def _own_step(self, batch: Batch, lr: float) -> tuple[LossSum, float]:
         """A step of this rank alone: the loss of its samples, and the norm of their mean gradient, before clipping.
@@ -79,28 +93,34 @@ class DiLoCo(RoundReplica):
             local = LossSum(self._last_mean * local.tokens, local.tokens)
         return local, verdict.grad_norm
 
-    def _table(self, done: Work) -> Conclusion:
+    def agree_on(self, done: Work) -> Conclusion:
+        """The table of a round, and what follows from it."""
         row = done.row(self.rounds_done, self.generation, self.taken + done.steps)
-        rows = [Row.of(values) for values in self.exchange(row.values())]
+        rows = [Row.of(values) for values in self.collectives.exchange(row.values())]
         self.most_taken = max(row.taken for row in rows)
         return conclude(rows, self.most_steps)
 
-    def _require_all_have_it(self) -> None:
+    def require_all_have(self, total: torch.Tensor) -> None:
         """All ranks have the sum, and it is finite. PeerError if nobody can know: then it is kept.
 
         NotFiniteError on all ranks, and nobody takes the outer step.
         """
-        shares = [self.flat.shard(self.whole_grads, bucket, self.rank) for bucket in self.flat.buckets]
-        rows = self.exchange([self.squares(shares)])
+        self._layer_norms.measure(self.flat, [Piece(0, self.flat.length, total)], self.my_shards())
+        shares = [self.flat.shard(total, bucket, self.rank) for bucket in self.flat.buckets]
+        rows = self.collectives.exchange([math.fsum(map(sum_of_squares, shares))])
         if not all(math.isfinite(row[0]) for row in rows):
             self.ready = None
             self.outer.take_back()
             what = "the average of what the ranks did in a round is not finite, though every loss is"
             raise NotFiniteError(f"{what}: lower outer_lr or training.learning_rate", None)
 
-    def _most_steps(self, feed: Feed) -> int:
-        """H, or what is left of the run if that is less: with so many of all ranks it is at its end."""
-        return max(1, min(self.most_steps, feed.total_steps - self.steps))
+    def compare(self) -> dict[str, float] | None:
+        """After a commit: the norms of its sum by parameter, if they were asked for; now and then all anchors are
+        compared, and mended where devices round differently."""
+        norms = self._layer_norms.agree(1.0, self.collectives.exchange)
+        if self.rounds_done % max(1, COMPARE_EVERY // self.most_steps) == 0:
+            self.mend_drift(self.outer.anchor)
+        return norms
 
 
 class _OneStep:

@@ -69,11 +69,26 @@ def regroup(standings: Sequence[Standing]) -> Regrouped | None:
 
 
 @dataclass(frozen=True)
+class Sum:
+    """A round that only has to be committed: the sum of its contributions, what this rank owes then, what its table
+    said, and its own part of it. since, work: how far the rank has gone after that part, and what it did; None and
+    nothing where rounds do not overlap.
+    """
+
+    total: torch.Tensor
+    owed: torch.Tensor | None
+    table: Conclusion
+    part: Work
+    since: torch.Tensor | None
+    work: Work
+
+
+@dataclass(frozen=True)
 class Carried:
     """All that a rank takes from a group that failed into the next. Vectors are as long as the parameters.
 
-    work: what it has done in the round that was under way. total: the sum of that round's contributions with what the
-    rank owes once it is committed, and what all concluded; None where it was not all there.
+    work: what it has done that is not committed, all that lies between anchor and params. sum: of the round that was on
+    its way; None where it was not all there.
     """
 
     standing: Standing
@@ -86,4 +101,4 @@ class Carried:
     progress: torch.Tensor
     taken: int
     work: Work
-    total: tuple[torch.Tensor, torch.Tensor | None, Conclusion] | None
+    sum: Sum | None
