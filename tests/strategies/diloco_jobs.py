@@ -8,9 +8,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from strategy_jobs import buckets_of, context_of
-from strategy_models import model_of, shares_of
+from strategy_models import LENGTH, model_of, shares_of
 from torch import nn
 
+from smolcluster.errors import PeerLostError
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.slices import Slice
 from smolcluster.strategies.base import Batch, NotFiniteError, StepResult, build_strategy
@@ -70,7 +71,8 @@ def diloco_context(rank: int, world_size: int, shares: tuple[int, ...], **outer:
     """A context of a run of these shares; `outer`: fields of RunSpec, and what context_of takes."""
     names = ("outer_every", "outer_lr", "outer_momentum", "outer_overlap")
     said = {name: outer.pop(name) for name in names if name in outer}
-    context = context_of("diloco", rank, world_size, **outer)
+    generation = outer.pop("generation", 0)
+    context = replace(context_of("diloco", rank, world_size, **outer), generation=generation)
     ranks = tuple(plan.model_copy(update={"samples": n}) for plan, n in zip(context.plan.ranks, shares, strict=True))
     run = context.run.model_copy(update=said)
     plan = context.plan.model_copy(update={"run": run, "ranks": ranks, "global_batch": sum(shares)})
@@ -187,3 +189,61 @@ def cut_and_resumed(
     again = Shares(shares, rank, total, clock, 1.0 + rank)
     again.steps = cut
     return whole, [one.loss for one in run_to_the_end(fresh, again)], [s.name for s in saved]
+
+
+def regrouped(
+    rank: int, world_size: int, shares: tuple[int, ...], fails_at: int, fate: str, **outer: Any
+) -> dict[str, Any]:
+    """A run whose group fails in round `fails_at`, on its way to the commit, and that goes on in another.
+
+    fate: who has committed that round ("nobody", "rank 0", "all but the new": rank 1 is a process that was started
+    again), or "nothing": the group does not fail.
+    """
+    from wire_jobs import digest
+
+    total = 33
+    strategy, model = made(rank, world_size, shares, **outer)
+    clock = strategy.clock = Clock()
+    feed = Shares(shares, rank, total, clock, 1.0 + rank)
+    usual = strategy.require_all_have
+
+    def fail(sums: torch.Tensor) -> None:
+        usual(sums)
+        if strategy.rounds_done == fails_at and (fate == "nobody" or (fate == "rank 0" and rank != 0)):
+            raise PeerLostError("the test")
+
+    def fail_later() -> None:
+        if strategy.rounds_done > fails_at:
+            raise PeerLostError("the test")
+
+    strategy.require_all_have = fail  # type: ignore[method-assign]
+    if fate == "rank 0" and rank == 0:
+        strategy.compare = fail_later  # type: ignore[method-assign]
+    taken = 0
+    while feed.steps < total:
+        try:
+            feed.steps += strategy.train_round(feed).steps
+            if strategy.rounds_done <= fails_at or strategy.generation or fate == "nothing":
+                continue
+        except PeerLostError:
+            pass
+        carried: Any = strategy.carry()
+        if (fate, rank) == ("all but the new", 1):
+            carried = None
+        taken = max(feed.taken)
+        strategy, model = made(rank, world_size, shares, seed=7, generation=1, **outer)
+        strategy.clock = clock
+        met = strategy.meet(carried)
+        assert met is not None
+        assert met.tokens == strategy.samples_done * LENGTH
+        feed.steps = met.steps
+    strategy.export()
+    held = [strategy.outer.anchor, strategy.flat.params, strategy.outer.momentum, strategy._progress]
+    state = {name: value.detach().clone() for name, value in model.named_parameters()}
+    rows = strategy.exchange([digest([one for one in held if one is not None])])
+    owed = strategy.outer.owed()
+    strategy.close()
+    return {
+        "state": state, "same": rows == [rows[0]] * world_size, "taken": feed.taken, "before": taken,
+        "samples": strategy.samples_done, "rounds": strategy.rounds_done, "owed": owed,
+    }  # fmt: skip

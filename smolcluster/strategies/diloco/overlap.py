@@ -2,13 +2,14 @@
 
 At the end of slot k+1, in this order:
 
-1. The sum of round k has come: commit, and the anchor moves by it.
-2. The table of round k+1; its contributions leave: how far each rank went **in this slot**.
-3. Parameters become the new anchor plus that same progress, in full. It is not in the anchor yet: it will be a slot
-   later, as its rank's part of the sum. So every step of every rank gets into the anchor once, and in no replica twice.
+1. The sum of round k has come: commit, and the anchor moves by it. Parameters become the new anchor plus all that this
+   rank did **in this slot**, in full. That is not in the anchor yet.
+2. The table of round k+1; its contributions leave: that same progress, weighted. Slot k+2 begins on top of it.
 
-The paper mixes halves of the local and the global parameters, for an exchange much shorter than a round. Here the delay
-is a whole slot, and half of it would be forgotten: in a probe (3 ranks, H 5 and 20) that was clearly worse.
+So every step of every rank gets into the anchor once, a slot late, and in no replica twice. In the paper's terms the
+mixing factor is 1 for what a rank did in the last slot and 0 for what it did before. The paper mixes halves, for an
+exchange much shorter than a round; with a delay of a whole slot half of a slot would be forgotten, and in a probe
+(3 ranks, H=5) that was clearly worse.
 
 An evaluation, a checkpoint and the end wait for what is under way: there the anchor is all that has been trained.
 """
@@ -90,7 +91,6 @@ class Overlapped(DiLoCo):
         self.outer.contribute(self._began_at, table.weights[self.rank], self._total)
         self._part, self._table, self.work = done, table, Work()
         self._flight = Flight(lambda: self.outer.exchange(self._total))
-        self.flat.params.sub_(self._began_at).add_(self.outer.anchor)
         self._began_at.copy_(self.flat.params)
         return self.account(feed, table, done, slot_s, norms)
 
@@ -107,17 +107,15 @@ class Overlapped(DiLoCo):
         table, part = self._table, self._part
         self._flight, self._table, self._part = None, None, Work()
         self.commit(self._total, table, part)
+        # At once: whatever fails from here on, what lies between anchor and parameters is what nobody has committed.
+        self.flat.params.sub_(self._began_at).add_(self.outer.anchor)
+        self._began_at.copy_(self.outer.anchor)
         return self.compare()
 
     def _settle(self) -> None:
         """Wait for what is under way, where no slot is: then parameters, anchor and all replicas are one."""
         if self._flight is not None:
             self._land()
-            self._start_from_anchor()
-
-    def _start_from_anchor(self) -> None:
-        self.flat.params.copy_(self.outer.anchor)
-        self._began_at.copy_(self.outer.anchor)
 
     # -- how far the run is ---------------------------------------------------------------------------------------
 
@@ -162,7 +160,7 @@ class Overlapped(DiLoCo):
     def load_slices(self, slices: Iterable[Slice]) -> None:
         """See RoundReplica."""
         super().load_slices(slices)
-        self._start_from_anchor()
+        self._began_at.copy_(self.outer.anchor)
 
     def state_bytes(self) -> dict[str, int]:
         """See RoundReplica."""
