@@ -10,7 +10,7 @@ from types import TracebackType
 import torch.distributed as dist
 
 from smolcluster.comm import gloo
-from smolcluster.comm.alarm import failure_of
+from smolcluster.comm.alarm import copy_of, failure_of
 from smolcluster.comm.backend.register import NAME, forget_failed_init, register
 from smolcluster.comm.clock import Deadline
 from smolcluster.comm.config import GroupConfig
@@ -79,6 +79,11 @@ class Fabric:
     def slowed(self, compute_s: float, stop: Callable[[], bool]) -> float:
         """This rank has computed so long in its step: wait as faults ask, or until `stop`. Seconds waited."""
         return self.config.faults.slowed(compute_s, stop) if self.config.faults is not None else 0.0
+
+    def check(self) -> None:
+        """PeerError if the run is known to have failed, whether or not an operation of this rank is under way."""
+        if self.alarm.error is not None:
+            raise copy_of(self.alarm.error)
 
     def counters(self) -> WireCounters:
         """Bytes of this process so far: payload, headers, handshakes. With transport gloo its sockets are asked; only

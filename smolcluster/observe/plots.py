@@ -100,7 +100,7 @@ def _throughput(axes: Axes, story: RunStory, summary: Summary) -> None:
 
 def _bytes(axes: Axes, story: RunStory, summary: Summary) -> None:
     mean = (summary.wire_bytes_per_step or 0) / 1e6
-    steps, columns = _by_step(story, lambda record: sent_at(story, record) / 1e6)
+    steps, columns = _by_step(story, lambda record: sent_at(story, record) / record.own_steps / 1e6)
     both = ", both ways" if story.has_server else ""
     labels = [f"rank {rank.plan.rank} ({rank.plan.node}){both}" for rank in story.counted if rank.steps]
     axes.stackplot(steps, columns, labels=labels, alpha=0.8)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 from smolcluster.errors import InputError, Problem
 from smolcluster.observe.records import Reader
@@ -151,7 +153,7 @@ def summarise(story: RunStory) -> Summary:
         counts="tokens" if writes else "samples",
         data_share=_data_share(story),
         params=story.plan.params,
-        wire_bytes_per_step=sum(_mean([sent_at(story, record) for record in rank.steps]) for rank in story.counted),
+        wire_bytes_per_step=sum(_bytes_per_step(story, rank.steps) for rank in story.counted),
         peak_rss_mb=tuple(rank.result.peak_rss_mb if rank.result else 0.0 for rank in story.ranks),
         staleness_max=max((record.staleness for rank in story.ranks for record in rank.steps), default=0),
         restarts=story.restarts,
@@ -159,6 +161,7 @@ def summarise(story: RunStory) -> Summary:
         resumed_from=first.resumed_from if first else "",
         resumed_step=first.resumed_step if first else None,
         gradients=first.gradients if first else None,
+        **_rounds(story),
     )
 
 
@@ -238,5 +241,21 @@ def _data_share(story: RunStory) -> float:
     return waited / seconds if seconds else 0.0
 
 
-def _mean(values: list[int]) -> float:
-    return sum(values) / len(values) if values else 0.0
+def _bytes_per_step(story: RunStory, steps: Iterable[StepRecord]) -> float:
+    """Bytes that a rank sent for each of its steps."""
+    steps = tuple(steps)
+    count = sum(record.own_steps for record in steps)
+    return sum(sent_at(story, record) for record in steps) / count if count else 0.0
+
+
+def _rounds(story: RunStory) -> dict[str, Any]:
+    """What a summary says of rounds; nothing of a run that has none."""
+    rounds = [[record for record in rank.steps if record.inner_steps is not None] for rank in story.ranks]
+    slots = [record.slot_s for record in max(rounds, key=len, default=[]) if record.slot_s is not None]
+    if not any(rounds):
+        return {}
+    return {
+        "rounds": max(len(records) for records in rounds),
+        "slot_s": median(slots) if slots else None,
+        "own_steps": tuple(sum(record.own_steps for record in records) for records in rounds),
+    }

@@ -65,6 +65,9 @@ def _trained_rows(summary: Summary) -> list[tuple[str, str]]:
     ]
     if summary.gradients is not None:
         rows.append(("gradients", _gradients(summary.gradients)))
+    if summary.rounds is not None:
+        slot = f", a slot {summary.slot_s:.2f} s (median)" if summary.slot_s is not None else ""
+        rows.insert(3, ("rounds", f"{summary.rounds:,}{slot}; the ranks' steps are their own"))
     if summary.restarts:
         rows.append(("restarts", f"{summary.restarts}, generation {summary.generation} was the last"))
     if summary.resumed_step is not None:
@@ -151,11 +154,13 @@ def _rank_row(rank: RankStory) -> list[str]:
     result = rank.result
     seconds = sum(record.step_s for record in rank.steps)
     speed = sum(record.tokens for record in rank.steps) / seconds if seconds else 0.0
-    count = max(1, len(rank.steps))
+    rounds = any(record.inner_steps is not None for record in rank.steps)
+    own = sum(record.own_steps for record in rank.steps)
+    count = max(1, own)
     return [
         *head,
         f"[{_COLOUR[result.status]}]{result.status}[/]",
-        f"{result.steps:,}",
+        f"{own if rounds else result.steps:,}",
         f"{speed:,.0f}",
         f"{sum(record.compute_s for record in rank.steps) / count:.3f} s",
         f"{sum(record.comm_s for record in rank.steps) / count:.3f} s",

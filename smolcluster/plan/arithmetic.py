@@ -44,8 +44,9 @@ def memory_of(
 
     ZeRO (Rajbhandari et al. 2020): stage 1 shards the optimizer state, 2 the gradients too, 3 the parameters too.
     Shards are flat and even, padded to a whole element per rank. A syncps worker has no optimizer, and a server that
-    trains is a worker besides; an mp rank holds its own layers of `stages`. int8 on the wire keeps what it has not
-    sent yet; where replicas get changes (strategies/gathers.py) their owner keeps its shard apart.
+    trains is a worker besides; an mp rank holds its own layers of `stages`, a diloco rank the outer optimizer besides
+    its own. int8 on the wire keeps what it has not sent yet; where replicas get changes (strategies/gathers.py) their
+    owner keeps its shard apart.
     """
     params = param_count(run.model)
     if run.strategy == "mp":
@@ -59,18 +60,28 @@ def memory_of(
         kept += params if run.strategy == "syncps" and role == "server" else 0  # the gradient that came last
         kept += _kept_in_a_star(wire, params, world_size - 1, "worker") if models == 2 else 0
     else:
-        kept = _kept_for(wire, params, shard, stage) if world_size > 1 else 0
+        kept = _kept_for(run, wire, params, shard, stage) if world_size > 1 else 0
     return MemoryEstimate(
         rank=rank,
         params_bytes=FLOAT32_BYTES * (shard if stage >= 3 else models * params),
         grads_bytes=FLOAT32_BYTES * (shard if stage >= 2 else models * params),
-        optimizer_bytes=FLOAT32_BYTES * moments * (shard if stage >= 1 else params),
+        optimizer_bytes=FLOAT32_BYTES * (moments * (shard if stage >= 1 else params) + _outer(run, params)),
         wire_bytes=FLOAT32_BYTES * kept,
     )
 
 
-def _kept_for(wire: WireFormat, params: int, shard: int, stage: int) -> int:
-    residuals = params if wire == "int8" else 0
+def _outer(run: RunSpec, params: int) -> int:
+    """diloco's outer optimizer: the parameters that a round began with, their momentum where it has one, and with
+    overlap where this rank began its slot, and what is under way.
+    """
+    if run.strategy != "diloco":
+        return 0
+    return params * (1 + bool(run.outer_momentum) + 2 * run.outer_overlap)
+
+
+def _kept_for(run: RunSpec, wire: WireFormat, params: int, shard: int, stage: int) -> int:
+    # diloco keeps what was owed before a round too, until the round is committed.
+    residuals = params * (2 if run.strategy == "diloco" else 1) if wire == "int8" else 0
     return residuals + (shard if wire != "fp32" and stage in (1, 2) else 0)
 
 

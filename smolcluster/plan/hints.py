@@ -9,6 +9,9 @@ from smolcluster.spec.machines import is_raspberry_pi
 from smolcluster.spec.problems import listed
 from smolcluster.spec.run import STARS, NNSpec, RunSpec
 
+# diloco's rounds are long enough from here on that an average which comes one later does no harm.
+OVERLAP_EVERY = 20
+
 
 def option_notes(run: RunSpec, nodes: Iterable[Node]) -> list[str]:
     """Notes on precision, recomputing, compiling, copies of checkpoints, and going on without a lost node."""
@@ -26,7 +29,9 @@ def option_notes(run: RunSpec, nodes: Iterable[Node]) -> list[str]:
         )
     if star and training.track_gradients:
         notes.append(f"training.track_gradients: a server of {run.strategy} measures no norms by parameter")
-    if not star and run.recovery.elastic and run.checkpoint.replicas < 2 and len({node.name for node in nodes}) > 1:
+    # diloco's ranks go on from their own memory.
+    needs_copies = run.recovery.elastic and not star and run.strategy != "diloco"
+    if needs_copies and run.checkpoint.replicas < 2 and len({node.name for node in nodes}) > 1:
         notes.append(
             "elastic: a lost node's pieces of the checkpoint are lost with it, and the others need them to go on; "
             "-e replicate_checkpoints=2 keeps another copy of each"
@@ -35,6 +40,11 @@ def option_notes(run: RunSpec, nodes: Iterable[Node]) -> list[str]:
     if not star and run.checkpoint.replicas > max(1, count):
         notes.append(
             f"checkpoint.replicas {run.checkpoint.replicas}: there are {count} nodes, so each file lies on {count}"
+        )
+    if run.strategy == "diloco" and run.outer_overlap and run.outer_every < OVERLAP_EVERY and run.outer_momentum > 0.5:
+        notes.append(
+            f"outer_overlap with rounds of {run.outer_every} step{'s' if run.outer_every > 1 else ''}: what comes a "
+            f"round late overshoots with outer_momentum {run.outer_momentum:g}; write 0.5, or longer rounds"
         )
     slow = dict.fromkeys(n.name for n in nodes if n.device == "cpu" or is_raspberry_pi(n.name, n.kind))
     if training.precision != "fp32" and slow:

@@ -89,6 +89,10 @@ class Wires(Protocol):
         """This rank has computed so long; how long it then waited to be as slow as it is asked to be."""
         ...
 
+    def check(self) -> None:
+        """PeerError if the run is known to have failed."""
+        ...
+
     def counters(self) -> ByteCounts:
         """Bytes of this process so far."""
         ...
@@ -117,6 +121,9 @@ class Alone:
     def slowed(self, _compute_s: float, _stop: Callable[[], bool]) -> float:
         """Not at all."""
         return 0.0
+
+    def check(self) -> None:
+        """Nobody else can fail."""
 
     def counters(self) -> NoBytes:
         """Nothing ever."""

@@ -244,6 +244,14 @@ class StepRecord(Frozen):
     # What `tokens` counts: a picture is one.
     counts: Literal["tokens", "samples"] = "tokens"
     total_steps: int
+    # Where a line is a round of several steps (diloco): how many this rank took, and how long its slot was.
+    inner_steps: int | None = None
+    slot_s: float | None = None
+
+    @property
+    def own_steps(self) -> int:
+        """How many steps of this rank the line tells of."""
+        return self.inner_steps if self.inner_steps is not None else 1
 
 
 class LinkRecord(Frozen):
@@ -442,6 +450,10 @@ class Summary(Frozen):
     resumed_step: int | None = None
     # Of a run with a server: what became of the workers' gradients.
     gradients: GradientAccount | None = None
+    # Where ranks take steps of their own: rounds in which they exchanged, the median slot, and each rank's steps.
+    rounds: int | None = None
+    slot_s: float | None = None
+    own_steps: tuple[int, ...] | None = None
     # Of a served model: requests that ended, those that failed because of us, and seconds from arrival to first token.
     requests: int | None = None
     failed: int | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.spec.cluster import ClusterSpec, Network, Node
-from smolcluster.spec.clusterfile import CLUSTER_FILES, ClassicdpFile, CommonFile, HostsFile
+from smolcluster.spec.clusterfile import CLUSTER_FILES, CommonFile, HostsFile, MeshFile
 from smolcluster.spec.consistency import check_hosts, check_ranks
 from smolcluster.spec.document import Document, KeyPath
 from smolcluster.spec.layers import merge
@@ -60,7 +60,7 @@ def cluster_from(document: Document, strategy: str) -> tuple[ClusterSpec, tuple[
 
 def _hosts(file: CommonFile, strategy: str) -> _Hosts:
     """Every host the file takes part with, and where it stands, in the order of ranks where there is one."""
-    if isinstance(file, ClassicdpFile) and file.allToAllTopology is not None:
+    if isinstance(file, MeshFile) and file.allToAllTopology is not None:
         entries = enumerate(file.allToAllTopology.workers.regular)
         ranked = sorted(entries, key=lambda entry: entry[1].rank)
         return {e.hostname: ("allToAllTopology", "workers", "regular", i, "hostname") for i, e in ranked}
@@ -82,7 +82,7 @@ def _hosts(file: CommonFile, strategy: str) -> _Hosts:
 def _networks(
     file: CommonFile, strategy: str, hosts: tuple[str, ...], document: Document
 ) -> tuple[tuple[Network, ...], list[str], list[Problem]]:
-    if isinstance(file, ClassicdpFile) and file.allToAllTopology is not None:
+    if isinstance(file, MeshFile) and file.allToAllTopology is not None:
         given = {e.hostname: e.ip or e.hostname for e in file.allToAllTopology.workers.regular}
         return (_one_network(given),), [], []
     assert isinstance(file, HostsFile)

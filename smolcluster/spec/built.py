@@ -11,7 +11,7 @@ from smolcluster.spec.layers import Merged
 from smolcluster.spec.problems import listed
 from smolcluster.spec.run import RunSpec
 
-BUILT = ("single", "classicdp", "fsdp", "edp", "syncps", "mp")
+BUILT = ("single", "classicdp", "fsdp", "edp", "syncps", "mp", "diloco")
 NOT_ENCRYPTED = "this wire is not private: traffic is authenticated but not encrypted until certificates are set up"
 NO_WINDOWS = "training on Windows nodes comes with setup.yml, in a later release"
 NO_WINDOWS_STAGE = "serving on Windows nodes comes with setup.yml, in a later release"

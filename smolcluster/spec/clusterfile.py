@@ -93,20 +93,36 @@ class MeshTopology(FileModel):
     workers: MeshWorkers
 
 
-class ClassicdpFile(CommonFile):
-    """cluster_config_classicdp.yaml."""
+class MeshFile(CommonFile):
+    """What the files share whose ranks all talk to each other."""
 
-    staleness_bound: int = Field(default=0, ge=0)
     allToAllTopology: MeshTopology | None = None
     num_nodes: int | None = Field(default=None, gt=0)
     num_layers: int | None = Field(default=None, gt=0)
     model_name: str | None = None
 
 
+class ClassicdpFile(MeshFile):
+    """cluster_config_classicdp.yaml."""
+
+    staleness_bound: int = Field(default=0, ge=0)
+
+
 class FsdpFile(ClassicdpFile):
     """cluster_config_fsdp.yaml."""
 
     fsdp_stage: int = Field(default=1, ge=0, le=3)
+
+
+class DilocoFile(MeshFile):
+    """cluster_config_diloco.yaml. `outer_every`: the most steps of its own a rank takes in a round; `outer_overlap`:
+    what came of them travels during the next one.
+    """
+
+    outer_every: int = Field(default=20, ge=1)
+    outer_lr: float = Field(default=0.7, gt=0)
+    outer_momentum: float = Field(default=0.9, ge=0, lt=1)
+    outer_overlap: bool = False
 
 
 class HostsFile(CommonFile):
@@ -190,6 +206,7 @@ CLUSTER_FILES: dict[str, type[CommonFile]] = {
     "single": SingleFile,
     "classicdp": ClassicdpFile,
     "fsdp": FsdpFile,
+    "diloco": DilocoFile,
     "edp": EdpFile,
     "syncps": SyncpsFile,
     "mp": MpFile,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from smolcluster.errors import Problem
 from smolcluster.spec.cluster import ClusterSpec, Node
-from smolcluster.spec.clusterfile import ClassicdpFile, CommonFile, HostsFile, MpFile
+from smolcluster.spec.clusterfile import CommonFile, HostsFile, MeshFile, MpFile
 from smolcluster.spec.layers import Merged
 from smolcluster.spec.participants import mesh_entries, not_there
 from smolcluster.spec.problems import listed
@@ -129,7 +129,7 @@ def buffer_notes(file: CommonFile, origin: Merged, cluster: ClusterSpec) -> list
 
 def model_notes(file: CommonFile, origin: Merged, model: ModelSpec) -> list[str]:
     """num_layers and model_name in a cluster YAML are only compared: the model's config wins."""
-    if not isinstance(file, ClassicdpFile | MpFile):
+    if not isinstance(file, MeshFile | MpFile):
         return []
     notes: list[str] = []
     why = "the model's config wins"

@@ -15,7 +15,7 @@ from smolcluster.spec.settings import gather
 from smolcluster.spec.stages import serves_by_itself, stages_of
 
 _STARS = ("edp", "syncps")
-_LONE = ("single", "classicdp", "fsdp")
+_LONE = ("single", "classicdp", "fsdp", "diloco")
 
 
 def strategies_of(cluster: ClusterSpec, inventory: Path) -> dict[str, tuple[str, ...]]:

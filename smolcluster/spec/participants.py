@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from smolcluster.errors import Problem
 from smolcluster.spec.built import NO_WINDOWS, can_be_started
 from smolcluster.spec.cluster import ClusterSpec, Node
-from smolcluster.spec.clusterfile import AUTO, ClassicdpFile, CommonFile, HostsFile, MeshWorker, MpFile, StageEntry
+from smolcluster.spec.clusterfile import AUTO, CommonFile, HostsFile, MeshFile, MeshWorker, MpFile, StageEntry
 from smolcluster.spec.document import KeyPath
 from smolcluster.spec.layers import Merged
 from smolcluster.spec.problems import did_you_mean, listed
@@ -114,7 +114,7 @@ def _first(
 
 def mesh_entries(file: CommonFile) -> list[MeshWorker]:
     """The entries of allToAllTopology as they stand; none when the file names no machines."""
-    if isinstance(file, ClassicdpFile) and file.allToAllTopology is not None:
+    if isinstance(file, MeshFile) and file.allToAllTopology is not None:
         return file.allToAllTopology.workers.regular
     return []
 

@@ -35,6 +35,8 @@ def recognise(tree: Tree) -> str | None:
 def _cluster_kind(keys: set[str]) -> str | None:
     if "fsdp_stage" in keys:
         return "fsdp"
+    if any(key.startswith("outer_") for key in keys):
+        return "diloco"
     if keys & {"allToAllTopology", "staleness_bound"}:
         return "classicdp"
     if "web_interface" in keys or (keys >= {"host_ip", "server"} and "buffer_size" in keys and "workers" not in keys):

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.spec.built import BUILT, refuse_machines, refuse_settings, refuse_strategy
 from smolcluster.spec.cluster import ClusterSpec
-from smolcluster.spec.clusterfile import CLUSTER_FILES, ClassicdpFile, CommonFile, EdpFile, FsdpFile, SyncpsFile
+from smolcluster.spec.clusterfile import (
+    CLUSTER_FILES,
+    ClassicdpFile,
+    CommonFile,
+    DilocoFile,
+    EdpFile,
+    FsdpFile,
+    SyncpsFile,
+)
 from smolcluster.spec.consistency import (
     address_notes,
     buffer_notes,
@@ -138,6 +148,7 @@ def _run(
         syncps_timeout_s=file.timeout if isinstance(file, SyncpsFile) else 0.1,
         server_trains=isinstance(file, SyncpsFile) and file.server_trains,
         project_name=training.project_name,
+        **outer_of(file),
         init=str(settings.start.folder) if settings.start else None,
         own_vocabulary=settings.start is not None or (request.earlier is not None and request.earlier.own_vocabulary),
         faults=tuple(file.faults),
@@ -156,6 +167,12 @@ def comm_of(file: CommonFile) -> CommSpec:
         track_network_metrics=file.track_network_metrics,
         metrics_log_interval=file.metrics_log_interval,
     )
+
+
+def outer_of(file: CommonFile) -> dict[str, Any]:
+    """What a file says of rounds and their outer optimizer; nothing where there are none."""
+    names = ("outer_every", "outer_lr", "outer_momentum", "outer_overlap")
+    return {name: getattr(file, name) for name in names} if isinstance(file, DilocoFile) else {}
 
 
 def recovery_of(file: CommonFile) -> RecoverySpec:

@@ -16,7 +16,11 @@ from smolcluster.spec.document import Document, Tree, display
 from smolcluster.spec.run import GPTSpec, ModelSpec, RunSpec
 
 # Of the strategy's own file.
-_OF_STRATEGY = {"fsdp": ("fsdp_stage", "staleness_bound"), "classicdp": ("staleness_bound",)}
+_OF_STRATEGY = {
+    "fsdp": ("fsdp_stage", "staleness_bound"),
+    "classicdp": ("staleness_bound",),
+    "diloco": ("outer_every", "outer_lr", "outer_momentum", "outer_overlap"),
+}
 # What a GPT's file does not say: one follows from max_seq_len, or from weights that were given once.
 _DERIVED = frozenset({"type", "num_positions"})
 

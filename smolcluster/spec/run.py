@@ -13,10 +13,11 @@ from smolcluster.spec.faults import FaultSpec
 Precision = Literal["fp32", "bf16", "fp16"]
 # How numbers look on the wire (comm/codec.py). A plan has one of these, a config may also say auto.
 WireFormat = Literal["fp32", "bf16", "fp16", "int8"]
-# Those whose ranks sum gradients, and those whose ranks send them to a server: both have a wire format.
-DATA_PARALLEL = ("classicdp", "fsdp")
+# Those whose ranks sum gradients, or what came of them; those whose ranks send them to a server (STARS) have a wire
+# format too.
+DATA_PARALLEL = ("classicdp", "fsdp", "diloco")
 # Those whose step the plan predicts from measured speeds (plan/predict.py).
-PREDICTED = ("single", *DATA_PARALLEL)
+PREDICTED = ("single", "classicdp", "fsdp")
 STARS = ("edp", "syncps")
 STRATEGIES = ("single", "classicdp", "fsdp", "edp", "syncps", "mp", "diloco")
 
@@ -160,7 +161,8 @@ class RunSpec(Frozen):
     `init`: the folder, on the controller, of the weights to start from; None draws them from the seed, unless a
     checkpoint is loaded. `own_vocabulary`: the model's is as large as `model` says, since it came with given weights,
     whatever the tokenizer has. `faults`: what is to be broken on purpose. `stages`: mp's half-open ranges of layers in
-    rank order, where the file gives them; none: the plan shares the layers out.
+    rank order, where the file gives them; none: the plan shares the layers out. `outer_*`: diloco's rounds (SGD with
+    Nesterov's momentum over them).
     """
 
     strategy: Literal["single", "classicdp", "fsdp", "edp", "syncps", "mp", "diloco"]
@@ -183,6 +185,10 @@ class RunSpec(Frozen):
     max_staleness: int = Field(default=1000, ge=0)
     syncps_timeout_s: float = Field(default=0.1, gt=0)
     server_trains: bool = False
+    outer_every: int = Field(default=20, ge=1)
+    outer_lr: float = Field(default=0.7, gt=0)
+    outer_momentum: float = Field(default=0.9, ge=0, lt=1)
+    outer_overlap: bool = False
     project_name: str
     init: str | None = None
     own_vocabulary: bool = False

@@ -23,6 +23,17 @@ from smolcluster.spec.problems import listed
 
 # A step's work for one rank: its micro-batches (x, y). Gradients are summed over them; no micro-batch is allowed.
 Batch = Sequence[tuple[torch.Tensor, torch.Tensor]]
+# What helps where numbers are not finite.
+ADVICE = "lower training.learning_rate, lengthen lr_schedule.warmup_iters or set training.grad_clip_norm"
+
+
+@dataclass(frozen=True)
+class LocalWork:
+    """One rank's part of a round: its own steps and their tokens, and the length of the slot, None for the first."""
+
+    steps: int
+    tokens: int
+    slot_s: float | None
 
 
 @dataclass(frozen=True)
@@ -33,6 +44,9 @@ class StepResult:
     the same by parameter, where they were asked for. comm_s: seconds this rank waited on communication that nothing
     hid; compute_s: the rest. stop: some rank asked for the end. loss_scale: float16's (scaling.py), None without.
     skipped: float16 overflowed: nothing was updated, grad_norm is 0.
+
+    steps: how many steps of the run, in global batches, this was. local: what this rank did of it, where ranks do not
+    all do the same (TakesRounds).
     """
 
     loss: float
@@ -45,6 +59,8 @@ class StepResult:
     layer_norms: Mapping[str, float] | None = None
     loss_scale: float | None = None
     skipped: bool = False
+    steps: int = 1
+    local: LocalWork | None = None
 
 
 @dataclass(frozen=True)
@@ -139,6 +155,59 @@ class Strategy(Protocol):
         ...
 
 
+class Feed(Protocol):
+    """What the loop gives a strategy that decides for itself how many steps it takes: samples and rates, one by one.
+
+    steps: those the run has taken, in global batches, of `total_steps`. stop: whether this rank is asked to end.
+    """
+
+    steps: int
+    total_steps: int
+
+    def take(self, step: int, number: int) -> tuple[Batch, float]:
+        """Begin this rank's next step: its share of the global batch `number` (from 1), and the rate of step `step`."""
+        ...
+
+    def computed(self, seconds: float) -> float:
+        """A step took so long to compute: wait as long as this rank is to be slowed on purpose. Seconds waited."""
+        ...
+
+    def stop(self) -> bool:
+        """Whether this rank was asked to end."""
+        ...
+
+
+@runtime_checkable
+class TakesRounds(Protocol):
+    """A strategy whose ranks take several steps, not all as many, before they exchange anything."""
+
+    def train_round(self, feed: Feed) -> StepResult:
+        """Take this rank's part in a round. Errors as of train_step."""
+        ...
+
+
+@dataclass(frozen=True)
+class Met:
+    """How far the run is for ranks that met again. leader: whose account of it counts. tokens: of all ranks so far."""
+
+    leader: int
+    steps: int
+    tokens: int
+
+
+@runtime_checkable
+class Survives(Protocol):
+    """A strategy whose ranks go on when others are lost, in a new group, from what they hold in memory."""
+
+    def carry(self) -> object:
+        """What this rank takes along; its group has failed. This strategy is not used any more."""
+        ...
+
+    def meet(self, carried: object | None) -> Met | None:
+        """Go on together from what ranks carried here, in a new group; None, and nothing happened, if none has any."""
+        ...
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What all ranks conclude from one small exchange: the step's loss, and the factor for the summed gradients.
@@ -189,12 +258,11 @@ def judge(rows: list[list[float]], max_norm: float | None, loss_scale: float = 1
 
 
 def _refuse_what_is_not_finite(rows: list[list[float]]) -> None:
-    advice = "lower training.learning_rate, lengthen lr_schedule.warmup_iters or set training.grad_clip_norm"
     for rank, row in enumerate(rows):
         if not math.isfinite(row[0]):
-            raise NotFiniteError(f"the loss of rank {rank} is not finite: {advice}", rank)
+            raise NotFiniteError(f"the loss of rank {rank} is not finite: {ADVICE}", rank)
     if not all(math.isfinite(row[3]) for row in rows):  # summed over ranks already: nobody knows whose it was
-        raise NotFiniteError(f"the gradient is not finite, though every rank's loss is: {advice}", None)
+        raise NotFiniteError(f"the gradient is not finite, though every rank's loss is: {ADVICE}", None)
 
 
 def build_strategy(context: RunContext, model: nn.Module) -> Strategy:

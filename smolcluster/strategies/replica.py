@@ -99,6 +99,15 @@ class Replica(Synchronous):
         Buckets that are complete leave while backward goes on; when this returns all of them are reduced.
         """
         self.begin()
+        local = self.accumulate(batch)
+        for pending in self._sent:
+            pending.wait()
+        self._sent = []
+        self.add_lookups()
+        return local
+
+    def accumulate(self, batch: Batch) -> LossSum:
+        """The same of this rank alone; what leaves meanwhile is on its way."""
         self.stream.begin()
         local = LossSum(0.0, 0)
         for index, (x, y) in enumerate(batch):
@@ -106,10 +115,6 @@ class Replica(Synchronous):
                 self.stream.last_backward()
             local += self.differentiate(x, y)
         self.stream.flush()
-        for pending in self._sent:
-            pending.wait()
-        self._sent = []
-        self.add_lookups()
         return local
 
     def shard_gradients(self) -> list[torch.Tensor]:
@@ -132,18 +137,22 @@ class Replica(Synchronous):
             self.mend_drift()
         return super().result(verdict)
 
-    def mend_drift(self) -> None:
-        """Compare a hash of the parameters over all ranks; if any differs, all take rank 0's, and the log says who."""
+    def mend_drift(self, held: torch.Tensor | None = None) -> None:
+        """Compare a hash of the parameters over all ranks; if any differs, all take rank 0's, and the log says who.
+
+        held: what else is compared, where parameters are not meant to be equal.
+        """
+        held = self.flat.params if held is None else held
         if self.collectives.world_size == 1:
             return
-        data = self.flat.params.detach().to("cpu").numpy().data
+        data = held.detach().to("cpu").numpy().data
         # 48 bits of the hash: a float64 carries them exactly.
         mine = float(int.from_bytes(hashlib.blake2b(data, digest_size=6).digest(), "little"))
         hashes = [row[0] for row in self.collectives.exchange([mine])]
         odd = [f"rank {r} on {self._names[r]}" for r, value in enumerate(hashes) if value != hashes[0]]
         if odd:
             log.warning("step %d: parameters of %s drifted from rank 0's; sent again", self._steps, ", ".join(odd))
-            self.collectives.broadcast(self.flat.params)
+            self.collectives.broadcast(held)
 
     # -- beside the step ------------------------------------------------------------------------------------------
 

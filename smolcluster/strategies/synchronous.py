@@ -47,13 +47,15 @@ class Synchronous:
 
     # Whether eval_loss talks to the other ranks (base.Strategy).
     evaluates_together = False
+    # Whether the gradients of every step are summed over ranks.
+    sums_gradients = True
 
     def __init__(self, context: RunContext, model: nn.Module) -> None:
         self.model = model
         self.rank = context.rank
         self.max_norm = context.run.training.grad_clip_norm
         self.collectives = Collectives(context.rank, context.world_size, context.device)
-        self.lookups = lookups_of(context, model, self.collectives)
+        self.lookups = lookups_of(context, model, self.collectives) if self.sums_gradients else None
         self._weight_decay = context.run.training.weight_decay
         self._device = context.device
         self._precision = context.run.training.precision

@@ -32,13 +32,11 @@ class Keeper:
         self._strategy = strategy
         self._saver = saver or Saver(context)
 
-    def due(self, step: int, ended: bool, before: int | None = None) -> bool:
-        """Whether the state is saved after that step: every so many, and after the last one. `before`: the step that it
-        comes after, where one may be passed over.
-        """
+    def due(self, first: int, step: int, ended: bool) -> bool:
+        """Whether the state is saved after the steps `first` to `step`: every so many, and after the last one."""
         if not self._every or not step or step == self._saver.begun_step:
             return False
-        return ended or step // self._every > (step - 1 if before is None else before) // self._every
+        return ended or falls_in(self._every, first, step)
 
     @property
     def busy(self) -> bool:
@@ -70,6 +68,11 @@ class Keeper:
     def abandon(self) -> None:
         """The run failed."""
         self._saver.abandon()
+
+
+def falls_in(every: int, first: int, last: int) -> bool:
+    """Whether one of the steps `first` to `last` is a multiple of `every`."""
+    return last // every > (first - 1) // every
 
 
 def resume(context: RunContext, strategy: Strategy, account: Account) -> bool:

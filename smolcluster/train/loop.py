@@ -10,13 +10,12 @@ from smolcluster.data import Samples, step_indices, steps_per_epoch
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.metrics import MetricsWriter
 from smolcluster.runtime.runfolder import GradientRecord, LinkRecord, StepRecord
-from smolcluster.runtime.schedule import learning_rate
 from smolcluster.runtime.scores import validation_text
-from smolcluster.runtime.seeding import seed_step
-from smolcluster.strategies.base import Batch, StepResult, Strategy
+from smolcluster.strategies.base import Batch, StepResult, Strategy, TakesRounds
 from smolcluster.train.account import Account
 from smolcluster.train.evaluate import evaluate
-from smolcluster.train.keeping import Keeper
+from smolcluster.train.feed import LoopFeed
+from smolcluster.train.keeping import Keeper, falls_in
 from smolcluster.train.prefetch import Prefetch
 
 log = logging.getLogger(__name__)
@@ -64,7 +63,11 @@ class Loop:
         self.total_steps = self._training.max_steps or self._training.epochs * steps_per_epoch(
             data.sample_count("train"), self._batch
         )
-        self._ahead = Prefetch(lambda step: share_of(context, data, step), self.total_steps)
+        # Whose ranks go their own ways takes more shares than there are steps, if it is faster than the others.
+        rounds = isinstance(strategy, TakesRounds)
+        last = self.total_steps * self._batch // max(1, context.me.samples) if rounds else self.total_steps
+        self._ahead = Prefetch(lambda step: share_of(context, data, step), last)
+        self._feed = LoopFeed(context, self._ahead, self.total_steps, stop)
         self._began = time.monotonic()
         self._said = 0.0
         self._first_step = account.steps
@@ -82,43 +85,46 @@ class Loop:
                 self._evaluate()
                 self.account.val_loss_first = self.account.val_loss
             while self.account.steps < self.total_steps and not self.account.stopped:
-                self._step(self.account.steps + 1)
+                first = self.account.steps + 1
+                self._step(first)
                 self.account.seconds = before_s + time.monotonic() - self._began
-                self._keep()
+                self._keep(first)
             if self._keeper is not None:
                 self._keeper.finish()
         finally:
             self._ahead.close()
             self.account.seconds = before_s + time.monotonic() - self._began
 
-    def _keep(self) -> None:
-        """Save the state, if it is time to."""
+    def _keep(self, first: int) -> None:
+        """Save the state after the steps from `first` on, if it is time to."""
         ended = self.account.stopped or self.account.steps == self.total_steps
-        if self._keeper is not None and self._keeper.due(self.account.steps, ended):
+        if self._keeper is not None and self._keeper.due(first, self.account.steps, ended):
             measured = self._measured == self.account.steps
             self._keeper.save(self.account, self.total_steps, self._epoch(self.account.steps), measured)
 
     def _epoch(self, steps: int) -> int:
         return steps // steps_per_epoch(self._data.sample_count("train"), self._batch)
 
-    def _step(self, step: int) -> None:
-        self._context.wires.begin_step(step)
+    def _step(self, first: int) -> None:
+        """A step, or with a strategy that takes rounds the steps from `first` on that a round is."""
         began = time.perf_counter()
         before = self._context.wires.counters()
-        lr = learning_rate(step, self.total_steps, self._training.learning_rate, self._context.run.schedule)
-        seed_step(self._context.run.seed, step, self._context.rank)
-        asked = time.perf_counter()
-        batch = self._ahead.take(step)
-        waited = time.perf_counter() - asked
-        due = step % self._training.eval_steps == 0 or step == self.total_steps
-        if due and self._training.track_gradients:
+        if self._training.track_gradients and (self._due(first, first) or isinstance(self._strategy, TakesRounds)):
             self._strategy.ask_layer_norms()
-        result = self._strategy.train_step(batch, lr, self._stop())
-        slowed_s = self._context.wires.slowed(result.compute_s, self._stop)
+        feed = self._feed
+        feed.begin(first - 1)
+        if isinstance(self._strategy, TakesRounds):
+            result, slowed_s = self._strategy.train_round(feed), 0.0
+        else:
+            result = self._strategy.train_step(*feed.take(first, first), stop=self._stop())
+            slowed_s = feed.computed(result.compute_s)
         seconds = time.perf_counter() - began
         after = self._context.wires.counters()
+        local, waited, lr = result.local, feed.waited_s, feed.lr
         # Of a batch that passes all stages rank 0's are counted.
-        tokens = sum(y.numel() for _, y in batch) if self._context.me.samples else 0
+        tokens = (feed.tokens if self._context.me.samples else 0) if local is None else local.tokens
+        step = first - 1 + result.steps
+        due = self._due(first, step)
         self._take(step, result, tokens)
         fresh = self._evaluate() if due and not self.account.stopped else False
         self._metrics.write(
@@ -143,11 +149,13 @@ class Loop:
                 data_s=waited,
                 counts=self._data.counts,
                 total_steps=self.total_steps,
+                inner_steps=local.steps if local is not None else None,
+                slot_s=local.slot_s if local is not None else None,
             )
         )
-        if result.layer_norms is not None and self._context.rank == 0:  # they are the same on every rank
+        if result.layer_norms is not None and due and self._context.rank == 0:  # they are the same on every rank
             self._metrics.write(GradientRecord(step=step, time=time.time(), norms=dict(result.layer_norms)))
-        self._look_at_links(step)
+        self._look_at_links(first, step)
         self._say(step, result.loss, tokens / seconds, fresh)
 
     def _take(self, step: int, result: StepResult, tokens: int) -> None:
@@ -168,9 +176,13 @@ class Loop:
         self._measured = self.account.steps
         return True
 
-    def _look_at_links(self, step: int) -> None:
+    def _due(self, first: int, last: int) -> bool:
+        """Whether the validation loss is measured after steps `first` to `last`."""
+        return falls_in(self._training.eval_steps, first, last) or last == self.total_steps
+
+    def _look_at_links(self, first: int, step: int) -> None:
         comm = self._context.run.comm
-        if not comm.track_network_metrics or step % comm.metrics_log_interval:
+        if not comm.track_network_metrics or not falls_in(comm.metrics_log_interval, first, step):
             return
         for link in self._context.wires.links():
             record = LinkRecord(
@@ -188,7 +200,7 @@ class Loop:
         if not (fresh or step in (self._first_step + 1, self.total_steps) or now - self._said >= PROGRESS_EVERY_S):
             return
         self._said = now
-        left_s = (now - self._began) / (step - self._first_step) * (self.total_steps - step)
+        left_s = (now - self._began) / max(1, step - self._first_step) * (self.total_steps - step)
         validation = f"  {validation_text(self.account.val_loss, self.account.val_accuracy)}" if fresh else ""
         eta = f"{int(left_s // 60)}:{int(left_s % 60):02d}"
         total = self.total_steps

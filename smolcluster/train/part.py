@@ -20,6 +20,7 @@ from smolcluster.train.account import Account
 from smolcluster.train.outcome import context_of, ending_of, result_of
 from smolcluster.train.rank import train_rank
 from smolcluster.train.star.part import star_part
+from smolcluster.train.survive import Survivor
 
 log = logging.getLogger("smolcluster.worker")
 # So long a rank whose work was done looks for the others: a Pi needs most of a minute to start its ranks again.
@@ -34,28 +35,35 @@ def train_part(config: NodeConfig, plan: Plan, me: RankPlan, stop: Callable[[], 
     folder = RunFolder(Path(config.run_dir))
     before = read_finished(folder, me.node, me.rank)
     ending, sent, received, entered, done = DONE, 0, 0, False, False
-    try:
-        context = context_of(config, plan, me)
-        with open_wires(context, config, FINISHED_JOIN_S if before is not None else None) as context:
-            entered = True
-            forget_finished(folder, me.node, me.rank)
+    survivor = Survivor()
+    goes_on = True
+    while goes_on:  # through one group of ranks after the other, with a strategy that outlives them
+        goes_on = False
+        sent_before, received_before = sent, received
+        try:
+            context = context_of(config, plan, me)
+            with open_wires(context, config, FINISHED_JOIN_S if before is not None else None) as context:
+                entered = True
+                forget_finished(folder, me.node, me.rank)
 
-            def say_done() -> None:
-                # Before the others are let go: whoever is killed from here on was done, and is not started again.
-                counters = context.wires.counters()
-                result = result_of(config, plan, me, account, DONE, counters.bytes_out, counters.bytes_in)
-                if result.finished:
-                    keep_finished(folder, result)
-                write_result(folder, result)
+                def say_done(context: RunContext = context, sent: int = sent, received: int = received) -> None:
+                    # Before the others are let go: whoever is killed from here on was done, and is not started again.
+                    counters = context.wires.counters()
+                    bytes_out, bytes_in = sent + counters.bytes_out, received + counters.bytes_in
+                    result = result_of(config, plan, me, account, DONE, bytes_out, bytes_in)
+                    if result.finished:
+                        keep_finished(folder, result)
+                    write_result(folder, result)
 
-            try:
-                train_rank(context, account, stop, say_done)
-            finally:
-                counters = context.wires.counters()
-                sent, received = counters.bytes_out, counters.bytes_in
-            done = True
-    except BaseException as error:  # noqa: BLE001  whatever ended it, the result must say so
-        ending = ending_of(error, me.rank)
+                try:
+                    train_rank(context, account, stop, say_done, survivor)
+                finally:
+                    counters = context.wires.counters()
+                    sent, received = sent_before + counters.bytes_out, received_before + counters.bytes_in
+                done = True
+        except BaseException as error:  # noqa: BLE001  whatever ended it, the result must say so
+            goes_on = not stop() and survivor.outlives(error, account.steps)
+            ending = DONE if goes_on else ending_of(error, me.rank)
     if before is not None and not entered and ending.exit_code == PeerError.exit_code:
         log.info("nobody needs this rank any more: its work was done, and so was the others'")
         write_result(folder, before)

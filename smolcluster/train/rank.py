@@ -27,16 +27,22 @@ from smolcluster.strategies.mp.stage import ModelParallel
 from smolcluster.train.account import Account
 from smolcluster.train.keeping import Keeper, resume
 from smolcluster.train.loop import Loop
+from smolcluster.train.survive import Survivor
 
 log = logging.getLogger(__name__)
 
 
 def train_rank(
-    context: RunContext, account: Account, stop: Callable[[], bool], done: Callable[[], None] = lambda: None
+    context: RunContext,
+    account: Account,
+    stop: Callable[[], bool],
+    done: Callable[[], None] = lambda: None,
+    survivor: Survivor | None = None,
 ) -> None:
     """Train this rank's part; rank 0 then writes the model. `account` is filled as it goes, right at any moment.
 
     `done` is called once everybody's work is: the model is written. What follows is only that all hear of it.
+    `survivor` has what this rank carries from a group that failed, and gets it where this one does.
 
     Errors of the tree in errors.py, or torch's wrapping of a PeerError.
     """
@@ -44,8 +50,34 @@ def train_rank(
     strategy = build_strategy(context, model)
     _hand_out_given_weights(context, strategy)
     log.info("rank %d of %d on %s: %s", context.rank, context.world_size, context.device, context.run.strategy)
-    if not resume(context, strategy, account):
+    survivor = survivor or Survivor()
+    try:
+        _train(context, account, stop, data, model, strategy, survivor)
+        # Nobody is done before the model is there: if a rank dies here all begin again, and must be there for that.
+        # Twice: the first says that the model is there, the second that everybody knows and has noted it.
+        strategy.exchange([0.0])
+    except BaseException as error:
+        survivor.keep(strategy, error)
+        raise
+    survivor.forget()
+    done()
+    strategy.exchange([0.0])
+    strategy.close()
+
+
+def _train(
+    context: RunContext,
+    account: Account,
+    stop: Callable[[], bool],
+    data: Samples,
+    model: nn.Module,
+    strategy: Strategy,
+    survivor: Survivor,
+) -> None:
+    """From where the run stands to the model that is written."""
+    if not survivor.meet(context, strategy, account) and not resume(context, strategy, account):
         require_given_weights(context)
+    survivor.arrive()
     note_step(context.folder, context.me.node, context.seat, account.steps, origin_of(context, account))
     metrics_file = context.folder.metrics(context.me.node, context.seat)
     cut_after(metrics_file, account.steps)
@@ -59,12 +91,6 @@ def train_rank(
     tensors = strategy.export()
     if tensors is not None:
         write_model(context, data, model, tensors)
-    # Nobody is done before the model is there: if a rank dies here all begin again, and must be there for that. Twice:
-    # the first says that the model is there, the second that everybody knows and has noted it.
-    strategy.exchange([0.0])
-    done()
-    strategy.exchange([0.0])
-    strategy.close()
 
 
 def prepared(context: RunContext) -> tuple[Samples, nn.Module]:

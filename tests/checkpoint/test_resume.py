@@ -18,8 +18,24 @@ from tests.comm.pool import Pool
 from tests.steps import read_metrics
 
 STEPS = 12
-WRITERS = [(1, "single", 0), (2, "classicdp", 0), (3, "fsdp", 1), (3, "fsdp", 3), (2, "fsdp", 2), (2, "fsdp", 0)]
-READERS = [(1, "single", 0), (2, "fsdp", 3), (3, "classicdp", 0), (3, "fsdp", 2), (2, "fsdp", 1), (3, "fsdp", 0)]
+WRITERS = [
+    (1, "single", 0),
+    (2, "classicdp", 0),
+    (3, "fsdp", 1),
+    (3, "fsdp", 3),
+    (2, "fsdp", 2),
+    (2, "fsdp", 0),
+    (3, "diloco", 0),
+]
+READERS = [
+    (1, "single", 0),
+    (2, "fsdp", 3),
+    (3, "classicdp", 0),
+    (3, "fsdp", 2),
+    (2, "fsdp", 1),
+    (3, "fsdp", 0),
+    (2, "diloco", 0),
+]
 
 
 def run(pool: Pool, job, world_size: int, *args, **named) -> list:

@@ -16,6 +16,10 @@ STEPS = 10
 DROPPED = "what 3 ranks had not yet sent of their gradients (wire: int8) fits no other ranks or format: it is dropped"
 
 
+INNER = "the own optimizers of 3 ranks fit no other ranks: all begin with the same one, made of a piece from each"
+MOMENTUM = "the momentum over diloco's rounds is dropped"
+
+
 def plan_with(world_size: int, strategy: str, stage: int, wire: WireFormat):
     return plan(world_size, strategy, stage, max_steps=STEPS).model_copy(update={"wire": wire})
 
@@ -73,3 +77,21 @@ def test_a_run_in_float32_goes_on_in_eight_bits_without_a_word(pool: Pool, data:
     made = plan_with(2, "fsdp", 1, "int8")
     assert run(pool, warnings_of, 2, train, tmp_path / "next", data, made, 0, tmp_path / "first") == [[], []]
     assert sorted(losses(tmp_path / "next")) == list(range(6, STEPS + 1))
+
+
+@pytest.mark.parametrize(
+    ("world_size", "strategy", "told"),
+    [(3, "diloco", []), (2, "diloco", [INNER]), (2, "classicdp", [INNER, MOMENTUM])],
+)
+def test_what_diloco_keeps_for_its_ranks_is_taken_up_by_the_same_ones(
+    pool: Pool, data: Path, tmp_path: Path, world_size: int, strategy: str, told: list[str]
+) -> None:
+    run(pool, train, 3, tmp_path / "first", data, plan(3, "diloco", max_steps=STEPS))
+    made = plan(world_size, strategy, max_steps=STEPS + 4)
+    warned = run(pool, warnings_of, world_size, train, tmp_path / "next", data, made, 0, tmp_path / "first")
+    assert warned[0] == told
+    assert warned[1:] == [[]] * (world_size - 1)
+    after = losses(tmp_path / "next")
+    assert max(after) == STEPS + 4
+    assert min(after) > STEPS
+    assert after[STEPS + 4] == pytest.approx(losses(tmp_path / "first")[STEPS], rel=0.3)

@@ -49,11 +49,6 @@ FLAGS = {
         "--dataset snli: data.dataset: snli is text, and an nn model is trained on pictures"
         " | write mnist, or the path of a folder with its files",
     ),
-    "diloco": (
-        {"strategy": "diloco"},
-        "--strategy diloco: diloco is not built yet; its config is read and checked, but it cannot run"
-        " | use one of single, classicdp, fsdp, edp, syncps, mp",
-    ),
     "data set": (
         {"dataset": "wikitxt2"},
         '--dataset wikitxt2: data.dataset: "wikitxt2" is neither a data set nor a file or folder that is there'

@@ -12,7 +12,16 @@ from smolcluster.data.corpus import Corpus
 from smolcluster.data.prepare import prepare_corpus
 from smolcluster.plan.types import MemoryEstimate, NodeConfig, Plan, RankPlan
 from smolcluster.runtime.runfolder import RunFolder, write_atomic
-from smolcluster.spec.run import CommSpec, DataSpec, GPTSpec, Participant, RunSpec, ScheduleSpec, TrainingSpec
+from smolcluster.spec.run import (
+    CommSpec,
+    DataSpec,
+    GPTSpec,
+    Participant,
+    RunSpec,
+    ScheduleSpec,
+    TrainingSpec,
+    WireFormat,
+)
 
 SECRET = "5ec7e7" * 10
 SEQ_LEN = 16
@@ -64,7 +73,7 @@ def run_spec(strategy: str, shares: tuple[int, ...], stage: int = 1, dropout: fl
     )
 
 
-def plan_of(run: RunSpec, shares: tuple[int, ...]) -> Plan:
+def plan_of(run: RunSpec, shares: tuple[int, ...], wire: WireFormat = "fp32") -> Plan:
     world = len(shares)
     ranks = tuple(
         RankPlan(
@@ -77,7 +86,7 @@ def plan_of(run: RunSpec, shares: tuple[int, ...]) -> Plan:
     memory = tuple(MemoryEstimate(rank=r, params_bytes=0, grads_bytes=0, optimizer_bytes=0) for r in range(world))
     return Plan(
         cluster="test", run=run, world_size=world, transport="smol", shape="MESH", global_batch=sum(shares),
-        ranks=ranks, params=1, memory=memory,
+        ranks=ranks, params=1, memory=memory, wire=wire,
     )  # fmt: skip
 
 

@@ -303,3 +303,12 @@ def test_link_faults_are_of_our_own_links() -> None:
     assert plan_of(LOCAL, "fsdp", "transport=gloo", "faults=[{kind: crash, rank: 1, step: 2}]").run.faults
     with pytest.raises(ConfigError, match="one rank"):
         plan_of(LOCAL, "single", "faults=[{kind: crash, rank: 0, step: 2}]")
+
+
+def test_diloco_says_where_overlap_overshoots_and_needs_no_copies_to_be_elastic() -> None:
+    said = ("outer_overlap=true", "recovery.elastic=true")
+    late = "outer_overlap with rounds of 5 steps: what comes a round late overshoots with outer_momentum 0.9"
+    assert plan_of(LOCAL, "diloco", *said).notes == ()
+    assert any(note.startswith(late) for note in plan_of(LOCAL, "diloco", *said, "outer_every=5").notes)
+    assert plan_of(LOCAL, "diloco", *said, "outer_every=5", "outer_momentum=0.5").notes == ()
+    assert any("elastic" in note for note in plan_of(LOCAL, "fsdp", "recovery.elastic=true").notes)

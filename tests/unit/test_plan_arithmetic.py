@@ -74,6 +74,15 @@ def test_memory_follows_zero(strategy: str, stage: int, params: float, grads: fl
     assert memory.optimizer_bytes == pytest.approx(moments * size, abs=16)
 
 
+@pytest.mark.parametrize(("momentum", "outer"), [(0.9, 2), (0.0, 1)])
+def test_a_diloco_rank_has_the_outer_optimizer_and_what_int8_owes_twice(momentum: float, outer: int) -> None:
+    run, size = run_of("diloco").model_copy(update={"outer_momentum": momentum}), 4 * param_count(GPT)
+    memory = memory_of(run, 1, 3, "worker", "int8")
+    assert memory.params_bytes == memory.grads_bytes == size
+    assert (memory.optimizer_bytes, memory.wire_bytes) == ((2 + outer) * size, 2 * size)
+    assert memory_of(run, 0, 1, "worker", "int8").wire_bytes == 0
+
+
 def test_a_syncps_worker_has_no_optimizer() -> None:
     assert memory_of(run_of("syncps"), 1, 3, "worker").optimizer_bytes == 0
     assert memory_of(run_of("syncps"), 0, 3, "server").optimizer_bytes == 8 * param_count(GPT)

@@ -108,7 +108,9 @@ def test_one_machine_has_no_group_of_a_star(tmp_path: Path) -> None:
     path = tmp_path / "one.smol.yml"
     path.write_text("schema: 1\nname: one\nmachines: {here: {connection: local}}\n")
     groups = strategies_of(load_inventory(path), path)
-    assert groups == dict.fromkeys(("single", "classicdp", "fsdp", "inference_server", "inference_stages"), ("here",))
+    assert groups == dict.fromkeys(
+        ("single", "classicdp", "fsdp", "diloco", "inference_server", "inference_stages"), ("here",)
+    )
 
 
 def test_the_local_inventory() -> None:

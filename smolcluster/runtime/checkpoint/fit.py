@@ -52,15 +52,23 @@ def uncovered(here: Mapping[str, tuple[int, ...]], manifest: Manifest) -> list[s
     return [f"the checkpoint of step {step} does not hold all of {', '.join(odd[:3])}. Do not use it"] if odd else []
 
 
-def dropped(here: Mapping[str, tuple[int, ...]], manifest: Manifest) -> str | None:
-    """A warning where a checkpoint has what ranks had not sent yet and nobody can take it up, as they are others now.
+def dropped(here: Mapping[str, tuple[int, ...]], manifest: Manifest) -> list[str]:
+    """Warnings where a checkpoint has what belongs to its ranks and nobody can take it up, as they are others now.
 
-    It is the rounding of one step's gradients.
+    What int8 had not sent yet is the rounding of one step's gradients; diloco's inner optimizers are a mean over steps.
     """
-    if not any(is_carried(name) and "residual." in name and name not in here for name in shapes_of(manifest)):
-        return None
+    left = [name for name in shapes_of(manifest) if is_carried(name) and name not in here]
     ranks = f"{manifest.world_size} rank{'s' if manifest.world_size > 1 else ''}"
-    return f"what {ranks} had not yet sent of their gradients (wire: int8) fits no other ranks or format: it is dropped"
+    told = []
+    if any("residual." in name for name in left):
+        what = f"what {ranks} had not yet sent of their gradients (wire: int8)"
+        told.append(f"{what} fits no other ranks or format: it is dropped")
+    if any("inner." in name for name in left):
+        what = f"the own optimizers of {ranks} fit no other ranks"
+        told.append(f"{what}: all begin with the same one, made of a piece from each")
+    if any("outer.momentum." in name for name in left):
+        told.append("the momentum over diloco's rounds is dropped")
+    return told
 
 
 def notes_on(manifest: Manifest, context: RunContext) -> list[str]:

@@ -201,9 +201,8 @@ class _Loader:
             log.warning("%s", text)
         if self._tried:
             log.warning("the checkpoint of step %d is taken", manifest.step)
-        lost = dropped(self._shapes, manifest)
-        if lost is not None:
-            log.warning("%s", lost)
+        for text in dropped(self._shapes, manifest):
+            log.warning("%s", text)
         for text in notes_on(manifest, self._context):
             log.info("note: %s", text)
         log.info("resumed from step %d of %s", manifest.step, manifest.run_id)

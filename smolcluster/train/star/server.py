@@ -221,7 +221,7 @@ class ServerLoop:
     def _keep(self, before: int, ended: bool) -> None:
         """Save the state, if it is time to. In the middle a save that would wait for the one before is left out."""
         step = self.account.steps
-        if not self._keeper.due(step, ended, before) or (self._keeper.busy and not ended):
+        if not self._keeper.due(before + 1, step, ended) or (self._keeper.busy and not ended):
             return
         server = self._server
         front, back = server.leases.open_ranges()

@@ -24,6 +24,9 @@ class MailWires:
         if self._faults is not None:
             self._faults.begin_step(step)
 
+    def check(self) -> None:
+        """Whose run failed is told in answers."""
+
     def slowed(self, compute_s: float, stop: Callable[[], bool]) -> float:
         """This rank has computed so long in its step: wait as faults ask, or until `stop`. Seconds waited."""
         return self._faults.slowed(compute_s, stop) if self._faults is not None else 0.0
