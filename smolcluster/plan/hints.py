@@ -15,6 +15,8 @@ def option_notes(run: RunSpec, nodes: Iterable[Node]) -> list[str]:
     training, nodes = run.training, tuple(nodes)
     notes = []
     star = run.strategy in STARS
+    if star and run.comm.transport == "gloo":
+        notes.append(f"transport gloo: server and workers of {run.strategy} talk over our own links, so smol was taken")
     if star and run.recovery.elastic:
         notes.append(f"recovery.elastic: workers of {run.strategy} come and go anyway, so this does nothing")
     if star and run.checkpoint.replicas > 1:

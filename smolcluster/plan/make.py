@@ -15,7 +15,7 @@ from smolcluster.plan.types import MemoryEstimate, Plan, RankPlan
 from smolcluster.plan.wires import Complaint, Wires, choose_transport, choose_wire, wires_between
 from smolcluster.spec.cluster import ClusterSpec, Node
 from smolcluster.spec.machines import is_raspberry_pi
-from smolcluster.spec.run import CommSpec, Participant, RunSpec
+from smolcluster.spec.run import STARS, CommSpec, Participant, RunSpec
 from smolcluster.topology import Shape, Topology
 
 SHAPES: dict[str, Shape] = {"edp": "STAR", "syncps": "STAR", "mp": "CHAIN"}
@@ -48,7 +48,8 @@ def make_plan(
     world_size = len(seats)
     wire, wire_notes = choose_wire(run, wires)
     memory = tuple(memory_of(run, seat.rank, world_size, seat.participant.role, wire) for seat in seats)
-    transport, wrong = choose_transport(run.comm.transport, [seat.node for seat in seats], wires)
+    wanted = "smol" if run.strategy in STARS else run.comm.transport
+    transport, wrong = choose_transport(wanted, [seat.node for seat in seats], wires)
     wrong += fault_problems(run, world_size, transport)
     listeners = [
         Listener(f"rank {seat.rank} ({seat.node.name})", seat.node.name, wires.listen[seat.rank], ports[seat.rank])

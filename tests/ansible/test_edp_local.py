@@ -1,4 +1,4 @@
-"""train.yml -e strategy=edp on three nodes of this machine: a server, two workers, and the same contract as any run's."""
+"""train.yml -e strategy=edp on three nodes of this machine: a server, two workers, and any run's contract."""
 
 from __future__ import annotations
 

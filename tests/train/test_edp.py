@@ -7,11 +7,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from star_folders import star_plan
 from test_one_rank import run as run_alone
-from test_workers import ended, result, spawned
+from test_workers import DEADLINE_S, ended, result, spawned, until_step
 from train_folders import write_run
 
 from smolcluster.models.hf import load_pretrained
@@ -47,3 +48,57 @@ def test_one_worker_trains_what_one_process_trains(tmp_path: Path, data: Path) -
         assert ours.lr == pytest.approx(theirs.lr, abs=1e-12)
     assert worker.steps == server.steps == 20
     assert server.gradients.applied == server.gradients.pushed == 20
+    # Measured on a copy meanwhile; one that was due while another was at work is left out.
+    measured = {one.step: one.val_loss for one in steps if one.val_loss is not None}
+    expected = {one.step: one.val_loss for one in before if one.val_loss is not None}
+    assert measured.keys() <= expected.keys()
+    assert 20 in measured
+    for step, loss in measured.items():
+        assert loss == pytest.approx(expected[step], abs=1e-5)
+
+
+def test_numbers_that_go_wrong_end_all_and_leave_no_model(tmp_path: Path, data: Path) -> None:
+    with started(tmp_path, data, star_plan((4, 4), learning_rate=1e30, grad_clip_norm=None)) as processes:
+        codes = ended(processes)
+    assert codes[0] == 4
+    assert set(codes[1:]) <= {3, 4}
+    assert result(tmp_path, 0).final
+    assert all(result(tmp_path, rank).final for rank in (1, 2))  # nobody is started again
+    assert not RunFolder(tmp_path).model.exists()
+
+
+def test_only_the_server_listens_and_on_its_own_address_alone(tmp_path: Path, data: Path) -> None:
+    with started(tmp_path, data, star_plan((4, 4), max_steps=100_000, eval_steps=100_000)) as processes:
+        for rank in range(3):
+            until_step(tmp_path, rank, 2)
+        listening = [
+            {each.laddr.ip for each in psutil.Process(one.pid).net_connections("inet") if each.status == "LISTEN"}
+            for one in processes
+        ]
+        assert listening == [{"127.0.0.1"}, set(), set()]
+
+
+def test_a_worker_that_is_asked_to_stop_leaves_and_the_server_s_stop_ends_all(tmp_path: Path, data: Path) -> None:
+    with started(tmp_path, data, star_plan((4, 4), max_steps=100_000, eval_steps=100_000)) as processes:
+        for rank in range(3):
+            until_step(tmp_path, rank, 2)
+        ask(processes[1])
+        assert processes[1].wait(DEADLINE_S) == 130
+        seen = result(tmp_path, 1).steps, len(read_metrics(RunFolder(tmp_path).metrics("node3", 2))[0])
+        until_step(tmp_path, 2, seen[1] + 5)
+        ask(processes[0])
+        assert ended(processes) == [130, 130, 130]
+    results = [result(tmp_path, rank) for rank in range(3)]
+    assert [one.status for one in results] == ["stopped"] * 3
+    assert (RunFolder(tmp_path).model / "config.json").exists()
+    account = results[0].gradients
+    # What was still on its way to the server when it ended is told of by the worker alone.
+    assert account.applied + sum(account.refused.values()) == account.pushed
+    assert account.refused.keys() <= {"the run was over"}
+    assert 0 <= sum(one.steps for one in results[1:]) - account.applied <= 1
+    assert results[0].tokens == account.applied * 4 * 16
+
+
+def ask(process) -> None:
+    process.stdin.write(b"stop\n")
+    process.stdin.flush()

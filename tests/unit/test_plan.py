@@ -206,6 +206,17 @@ def test_the_wire_format_is_float32_unless_it_is_asked_for() -> None:
     assert not any("wire" in note for note in plan.notes)
 
 
+def test_edp_quantises_where_it_is_asked_to_and_takes_our_own_links() -> None:
+    assert plan_of(LOCAL, "edp").wire == "fp32"
+    plan = plan_of(LOCAL, "edp", "use_quantization=true", "transport=gloo", "recovery.elastic=true")
+    assert (plan.wire, plan.transport, plan.shape) == ("int8", "smol", "STAR")
+    assert [note.split(":")[0] for note in plan.notes] == ["transport gloo", "recovery.elastic"]
+    assert plan_of(LOCAL, "edp", "wire=bf16").wire == "bf16"
+    plan = plan_of(LOCAL, "edp", "use_quantization=true", "wire=bf16")
+    assert plan.wire == "int8"
+    assert "wire bf16: use_quantization says int8, and that was taken" in plan.notes
+
+
 @pytest.mark.parametrize(("mbps", "wire", "side"), [(3999, "int8", "below"), (4000, "fp32", "not below")])
 def test_auto_takes_int8_where_the_slowest_way_is_slow(tmp_path: Path, mbps: int, wire: str, side: str) -> None:
     inventory = slow(tmp_path, mbps)

@@ -87,6 +87,15 @@ def test_a_syncps_server_that_trains_holds_a_second_model() -> None:
     assert (worker.params_bytes, worker.grads_bytes, worker.optimizer_bytes) == (size, size, 0)
 
 
+def test_what_lies_between_a_server_and_its_workers_is_counted() -> None:
+    size = 4 * param_count(GPT)
+    server, worker = (memory_of(run_of("edp"), rank, 3, role) for rank, role in enumerate(("server", "worker")))
+    assert (server.wire_bytes, worker.wire_bytes) == (2 * size, 2 * size)
+    server, worker = (memory_of(run_of("edp"), rank, 3, role, "int8") for rank, role in enumerate(("server", "worker")))
+    assert server.wire_bytes == (2 + 2 + 1) * size  # a shadow for each worker
+    assert worker.wire_bytes == pytest.approx(2.25 * size, abs=4)
+
+
 def test_the_stages_of_mp_hold_the_whole_model_and_a_second_embedding() -> None:
     stages = [memory_of(run_of("mp"), rank, 3, "worker").params_bytes // 4 for rank in range(3)]
     assert sum(stages) == param_count(GPT) + GPT.vocab_size * GPT.model_dim

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 LEASE_S = 1800.0
 NOT_LEASED = "its samples were given to another"
 DUPLICATE = "a duplicate"
+TOO_LATE = "the run was over"
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,6 +236,8 @@ class StarServer:
 
     def _read(self, member: Member, letter: Letter) -> None:
         if self._done is not None:
+            if letter.op == Op.PUSH and self.ledger.arrive(member.rank, member.incarnation, letter.number):
+                self.ledger.refuse(TOO_LATE)
             return
         match op_of(letter):
             case Op.PUSH:
