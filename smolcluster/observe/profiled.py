@@ -16,7 +16,8 @@ from smolcluster.observe.records import Reader
 from smolcluster.observe.report import Culprit, RankStory, culprit_of, ending_of
 from smolcluster.plan.profile import LinkSpeed, Measured, NodeMeasure, Profile, tokens_per_sample
 from smolcluster.plan.types import ProfilePlan
-from smolcluster.runtime.runfolder import RankPace, RunFolder, Summary, run_at
+from smolcluster.runtime.pacenote import RankPace
+from smolcluster.runtime.runfolder import RunFolder, Summary, run_at
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,15 @@ from pydantic import BaseModel, ValidationError
 
 from smolcluster.errors import InputError, Problem
 from smolcluster.plan.types import KINDS, PLAN_SCHEMA, Plan, ServePlan
+from smolcluster.runtime.pacenote import PACE_SCHEMA, RankPace
 from smolcluster.runtime.runfolder import (
     JOB_SCHEMA,
     METRICS_SCHEMA,
-    PACE_SCHEMA,
     RESULT_SCHEMA,
     SERVING_SCHEMA,
     GradientRecord,
     JobState,
     LinkRecord,
-    RankPace,
     RankResult,
     RequestRecord,
     StepRecord,

@@ -5,6 +5,7 @@ It also works on a folder that is not whole: a node that could not be reached wh
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median

@@ -23,7 +23,6 @@ RESULT_SCHEMA = 1
 SUMMARY_SCHEMA = 1
 JOB_SCHEMA = 1
 SERVING_SCHEMA = 1
-PACE_SCHEMA = 1
 PROFILE = "profile.json"
 
 Status = Literal["completed", "failed", "stopped"]
@@ -121,7 +120,7 @@ class RunFolder:
         return self.rank(node, rank) / "result.json"
 
     def pace(self, node: str, rank: int) -> Path:
-        """What a rank measured in a run of kind profile: RankPace."""
+        """What a rank measured in a run of kind profile: RankPace (runtime/pacenote.py)."""
         return self.rank(node, rank) / "pace.json"
 
     def finished(self, node: str, rank: int) -> Path:
@@ -276,36 +275,6 @@ class GradientRecord(Frozen):
     step: int
     time: float
     norms: dict[str, float]
-
-
-class LinkPace(Frozen):
-    """One link of a rank: Mbit/s from the peer to it, and the round trip to the peer and back."""
-
-    peer: int
-    mbps: float = Field(gt=0)
-    rtt_ms: float = Field(ge=0)
-
-
-class RankPace(Frozen):
-    """pace.json: what one rank measured of itself and its links, while all others did the same.
-
-    `step_s`: median of `steps` steps of its share, forward to optimizer, `update_s` of it the optimizer's; `tokens` of
-    such a step. `time` in seconds of the clock on the wall.
-    """
-
-    schema_: int = Field(default=PACE_SCHEMA, alias="schema", serialization_alias="schema")
-    rank: int
-    node: str
-    time: float
-    steps: int
-    step_s: float = Field(gt=0)
-    update_s: float = Field(ge=0)
-    samples: int
-    tokens: int
-    device: str
-    threads: int
-    versions: dict[str, str]
-    links: tuple[LinkPace, ...]
 
 
 class ValidationRecord(Frozen):

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 from smolcluster.errors import ProtocolError
-from smolcluster.runtime.runfolder import LinkPace
+from smolcluster.runtime.pacenote import LinkPace
 
 # A round's bytes flow so long, in messages that grow until one takes a while: a slow wire gets few, a fast one large.
 SPELL_S = 1.0

@@ -15,9 +15,10 @@ from smolcluster.errors import InterruptedRun
 from smolcluster.plan.types import NodeConfig, ProfilePlan, RankPlan
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.failures import DONE, Failure, understand
+from smolcluster.runtime.pacenote import LinkPace, RankPace
 from smolcluster.runtime.process import Stop, peak_rss_mb
 from smolcluster.runtime.results import leave_result
-from smolcluster.runtime.runfolder import LinkPace, RankPace, RankResult, RunFolder, Status, write_atomic
+from smolcluster.runtime.runfolder import RankResult, RunFolder, Status, write_atomic
 from smolcluster.train.linkpace import LinkMeter
 from smolcluster.train.pace import Runner, versions
 from smolcluster.train.part import context_of, open_wires

@@ -11,8 +11,9 @@ from smolcluster.observe.profiled import ProfileStory, profile_of
 from smolcluster.observe.report import read_run
 from smolcluster.observe.served import read_story, summarise_story
 from smolcluster.plan import ProfilePlan, make_profile_plan
+from smolcluster.runtime.pacenote import LinkPace, RankPace
 from smolcluster.runtime.results import write_result
-from smolcluster.runtime.runfolder import LinkPace, RankPace, RankResult, RunFolder, write_atomic
+from smolcluster.runtime.runfolder import RankResult, RunFolder, write_atomic
 from smolcluster.spec import Request, resolve
 
 TWO = """\

@@ -10,8 +10,15 @@ from ansible_lab import SHORT, TINY, Cluster
 
 from smolcluster.plan.profile import Profile
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+# Two whole runs, one after the other, on a machine that may be busy with other tests.
+BOTH_S = 900.0
 NODES = ("node1", "node2", "node3")
+
+
+def variables(*override: str, **others: object) -> str:
+    """As JSON: a fault has spaces, at which Ansible would cut key=value."""
+    return json.dumps({"override": list(override), **others})
 
 
 def profile_of(cluster: Cluster) -> Profile:
@@ -19,8 +26,10 @@ def profile_of(cluster: Cluster) -> Profile:
 
 
 def test_a_training_measures_before_it_plans(local: Cluster) -> None:
-    slow = "faults=[{kind: slow, rank: 1, step: 1, factor: 20}]"
-    outcome = local.play("train", "strategy=classicdp", "profile=true", override=(*SHORT, "balance=auto", slow))
+    slow = "faults=[{kind: slow, rank: 1, step: 1, factor: 8}]"
+    outcome = local.play(
+        "train", variables(*SHORT, "balance=auto", slow, strategy="classicdp", profile=True), timeout=BOTH_S
+    )
     assert outcome.code == 0, outcome.text
     profile = profile_of(local)
     assert tuple(profile.speeds) == NODES
@@ -57,7 +66,7 @@ def test_measuring_alone(local: Cluster) -> None:
 
 
 def test_a_measurement_that_fails_starts_no_training(local: Cluster) -> None:
-    outcome = local.play("train", "profile=true", override=(*SHORT, "faults=[{kind: crash, rank: 2, step: 1}]"))
+    outcome = local.play("train", variables(*SHORT, "faults=[{kind: crash, rank: 2, step: 1}]", profile="true"))
     assert outcome.code == 2, outcome.text
     assert "node3" in outcome.text
     assert "Traceback" not in outcome.text
@@ -74,7 +83,7 @@ def test_a_served_model_has_no_such_flag(local: Cluster) -> None:
 
 
 def test_machines_elsewhere_are_measured_over_ssh(remote: Cluster) -> None:
-    outcome = remote.play("train", "strategy=fsdp", "profile=true", "nodes=node1,node2", override=SHORT)
+    outcome = remote.play("train", "strategy=fsdp", "profile=true", "nodes=node1,node2", override=SHORT, timeout=BOTH_S)
     assert outcome.code == 0, outcome.text
     assert tuple(profile_of(remote).speeds) == ("node1", "node2")
     assert "predicted: " in outcome.text
