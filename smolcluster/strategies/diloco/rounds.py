@@ -48,9 +48,11 @@ class DiLoCo(RoundReplica):
         self.ready = table
         self.require_all_have(self.whole_grads)
         self.commit(self.whole_grads, table, done)
+        # At once: whatever fails from here on, what lies between anchor and parameters is what nobody has committed.
         self.work = Work()
-        norms = self.compare()
         self.flat.params.copy_(self.outer.anchor)
+        norms = self.compare()
+        self.flat.params.copy_(self.outer.anchor)  # it may have been mended
         return self.account(feed, table, done, slot_s, norms)
 
     def account(
