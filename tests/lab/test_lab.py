@@ -14,6 +14,7 @@ import pytest
 
 from . import Lab
 from .disk import USER
+from .lab import shown_folders
 
 # Starting hosts takes seconds, on a machine that is busy with other tests many.
 pytestmark = pytest.mark.timeout(600)
@@ -76,6 +77,15 @@ def test_the_project_is_there_and_writing_to_it_stays_in_the_lab(lab: Lab) -> No
     assert host.read(str(root / "pyproject.toml")) == (root / "pyproject.toml").read_text()
     host.write(str(root / "lab-mark"), "x")
     assert not (root / "lab-mark").exists()
+    # Wherever this environment has smolcluster from: hosts run what is tested.
+    told = host.run([sys.executable, "-c", "import smolcluster; print(smolcluster.__file__)"], user=USER).stdout
+    assert Path(told.strip()).parent.parent == root
+
+
+def test_debians_own_python_hides_nothing_of_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "base_prefix", "/usr")
+    assert "/usr" not in shown_folders()
+    assert str(Path(sys.prefix).resolve()) in shown_folders()
 
 
 def test_nothing_leads_out(lab: Lab) -> None:
