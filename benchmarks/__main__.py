@@ -20,6 +20,7 @@ BENCHMARKS = (
     "training",
     "fsdp2",
     "overlap",
+    "links",
     "data",
     "checkpoints",
     "serving",
