@@ -23,6 +23,8 @@ _NEEDED = {
     "NetworkManager": "network-manager",
     "/lib/systemd/systemd": "systemd",
 }
+# Debian packages that this machine has not installed, unpacked by packages.sh: a part of the root of each host.
+LAYER = Path(__file__).parents[2] / ".cache" / "lab" / "root"
 # What links between bare namespaces take of it.
 _LINKS_NEED = {program: _NEEDED[program] for program in ("ip", "tc", "nsenter")}
 _PATH = os.pathsep.join(["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/bin", "/bin"])
@@ -43,9 +45,10 @@ def why_no_namespaces(needed: Mapping[str, str] = _LINKS_NEED) -> str:
         return "network namespaces are Linux's"
     if os.geteuid() != 0:
         return "network namespaces need root (sudo)"
-    missing = sorted({package for program, package in needed.items() if shutil.which(program, path=_PATH) is None})
+    found = os.pathsep.join([_PATH, str(LAYER / "usr/sbin")])
+    missing = sorted({package for program, package in needed.items() if shutil.which(program, path=found) is None})
     if missing:
-        return f"missing here: {' '.join(missing)} (Debian: apt install {' '.join(missing)})"
+        return f"missing here: {' '.join(missing)} (Debian: sudo tests/lab/packages.sh)"
     trial = subprocess.run(
         ["unshare", "--mount", "--net", "--uts", "--ipc", "--pid", "--fork", "ip", "link", "set", "lo", "up"],
         capture_output=True,
