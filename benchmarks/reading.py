@@ -47,7 +47,7 @@ def _read(contestant: Contestant, rate: float, steps: int, rank: int, world_size
         # Each rank its own part of the same batch.
         step(*_pairs(rows[rank::world_size]))
     with torch.no_grad():
-        x, y = _pairs(_rows(held_out, torch.Generator().manual_seed(2), 64))
+        x, y = _pairs(_rows(held_out, torch.Generator().manual_seed(2), 512))
         return float(model.eval().loss(x, y))  # type: ignore[operator]
 
 
