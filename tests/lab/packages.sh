@@ -21,6 +21,8 @@ lacks sshd && need+=(openssh-server)
 [ -x /lib/systemd/systemd ] || need+=(systemd)
 # A login by SSH begins a session of systemd's through it.
 compgen -G '/lib/*/security/pam_systemd.so' >/dev/null || need+=(libpam-systemd)
+# systemd-run --user finds its manager by it.
+[ -e /usr/lib/systemd/user/dbus.socket ] || need+=(dbus-user-session)
 manager=
 lacks NetworkManager && [ ! -x "$root/usr/sbin/NetworkManager" ] && manager=network-manager
 

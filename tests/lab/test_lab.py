@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from . import Lab
-from .disk import USER
+from .disk import PYTHON, USER
 from .lab import shown_folders
 
 # Starting hosts takes seconds, on a machine that is busy with other tests many.
@@ -95,7 +95,7 @@ def test_nothing_leads_out(lab: Lab) -> None:
         for host in (lab.controller, lab.host("pi5")):
             for address in addresses:
                 script = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 2)"
-                command = ["python3", "-c", script, address, str(port)]
+                command = [PYTHON, "-S", "-c", script, address, str(port)]
                 assert host.run(command, check=False).returncode == 1, (host.name, address)
 
 
@@ -138,7 +138,7 @@ def test_a_hosts_share_of_the_processor(lab: Lab) -> None:
     try:
         # Whatever else the machine does: in so long a time it can have used no more than its share.
         script = "import time; t = time.monotonic()\nwhile time.monotonic() - t < 2: pass\nprint(time.process_time())"
-        assert float(host.run(["python3", "-S", "-c", script]).stdout) < 1.0
+        assert float(host.run([PYTHON, "-S", "-c", script]).stdout) < 1.0
     finally:
         host.cpus(None)
 
