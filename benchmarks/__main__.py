@@ -21,6 +21,7 @@ BENCHMARKS = (
     "pipeline",
     "fsdp2",
     "overlap",
+    "links",
     "data",
     "checkpoints",
     "unequal",

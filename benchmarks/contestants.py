@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
@@ -16,7 +17,16 @@ from smolcluster.models import build_model
 from smolcluster.plan.types import Plan, RankPlan
 from smolcluster.runtime.context import Alone, RunContext
 from smolcluster.runtime.runfolder import RunFolder
-from smolcluster.spec.run import CommSpec, DataSpec, GPTSpec, Participant, RunSpec, ScheduleSpec, TrainingSpec
+from smolcluster.spec.run import (
+    CommSpec,
+    DataSpec,
+    GPTSpec,
+    Participant,
+    RunSpec,
+    ScheduleSpec,
+    TrainingSpec,
+    WireFormat,
+)
 from smolcluster.strategies.base import build_strategy
 from smolcluster.strategies.synchronous import Synchronous
 
@@ -30,13 +40,23 @@ GPT = GPTSpec(
 Step = Callable[[torch.Tensor, torch.Tensor], None]
 
 
-def ours(strategy: str, stage: int, rank: int, world_size: int, spec: GPTSpec = GPT) -> tuple[Synchronous, Step]:
-    """A strategy of ours over the default group, and a step of it."""
-    built = build_strategy(context_of(strategy, stage, rank, world_size, spec), build_model(spec, None, seed=0))
+def ours(
+    strategy: str,
+    stage: int,
+    rank: int,
+    world_size: int,
+    spec: GPTSpec = GPT,
+    wire: WireFormat = "fp32",
+    rate: float = LEARNING_RATE,
+    **settings: object,
+) -> tuple[Synchronous, Step]:
+    """A strategy of ours over the default group, and a step of it. `settings` are RunSpec's."""
+    context = context_of(strategy, stage, rank, world_size, spec, wire, **settings)
+    built = build_strategy(context, build_model(spec, None, seed=0))
     assert isinstance(built, Synchronous)
 
     def step(x: torch.Tensor, y: torch.Tensor) -> None:
-        built.train_step([(x, y)], LEARNING_RATE)  # type: ignore[attr-defined]
+        built.train_step([(x, y)], rate)  # type: ignore[attr-defined]
 
     return built, step
 
@@ -75,6 +95,16 @@ def torchs(zero: bool, fused: bool) -> Step:
     return _step_of(module, optimizer)
 
 
+def ddp(spec: GPTSpec, rate: float, half: bool) -> tuple[nn.Module, Step]:
+    """DistributedDataParallel and AdamW, and the model that it trains; `half` sends gradients as float16."""
+    module = _Loss(spec)
+    parallel = DistributedDataParallel(module)
+    if half:
+        parallel.register_comm_hook(None, fp16_compress_hook)
+    optimizer = torch.optim.AdamW(parallel.parameters(), lr=rate, weight_decay=WEIGHT_DECAY)
+    return module.model, _step_of(parallel, optimizer)
+
+
 def fsdp2(reshard: bool, fused: bool, spec: GPTSpec = GPT) -> Step:
     """FSDP2: a unit for each block and one for the rest. `reshard`: blocks are freed after their forward (ZeRO-3)."""
     module = _Loss(spec)
@@ -95,8 +125,16 @@ def batch_of(
     return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
 
 
-def context_of(strategy: str, stage: int, rank: int, world_size: int, spec: GPTSpec) -> RunContext:
-    """The context of a rank, as the worker would make it from a plan."""
+def context_of(
+    strategy: str,
+    stage: int,
+    rank: int,
+    world_size: int,
+    spec: GPTSpec,
+    wire: WireFormat = "fp32",
+    **settings: object,
+) -> RunContext:
+    """The context of a rank, as the worker would make it from a plan. `settings` are RunSpec's."""
     run = RunSpec(
         strategy="classicdp",
         participants=tuple(Participant(node=f"node{r}", port=0) for r in range(world_size)),
@@ -109,14 +147,14 @@ def context_of(strategy: str, stage: int, rank: int, world_size: int, spec: GPTS
         comm=CommSpec(),
         seed=0,
         project_name="benchmark",
-    ).model_copy(update={"strategy": strategy, "fsdp_stage": stage})
+    ).model_copy(update={"strategy": strategy, "fsdp_stage": stage, **settings})
     me = RankPlan(
         rank=0, node="node0", local_rank=0, role="worker", device="cpu", listen=("127.0.0.1",), port=0, peers={},
         samples=4, buffer_mb=8, threads=1,
     )  # fmt: skip
     ranks = tuple(me.model_copy(update={"rank": r, "node": f"node{r}"}) for r in range(world_size))
     plan = Plan(
-        cluster="benchmark", run=run, world_size=world_size, transport="smol", shape="MESH",
+        cluster="benchmark", run=run, world_size=world_size, transport="smol", wire=wire, shape="MESH",
         global_batch=4 * world_size, ranks=ranks, params=1, memory=(),
     )  # fmt: skip
     nowhere = Path("nowhere")

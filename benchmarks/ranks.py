@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from datetime import timedelta
@@ -35,16 +35,29 @@ class Done:
     cpu_s: float
 
 
-def _open_smol(rank: int, world_size: int, folder: Path) -> AbstractContextManager[Any]:
+@dataclass(frozen=True)
+class Place:
+    """Where a rank is: its address, the interface that has it, and a process in its network namespace (None: ours)."""
+
+    address: str
+    device: str
+    namespace: int | None = None
+
+
+# All ranks on this machine's loopback.
+LOOPBACK = Place("127.0.0.1", "lo0" if sys.platform == "darwin" else "lo")
+
+
+def _open_smol(rank: int, places: Sequence[Place], folder: Path) -> AbstractContextManager[Any]:
     from smolcluster.comm import GroupConfig, open_fabric
 
     return open_fabric(
         GroupConfig(
             rank=rank,
-            world_size=world_size,
-            listen=("127.0.0.1",),
+            world_size=len(places),
+            listen=(places[rank].address,),
             port=0,
-            peers={peer: "127.0.0.1" for peer in range(world_size) if peer != rank},
+            peers={peer: place.address for peer, place in enumerate(places) if peer != rank},
             timeout_s=TIMEOUT_S,
             secret=b"only of this benchmark",
             endpoint_file=folder / "endpoint.json",
@@ -70,15 +83,37 @@ class _Script:
         dist.destroy_process_group()
 
 
-def _open(transport: str, rank: int, world_size: int, folder: Path) -> AbstractContextManager[Any]:
+def _open(transport: str, rank: int, places: Sequence[Place], folder: Path) -> AbstractContextManager[Any]:
     if transport == "smol":
-        return _open_smol(rank, world_size, folder)
-    return closing(_Script(transport.removesuffix(" script"), rank, world_size, folder))
+        return _open_smol(rank, places, folder)
+    return closing(_Script(transport.removesuffix(" script"), rank, len(places), folder))
+
+
+def _go_to(place: Place, parent: int) -> None:
+    """Enter the rank's network namespace. Threads that are begun later are in it too."""
+    # gloo must not go looking for an interface by this machine's name.
+    os.environ["GLOO_SOCKET_IFNAME"] = place.device
+    if place.namespace is not None:
+        from tests.lab.inside import syscalls
+
+        # A namespace is there as long as a process is in it: this one does not outlive its parent.
+        syscalls.die_with_parent(parent)
+        namespace = os.open(f"/proc/{place.namespace}/ns/net", os.O_RDONLY)
+        syscalls.join(namespace, syscalls.NEW_NETWORK)
+        os.close(namespace)
 
 
 def _serve(
-    rank: int, world_size: int, transport: str, keep_memory: bool, folder: str, pipe: Connection, setup: Setup
+    rank: int,
+    places: Sequence[Place],
+    parent: int,
+    transport: str,
+    keep_memory: bool,
+    folder: str,
+    pipe: Connection,
+    setup: Setup,
 ) -> None:
+    _go_to(places[rank], parent)
     import torch
     import torch.distributed as dist
 
@@ -88,8 +123,8 @@ def _serve(
     if keep_memory:
         keep_freed_memory()
     try:
-        with _open(transport, rank, world_size, Path(folder)) as fabric:
-            tasks = setup(rank, world_size, fabric)
+        with _open(transport, rank, places, Path(folder)) as fabric:
+            tasks = setup(rank, len(places), fabric)
             pipe.send((True, list(tasks)))
             while (name := pipe.recv()) is not None:
                 dist.barrier()
@@ -107,20 +142,22 @@ class Team:
     """`world_size` processes of one group. `keep_memory`: with the allocator set as our worker sets it.
 
     Otherwise it is as it comes: over "smol script" the backend sets it, unless SMOL_KEEP_MEMORY is 0.
+    `places`: where each rank is, if not all on loopback.
     """
 
-    def __init__(self, world_size: int, transport: Transport, setup: Setup, keep_memory: bool) -> None:
+    def __init__(
+        self, world_size: int, transport: Transport, setup: Setup, keep_memory: bool, places: Sequence[Place] = ()
+    ) -> None:
         context = multiprocessing.get_context("spawn")
-        # One thread per rank; gloo must not go looking for an interface by this machine's name.
-        os.environ.update(
-            OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo0" if sys.platform == "darwin" else "lo"
-        )
+        # One thread per rank.
+        os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+        places = tuple(places) or (LOOPBACK,) * world_size
         self._folder = tempfile.TemporaryDirectory()
         self._pipes: list[Connection] = []
         self._processes = []
         for rank in range(world_size):
             ours, theirs = context.Pipe()
-            arguments = (rank, world_size, transport, keep_memory, self._folder.name, theirs, setup)
+            arguments = (rank, places, os.getpid(), transport, keep_memory, self._folder.name, theirs, setup)
             process = context.Process(target=_serve, args=arguments, daemon=True)
             process.start()
             theirs.close()

@@ -1,4 +1,8 @@
-"""`make lab`: the home cluster, and a shell on its controller."""
+"""`make lab`: the home cluster, and a shell on its controller.
+
+Without a terminal the shell reads its commands from standard input (`echo "ssh pi5 uptime" | make lab`): they end with
+it, and its exit code is that of the command.
+"""
 
 from __future__ import annotations
 
@@ -25,18 +29,21 @@ def main() -> int:
         with Lab() as lab:
             print(_hello(lab, time.monotonic() - started), flush=True)
             lab.controller.write(_INVENTORY, lab.inventory())
-            # A terminal of the host's own, so that the shell has job control there.
-            shell = ["script", "--quiet", "--command", "bash -l", "/dev/null"]
+            shell, terminal = ["bash", "-l"], sys.stdin.isatty()
+            if terminal:
+                # A terminal of the host's own, so that the shell has job control there.
+                shell = ["script", "--quiet", "--command", "bash -l", "/dev/null"]
             with lab.controller.popen(
                 shell, user=USER, stdin=sys.stdin.buffer, environment={"TERM": "xterm"}
             ) as process:
-                process.wait()
+                code = process.wait()
     except LabError as error:
         print(f"the lab ended: {error}", file=sys.stderr)
         return 3
     except (KeyboardInterrupt, subprocess.TimeoutExpired):
         return 130
-    return 0
+    # What the last command of somebody at a terminal gave is no failure of the lab.
+    return 0 if terminal else code
 
 
 def _hello(lab: Lab, seconds: float) -> str:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 # Program -> Debian's package.
@@ -22,6 +23,10 @@ _NEEDED = {
     "NetworkManager": "network-manager",
     "/lib/systemd/systemd": "systemd",
 }
+# Debian packages that this machine has not installed, unpacked by packages.sh: a part of the root of each host.
+LAYER = Path(__file__).parents[2] / ".cache" / "lab" / "root"
+# What links between bare namespaces take of it.
+_LINKS_NEED = {program: _NEEDED[program] for program in ("ip", "tc", "nsenter")}
 _PATH = os.pathsep.join(["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/bin", "/bin"])
 # Empty folders that every Linux has; the lab's memory is mounted on one, seen by the lab alone.
 _PLACES = ("/srv", "/media", "/mnt")
@@ -29,15 +34,21 @@ _PLACES = ("/srv", "/media", "/mnt")
 
 def why_not() -> str:
     """Why there can be no lab here; empty where there can."""
+    if reason := why_no_namespaces(_NEEDED):
+        return reason
+    return "" if unified_cgroup() else "no cgroup hierarchy of version 2 that may be written, which systemd needs"
+
+
+def why_no_namespaces(needed: Mapping[str, str] = _LINKS_NEED) -> str:
+    """Why there can be no namespaces with shaped links here; empty where there can. `needed`: program -> package."""
     if sys.platform != "linux":
         return "network namespaces are Linux's"
     if os.geteuid() != 0:
-        return "network namespaces with a root of their own need root (sudo make lab)"
-    missing = sorted({package for program, package in _NEEDED.items() if shutil.which(program, path=_PATH) is None})
+        return "network namespaces need root (sudo)"
+    found = os.pathsep.join([_PATH, str(LAYER / "usr/sbin")])
+    missing = sorted({package for program, package in needed.items() if shutil.which(program, path=found) is None})
     if missing:
-        return f"missing here: {' '.join(missing)} (Debian: apt install {' '.join(missing)})"
-    if unified_cgroup() is None:
-        return "no cgroup hierarchy of version 2 that may be written, which systemd needs"
+        return f"missing here: {' '.join(missing)} (Debian: sudo tests/lab/packages.sh)"
     trial = subprocess.run(
         ["unshare", "--mount", "--net", "--uts", "--ipc", "--pid", "--fork", "ip", "link", "set", "lo", "up"],
         capture_output=True,

@@ -10,7 +10,9 @@ import shlex
 import shutil
 import stat
 import sys
+import sysconfig
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -164,6 +166,16 @@ class Disk:
         place.mkdir(parents=True, exist_ok=True)
         place.chmod(mode)
         os.setxattr(place, "trusted.overlay.opaque", b"y")
+
+    def import_from(self, project: Path, shown: Sequence[str]) -> None:
+        """Let the Python of the tests, as the host sees it, import smolcluster from the project whatever it was
+        installed from. `shown` are the machine's folders that the host sees, in the order of their own disks."""
+        packages = Path(sysconfig.get_path("purelib")).resolve()
+        disk, path = self.folder, "/"
+        for number, each in enumerate(shown):
+            if packages.is_relative_to(each):
+                disk, path = self.folder / f"shown-{number}", each
+        _write(disk / "upper" / packages.relative_to(path) / "lab.pth", f"{project}\n", 0o644)
 
     def hide(self, path: str) -> None:
         """The machine's file is not there on the host."""

@@ -221,6 +221,7 @@ class Host:
         return {
             "name": self.name,
             "disk": seen,
+            "layers": [f"{self._outside.place}/{path}" for path in self._outside.layers],
             "kept": kept,
             "shown": self._shown,
             # The project's folders are the user's, as after a clone: runs are written there.

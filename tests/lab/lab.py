@@ -53,7 +53,7 @@ class Lab:
         self._outside: Outside | None = None
 
     def __enter__(self) -> Lab:
-        shown = _shown()
+        shown = shown_folders()
         self._outside = outside = Outside(shown)
         try:
             outside.run(
@@ -156,6 +156,7 @@ class Lab:
         for machine in self.wiring.machines:
             disk = Disk(outside.memory / "disks" / machine.name, machine.name, machine.kind)
             disk.make(keys[machine.name], person, files.hosts_file(self.wiring, machine), known)
+            disk.import_from(_ROOT, shown)
             for port in machine.ports:
                 if machine.kind == "linux":
                     profile = PI_PROFILE.format(uuid=uuid.uuid4(), device=port.device)
@@ -231,10 +232,11 @@ def _joins(link: Link, host: str, peer: str | None) -> bool:
     return host in names and (peer is None or peer in names)
 
 
-def _shown() -> tuple[str, ...]:
+def shown_folders() -> tuple[str, ...]:
     """The folders that hosts see as this machine has them: the project, and the Python that runs it."""
     found: list[Path] = []
     for path in (_ROOT, Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve()):
-        if not any(path.is_relative_to(other) for other in found):
+        # Debian's own Python is in /usr, which each host has with its own changes.
+        if path != Path("/usr") and not any(path.is_relative_to(other) for other in found):
             found.append(path)
     return tuple(str(path) for path in found)

@@ -32,6 +32,7 @@ class Outside:
     They end with the thread that made this, too: the kernel's signal at a parent's death is a thread's.
 
     memory    the lab's memory, as this process reaches it          place   the same as the lab sees it
+    layers    folders in it that hosts have in their root besides the machine's own files
     """
 
     def __init__(self, shown: tuple[str, ...]) -> None:
@@ -51,6 +52,19 @@ class Outside:
         )
         self.pid = self._first()
         self.memory = Path(f"/proc/{self.pid}/root{self.place}")
+        self.layers = self._bring_packages()
+
+    def _bring_packages(self) -> tuple[str, ...]:
+        """The unpacked packages, if there are any, out of the machine's root: no overlay takes two layers of which one
+        lies within the other."""
+        if not allowed.LAYER.is_dir():
+            return ()
+        try:
+            self.run(["cp", "--archive", str(allowed.LAYER), f"{self.place}/packages"])
+        except BaseException:
+            self.close()
+            raise
+        return ("packages",)
 
     def _first(self) -> int:
         """PID 1 inside, as this process sees it."""

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from . import Lab
-from .disk import USER
+from .disk import PYTHON, USER
+from .lab import shown_folders
 
 # Starting hosts takes seconds, on a machine that is busy with other tests many.
 pytestmark = pytest.mark.timeout(600)
@@ -76,6 +77,15 @@ def test_the_project_is_there_and_writing_to_it_stays_in_the_lab(lab: Lab) -> No
     assert host.read(str(root / "pyproject.toml")) == (root / "pyproject.toml").read_text()
     host.write(str(root / "lab-mark"), "x")
     assert not (root / "lab-mark").exists()
+    # Wherever this environment has smolcluster from: hosts run what is tested.
+    told = host.run([sys.executable, "-c", "import smolcluster; print(smolcluster.__file__)"], user=USER).stdout
+    assert Path(told.strip()).parent.parent == root
+
+
+def test_debians_own_python_hides_nothing_of_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "base_prefix", "/usr")
+    assert "/usr" not in shown_folders()
+    assert str(Path(sys.prefix).resolve()) in shown_folders()
 
 
 def test_nothing_leads_out(lab: Lab) -> None:
@@ -85,7 +95,7 @@ def test_nothing_leads_out(lab: Lab) -> None:
         for host in (lab.controller, lab.host("pi5")):
             for address in addresses:
                 script = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 2)"
-                command = ["python3", "-c", script, address, str(port)]
+                command = [PYTHON, "-S", "-c", script, address, str(port)]
                 assert host.run(command, check=False).returncode == 1, (host.name, address)
 
 
@@ -128,7 +138,7 @@ def test_a_hosts_share_of_the_processor(lab: Lab) -> None:
     try:
         # Whatever else the machine does: in so long a time it can have used no more than its share.
         script = "import time; t = time.monotonic()\nwhile time.monotonic() - t < 2: pass\nprint(time.process_time())"
-        assert float(host.run(["python3", "-S", "-c", script]).stdout) < 1.0
+        assert float(host.run([PYTHON, "-S", "-c", script]).stdout) < 1.0
     finally:
         host.cpus(None)
 

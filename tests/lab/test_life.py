@@ -184,3 +184,17 @@ def test_labs_side_by_side_do_not_meet(namespaces: None) -> None:
         assert key != one.controller.run(["cat", f"{one.controller.home}/.ssh/id_ed25519"]).stdout
     with pytest.raises(LabError, match="not up"):
         _ = one.outside
+
+
+def test_a_shell_without_a_terminal_ends_with_its_commands(namespaces: None) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.lab"],
+        input="hostname\nssh pi5 hostname </dev/null\nexit 3\n",
+        capture_output=True,
+        text=True,
+        cwd=_ROOT,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 3, done.stderr
+    assert done.stdout.splitlines()[-2:] == ["macbook", "pi5"]

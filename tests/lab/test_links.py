@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from . import Host, Lab
+from .disk import PYTHON
 
 # Starting hosts takes seconds, on a machine that is busy with other tests many.
 pytestmark = pytest.mark.timeout(600)
@@ -34,11 +35,11 @@ with socket.create_server((sys.argv[1], 0)) as server:
 
 def _seconds(sender: Host, taker: Host, address: str, size: int) -> float:
     """How long so many bytes take from one host to the other's address, acknowledged."""
-    with taker.popen(["python3", "-S", "-c", _TAKE, address, "1"], stdout=-1) as process:
+    with taker.popen([PYTHON, "-S", "-c", _TAKE, address, "1"], stdout=-1) as process:
         assert process.stdout is not None
         port = process.stdout.readline().decode().strip()
         started = time.monotonic()
-        sender.run(["python3", "-S", "-c", _SEND, address, port, str(size)])
+        sender.run([PYTHON, "-S", "-c", _SEND, address, port, str(size)])
         return time.monotonic() - started
 
 

@@ -4,6 +4,7 @@
 
 Run in the lab's outermost namespaces. SPEC (see tests/lab/host.py, which writes it):
 
+layers    [folder]: laid over the machine's own files
 disk      a folder with `upper`, `work`, `root`: what differs from the machine's own files, kept over reboots
 kept      {path: folder}: shown at path, kept over reboots     shown     [path]: the machine's, writes stay in the lab
 owned     {path: user number}: whose those of `shown` are, as far as they are there
@@ -117,7 +118,7 @@ def _become_host(spec: dict[str, Any], plugged: int) -> None:
 
 
 def _root(spec: dict[str, Any]) -> str:
-    _overlay("/", spec["disk"], f"{spec['disk']}/root")
+    _overlay(":".join([*spec["layers"], "/"]), spec["disk"], f"{spec['disk']}/root")
     return f"{spec['disk']}/root"
 
 

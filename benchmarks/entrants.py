@@ -1,0 +1,75 @@
+"""Who trains over slow links in benchmarks.links, and what each has to reach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from benchmarks.contestants import Step, ddp, ours
+from benchmarks.ranks import Transport
+from smolcluster.spec.run import GPTSpec, WireFormat
+
+ALONE, FP32, INT8 = "without communication", "classicdp fp32", "classicdp int8"
+
+Built = tuple[nn.Module, Step]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A way to train over links.
+
+    build      (rank, world size, model, learning rate) -> the model and its step, on one rank
+    turn       steps of one turn: of a method whose ranks talk every H steps, H
+    least      tokens/s wanted, over those of the same ranks without communication, by speed of the links in Mbit/s
+    loss_over  how much more loss than classicdp fp32 it may have after the same tokens
+    """
+
+    name: str
+    transport: Transport
+    build: Callable[[int, int, GPTSpec, float], Built]
+    turn: int = 1
+    least: Mapping[int, float] = field(default_factory=dict)
+    loss_over: float | None = None
+
+
+def strategy(name: str, wire: WireFormat = "fp32", **settings: object) -> Callable[[int, int, GPTSpec, float], Built]:
+    """One of our strategies. `settings` are RunSpec's."""
+
+    def build(rank: int, world_size: int, spec: GPTSpec, rate: float) -> Built:
+        # What is alone does not know of the others.
+        me, world = (0, 1) if name == "single" else (rank, world_size)
+        built, step = ours(name, 0, me, world, spec, wire, rate, **settings)
+        return built.model, step
+
+    return build
+
+
+def torchs_ddp(half: bool) -> Callable[[int, int, GPTSpec, float], Built]:
+    """Torch's DistributedDataParallel; `half` with its hook that sends float16."""
+
+    def build(_: int, __: int, spec: GPTSpec, rate: float) -> Built:
+        return ddp(spec, rate, half)
+
+    return build
+
+
+# Who takes part. A further one is a line here, with what it has to reach: diloco, of H = 20 and int8, would be
+# Contestant("diloco int8", "smol", strategy("diloco", "int8", outer_every=20), 20, {1000: 0.9, 100: 0.75}, 0.05).
+CONTESTANTS = {
+    each.name: each
+    for each in (
+        Contestant(ALONE, "smol", strategy("single")),
+        Contestant(FP32, "smol", strategy("classicdp")),
+        Contestant(INT8, "smol", strategy("classicdp", "int8"), loss_over=0.01),
+        Contestant("DDP (gloo)", "gloo", torchs_ddp(half=False)),
+        Contestant("DDP, fp16 hook (gloo)", "gloo", torchs_ddp(half=True)),
+    )
+}
+TEAMS: tuple[Transport, ...] = ("smol", "gloo")
+
+
+def entrants_of(transport: Transport, names: Sequence[str]) -> list[Contestant]:
+    """Those of `names` that run in the team of a transport."""
+    return [each for name, each in CONTESTANTS.items() if each.transport == transport and name in names]

@@ -1,0 +1,76 @@
+"""The loss of a small model after the same tokens, for each of benchmarks.entrants: what a method's bytes cost.
+
+It reads bytes of the language reference inside Python, over loopback: speeds do not matter here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from benchmarks.entrants import TEAMS, Contestant, entrants_of
+from benchmarks.ranks import Team, Transport
+from smolcluster.spec.run import GPTSpec
+
+SAMPLES = 8
+# Learns in seconds. Its tokens are bytes of text.
+READER = GPTSpec(
+    model_dim=64, num_layers=2, num_heads=2, ff_dim=256, dropout=0, max_seq_len=32, tie_embeddings=True, vocab_size=256
+)  # fmt: skip
+RATES = (1e-3, 3e-3)
+
+
+def readers(
+    rank: int, world_size: int, _: Any, transport: Transport, names: Sequence[str], steps: int
+) -> dict[str, Callable[[], Any]]:
+    """For each contestant and learning rate: train the small model, give its loss on text it has not read."""
+    tasks: dict[str, Callable[[], Any]] = {}
+    for contestant in entrants_of(transport, names):
+        for rate in RATES:
+            tasks[f"{contestant.name} {rate}"] = partial(_read, contestant, rate, steps, rank, world_size)
+    return tasks
+
+
+def _read(contestant: Contestant, rate: float, steps: int, rank: int, world_size: int) -> float:
+    from pydoc_data.topics import topics
+
+    text = torch.frombuffer(bytearray("\n".join(topics.values()).encode()), dtype=torch.uint8).long()
+    held_out, kept = text[: len(text) // 20], text[len(text) // 20 :]
+    model, step = contestant.build(rank, world_size, READER, rate)
+    chance = torch.Generator().manual_seed(1)
+    for _ in range(steps):
+        rows = _rows(kept, chance, world_size * SAMPLES)
+        # Each rank its own part of the same batch.
+        step(*_pairs(rows[rank::world_size]))
+    with torch.no_grad():
+        x, y = _pairs(_rows(held_out, torch.Generator().manual_seed(2), 512))
+        return float(model.eval().loss(x, y))  # type: ignore[operator]
+
+
+def _rows(text: torch.Tensor, chance: torch.Generator, count: int) -> torch.Tensor:
+    length = READER.max_seq_len + 1
+    starts = torch.randint(0, len(text) - length, (count,), generator=chance)
+    return torch.stack([text[start : start + length] for start in starts.tolist()])
+
+
+def _pairs(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+
+
+def losses(names: Sequence[str], ranks: int, steps: int) -> dict[str, dict[float, float]]:
+    """By contestant and learning rate, the loss of rank 0's model after the same tokens."""
+    found: dict[str, dict[float, float]] = {}
+    for transport in TEAMS:
+        mine = [each.name for each in entrants_of(transport, names)]
+        if not mine:
+            continue
+        setup = partial(readers, transport=transport, names=mine, steps=steps)
+        with Team(ranks, transport, setup, keep_memory=False) as team:
+            for name in mine:
+                found[name] = {rate: team.do(f"{name} {rate}")[0].value for rate in RATES}
+    print("  losses", file=sys.stderr, flush=True)
+    return found
