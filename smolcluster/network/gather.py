@@ -95,8 +95,9 @@ def gather(kind: str, run: Callable[[Sequence[str]], str]) -> dict[str, str]:
 def run_command(command: Sequence[str]) -> str:
     """Its stdout; nothing when the tool is missing, fails or does not end."""
     try:
-        # English on every machine: what the tools print is read by a program.
-        environment = {**os.environ, "LC_ALL": "C", "LANG": "C"}
+        # English on every machine: what the tools print is read by a program. Debian's users have no sbin in PATH.
+        path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+        environment = {**os.environ, "LC_ALL": "C", "LANG": "C", "PATH": path}
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=DEADLINE_S, env=environment, stdin=subprocess.DEVNULL
         )

@@ -1,10 +1,14 @@
 """Runs on machines, with nothing but Python's standard library: measures the way between two addresses.
 
     python3 probe.py serve ADDRESS SECONDS [PORT]           {"port": ...}, then answers for so many seconds
+    python3 probe.py start SECONDS ADDRESS...               {"ports": {ADDRESS: ...}}; the same, and returns at once
+    python3 probe.py stop ADDRESS PORT                      ends one of them before its time
     python3 probe.py measure FROM TO PORT SECONDS BYTES     {"rtt_ms": ..., "mbps": ..., "bytes": ...}
-    python3 probe.py ping FROM MTU TO...                    {"pings": {TO: {"rtt_ms", "hops", "mtu"}}}
+    python3 probe.py ping FROM MTU TO... [-- FROM MTU TO...] ...
+                                                            {"pings": {TO: {"rtt_ms", "hops", "mtu"}}}, a line for each
+                                                            FROM, then {"neighbours": "what the OS's own tool says"}
 
-One JSON line on stdout; what could not be had is null. Everything has a deadline. The server is bound to the one own
+JSON lines on stdout; what could not be had is null. Everything has a deadline. The server is bound to the one own
 address it is given, keeps nothing of what it reads, and takes one connection at a time.
 """
 
@@ -12,12 +16,14 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
 import re
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 ECHOES = 32
 CHUNK = 1 << 18
@@ -27,6 +33,8 @@ WAIT_S = 10.0
 _HEADERS = 28
 _SMALLEST = 576
 _MOST_HOPS = 8
+# What does not answer costs its deadline; so few at once do not disturb each other's round trips.
+_AT_ONCE = 4
 # Who answered, in the words of each OS; ping's first line may name the own address after a "from" too.
 _ANSWER = re.compile(r"^(?:From|Reply from|\d+ bytes from) ([0-9.]+)", re.M)
 _TIME = re.compile(r"time[=<]([0-9.]+) ?ms")
@@ -80,21 +88,27 @@ def serve(server: socket.socket, seconds: float) -> int:
         with client:
             clients += 1
             try:
-                _answer(client, deadline)
+                if _answer(client, deadline):
+                    return clients
             except OSError:
                 continue  # this client went away or was too slow; the next may come
 
 
-def _answer(client: socket.socket, deadline: Deadline) -> None:
-    """`e` and bytes to echo, or `s` and bytes to swallow, whose count goes back when the sender has closed its side."""
+def _answer(client: socket.socket, deadline: Deadline) -> bool:
+    """`e` and bytes to echo, or `s` and bytes to swallow, whose count goes back when the sender has closed its side.
+
+    True for `q` from the own machine: that was the last one.
+    """
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     client.settimeout(min(WAIT_S, deadline.left()))
     what = client.recv(1)
+    if what == b"q":
+        return bool(client.getpeername()[0] == client.getsockname()[0])
     if what == b"e":
         for _ in range(ECHOES):
             byte = client.recv(1)
             if not byte:
-                return
+                return False
             client.sendall(byte)
     elif what == b"s":
         count, buffer = 0, bytearray(CHUNK)
@@ -105,6 +119,41 @@ def _answer(client: socket.socket, deadline: Deadline) -> None:
                 break
             count += got
         client.sendall(count.to_bytes(8, "big"))
+    return False
+
+
+def start(seconds: float, addresses: Sequence[str]) -> dict[str, int]:
+    """Servers in processes of their own, which end when the time is over; their ports. An address that this machine
+    does not have is left out."""
+    ports: dict[str, int] = {}
+    for address in addresses:
+        try:
+            server = listen(address)
+        except OSError:
+            continue
+        ports[address] = server.getsockname()[1]
+        if os.fork() == 0:
+            try:
+                os.setsid()
+                nothing = os.open(os.devnull, os.O_RDWR)
+                for stream in (0, 1, 2):
+                    os.dup2(nothing, stream)
+                serve(server, seconds)
+            finally:
+                os._exit(0)
+        server.close()
+    return ports
+
+
+def stop(address: str, port: int) -> None:
+    """End a server of this machine. Nothing happens where there is none."""
+    try:
+        with socket.create_connection((address, port), WAIT_S, (address, 0)) as link:
+            link.sendall(b"q")
+            link.settimeout(WAIT_S)
+            link.recv(1)
+    except OSError:
+        pass
 
 
 def measure(source: str, target: str, port: int, seconds: float, limit: int) -> dict[str, float | int | None]:
@@ -195,6 +244,51 @@ def survey(source: str, target: str, mtu: int) -> dict[str, object]:
         return {"rtt_ms": None, "hops": None, "mtu": None, "error": "there is no ping here"}
 
 
+def survey_all(groups: Sequence[Sequence[str]]) -> list[dict[str, dict[str, object]]]:
+    """Each group is FROM MTU TO...; a few are asked at the same time."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        asked = [
+            {target: pool.submit(survey, own_address(source), target, int(mtu)) for target in targets}
+            for source, mtu, *targets in groups
+        ]
+        return [{target: answer.result() for target, answer in group.items()} for group in asked]
+
+
+def neighbours() -> str:
+    """Which hardware address answers at which address, in the words of the OS's own tool; empty where none is known."""
+    tools = {"linux": ["ip", "-j", "neigh"], "darwin": ["arp", "-an"]}
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+    # A lab's Mac runs on another kernel: whichever tool is there.
+    for command in (tools.get(sys.platform, ["arp", "-a"]), *tools.values()):
+        try:
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                timeout=WAIT_S,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PATH": path},
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        if done.returncode == 0:
+            return done.stdout
+    return ""
+
+
+def _grouped(words: Sequence[str]) -> list[list[str]]:
+    """The command line's groups, which `--` parts. ValueError for one that is too short."""
+    groups: list[list[str]] = [[]]
+    for word in words:
+        if word == "--":
+            groups.append([])
+        else:
+            groups[-1].append(word)
+    if any(len(group) < 3 for group in groups):
+        raise ValueError("ping wants FROM MTU TO...")
+    return groups
+
+
 def _hops(source: str, target: str) -> list[str]:
     """Who says that a packet's time to live is over, one hop after the other."""
     hops: list[str] = []
@@ -235,10 +329,14 @@ def main(arguments: Sequence[str]) -> int:
                     serve(server, float(seconds))
             case ["measure", source, target, port, seconds, limit]:
                 print(json.dumps(measure(source, target, int(port), float(seconds), int(limit))))
-            case ["ping", source, mtu, *targets] if targets:
-                print(
-                    json.dumps({"pings": {target: survey(own_address(source), target, int(mtu)) for target in targets}})
-                )
+            case ["start", seconds, *addresses] if addresses:
+                print(json.dumps({"ports": start(float(seconds), addresses)}))
+            case ["stop", address, port]:
+                stop(own_address(address), int(port))
+            case ["ping", *words]:
+                for pings in survey_all(_grouped(words)):
+                    print(json.dumps({"pings": pings}))
+                print(json.dumps({"neighbours": neighbours()}))
             case _:
                 print(__doc__, file=sys.stderr)
                 return 2

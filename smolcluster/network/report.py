@@ -35,7 +35,8 @@ def pairs_table(verified: Verified) -> Table:
 
 def told(finding: Finding) -> str:
     """A finding in a few lines: what is wrong, the way out, the pairs that it explains."""
-    lines = [f"{finding.cause}: {finding.what}", f"    fix: {finding.fix}"]
+    note = "" if finding.fails else "note: "
+    lines = [f"{note}{finding.cause}: {finding.what}", f"    fix: {finding.fix}"]
     if finding.pairs:
         shown = ", ".join(finding.pairs[:_SHOWN])
         more = len(finding.pairs) - _SHOWN
@@ -53,7 +54,7 @@ def verification_files(verified: Verified, findings: Sequence[Finding]) -> dict[
     report = {
         "schema": REPORT_SCHEMA,
         "cluster": verified.cluster.name,
-        "status": "failed" if findings else "completed",
+        "status": "failed" if any(finding.fails for finding in findings) else "completed",
         "findings": [finding.model_dump() for finding in findings],
         "pairs": [pair.model_dump() for pair in verified.pairs],
         "measured": verified.measured.model_dump(),
