@@ -8,9 +8,10 @@
     python3 carry_out.py left FILE                 what rollback would do, a line each; nothing where there is nothing
 
 PLAN is what `python -m smolcluster network diff --json` has for one machine; - reads it from stdin. Arm before you
-apply: if the change cuts the connection that would call the guard off, the guard gives it back. How a plan that stays is taken back lies in
-FILE.kept, the newest first. A guard does not outlive a reboot; a plan that was under way then counts as one that
-stayed, and `rollback` takes it back. It needs a Unix (Windows: roles/network_apply/files).
+apply: if the change cuts the connection that would call the guard off, the guard gives it back. How
+plans that stay are taken back lies in FILE.kept, the newest first. A guard does not outlive a reboot; a plan that was
+under way then counts as one that stays, and `rollback` takes it back. It needs a Unix; for Windows see
+roles/network_apply/files.
 """
 
 from __future__ import annotations

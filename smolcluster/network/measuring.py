@@ -118,7 +118,8 @@ def measured_in(files: Mapping[str, str], pairs: Sequence[Pair]) -> Measured:
         peer = re.fullmatch(r"speed\.([A-Za-z0-9_-]+)\.json", rest)
         if rest == "pings.json":
             pings += pings_of(pairs, node, text)
-            neighbours.setdefault(node, {}).update(pinged_neighbours(text))
+            if said := pinged_neighbours(text):
+                neighbours.setdefault(node, {}).update(said)
         elif peer is not None:
             speeds.append(speed_of(node, peer[1], text))
         elif rest == "neighbours.txt":

@@ -2,14 +2,15 @@
 
     python3 probe.py serve ADDRESS SECONDS [PORT]           {"port": ...}, then answers for so many seconds
     python3 probe.py start SECONDS ADDRESS...               {"ports": {ADDRESS: ...}}; the same, and returns at once
-    python3 probe.py stop ADDRESS PORT                      ends one of them before its time
+    python3 probe.py stop ADDRESS PORT [ADDRESS PORT] ...   ends them before their time
     python3 probe.py measure FROM TO PORT SECONDS BYTES     {"rtt_ms": ..., "mbps": ..., "bytes": ...}
-    python3 probe.py ping FROM MTU TO... [-- FROM MTU TO...] ...
+    python3 probe.py ping KIND FROM MTU TO... [-- FROM MTU TO...] ...
                                                             {"pings": {TO: {"rtt_ms", "hops", "mtu"}}}, a line for each
                                                             FROM, then {"neighbours": "what the OS's own tool says"}
 
-JSON lines on stdout; what could not be had is null. Everything has a deadline. The server is bound to the one own
-address it is given, keeps nothing of what it reads, and takes one connection at a time.
+KIND is the inventory's: macos, linux, windows. JSON lines on stdout; what could not be had is null. Everything has a
+deadline. The server is bound to the one own address it is given, keeps nothing of what it reads, and takes one
+connection at a time.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ _SMALLEST = 576
 _MOST_HOPS = 8
 # What does not answer costs its deadline; so few at once do not disturb each other's round trips.
 _AT_ONCE = 4
+_PLATFORMS = {"macos": "darwin", "linux": "linux", "windows": "win32"}
+_NEIGHBOURS = {"linux": ["ip", "-j", "neigh"], "darwin": ["arp", "-an"], "win32": ["arp", "-a"]}
 # Who answered, in the words of each OS; ping's first line may name the own address after a "from" too.
 _ANSWER = re.compile(r"^(?:From|Reply from|\d+ bytes from) ([0-9.]+)", re.M)
 _TIME = re.compile(r"time[=<]([0-9.]+) ?ms")
@@ -217,9 +220,11 @@ def ping_command(platform: str, source: str, target: str, size: int, ttl: int | 
     return ["ping", "-n", "-c", "1", "-W", "2", "-s", str(size), "-I", source, *more, target]
 
 
-def ping(source: str, target: str, size: int = 56, ttl: int | None = None, whole: bool = False) -> tuple[int, str]:
+def ping(
+    platform: str, source: str, target: str, size: int = 56, ttl: int | None = None, whole: bool = False
+) -> tuple[int, str]:
     """The exit code and the text of one ping. FileNotFoundError where there is none."""
-    command = ping_command(sys.platform, source, target, size, ttl, whole)
+    command = ping_command(platform, source, target, size, ttl, whole)
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
@@ -227,53 +232,49 @@ def ping(source: str, target: str, size: int = 56, ttl: int | None = None, whole
     return done.returncode, done.stdout
 
 
-def survey(source: str, target: str, mtu: int) -> dict[str, object]:
+def survey(platform: str, source: str, target: str, mtu: int) -> dict[str, object]:
     """Round trip, the gateways on the way, and the largest packet up to `mtu` that passes whole."""
     try:
-        code, text = ping(source, target)
+        code, text = ping(platform, source, target)
         answered = code == 0 and "TTL expired" not in text and "unreachable" not in text
         if not answered:
             return {"rtt_ms": None, "hops": None, "mtu": None}
         trip = _TIME.search(text)
         return {
             "rtt_ms": float(trip[1]) if trip else None,
-            "hops": _hops(source, target),
-            "mtu": _largest(source, target, mtu),
+            "hops": _hops(platform, source, target),
+            "mtu": _largest(platform, source, target, mtu),
         }
     except FileNotFoundError:
         return {"rtt_ms": None, "hops": None, "mtu": None, "error": "there is no ping here"}
 
 
-def survey_all(groups: Sequence[Sequence[str]]) -> list[dict[str, dict[str, object]]]:
+def survey_all(platform: str, groups: Sequence[Sequence[str]]) -> list[dict[str, dict[str, object]]]:
     """Each group is FROM MTU TO...; a few are asked at the same time."""
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         asked = [
-            {target: pool.submit(survey, own_address(source), target, int(mtu)) for target in targets}
+            {target: pool.submit(survey, platform, own_address(source), target, int(mtu)) for target in targets}
             for source, mtu, *targets in groups
         ]
         return [{target: answer.result() for target, answer in group.items()} for group in asked]
 
 
-def neighbours() -> str:
-    """Which hardware address answers at which address, in the words of the OS's own tool; empty where none is known."""
-    tools = {"linux": ["ip", "-j", "neigh"], "darwin": ["arp", "-an"]}
+def neighbours(platform: str) -> str:
+    """Which hardware address answers at which address, in the words of the OS's own tool; empty where there is none."""
+    # Debian's users have no sbin in PATH.
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
-    # A lab's Mac runs on another kernel: whichever tool is there.
-    for command in (tools.get(sys.platform, ["arp", "-a"]), *tools.values()):
-        try:
-            done = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                timeout=WAIT_S,
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, "PATH": path},
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            continue
-        if done.returncode == 0:
-            return done.stdout
-    return ""
+    try:
+        done = subprocess.run(
+            _NEIGHBOURS[platform],
+            capture_output=True,
+            text=True,
+            timeout=WAIT_S,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PATH": path},
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
 
 
 def _grouped(words: Sequence[str]) -> list[list[str]]:
@@ -289,11 +290,11 @@ def _grouped(words: Sequence[str]) -> list[list[str]]:
     return groups
 
 
-def _hops(source: str, target: str) -> list[str]:
+def _hops(platform: str, source: str, target: str) -> list[str]:
     """Who says that a packet's time to live is over, one hop after the other."""
     hops: list[str] = []
     for ttl in range(1, _MOST_HOPS + 1):
-        _, text = ping(source, target, ttl=ttl)
+        _, text = ping(platform, source, target, ttl=ttl)
         answer = _ANSWER.search(text)
         if answer is not None and answer[1] == target:
             break
@@ -301,11 +302,11 @@ def _hops(source: str, target: str) -> list[str]:
     return hops
 
 
-def _largest(source: str, target: str, most: int) -> int | None:
+def _largest(platform: str, source: str, target: str, most: int) -> int | None:
     """By halving; None when not even the smallest passes."""
 
     def passes(mtu: int) -> bool:
-        code, text = ping(source, target, size=mtu - _HEADERS, whole=True)
+        code, text = ping(platform, source, target, size=mtu - _HEADERS, whole=True)
         return code == 0 and "fragmented" not in text
 
     if passes(most):
@@ -331,12 +332,13 @@ def main(arguments: Sequence[str]) -> int:
                 print(json.dumps(measure(source, target, int(port), float(seconds), int(limit))))
             case ["start", seconds, *addresses] if addresses:
                 print(json.dumps({"ports": start(float(seconds), addresses)}))
-            case ["stop", address, port]:
-                stop(own_address(address), int(port))
-            case ["ping", *words]:
-                for pings in survey_all(_grouped(words)):
+            case ["stop", *words] if words and len(words) % 2 == 0:
+                for address, port in zip(words[::2], words[1::2], strict=True):
+                    stop(own_address(address), int(port))
+            case ["ping", kind, *words] if kind in _PLATFORMS:
+                for pings in survey_all(_PLATFORMS[kind], _grouped(words)):
                     print(json.dumps({"pings": pings}))
-                print(json.dumps({"neighbours": neighbours()}))
+                print(json.dumps({"neighbours": neighbours(_PLATFORMS[kind])}))
             case _:
                 print(__doc__, file=sys.stderr)
                 return 2

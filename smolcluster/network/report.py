@@ -40,7 +40,8 @@ def told(finding: Finding) -> str:
     if finding.pairs:
         shown = ", ".join(finding.pairs[:_SHOWN])
         more = len(finding.pairs) - _SHOWN
-        lines.append(f"    broken by it: {shown}" + (f" and {more} more" if more > 0 else ""))
+        word = "broken by it" if finding.fails else "seen on"
+        lines.append(f"    {word}: {shown}" + (f" and {more} more" if more > 0 else ""))
     return "\n".join(lines)
 
 
