@@ -35,7 +35,9 @@ _HEADERS = 28
 _SMALLEST = 576
 _MOST_HOPS = 8
 # What does not answer costs its deadline; so few at once do not disturb each other's round trips.
-_AT_ONCE = 4
+_AT_ONCE = 3
+# A packet may be lost on any Wi-Fi: what does not answer is asked again. And a starved machine takes its time to ask.
+_TRIES, _PING_S = 3, 30.0
 _PLATFORMS = {"macos": "darwin", "linux": "linux", "windows": "win32"}
 _NEIGHBOURS = {"linux": ["ip", "-j", "neigh"], "darwin": ["arp", "-an"], "win32": ["arp", "-a"]}
 # Who answered, in the words of each OS; ping's first line may name the own address after a "from" too.
@@ -226,7 +228,7 @@ def ping(
     """The exit code and the text of one ping. FileNotFoundError where there is none."""
     command = ping_command(platform, source, target, size, ttl, whole)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, stdin=subprocess.DEVNULL)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PING_S, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
         return 1, ""
     return done.returncode, done.stdout
@@ -235,9 +237,12 @@ def ping(
 def survey(platform: str, source: str, target: str, mtu: int) -> dict[str, object]:
     """Round trip, the gateways on the way, and the largest packet up to `mtu` that passes whole."""
     try:
-        code, text = ping(platform, source, target)
-        answered = code == 0 and "TTL expired" not in text and "unreachable" not in text
-        if not answered:
+        for _ in range(_TRIES):
+            code, text = ping(platform, source, target)
+            answered = code == 0 and "TTL expired" not in text and "unreachable" not in text
+            if answered:
+                break
+        else:
             return {"rtt_ms": None, "hops": None, "mtu": None}
         trip = _TIME.search(text)
         return {
@@ -294,8 +299,10 @@ def _hops(platform: str, source: str, target: str) -> list[str]:
     """Who says that a packet's time to live is over, one hop after the other."""
     hops: list[str] = []
     for ttl in range(1, _MOST_HOPS + 1):
-        _, text = ping(platform, source, target, ttl=ttl)
-        answer = _ANSWER.search(text)
+        for _ in range(_TRIES):
+            _, text = ping(platform, source, target, ttl=ttl)
+            if (answer := _ANSWER.search(text)) is not None:
+                break
         if answer is not None and answer[1] == target:
             break
         hops.append(answer[1] if answer is not None else "?")
@@ -305,11 +312,14 @@ def _hops(platform: str, source: str, target: str) -> list[str]:
 def _largest(platform: str, source: str, target: str, most: int) -> int | None:
     """By halving; None when not even the smallest passes."""
 
-    def passes(mtu: int) -> bool:
-        code, text = ping(platform, source, target, size=mtu - _HEADERS, whole=True)
-        return code == 0 and "fragmented" not in text
+    def passes(mtu: int, tries: int = 1) -> bool:
+        for _ in range(tries):
+            code, text = ping(platform, source, target, size=mtu - _HEADERS, whole=True)
+            if code == 0 and "fragmented" not in text:
+                return True
+        return False
 
-    if passes(most):
+    if passes(most, _TRIES):
         return most
     low, high = _SMALLEST, most
     if not passes(low):
