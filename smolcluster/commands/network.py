@@ -24,7 +24,9 @@ app = typer.Typer(
 
 FoundOption = Annotated[
     list[Path] | None,
-    typer.Option("--found", "-f", help="What gather.py printed on a machine, or a folder of such files. Repeatable."),
+    typer.Option(
+        "--found", "-f", help="What gather.py printed on a machine, a folder of such files, - for stdin. Repeatable."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
 
@@ -44,8 +46,8 @@ def diff(
     """Print what would be done on each machine, and how it would be taken back. Exit code 2 if something forbids it."""
     from smolcluster.errors import ConfigError, InputError, Problem
     from smolcluster.network.actions import actions_of
-    from smolcluster.network.diff import plan_network
-    from smolcluster.network.steps import describe
+    from smolcluster.network.diff import plan_network, turn
+    from smolcluster.network.steps import described
 
     situation = _situation(inventory, found)
     print_notes(situation.wanted.notes)
@@ -58,6 +60,8 @@ def diff(
         rows = [
             {
                 "node": one.node,
+                "turn": turn(one.node, situation),
+                "text": described(one),
                 "steps": [step.model_dump() for step in one.steps],
                 "apply": [action.model_dump() for step in one.steps for action in actions_of(step)],
                 "rollback": [action.model_dump() for step in one.rollback() for action in actions_of(step)],
@@ -67,9 +71,7 @@ def diff(
         print(json.dumps({"schema": 1, "cluster": situation.cluster.name, "hosts": rows}, indent=2))
     elif not as_json:
         for one in plans:
-            print(f"{one.node}: {_count(len(one.steps))}")
-            for step in one.steps:
-                print("  " + describe(step).replace("\n", "\n  "))
+            print(described(one))
     if problems:
         raise ConfigError(problems)
 
@@ -78,13 +80,14 @@ def diff(
 def pairs(inventory: InventoryOption = DEFAULT_INVENTORY, found: FoundOption = None) -> None:
     """Print what is to be measured between which addresses, as JSON: what network.yml asks probe.py for."""
     from smolcluster.network.expected import expected_pairs
-    from smolcluster.network.measuring import with_addresses
+    from smolcluster.network.measuring import rounds, with_addresses
 
     situation = _situation(inventory, found, strict=False)
     meant = expected_pairs(situation.cluster, situation.wanted, dict(situation.found))
     known, notes = with_addresses(meant, situation.cluster, situation.found)
     print_notes((*situation.wanted.notes, *notes))
-    print(json.dumps({"schema": 1, "pairs": [pair.model_dump() for pair in known]}, indent=2))
+    speeds = [[pair.model_dump() for pair in group] for group in rounds(known)]
+    print(json.dumps({"schema": 1, "pairs": [pair.model_dump() for pair in known], "rounds": speeds}, indent=2))
 
 
 @app.command("verify")
@@ -92,7 +95,8 @@ def verify(
     measured: Annotated[
         Path,
         typer.Argument(
-            help="A folder with NODE.pings.json, NODE.speed.PEER.json, NODE.neighbours.txt; or one JSON file.",
+            help="A folder with NODE.pings.json, NODE.speed.PEER.json, NODE.neighbours.txt; or one JSON file, - for "
+            "stdin. A file may hold {hosts: what gather.py printed, files: those of such a folder}.",
             show_default=False,
         ),
     ],
@@ -113,16 +117,21 @@ def verify(
     from smolcluster.network.report import pairs_table, told, verification_files
     from smolcluster.runtime.runfolder import write_atomic
 
-    situation = _situation(inventory, found, strict=False)
+    text = "" if measured.is_dir() else _text(measured)
+    files = {file.name: _text(file) for file in measured.iterdir() if file.is_file()} if measured.is_dir() else None
+    asked = _asked(text)
+    if asked is not None:
+        files = asked
+    situation = _situation(inventory, found, strict=False, more=text if asked is not None else "")
     print_notes(situation.wanted.notes)
     try:
-        if measured.is_dir():
+        if files is not None:
             meant = expected_pairs(situation.cluster, situation.wanted, dict(situation.found))
             known, notes = with_addresses(meant, situation.cluster, situation.found)
             print_notes(notes)
-            values = measured_in({file.name: _text(file) for file in measured.iterdir() if file.is_file()}, known)
+            values = measured_in(files, known)
         else:
-            values = Measured.model_validate_json(_text(measured))
+            values = Measured.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where, what = ".".join(str(part) for part in first["loc"]), str(first["msg"])
@@ -130,18 +139,32 @@ def verify(
     verified = Verified(situation.cluster, situation.wanted, situation.found, values)
     findings = diagnose(verified)
     if out is not None:
-        for name, text in verification_files(verified, findings).items():
-            write_atomic(out / name, text)
+        for name, content in verification_files(verified, findings).items():
+            write_atomic(out / name, content)
+        if asked is not None:
+            write_atomic(out / "asked.json", text)
     console = Console(soft_wrap=False)
     console.print(pairs_table(verified))
     for finding in findings:
         print(told(finding))
-    if findings:
-        raise PeerError(f"the network is not as it should be: {len(findings)} found")
+    failing = sum(finding.fails for finding in findings)
+    if failing:
+        raise PeerError(f"the network is not as it should be: {failing} found")
 
 
-def _situation(inventory: Path | None, found: list[Path] | None, strict: bool = True) -> Situation:
-    """The inventory and the machines' own words. ConfigError with all problems, of which `strict` asks."""
+def _asked(text: str) -> dict[str, str] | None:
+    """The measurements of a file that has the machines' own words too, by name; None when it is no such file."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    files = value.get("files") if isinstance(value, dict) else None
+    return {str(name): str(content) for name, content in files.items()} if isinstance(files, dict) else None
+
+
+def _situation(inventory: Path | None, found: list[Path] | None, strict: bool = True, more: str = "") -> Situation:
+    """The inventory and the machines' own words, `more` of them as text. ConfigError with all problems, of which
+    `strict` asks."""
     from smolcluster.errors import ConfigError
     from smolcluster.network.diff import Situation
     from smolcluster.network.parse.thunderbolt import cables_between
@@ -150,7 +173,9 @@ def _situation(inventory: Path | None, found: list[Path] | None, strict: bool = 
     from smolcluster.spec.inventory import read_inventory
 
     cluster, document, notes = read_inventory(inventory or default_inventory())
-    hosts = _found(found or [], {node.name for node in cluster.nodes})
+    texts = [(str(file), _text(file)) for path in found or [] for file in _files(path)]
+    texts += [("-", more)] if more else []
+    hosts = _found(texts, {node.name for node in cluster.nodes})
     macs = [host for host in hosts.values() if host.thunderbolt]
     cables = cables_between(macs) if macs else None
     problems = refuse(cluster, document, hosts, cables)
@@ -160,19 +185,22 @@ def _situation(inventory: Path | None, found: list[Path] | None, strict: bool = 
     return Situation(cluster, document, wanted.model_copy(update={"notes": (*notes, *wanted.notes)}), hosts)
 
 
-def _found(paths: list[Path], names: set[str]) -> dict[str, FoundHost]:
+def _files(path: Path) -> list[Path]:
+    return sorted(path.glob("*.json")) if path.is_dir() else [path]
+
+
+def _found(texts: list[tuple[str, str]], names: set[str]) -> dict[str, FoundHost]:
     from smolcluster.errors import InputError, Problem
-    from smolcluster.network.read import found_host
+    from smolcluster.network.read import found_hosts
     from smolcluster.spec.problems import did_you_mean, listed
 
     hosts: dict[str, FoundHost] = {}
-    files = [file for path in paths for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
-    for file in files:
-        host = found_host(_text(file), str(file))
-        if host.node not in names:
-            fix = did_you_mean(host.node, names, f"machines: {listed(sorted(names))}")
-            raise InputError([Problem(str(file), 0, "node", f'the inventory has no machine "{host.node}"', fix)])
-        hosts[host.node] = host
+    for file, text in texts:
+        for host in found_hosts(text, file):
+            if host.node not in names:
+                fix = did_you_mean(host.node, names, f"machines: {listed(sorted(names))}")
+                raise InputError([Problem(file, 0, "node", f'the inventory has no machine "{host.node}"', fix)])
+            hosts[host.node] = host
     return hosts
 
 
@@ -180,11 +208,7 @@ def _text(path: Path) -> str:
     from smolcluster.errors import InputError, Problem
 
     try:
-        return path.read_text(encoding="utf-8")
+        return sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "is not UTF-8 text"
         raise InputError([Problem(str(path), 0, "", f"cannot be read: {reason}", "check the path")]) from None
-
-
-def _count(steps: int) -> str:
-    return "nothing to do" if not steps else "1 step" if steps == 1 else f"{steps} steps"

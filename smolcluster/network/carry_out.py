@@ -1,31 +1,39 @@
 """Runs on a machine, with nothing but Python's standard library: does what a plan says, or takes it back.
 
-    python3 carry_out.py arm FILE SECONDS     a guard waits; unless it is called off in time it takes the plan back
-    python3 carry_out.py apply FILE           the plan's commands; the first that fails ends it, and all is taken back
-    python3 carry_out.py call-off FILE        the guard ends, and the plan stays
-    python3 carry_out.py rollback FILE        take it back now
+    python3 carry_out.py arm FILE SECONDS PLAN     save the plan; a guard waits that takes it back unless called off
+    python3 carry_out.py apply FILE                the plan's commands; if one fails that ends it, and all is taken back
+    python3 carry_out.py call-off FILE             the guard ends, and the plan stays
+    python3 carry_out.py take-back FILE            the guard takes the plan back now
+    python3 carry_out.py rollback FILE             take back the plan, and all plans that stayed before it
+    python3 carry_out.py left FILE                 what rollback would do, a line each; nothing where there is nothing
 
-FILE is what `python -m smolcluster network diff --json` has for one machine. Arm before you apply: if the change cuts
-the connection that would call the guard off, the guard gives it back. It needs a Unix (a Windows PC gets routes only,
-and those are taken back by hand with the same file). A guard does not outlive a reboot.
+PLAN is what `python -m smolcluster network diff --json` has for one machine; - reads it from stdin. Arm before you
+apply: if the change cuts the connection that would call the guard off, the guard gives it back. How
+plans that stay are taken back lies in FILE.kept, the newest first. A guard does not outlive a reboot; a plan that was
+under way then counts as one that stays, and `rollback` takes it back. It needs a Unix; for Windows see
+roles/network_apply/files.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 COMMAND_S = 60.0
 CALL_S = 10.0
-_CALL_OFF = b"off\n"
+# As long as a guard may need to take a long plan back.
+BACK_S = 600.0
+_OFF, _BACK = b"off\n", b"back\n"
 
 
 class Failure(Exception):
@@ -37,10 +45,15 @@ def act(action: dict[str, Any]) -> None:
     path = action.get("path")
     try:
         if path is not None:
-            _file(Path(path), action["text"])
+            _write(Path(path), action["text"])
             return
         argv = list(action["argv"])
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=COMMAND_S, stdin=subprocess.DEVNULL)
+        # Debian's users have no sbin in PATH, and not every sudo adds it.
+        path_of_tools = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+        environment = {**os.environ, "PATH": path_of_tools, "LC_ALL": "C"}
+        done = subprocess.run(
+            argv, capture_output=True, text=True, timeout=COMMAND_S, stdin=subprocess.DEVNULL, env=environment
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Failure(f"{path or ' '.join(action['argv'])}: {error}") from None
     if done.returncode != 0:
@@ -48,99 +61,293 @@ def act(action: dict[str, Any]) -> None:
         raise Failure(f"{' '.join(argv)}: exit code {done.returncode}: {said}")
 
 
-def roll_back(plan: dict[str, Any]) -> list[str]:
-    """Take back all that can be; what could not is told. A step that was never done may well fail to be undone."""
+def undo(actions: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], str]]:
+    """Take back all that can be; what could not, with the reason. A step never done may well fail to be undone."""
     failed = []
-    for action in plan["rollback"]:
+    for action in actions:
         try:
             act(action)
         except Failure as failure:
-            failed.append(str(failure))
+            failed.append((action, str(failure)))
     return failed
 
 
-def apply(file: Path) -> int:
-    """0 when all was done; 3 when a command failed and what was done before it was taken back."""
-    plan = json.loads(file.read_text(encoding="utf-8"))
-    for number, action in enumerate(plan["apply"], 1):
+class Place:
+    """The files of one machine's plans. `file` is the plan under way, and there while it is."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.guard = file.with_name(f"{file.name}.guard")
+        self.begun = file.with_name(f"{file.name}.begun")
+        self.kept = file.with_name(f"{file.name}.kept")
+        self.outcome = file.with_name(f"{file.name}.outcome")
+
+    def plan(self) -> dict[str, Any]:
+        """The plan under way. FileNotFoundError if there is none."""
+        value: dict[str, Any] = json.loads(self.file.read_text(encoding="utf-8"))
+        return value
+
+    def kept_actions(self) -> list[dict[str, Any]]:
+        """What takes back the plans that stayed, in order."""
         try:
-            act(action)
-        except Failure as failure:
-            print(f"step {number} of {len(plan['apply'])} failed: {failure}; taking all back", file=sys.stderr)
-            for words in roll_back(plan):
-                print(f"  not taken back: {words}", file=sys.stderr)
+            actions: list[dict[str, Any]] = json.loads(self.kept.read_text(encoding="utf-8"))["rollback"]
+        except FileNotFoundError:
+            return []
+        return actions
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nobody else applies or takes back meanwhile."""
+        with self.file.with_name(f"{self.file.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def keep(self) -> None:
+        """The plan stays: what takes it back goes before what takes back the older ones."""
+        if self.file.exists() and self.begun.exists():
+            text = json.dumps({"rollback": [*self.plan()["rollback"], *self.kept_actions()]}) + "\n"
+            _write(self.kept, text, 0o600)
+        self._forget()
+
+    def take_back(self) -> list[str]:
+        """The plan is taken back, if its commands were begun; what could not be is told."""
+        failed = undo(self.plan()["rollback"]) if self.file.exists() and self.begun.exists() else []
+        self._forget()
+        return [words for _, words in failed]
+
+    def take_kept_back(self) -> list[str]:
+        """Plans that stayed are taken back. What could not be is told, and tried again the next time."""
+        failed = undo(self.kept_actions())
+        left = json.dumps({"rollback": [action for action, _ in failed]}) + "\n" if failed else None
+        _write(self.kept, left, 0o600)
+        return [words for _, words in failed]
+
+    def _forget(self) -> None:
+        self.file.unlink(missing_ok=True)
+        self.begun.unlink(missing_ok=True)
+
+
+def arm(file: Path, seconds: float, text: str) -> int:
+    """Save the plan and start a guard in a session of its own; return when it listens. 3 while another one waits."""
+    plan = json.loads(text)
+    if not isinstance(plan, dict) or not {"apply", "rollback"} <= plan.keys():
+        raise ValueError("this is no plan of one machine")
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    place = Place(file)
+    with place.alone():
+        if (other := _connect(place)) is not None:
+            other.close()
+            print("another change is under way here; unless it is finished it is taken back by itself", file=sys.stderr)
+            return 3
+        # Of a plan whose guard a reboot ended.
+        place.keep()
+        _write(file, text, 0o600)
+    listening, told = os.pipe()
+    if os.fork() == 0:
+        code = 3
+        try:
+            os.close(listening)
+            os.setsid()
+            _let_go_of_streams()
+            code = guard(place, seconds, told)
+        finally:
+            os._exit(code)
+    os.close(told)
+    with os.fdopen(listening, "rb") as pipe:
+        if pipe.read(1) == b"":
+            print("the guard did not start", file=sys.stderr)
             return 3
     return 0
 
 
-def arm(file: Path, seconds: float) -> int:
-    """Start a guard of its own session, and return when it listens."""
-    json.loads(file.read_text(encoding="utf-8"))
-    command = [sys.executable, str(Path(__file__).resolve()), "guard", str(file), str(seconds)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, start_new_session=True
-    ) as guard:
-        assert guard.stdout is not None
-        if guard.stdout.readline() != b"armed\n":
-            print("the guard did not start", file=sys.stderr)
-            return 3
-        # It goes on by itself; leaving the block would wait for it.
-        guard.stdout.close()
-        os._exit(0)
-
-
-def guard(file: Path, seconds: float) -> int:
-    """Wait to be called off; else take the plan back and write down what came of it."""
-    place = _place(file)
-    place.unlink(missing_ok=True)
+def guard(place: Place, seconds: float, told: int) -> int:
+    """Wait to be called off; else take the plan back, and write down what came of it."""
+    deadline = time.monotonic() + seconds
+    place.guard.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
         # Only its owner may call it off.
         before = os.umask(0o177)
-        server.bind(str(place))
+        server.bind(str(place.guard))
         os.umask(before)
-        server.listen(1)
-        server.settimeout(seconds)
-        sys.stdout.write("armed\n")
-        sys.stdout.flush()
+        server.listen(4)
+        os.write(told, b"!")
+        os.close(told)
+        caller, word = _called(server, deadline)
+        with contextlib.ExitStack() as stack:
+            if caller is not None:
+                stack.enter_context(caller)
+            # A plan that is being applied comes to its end first.
+            stack.enter_context(place.alone())
+            place.guard.unlink(missing_ok=True)
+            if word == _OFF:
+                place.keep()
+                failed: list[str] = []
+            else:
+                failed = place.take_back()
+            outcome = json.dumps({"rolled_back": word != _OFF, "failed": failed}) + "\n"
+            _write(place.outcome, outcome, 0o600)
+            if caller is not None:
+                with contextlib.suppress(OSError):
+                    caller.sendall(word + outcome.encode())
+    return 0 if word == _OFF else 3
+
+
+def _called(server: socket.socket, deadline: float) -> tuple[socket.socket | None, bytes]:
+    """The caller with what he wants; nobody when the time is over."""
+    while (left := deadline - time.monotonic()) > 0:
+        server.settimeout(left)
         try:
             caller, _ = server.accept()
         except TimeoutError:
-            place.unlink(missing_ok=True)
-            failed = roll_back(json.loads(file.read_text(encoding="utf-8")))
-            _file(_outcome(file), json.dumps({"rolled_back": True, "failed": failed}) + "\n")
-            return 3
-        with caller:
-            caller.settimeout(CALL_S)
-            place.unlink(missing_ok=True)
-            _file(_outcome(file), json.dumps({"rolled_back": False, "failed": []}) + "\n")
-            caller.sendall(_CALL_OFF)
-    return 0
-
-
-def call_off(file: Path) -> int:
-    """0 when the guard said that it will not fire; 3 when there is none (any more)."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+            break
         caller.settimeout(CALL_S)
         try:
-            caller.connect(str(_place(file)))
-            if caller.recv(len(_CALL_OFF)) == _CALL_OFF:
-                return 0
+            with caller.makefile("rb") as stream:
+                word = stream.readline(len(_BACK))
         except OSError:
-            pass
-    print(f"no guard is waiting: look into {_outcome(file)} for whether it took the plan back", file=sys.stderr)
+            word = b""
+        if word in (_OFF, _BACK):
+            caller.settimeout(BACK_S)
+            return caller, word
+        # Somebody who only looked whether there is a guard.
+        caller.close()
+    return None, _BACK
+
+
+def _connect(place: Place) -> socket.socket | None:
+    caller = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    caller.settimeout(CALL_S)
+    try:
+        caller.connect(str(place.guard))
+    except OSError:
+        caller.close()
+        return None
+    return caller
+
+
+def _ask(place: Place, word: bytes) -> dict[str, Any] | None:
+    """What came of it; None when no guard waits (any more)."""
+    caller = _connect(place)
+    if caller is None:
+        return None
+    with caller:
+        caller.settimeout(BACK_S)
+        try:
+            caller.sendall(word)
+            with caller.makefile("rb") as stream:
+                if stream.readline() != word:
+                    return None
+                outcome: dict[str, Any] = json.loads(stream.readline())
+        except (OSError, ValueError):
+            return None
+    return outcome
+
+
+def apply(place: Place) -> int:
+    """0 when all was done; 3 when a command failed and what was done before it was taken back."""
+    wrong = ""
+    with place.alone():
+        try:
+            plan = place.plan()
+        except FileNotFoundError:
+            _say("there is no plan (any more): its guard takes back what is not finished in time")
+            return 3
+        place.begun.touch()
+        for number, action in enumerate(plan["apply"], 1):
+            try:
+                act(action)
+            except Failure as failure:
+                wrong = f"step {number} of {len(plan['apply'])} failed: {failure}; taking all back"
+                break
+    if not wrong:
+        return 0
+    _say(wrong)
+    for words in _take_back(place):
+        _say(f"  not taken back: {words}")
     return 3
 
 
-def _place(file: Path) -> Path:
-    return file.with_name(f"{file.name}.guard")
+def call_off(place: Place) -> int:
+    """0 when the guard said that it will not fire; 3 when there is none (any more)."""
+    if _ask(place, _OFF) is not None:
+        return 0
+    print(f"no guard is waiting: look into {place.outcome} for whether it took the plan back", file=sys.stderr)
+    return 3
 
 
-def _outcome(file: Path) -> Path:
-    return file.with_name(f"{file.name}.outcome")
+def _take_back(place: Place) -> list[str]:
+    """By its guard, or where none waits by ourselves; what could not be taken back."""
+    outcome = _ask(place, _BACK)
+    if outcome is not None:
+        return list(outcome["failed"])
+    with place.alone():
+        return place.take_back()
 
 
-def _file(path: Path, text: str | None) -> None:
-    """Write a file whole, readable by all, as launchd and sysctl want it; None removes it."""
+def take_back(place: Place) -> int:
+    """0 when nothing of the plan is left; 3 when something could not be taken back."""
+    if not place.file.exists():
+        return 0
+    failed = _take_back(place)
+    for words in failed:
+        _say(f"not taken back: {words}")
+    return 3 if failed else 0
+
+
+def rollback(place: Place) -> int:
+    """Print `taken back`, or nothing where there is nothing to take back. 3 when something could not be."""
+    if not place.file.exists() and not place.kept.exists():
+        return 0
+    failed = _take_back(place) if place.file.exists() else []
+    with place.alone():
+        failed += place.take_kept_back()
+    for words in failed:
+        _say(f"not taken back: {words}")
+    _say("taken back", sys.stdout)
+    return 3 if failed else 0
+
+
+def left(place: Place) -> int:
+    """Print what `rollback` would do."""
+    under_way = place.plan()["rollback"] if place.file.exists() and place.begun.exists() else []
+    for action in [*under_way, *place.kept_actions()]:
+        verb = "write" if action.get("text") is not None else "remove"
+        _say(f"{verb} {action['path']}" if action.get("path") else " ".join(action["argv"]), sys.stdout)
+    return 0
+
+
+def _in_own_session(work: Callable[[Place], int], place: Place) -> int:
+    """Do it in a process that goes on when it cuts the connection over which it was asked; its exit code."""
+    child = os.fork()
+    if child == 0:
+        code = 3
+        try:
+            os.setsid()
+            code = work(place)
+        except (OSError, ValueError, KeyError) as error:
+            _say(f"carry_out: {error}")
+            code = 2
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _say(text: str, stream: Any = None) -> None:
+    """Whoever would read it may be cut off."""
+    with contextlib.suppress(OSError):
+        print(text, file=stream or sys.stderr, flush=True)
+
+
+def _let_go_of_streams() -> None:
+    """Whoever started us waits for the end of our output, not for us."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nothing, stream)
+    os.close(nothing)
+
+
+def _write(path: Path, text: str | None, mode: int = 0o644) -> None:
+    """Write a file whole, readable by all as launchd and sysctl want it unless `mode` says less; None removes it."""
     if text is None:
         path.unlink(missing_ok=True)
         return
@@ -151,7 +358,7 @@ def _file(path: Path, text: str | None) -> None:
             out.write(text)
             out.flush()
             os.fsync(out.fileno())
-        Path(temporary).chmod(0o644)
+        Path(temporary).chmod(mode)
         Path(temporary).replace(path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -161,20 +368,17 @@ def _file(path: Path, text: str | None) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Exit codes: 0 done, 2 a wrong call, 3 it failed, and what that means stands on stderr."""
+    working = {"apply": apply, "take-back": take_back, "rollback": rollback}
     try:
         match list(arguments):
-            case ["apply", file]:
-                return apply(Path(file))
-            case ["arm", file, seconds]:
-                return arm(Path(file), float(seconds))
-            case ["guard", file, seconds]:
-                return guard(Path(file), float(seconds))
+            case ["arm", file, seconds, text]:
+                return arm(Path(file), float(seconds), sys.stdin.read() if text == "-" else text)
             case ["call-off", file]:
-                return call_off(Path(file))
-            case ["rollback", file]:
-                failed = roll_back(json.loads(Path(file).read_text(encoding="utf-8")))
-                print("\n".join(failed), file=sys.stderr, end="\n" if failed else "")
-                return 3 if failed else 0
+                return call_off(Place(Path(file)))
+            case ["left", file]:
+                return left(Place(Path(file)))
+            case [word, file] if word in working:
+                return _in_own_session(working[word], Place(Path(file)))
             case _:
                 print(__doc__, file=sys.stderr)
                 return 2

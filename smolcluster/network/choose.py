@@ -36,7 +36,8 @@ def device_for(wanted: WantedAddress, found: FoundHost, others: Collection[str])
         return bridge
     fitting = [one for one in found.interfaces if one.kind == wanted.medium and one.device not in others]
     mine = [one for one in fitting if one.has(wanted.address) or _is_ours(one, wanted)]
-    busy = {found.ssh_device, found.default.device if found.default else None}
+    login = None if found.login_stays else found.ssh_device
+    busy = {login, found.default.device if found.default else None}
     free = [one for one in fitting if one.device not in busy]
     for candidates in (mine, [one for one in free if one.up], free):
         if len(candidates) == 1:

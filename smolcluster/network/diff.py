@@ -51,8 +51,15 @@ def plan_network(situation: Situation) -> tuple[HostPlan, ...]:
     In that order the controller can reach what lies behind a gateway when its turn comes.
     """
     hosts = [host for host in situation.wanted.hosts if host.managed and host.node in situation.found]
-    hosts.sort(key=lambda host: (not host.forwards, host.node != situation.cluster.controller))
+    hosts.sort(key=lambda host: turn(host.node, situation))
     return tuple(plan_host(host.node, situation) for host in hosts)
+
+
+def turn(node: str, situation: Situation) -> int:
+    """When a machine is set: 0 those that forward, 1 the controller, 2 the rest. Taking back goes the other way."""
+    if situation.wanted.host(node).forwards:
+        return 0
+    return 1 if node == situation.cluster.controller else 2
 
 
 def plan_host(node: str, situation: Situation) -> HostPlan:
@@ -224,6 +231,9 @@ class _Maker:
         """The steps, unless they touch what carries the login and its address would not stay."""
         risky = [step.kind for step in steps if step.kind != "routes"]
         stays = target is not None and target.ipv4 is not None and interface.has(str(target.ipv4.address))
+        if self.found.login_stays:
+            # In every connection; only without one, or out of its bridge, the interface is cut off.
+            stays = not any(step.kind == "members" or (step.kind == "active" and step.after is None) for step in steps)
         if device != self.found.ssh_device or not risky or stays:
             return steps
         network = target.network if target is not None else None

@@ -67,7 +67,7 @@ def expected_pairs(cluster: ClusterSpec, wanted: Wanted, found: dict[str, FoundH
         except NoRouteError:
             continue
         out, back = packets.there_and_back(src, dst)
-        if out.lost or back.lost:
+        if out.lost or back.lost or not out.source:
             continue
         pairs.append(
             Pair(

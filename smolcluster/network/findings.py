@@ -39,6 +39,12 @@ class Finding(Frozen):
     fix: str
     pairs: tuple[str, ...] = ()
 
+    @property
+    def fails(self) -> bool:
+        """Whether the network is not as it should be by it. A slow wire is told, and so is a cable that is out where
+        all who are on can reach each other: the machine at its other end is off, or was not asked."""
+        return self.cause != "slow" and (self.cause != "cable pulled" or bool(self.pairs))
+
 
 @dataclass(frozen=True)
 class Verified:
@@ -124,6 +130,19 @@ def _duplicates(verified: Verified) -> _Found:
                     Finding(cause="duplicate address", node=host.node, what=what, fix=fix),
                     _Touches(address.network, (host.node,)),
                 )
+            for other in verified.found.values():
+                theirs = [one.device for one in other.interfaces if one.kind != "loopback" and _ips(one) & {address.ip}]
+                if other.node != host.node and theirs:
+                    what = f"{address.ip} is {host.node}'s, and {theirs[0]} of {other.node} has it too"
+                    fix = f"take the address off {other.node}, or give {host.node} another in the inventory"
+                    yield (
+                        Finding(cause="duplicate address", node=host.node, what=what, fix=fix),
+                        _Touches(address.network, (host.node,)),
+                    )
+
+
+def _ips(interface: Interface) -> set[str]:
+    return {text.partition("/")[0] for text in interface.addresses}
 
 
 def _wires(verified: Verified) -> _Found:

@@ -142,6 +142,18 @@ class FoundHost(Frozen):
         return None
 
     @property
+    def login_stays(self) -> bool:
+        """Whether the login goes on when its interface gets other IPv4 settings: it came in at the address that the
+        interface gives itself, and that stays. On Linux only one made from the MAC does, in any connection of ours."""
+        device = self.interface(self.ssh_device) if self.ssh_device is not None else None
+        if device is None or self.ssh_address is None:
+            return False
+        address = ipaddress.ip_address(self.ssh_address.partition("%")[0])
+        if not isinstance(address, ipaddress.IPv6Address) or not address.is_link_local:
+            return False
+        return self.kind == "macos" or (self.kind == "linux" and address == _from_mac(device.mac))
+
+    @property
     def default(self) -> LiveRoute | None:
         """The default route."""
         return next((route for route in self.routes if route.destination == "0.0.0.0/0"), None)
@@ -149,3 +161,12 @@ class FoundHost(Frozen):
     def has_route(self, destination: str, via: str) -> bool:
         """Whether a route is in force."""
         return any(route.destination == destination and route.via == via for route in self.routes)
+
+
+def _from_mac(mac: str) -> ipaddress.IPv6Address | None:
+    """The link-local address that is made from a MAC (RFC 4291, appendix A)."""
+    octets = bytes.fromhex(mac.replace(":", ""))
+    if len(octets) != 6:
+        return None
+    middle = bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:]
+    return ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + middle)

@@ -1,6 +1,7 @@
 """Runs on a machine, with nothing but Python's standard library: asks the OS's own tools, prints one JSON object.
 
     python3 gather.py NODE KIND [SSH_CONNECTION]     {"schema": 1, "node": ..., "outputs": {"command": "its stdout"}}
+    python3 gather.py commands KIND                  the commands that are asked first, as a JSON list of texts
 
 It reads and changes nothing. What the answers mean is worked out where smolcluster is installed (read.py).
 """
@@ -44,10 +45,14 @@ _FIRST: dict[str, tuple[tuple[str, ...], ...]] = {
     "windows": tuple(
         ("powershell.exe", "-NoProfile", "-NonInteractive", "-Command", f"{command} {_JSON}")
         for command in (
-            "Get-NetAdapter | Select-Object Name,InterfaceDescription,MacAddress,Status,NdisPhysicalMedium,Virtual",
-            "Get-NetIPAddress -AddressFamily IPv4 | Select-Object InterfaceAlias,IPAddress,PrefixLength,PrefixOrigin",
-            "Get-NetIPInterface -AddressFamily IPv4 | Select-Object InterfaceAlias,Dhcp,NlMtu,Forwarding",
-            "Get-NetRoute -AddressFamily IPv4 | Select-Object DestinationPrefix,NextHop,InterfaceAlias,Protocol",
+            "Get-NetAdapter | Select-Object -Property @('Name', 'InterfaceDescription', 'MacAddress', 'Status',"
+            " 'NdisPhysicalMedium', 'Virtual')",
+            "Get-NetIPAddress -AddressFamily IPv4 | Select-Object -Property @('InterfaceAlias', 'IPAddress',"
+            " 'PrefixLength', 'PrefixOrigin')",
+            "Get-NetIPInterface -AddressFamily IPv4 | Select-Object -Property @('InterfaceAlias', 'Dhcp', 'NlMtu',"
+            " 'Forwarding')",
+            "Get-NetRoute -AddressFamily IPv4 | Select-Object -Property @('DestinationPrefix', 'NextHop',"
+            " 'InterfaceAlias', 'Protocol')",
         )
     ),
 }
@@ -95,8 +100,9 @@ def gather(kind: str, run: Callable[[Sequence[str]], str]) -> dict[str, str]:
 def run_command(command: Sequence[str]) -> str:
     """Its stdout; nothing when the tool is missing, fails or does not end."""
     try:
-        # English on every machine: what the tools print is read by a program.
-        environment = {**os.environ, "LC_ALL": "C", "LANG": "C"}
+        # English on every machine: what the tools print is read by a program. Debian's users have no sbin in PATH.
+        path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+        environment = {**os.environ, "LC_ALL": "C", "LANG": "C", "PATH": path}
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=DEADLINE_S, env=environment, stdin=subprocess.DEVNULL
         )
@@ -107,8 +113,11 @@ def run_command(command: Sequence[str]) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Print what was found. Exit code 2 for a wrong call."""
+    if len(arguments) == 2 and arguments[0] == "commands" and arguments[1] in _FIRST:
+        print(json.dumps([key(command) for command in first_commands(arguments[1])]))
+        return 0
     if len(arguments) not in (2, 3) or arguments[1] not in _FIRST:
-        print(f"usage: gather.py NODE {'|'.join(_FIRST)} [SSH_CONNECTION]", file=sys.stderr)
+        print(f"usage: gather.py NODE|commands {'|'.join(_FIRST)} [SSH_CONNECTION]", file=sys.stderr)
         return 2
     node, kind = arguments[:2]
     outputs = gather(kind, run_command)

@@ -44,6 +44,25 @@ def with_addresses(
     return tuple(known), tuple(notes)
 
 
+def rounds(pairs: Sequence[Pair]) -> tuple[tuple[Pair, ...], ...]:
+    """The pairs whose bandwidth is measured, once for each wire that two machines share, in rounds of pairs that do not
+    have a machine in common: those of one round do not disturb each other."""
+    done: list[list[Pair]] = []
+    seen: set[frozenset[str]] = set()
+    for pair in pairs:
+        ends = frozenset((pair.src, pair.dst))
+        if pair.passes or ends in seen:
+            continue
+        seen.add(ends)
+        for group in done:
+            if not any(ends & {other.src, other.dst} for other in group):
+                group.append(pair)
+                break
+        else:
+            done.append([pair])
+    return tuple(tuple(group) for group in done)
+
+
 def pings_of(pairs: Sequence[Pair], node: str, text: str) -> tuple[Ping, ...]:
     """What `probe.py ping` printed on a machine, a line for each address it pinged from."""
     answers: dict[str, dict[str, Any]] = {}
@@ -60,6 +79,15 @@ def speed_of(src: str, dst: str, text: str) -> Speed:
     """What `probe.py measure` printed; without numbers when the other end could not be reached."""
     value = _object(text, "probe.py measure")
     return Speed(src=src, dst=dst, rtt_ms=value.get("rtt_ms"), mbps=value.get("mbps"))
+
+
+def pinged_neighbours(text: str) -> dict[str, str]:
+    """What the last line of `probe.py ping` has of its machine's neighbours."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        said = _object(line, "probe.py ping").get("neighbours")
+        found |= neighbours_of(said) if isinstance(said, str) and said.strip() else {}
+    return found
 
 
 def neighbours_of(text: str) -> dict[str, str]:
@@ -90,10 +118,12 @@ def measured_in(files: Mapping[str, str], pairs: Sequence[Pair]) -> Measured:
         peer = re.fullmatch(r"speed\.([A-Za-z0-9_-]+)\.json", rest)
         if rest == "pings.json":
             pings += pings_of(pairs, node, text)
+            if said := pinged_neighbours(text):
+                neighbours.setdefault(node, {}).update(said)
         elif peer is not None:
             speeds.append(speed_of(node, peer[1], text))
         elif rest == "neighbours.txt":
-            neighbours[node] = neighbours_of(text)
+            neighbours.setdefault(node, {}).update(neighbours_of(text))
     return Measured(pings=tuple(pings), speeds=tuple(speeds), neighbours=neighbours)
 
 

@@ -64,9 +64,10 @@ class Packets:
         return self.send(src, self._topology.address_of(src, dst))
 
     def there_and_back(self, src: str, dst: str) -> tuple[Journey, Journey]:
-        """The packet and its answer, which goes to the address the packet was sent from."""
+        """The packet and its answer, which goes to the address the packet was sent from; none leaves a machine for one
+        that has the same address, as nodes that share a machine have."""
         out = self.there(src, dst)
-        return out, out if out.lost else self.send(dst, out.source)
+        return out, out if out.lost or not out.source else self.send(dst, out.source)
 
     def send(self, src: str, text: str) -> Journey:
         """A packet from src to an address."""

@@ -1,23 +1,30 @@
 """Runs on machines, with nothing but Python's standard library: measures the way between two addresses.
 
     python3 probe.py serve ADDRESS SECONDS [PORT]           {"port": ...}, then answers for so many seconds
+    python3 probe.py start SECONDS ADDRESS...               {"ports": {ADDRESS: ...}}; the same, and returns at once
+    python3 probe.py stop ADDRESS PORT [ADDRESS PORT] ...   ends them before their time
     python3 probe.py measure FROM TO PORT SECONDS BYTES     {"rtt_ms": ..., "mbps": ..., "bytes": ...}
-    python3 probe.py ping FROM MTU TO...                    {"pings": {TO: {"rtt_ms", "hops", "mtu"}}}
+    python3 probe.py ping KIND FROM MTU TO... [-- FROM MTU TO...] ...
+                                                            {"pings": {TO: {"rtt_ms", "hops", "mtu"}}}, a line for each
+                                                            FROM, then {"neighbours": "what the OS's own tool says"}
 
-One JSON line on stdout; what could not be had is null. Everything has a deadline. The server is bound to the one own
-address it is given, keeps nothing of what it reads, and takes one connection at a time.
+KIND is the inventory's: macos, linux, windows. JSON lines on stdout; what could not be had is null. Everything has a
+deadline. The server is bound to the one own address it is given, keeps nothing of what it reads, and takes one
+connection at a time.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import json
+import os
 import re
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 ECHOES = 32
 CHUNK = 1 << 18
@@ -27,6 +34,12 @@ WAIT_S = 10.0
 _HEADERS = 28
 _SMALLEST = 576
 _MOST_HOPS = 8
+# What does not answer costs its deadline; so few at once do not disturb each other's round trips.
+_AT_ONCE = 3
+# A packet may be lost on any Wi-Fi: what does not answer is asked again. And a starved machine takes its time to ask.
+_TRIES, _PING_S = 3, 30.0
+_PLATFORMS = {"macos": "darwin", "linux": "linux", "windows": "win32"}
+_NEIGHBOURS = {"linux": ["ip", "-j", "neigh"], "darwin": ["arp", "-an"], "win32": ["arp", "-a"]}
 # Who answered, in the words of each OS; ping's first line may name the own address after a "from" too.
 _ANSWER = re.compile(r"^(?:From|Reply from|\d+ bytes from) ([0-9.]+)", re.M)
 _TIME = re.compile(r"time[=<]([0-9.]+) ?ms")
@@ -80,21 +93,27 @@ def serve(server: socket.socket, seconds: float) -> int:
         with client:
             clients += 1
             try:
-                _answer(client, deadline)
+                if _answer(client, deadline):
+                    return clients
             except OSError:
                 continue  # this client went away or was too slow; the next may come
 
 
-def _answer(client: socket.socket, deadline: Deadline) -> None:
-    """`e` and bytes to echo, or `s` and bytes to swallow, whose count goes back when the sender has closed its side."""
+def _answer(client: socket.socket, deadline: Deadline) -> bool:
+    """`e` and bytes to echo, or `s` and bytes to swallow, whose count goes back when the sender has closed its side.
+
+    True for `q` from the own machine: that was the last one.
+    """
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     client.settimeout(min(WAIT_S, deadline.left()))
     what = client.recv(1)
+    if what == b"q":
+        return bool(client.getpeername()[0] == client.getsockname()[0])
     if what == b"e":
         for _ in range(ECHOES):
             byte = client.recv(1)
             if not byte:
-                return
+                return False
             client.sendall(byte)
     elif what == b"s":
         count, buffer = 0, bytearray(CHUNK)
@@ -105,6 +124,41 @@ def _answer(client: socket.socket, deadline: Deadline) -> None:
                 break
             count += got
         client.sendall(count.to_bytes(8, "big"))
+    return False
+
+
+def start(seconds: float, addresses: Sequence[str]) -> dict[str, int]:
+    """Servers in processes of their own, which end when the time is over; their ports. An address that this machine
+    does not have is left out."""
+    ports: dict[str, int] = {}
+    for address in addresses:
+        try:
+            server = listen(address)
+        except OSError:
+            continue
+        ports[address] = server.getsockname()[1]
+        if os.fork() == 0:
+            try:
+                os.setsid()
+                nothing = os.open(os.devnull, os.O_RDWR)
+                for stream in (0, 1, 2):
+                    os.dup2(nothing, stream)
+                serve(server, seconds)
+            finally:
+                os._exit(0)
+        server.close()
+    return ports
+
+
+def stop(address: str, port: int) -> None:
+    """End a server of this machine. Nothing happens where there is none."""
+    try:
+        with socket.create_connection((address, port), WAIT_S, (address, 0)) as link:
+            link.sendall(b"q")
+            link.settimeout(WAIT_S)
+            link.recv(1)
+    except OSError:
+        pass
 
 
 def measure(source: str, target: str, port: int, seconds: float, limit: int) -> dict[str, float | int | None]:
@@ -168,53 +222,104 @@ def ping_command(platform: str, source: str, target: str, size: int, ttl: int | 
     return ["ping", "-n", "-c", "1", "-W", "2", "-s", str(size), "-I", source, *more, target]
 
 
-def ping(source: str, target: str, size: int = 56, ttl: int | None = None, whole: bool = False) -> tuple[int, str]:
+def ping(
+    platform: str, source: str, target: str, size: int = 56, ttl: int | None = None, whole: bool = False
+) -> tuple[int, str]:
     """The exit code and the text of one ping. FileNotFoundError where there is none."""
-    command = ping_command(sys.platform, source, target, size, ttl, whole)
+    command = ping_command(platform, source, target, size, ttl, whole)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, stdin=subprocess.DEVNULL)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PING_S, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
         return 1, ""
     return done.returncode, done.stdout
 
 
-def survey(source: str, target: str, mtu: int) -> dict[str, object]:
+def survey(platform: str, source: str, target: str, mtu: int) -> dict[str, object]:
     """Round trip, the gateways on the way, and the largest packet up to `mtu` that passes whole."""
     try:
-        code, text = ping(source, target)
-        answered = code == 0 and "TTL expired" not in text and "unreachable" not in text
-        if not answered:
+        for _ in range(_TRIES):
+            code, text = ping(platform, source, target)
+            answered = code == 0 and "TTL expired" not in text and "unreachable" not in text
+            if answered:
+                break
+        else:
             return {"rtt_ms": None, "hops": None, "mtu": None}
         trip = _TIME.search(text)
         return {
             "rtt_ms": float(trip[1]) if trip else None,
-            "hops": _hops(source, target),
-            "mtu": _largest(source, target, mtu),
+            "hops": _hops(platform, source, target),
+            "mtu": _largest(platform, source, target, mtu),
         }
     except FileNotFoundError:
         return {"rtt_ms": None, "hops": None, "mtu": None, "error": "there is no ping here"}
 
 
-def _hops(source: str, target: str) -> list[str]:
+def survey_all(platform: str, groups: Sequence[Sequence[str]]) -> list[dict[str, dict[str, object]]]:
+    """Each group is FROM MTU TO...; a few are asked at the same time."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        asked = [
+            {target: pool.submit(survey, platform, own_address(source), target, int(mtu)) for target in targets}
+            for source, mtu, *targets in groups
+        ]
+        return [{target: answer.result() for target, answer in group.items()} for group in asked]
+
+
+def neighbours(platform: str) -> str:
+    """Which hardware address answers at which address, in the words of the OS's own tool; empty where there is none."""
+    # Debian's users have no sbin in PATH.
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+    try:
+        done = subprocess.run(
+            _NEIGHBOURS[platform],
+            capture_output=True,
+            text=True,
+            timeout=WAIT_S,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PATH": path},
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+def _grouped(words: Sequence[str]) -> list[list[str]]:
+    """The command line's groups, which `--` parts. ValueError for one that is too short."""
+    groups: list[list[str]] = [[]]
+    for word in words:
+        if word == "--":
+            groups.append([])
+        else:
+            groups[-1].append(word)
+    if any(len(group) < 3 for group in groups):
+        raise ValueError("ping wants FROM MTU TO...")
+    return groups
+
+
+def _hops(platform: str, source: str, target: str) -> list[str]:
     """Who says that a packet's time to live is over, one hop after the other."""
     hops: list[str] = []
     for ttl in range(1, _MOST_HOPS + 1):
-        _, text = ping(source, target, ttl=ttl)
-        answer = _ANSWER.search(text)
+        for _ in range(_TRIES):
+            _, text = ping(platform, source, target, ttl=ttl)
+            if (answer := _ANSWER.search(text)) is not None:
+                break
         if answer is not None and answer[1] == target:
             break
         hops.append(answer[1] if answer is not None else "?")
     return hops
 
 
-def _largest(source: str, target: str, most: int) -> int | None:
+def _largest(platform: str, source: str, target: str, most: int) -> int | None:
     """By halving; None when not even the smallest passes."""
 
-    def passes(mtu: int) -> bool:
-        code, text = ping(source, target, size=mtu - _HEADERS, whole=True)
-        return code == 0 and "fragmented" not in text
+    def passes(mtu: int, tries: int = 1) -> bool:
+        for _ in range(tries):
+            code, text = ping(platform, source, target, size=mtu - _HEADERS, whole=True)
+            if code == 0 and "fragmented" not in text:
+                return True
+        return False
 
-    if passes(most):
+    if passes(most, _TRIES):
         return most
     low, high = _SMALLEST, most
     if not passes(low):
@@ -235,10 +340,15 @@ def main(arguments: Sequence[str]) -> int:
                     serve(server, float(seconds))
             case ["measure", source, target, port, seconds, limit]:
                 print(json.dumps(measure(source, target, int(port), float(seconds), int(limit))))
-            case ["ping", source, mtu, *targets] if targets:
-                print(
-                    json.dumps({"pings": {target: survey(own_address(source), target, int(mtu)) for target in targets}})
-                )
+            case ["start", seconds, *addresses] if addresses:
+                print(json.dumps({"ports": start(float(seconds), addresses)}))
+            case ["stop", *words] if words and len(words) % 2 == 0:
+                for address, port in zip(words[::2], words[1::2], strict=True):
+                    stop(own_address(address), int(port))
+            case ["ping", kind, *words] if kind in _PLATFORMS:
+                for pings in survey_all(_PLATFORMS[kind], _grouped(words)):
+                    print(json.dumps({"pings": pings}))
+                print(json.dumps({"neighbours": neighbours(_PLATFORMS[kind])}))
             case _:
                 print(__doc__, file=sys.stderr)
                 return 2

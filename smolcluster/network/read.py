@@ -18,10 +18,25 @@ Outputs = dict[str, str]
 
 def found_host(text: str, file: str = "") -> FoundHost:
     """The machine that a found-state file describes. InputError when it is none, or of another version."""
+    return _found_host(_json(text, file), file)
+
+
+def found_hosts(text: str, file: str = "") -> tuple[FoundHost, ...]:
+    """The machine of a found-state file, or all of one that has several under `hosts`. InputError."""
+    value = _json(text, file)
+    if isinstance(value, dict) and isinstance(value.get("hosts"), list):
+        return tuple(_found_host(one, file) for one in value["hosts"])
+    return (_found_host(value, file),)
+
+
+def _json(text: str, file: str) -> Any:
     try:
-        value: Any = json.loads(text)
+        return json.loads(text)
     except ValueError as error:
         raise InputError([Problem(file, 0, "", f"is no JSON: {error}", "write it with gather.py")]) from None
+
+
+def _found_host(value: Any, file: str) -> FoundHost:
     if not isinstance(value, dict) or value.get("schema") != gather.SCHEMA:
         what = f"is no found state of version {gather.SCHEMA}"
         raise InputError([Problem(file, 0, "schema", what, "write it with gather.py of this smolcluster")])

@@ -35,11 +35,13 @@ def pairs_table(verified: Verified) -> Table:
 
 def told(finding: Finding) -> str:
     """A finding in a few lines: what is wrong, the way out, the pairs that it explains."""
-    lines = [f"{finding.cause}: {finding.what}", f"    fix: {finding.fix}"]
+    note = "" if finding.fails else "note: "
+    lines = [f"{note}{finding.cause}: {finding.what}", f"    fix: {finding.fix}"]
     if finding.pairs:
         shown = ", ".join(finding.pairs[:_SHOWN])
         more = len(finding.pairs) - _SHOWN
-        lines.append(f"    broken by it: {shown}" + (f" and {more} more" if more > 0 else ""))
+        word = "broken by it" if finding.fails else "seen on"
+        lines.append(f"    {word}: {shown}" + (f" and {more} more" if more > 0 else ""))
     return "\n".join(lines)
 
 
@@ -53,7 +55,7 @@ def verification_files(verified: Verified, findings: Sequence[Finding]) -> dict[
     report = {
         "schema": REPORT_SCHEMA,
         "cluster": verified.cluster.name,
-        "status": "failed" if findings else "completed",
+        "status": "failed" if any(finding.fails for finding in findings) else "completed",
         "findings": [finding.model_dump() for finding in findings],
         "pairs": [pair.model_dump() for pair in verified.pairs],
         "measured": verified.measured.model_dump(),

@@ -123,6 +123,14 @@ class HostPlan(Frozen):
         return tuple(step.inverse() for step in reversed(self.steps))
 
 
+def described(plan: HostPlan) -> str:
+    """A machine's steps as a person reads them."""
+    count = len(plan.steps)
+    words = "nothing to do" if not count else "1 step" if count == 1 else f"{count} steps"
+    steps = ["  " + describe(step).replace("\n", "\n  ") for step in plan.steps]
+    return "\n".join([f"{plan.node}: {words}", *steps])
+
+
 def describe(step: Step) -> str:
     """Two lines, as a diff shows them."""
     where = " ".join(part for part in (step.device, step.kind) if part)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,16 +30,21 @@ def python(line: str) -> dict:
     return {"argv": [sys.executable, "-c", line], "path": None, "text": None}
 
 
-def plan(tmp_path: Path, *apply: dict) -> Path:
+def plan(tmp_path: Path, *apply: dict) -> str:
     """Writes `a` and whatever more; taking it back removes `a` and brings `old` again."""
-    file = tmp_path / "plan.json"
     back = [write(tmp_path / "old", "was"), python("raise SystemExit(7)"), remove(tmp_path / "a")]
-    file.write_text(json.dumps({"apply": [write(tmp_path / "a", "new"), *apply], "rollback": back}), encoding="utf-8")
-    return file
+    return json.dumps({"apply": [write(tmp_path / "a", "new"), *apply], "rollback": back})
 
 
-def run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-I", SCRIPT, *words], capture_output=True, text=True, timeout=120)
+def simple(tmp_path: Path, name: str, text: str, before: str | None) -> str:
+    back = write(tmp_path / name, before) if before is not None else remove(tmp_path / name)
+    return json.dumps({"apply": [write(tmp_path / name, text)], "rollback": [back]})
+
+
+def run(*words: str, text: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-I", SCRIPT, *words], input=text, capture_output=True, text=True, timeout=120
+    )
 
 
 def wait_for(path: Path) -> dict:
@@ -47,68 +55,188 @@ def wait_for(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def test_all_is_done(tmp_path: Path) -> None:
-    file = plan(tmp_path, remove(tmp_path / "a"), remove(tmp_path / "never there"))
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[Path]:
+    place = tmp_path / "state" / "plan.json"
+    yield place
+    # Whatever a test left waiting.
+    run("take-back", str(place))
+
+
+def arm(file: Path, text: str, seconds: float = 100) -> None:
+    done = run("arm", str(file), str(seconds), "-", text=text)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_all_is_done(file: Path, tmp_path: Path) -> None:
+    arm(file, plan(tmp_path, remove(tmp_path / "a"), remove(tmp_path / "never there")))
     assert run("apply", str(file)).returncode == 0
     assert not (tmp_path / "a").exists()
     assert not (tmp_path / "old").exists()
 
 
-def test_a_command_that_fails_takes_all_back(tmp_path: Path) -> None:
+def test_a_command_that_fails_takes_all_back(file: Path, tmp_path: Path) -> None:
     failing = python("import sys; sys.exit('no such device')")
-    done = run("apply", str(plan(tmp_path, failing, write(tmp_path / "b", "x"))))
+    arm(file, plan(tmp_path, failing, write(tmp_path / "b", "x")))
+    done = run("apply", str(file))
     assert done.returncode == 3
     assert "step 2 of 3 failed" in done.stderr
     assert "no such device; taking all back" in done.stderr
     # What cannot be taken back is told, and does not keep the rest from it.
     assert "exit code 7" in done.stderr
     assert [(tmp_path / name).exists() for name in ("a", "b", "old")] == [False, False, True]
+    # Its guard has done it, and is gone.
+    assert wait_for(file.with_name("plan.json.outcome"))["rolled_back"]
+    assert run("call-off", str(file)).returncode == 3
+    assert run("take-back", str(file)).returncode == 0
 
 
-def test_a_tool_that_is_missing(tmp_path: Path) -> None:
-    done = run("apply", str(plan(tmp_path, {"argv": ["no-such-tool"], "path": None, "text": None})))
+def test_a_tool_that_is_missing(file: Path, tmp_path: Path) -> None:
+    arm(file, plan(tmp_path, {"argv": ["no-such-tool"], "path": None, "text": None}))
+    done = run("apply", str(file))
     assert (done.returncode, "no-such-tool" in done.stderr) == (3, True)
 
 
-def test_a_guard_that_is_called_off_leaves_the_plan(tmp_path: Path) -> None:
-    file = plan(tmp_path)
-    assert run("arm", str(file), "60").returncode == 0
+def test_a_guard_that_is_called_off_leaves_the_plan(file: Path, tmp_path: Path) -> None:
+    arm(file, plan(tmp_path))
     assert run("apply", str(file)).returncode == 0
     assert run("call-off", str(file)).returncode == 0
-    assert wait_for(tmp_path / "plan.json.outcome") == {"rolled_back": False, "failed": []}
+    assert wait_for(file.with_name("plan.json.outcome")) == {"rolled_back": False, "failed": []}
     assert (tmp_path / "a").exists()
     again = run("call-off", str(file))
     assert (again.returncode, "no guard is waiting" in again.stderr) == (3, True)
 
 
-def test_a_guard_that_nobody_calls_off_takes_the_plan_back(tmp_path: Path) -> None:
-    file = plan(tmp_path)
+def test_a_guard_that_nobody_calls_off_takes_the_plan_back(file: Path, tmp_path: Path) -> None:
+    arm(file, plan(tmp_path, python("import time; time.sleep(3)")), 1)
+    # Its time is over in the middle of it: the plan comes to its end, then it is taken back.
     assert run("apply", str(file)).returncode == 0
-    assert run("arm", str(file), "0.2").returncode == 0
-    outcome = wait_for(tmp_path / "plan.json.outcome")
+    outcome = wait_for(file.with_name("plan.json.outcome"))
     assert outcome["rolled_back"]
     assert len(outcome["failed"]) == 1
     assert [(tmp_path / name).exists() for name in ("a", "old")] == [False, True]
     assert run("call-off", str(file)).returncode == 3
+    late = run("apply", str(file))
+    assert (late.returncode, "no plan" in late.stderr) == (3, True)
 
 
-def test_only_its_owner_may_call_it_off(tmp_path: Path) -> None:
-    file = plan(tmp_path)
-    assert run("arm", str(file), "60").returncode == 0
-    assert (tmp_path / "plan.json.guard").stat().st_mode & 0o777 == 0o600
+def test_a_plan_that_was_never_begun_needs_no_taking_back(file: Path, tmp_path: Path) -> None:
+    arm(file, plan(tmp_path))
+    assert run("take-back", str(file)).returncode == 0
+    assert wait_for(file.with_name("plan.json.outcome")) == {"rolled_back": True, "failed": []}
+    assert not (tmp_path / "old").exists()
+    assert not file.exists()
+
+
+def test_taken_back_at_once(file: Path, tmp_path: Path) -> None:
+    arm(file, simple(tmp_path, "a", "new", None))
+    assert run("apply", str(file)).returncode == 0
+    assert run("take-back", str(file)).returncode == 0
+    assert not (tmp_path / "a").exists()
+    assert run("take-back", str(file)).returncode == 0
+
+
+def test_two_changes_at_once_are_refused(file: Path, tmp_path: Path) -> None:
+    arm(file, simple(tmp_path, "a", "new", None))
+    done = run("arm", str(file), "100", simple(tmp_path, "b", "new", None))
+    assert (done.returncode, "another change is under way" in done.stderr) == (3, True)
+    # The first one goes on.
+    assert run("apply", str(file)).returncode == 0
     assert run("call-off", str(file)).returncode == 0
-    assert not (tmp_path / "plan.json.guard").exists()
+    assert (tmp_path / "a").read_text() == "new"
 
 
-def test_rollback_by_hand(tmp_path: Path) -> None:
-    file = plan(tmp_path)
-    run("apply", str(file))
+def test_only_its_owner_may_call_it_off(file: Path, tmp_path: Path) -> None:
+    arm(file, plan(tmp_path))
+    guard = file.with_name("plan.json.guard")
+    assert guard.stat().st_mode & 0o777 == 0o600
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.parent.stat().st_mode & 0o777 == 0o700
+    assert run("call-off", str(file)).returncode == 0
+    assert not guard.exists()
+
+
+def test_plans_that_stayed_are_taken_back_the_newest_first(file: Path, tmp_path: Path) -> None:
+    for text, before in (("1", None), ("2", "1"), ("3", "2")):
+        arm(file, simple(tmp_path, "a", text, before))
+        assert run("apply", str(file)).returncode == 0
+        assert run("call-off", str(file)).returncode == 0
+    assert (tmp_path / "a").read_text() == "3"
     done = run("rollback", str(file))
-    assert (done.returncode, "exit code 7" in done.stderr) == (3, True)
+    assert (done.returncode, done.stdout) == (0, "taken back\n")
+    assert not (tmp_path / "a").exists()
+    again = run("rollback", str(file))
+    assert (again.returncode, again.stdout) == (0, "")
+
+
+def test_a_plan_under_way_is_taken_back_with_the_others(file: Path, tmp_path: Path) -> None:
+    arm(file, simple(tmp_path, "a", "1", None))
+    run("apply", str(file))
+    run("call-off", str(file))
+    arm(file, simple(tmp_path, "a", "2", "1"))
+    run("apply", str(file))
+    assert run("rollback", str(file)).returncode == 0
     assert not (tmp_path / "a").exists()
 
 
-@pytest.mark.parametrize("words", [["fly"], ["apply", "nowhere.json"], ["arm", "nowhere.json", "1"]])
+def test_a_reboot_ends_the_guard_and_the_plan_counts_as_kept(file: Path, tmp_path: Path) -> None:
+    arm(file, simple(tmp_path, "a", "1", None))
+    run("apply", str(file))
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if str(file).encode() in words:
+            os.kill(int(process.name), signal.SIGKILL)
+    arm(file, simple(tmp_path, "a", "2", "1"))
+    run("apply", str(file))
+    run("call-off", str(file))
+    assert (tmp_path / "a").read_text() == "2"
+    assert run("rollback", str(file)).returncode == 0
+    assert not (tmp_path / "a").exists()
+
+
+def test_what_could_not_be_taken_back_is_tried_again(file: Path, tmp_path: Path) -> None:
+    needs = python(f"import sys; sys.exit(not __import__('os').path.exists({str(tmp_path / 'door')!r}))")
+    text = json.dumps({"apply": [write(tmp_path / "a", "new")], "rollback": [needs, remove(tmp_path / "a")]})
+    arm(file, text)
+    run("apply", str(file))
+    run("call-off", str(file))
+    done = run("rollback", str(file))
+    assert (done.returncode, "not taken back" in done.stderr) == (3, True)
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "door").write_text("")
+    again = run("rollback", str(file))
+    assert (again.returncode, again.stdout) == (0, "taken back\n")
+    assert run("rollback", str(file)).stdout == ""
+
+
+def test_a_rollback_goes_on_when_its_caller_is_cut_off(file: Path, tmp_path: Path) -> None:
+    slow = python("import time; time.sleep(2)")
+    arm(file, json.dumps({"apply": [write(tmp_path / "a", "x")], "rollback": [slow, remove(tmp_path / "a")]}))
+    run("apply", str(file))
+    run("call-off", str(file))
+    command = [sys.executable, "-I", SCRIPT, "rollback", str(file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as caller:
+        with pytest.raises(subprocess.TimeoutExpired):
+            caller.wait(1)
+        os.killpg(caller.pid, signal.SIGHUP)
+        caller.wait(60)
+    end = time.monotonic() + 60
+    while file.with_name("plan.json.kept").exists():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("words", [["fly"], ["arm", "plan.json", "1", "no plan"], ["arm", "plan.json", "soon", "{}"]])
 def test_wrong_calls(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert run(*words).returncode == 2
+
+
+def test_nothing_to_take_back(file: Path) -> None:
+    for word in ("take-back", "rollback"):
+        done = run(word, str(file))
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -81,6 +81,20 @@ def test_a_cable_pulled(machines: dict[str, Machine]) -> None:
     assert len(found[1].pairs) == 12
 
 
+def test_what_only_is_slow_or_off_is_told_and_fails_nothing(machines: dict[str, Machine]) -> None:
+    machines["mini1"].devices["en0"]["up"] = False
+    # pi5 is off: nobody asked it.
+    state = verified({name: machine for name, machine in machines.items() if name != "pi5"})
+    finding = only(state)
+    assert (finding.cause, finding.node, finding.pairs, finding.fails) == ("cable pulled", "mini1", (), False)
+    assert told(finding).startswith("note: cable pulled: en0 of mini1 has no carrier")
+    machines["mini1"].devices["en0"]["up"] = True
+    finding = only(verified(machines, speeds=(Speed(src="mini1", dst="pi5", mbps=94.1),)))
+    assert (finding.cause, finding.fails) == ("slow", False)
+    assert told(finding).endswith("    seen on: mini1 -> pi5")
+    assert json.loads(verification_files(state, (finding,))["report.json"])["status"] == "completed"
+
+
 def test_a_wrong_address_on_a_peer(machines: dict[str, Machine]) -> None:
     mini3 = machines["mini3"]
     assert isinstance(mini3, Mac)
@@ -100,6 +114,19 @@ def test_a_duplicate_address(machines: dict[str, Machine]) -> None:
     )
     stranger = only(verified(machines, mini3={"10.10.0.2": "aa:aa:aa:aa:aa:aa"}))
     assert "a machine that is not in the inventory (aa:aa:aa:aa:aa:aa) answers there" in stranger.what
+
+
+def test_an_address_that_two_have(machines: dict[str, Machine]) -> None:
+    state = verified(machines)
+    mini3 = state.found["mini3"]
+    twice = tuple(
+        one.model_copy(update={"addresses": (*one.addresses, "10.10.0.2/24")}) if one.device == "bridge0" else one
+        for one in mini3.interfaces
+    )
+    found = {**state.found, "mini3": mini3.model_copy(update={"interfaces": twice})}
+    finding = only(Verified(state.cluster, state.wanted, found, state.measured))
+    assert (finding.cause, finding.node, finding.fails) == ("duplicate address", "mini2", True)
+    assert finding.what == "10.10.0.2 is mini2's, and bridge0 of mini3 has it too"
 
 
 def test_the_routers_own_network(machines: dict[str, Machine]) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from smolcluster.cli import main
 from smolcluster.network.expected import Ping, Speed, expected_pairs
-from smolcluster.network.measuring import measured_in, neighbours_of, with_addresses
+from smolcluster.network.measuring import measured_in, neighbours_of, rounds, with_addresses
 from smolcluster.network.parse import FormatError
 
 from .clusters import CHAIN, HOME_FILE
@@ -102,3 +102,25 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (measured / "pi5.pings.json").write_text(json.dumps(none), encoding="utf-8")
     assert main(["network", "verify", str(measured), *common]) == 3
     assert "wrong address: bridge0 of mini1 should have 10.10.0.1/24 and has none\n" in capsys.readouterr().out
+
+
+def test_every_wire_is_filled_once_and_no_machine_twice_at_a_time() -> None:
+    now = situation(bare(CHAIN))
+    known, _ = with_addresses(expected_pairs(now.cluster, now.wanted, dict(now.found)), now.cluster, now.found)
+    done = rounds(known)
+    for group in done:
+        ends = [node for pair in group for node in (pair.src, pair.dst)]
+        assert len(ends) == len(set(ends))
+    measured = [frozenset((pair.src, pair.dst)) for group in done for pair in group]
+    assert len(measured) == len(set(measured))
+    assert set(measured) == {frozenset((pair.src, pair.dst)) for pair in known if not pair.passes}
+
+
+def test_neighbours_come_with_the_pings() -> None:
+    now = situation(bare(CHAIN))
+    pairs, _ = with_addresses(expected_pairs(now.cluster, now.wanted, dict(now.found)), now.cluster, now.found)
+    pings = json.dumps({"pings": {"10.10.0.2": {"rtt_ms": 0.1, "hops": [], "mtu": 1500}}})
+    arp = json.dumps({"neighbours": "? (10.10.0.2) at 36:5f:d5:0:1:0 on bridge0 ifscope [bridge]\n"})
+    found = measured_in({"mini1.pings.json": f"{pings}\n{arp}\n", "mini3.pings.json": ""}, pairs)
+    assert [(ping.src, ping.dst, ping.rtt_ms) for ping in found.pings] == [("mini1", "mini2", 0.1)]
+    assert found.neighbours == {"mini1": {"10.10.0.2": "36:5f:d5:00:01:00"}}

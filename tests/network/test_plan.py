@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from smolcluster.network.actions import actions_of
-from smolcluster.network.diff import plan_host, plan_network
+from smolcluster.network.diff import Situation, plan_host, plan_network
 from smolcluster.network.steps import HostPlan, describe
 from smolcluster.spec import ClusterSpec
 
@@ -69,7 +69,7 @@ def test_what_every_machine_of_the_chain_is_told() -> None:
     ]
     assert told["pi5"] == [
         "nmcli connection add type ethernet con-name smolcluster-eth0 ifname eth0 autoconnect yes"
-        " connection.autoconnect-priority 100 ipv4.method disabled ipv6.method link-local",
+        " connection.autoconnect-priority 100 ipv4.method disabled ipv6.method link-local ipv6.addr-gen-mode eui64",
         "nmcli connection modify smolcluster-eth0 ipv4.method manual ipv4.addresses 192.168.50.2/24"
         " ipv4.gateway  ipv4.never-default yes",
         "nmcli connection modify smolcluster-eth0 ipv4.routes 10.10.0.0/24 192.168.50.1,"
@@ -198,6 +198,30 @@ def test_what_carries_the_login_is_not_touched() -> None:
         f"home.smol.yml:{line}: networks.ethernet_pi5.members.mini1: en0 of mini1 carries the login and is not touched"
         " (it would change: ipv4) | log in over another wire (the machine's `host:`), or set it by hand once"
     ]
+
+
+@pytest.mark.parametrize(
+    ("mac", "address", "stays"),
+    [
+        ("02:53:4d:4c:04:00", "fe80::53:4dff:fe4c:400%eth0", True),
+        # Of a connection's own secret: it is another one in a connection of ours.
+        ("02:53:4d:4c:04:00", "fe80::1234:5678:9abc:def0%eth0", False),
+        ("02:53:4d:4c:04:00", "192.168.50.77", False),
+    ],
+)
+def test_a_pis_only_wire_is_set_over_the_address_that_it_gives_itself(mac: str, address: str, stays: bool) -> None:
+    found = dict(situation(bare(CHAIN)).found)
+    pi, *_ = (host for host in found.values() if host.node == "pi5")
+    ethernet = next(one for one in pi.interfaces if one.device == "eth0")
+    more = ("192.168.50.77/24",) if ":" not in address else ()
+    wired = ethernet.model_copy(update={"mac": mac, "addresses": more, "up": True})
+    update = {"interfaces": (wired,), "routes": (), "ssh_address": address, "ssh_client": "fe80::1%eth0"}
+    found["pi5"] = pi.model_copy(update=update)
+    now = situation(bare(CHAIN))
+    plan = plan_host("pi5", Situation(now.cluster, now.document, now.wanted, found))
+    assert found["pi5"].login_stays is stays
+    assert bool(plan.problems) is not stays
+    assert bool(plan.steps) is stays
 
 
 def test_the_login_may_stay_where_its_address_stays() -> None:

@@ -21,7 +21,7 @@ LIMIT = 8 << 20
 
 def run(*words: str) -> tuple[int, dict]:
     done = subprocess.run([sys.executable, "-I", str(PROBE), *words], capture_output=True, text=True, timeout=120)
-    return done.returncode, json.loads(done.stdout or "{}")
+    return done.returncode, json.loads((done.stdout or "{}").splitlines()[0])
 
 
 @pytest.mark.parametrize("script", [PROBE, Path(gather.__file__), Path(carry_out.__file__)], ids=lambda p: p.name)
@@ -71,6 +71,24 @@ def test_the_server_ends_by_itself() -> None:
     assert found["port"] > 0
 
 
+def test_servers_of_their_own_that_are_ended_before_their_time() -> None:
+    code, found = run("start", "100", "127.0.0.1", "127.0.0.2", "203.0.113.9")
+    # An address that this machine does not have is left out.
+    assert (code, sorted(found["ports"])) == (0, ["127.0.0.1", "127.0.0.2"])
+    for address, port in found["ports"].items():
+        assert probe.measure("127.0.0.1", address, port, 5, 1000)["bytes"] == 1000
+    # Nobody else ends them.
+    with socket.create_connection(("127.0.0.2", found["ports"]["127.0.0.2"]), 10, ("127.0.0.3", 0)) as stranger:
+        stranger.sendall(b"q")
+        assert stranger.recv(1) == b""
+    words = [str(word) for address, port in found["ports"].items() for word in (address, port)]
+    assert run("stop", *words)[0] == 0
+    for address, port in found["ports"].items():
+        with pytest.raises(ConnectionRefusedError):
+            probe.measure("127.0.0.1", address, port, 5, 1000)
+    assert run("stop", *words)[0] == 0
+
+
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "224.0.0.1", "mini1.local"])
 def test_it_listens_at_one_own_address_only(address: str) -> None:
     assert run("serve", address, "1")[0] == 2
@@ -86,7 +104,7 @@ def test_nobody_there_is_said_in_json() -> None:
 
 def test_wrong_calls() -> None:
     assert run("fly")[0] == 2
-    assert run("ping", "127.0.0.1", "1500")[0] == 2
+    assert run("ping", "linux", "127.0.0.1", "1500")[0] == 2
 
 
 def test_every_os_has_its_ping() -> None:
@@ -104,7 +122,9 @@ def test_every_os_has_its_ping() -> None:
 def fake_ping(monkeypatch: pytest.MonkeyPatch, mtu: int) -> None:
     """Two gateways on the way, and packets above `mtu` do not pass."""
 
-    def ping(source: str, target: str, size: int = 56, ttl: int | None = None, whole: bool = False) -> tuple[int, str]:
+    def ping(
+        platform: str, source: str, target: str, size: int = 56, ttl: int | None = None, whole: bool = False
+    ) -> tuple[int, str]:
         if ttl is not None and ttl < 3:
             answer = (
                 f"PING {target} ({target}) from {source} : 56(84) bytes of data.\nFrom 10.0.1.1 icmp_seq=1 Time to live"
@@ -122,7 +142,7 @@ def fake_ping(monkeypatch: pytest.MonkeyPatch, mtu: int) -> None:
 @pytest.mark.parametrize(("passes", "found"), [(9000, 1500), (1500, 1500), (1400, 1400), (577, 577), (100, None)])
 def test_survey(monkeypatch: pytest.MonkeyPatch, passes: int, found: int | None) -> None:
     fake_ping(monkeypatch, passes)
-    assert probe.survey("10.0.1.9", "10.0.3.9", 1500) == {
+    assert probe.survey("linux", "10.0.1.9", "10.0.3.9", 1500) == {
         "rtt_ms": 0.437,
         "hops": ["10.0.1.1", "10.0.2.1"],
         "mtu": found,
@@ -131,15 +151,15 @@ def test_survey(monkeypatch: pytest.MonkeyPatch, passes: int, found: int | None)
 
 def test_survey_without_ping_or_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "ping", lambda *_, **__: (1, "Request timeout\n"))
-    assert probe.survey("10.0.1.9", "10.0.3.9", 1500) == {"rtt_ms": None, "hops": None, "mtu": None}
+    assert probe.survey("linux", "10.0.1.9", "10.0.3.9", 1500) == {"rtt_ms": None, "hops": None, "mtu": None}
     monkeypatch.undo()
     monkeypatch.setenv("PATH", "")
-    assert probe.survey("127.0.0.1", "127.0.0.1", 1500)["error"] == "there is no ping here"
+    assert probe.survey("linux", "127.0.0.1", "127.0.0.1", 1500)["error"] == "there is no ping here"
 
 
 @pytest.mark.skipif(shutil.which("ping") is None, reason="this machine has no ping")
 def test_a_real_ping_on_loopback() -> None:
-    code, found = run("ping", "127.0.0.1", "1500", "127.0.0.1")
+    code, found = run("ping", "linux", "127.0.0.1", "1500", "127.0.0.1")
     if found["pings"]["127.0.0.1"]["rtt_ms"] is None:
         pytest.skip("ping is not allowed here")
     assert (code, found["pings"]["127.0.0.1"]["hops"], found["pings"]["127.0.0.1"]["mtu"]) == (0, [], 1500)

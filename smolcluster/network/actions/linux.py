@@ -32,8 +32,11 @@ def actions(step: Step) -> tuple[Action, ...]:
                 _PRIORITY,
                 "ipv4.method",
                 "disabled",
+                # Made from the MAC, so that it is the same in every connection and a login over it goes on.
                 "ipv6.method",
                 "link-local",
+                "ipv6.addr-gen-mode",
+                "eui64",
             )
             return (_nmcli("connection", "add", *words, *more),)
         case ProfileStep():

@@ -1,0 +1,66 @@
+"""PowerShell that nobody could run here: at least its grammar is right, in files and in the steps of a plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tree_sitter_powershell
+from tree_sitter import Language, Node, Parser
+
+from smolcluster.network import gather
+from smolcluster.network.actions import actions_of
+from smolcluster.network.diff import plan_network
+
+from .clusters import CHAIN
+from .homes import bare, situation
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted(ROOT.glob("roles/*/files/*.ps1"))
+LANGUAGE = Language(tree_sitter_powershell.language())
+
+
+def errors(text: str) -> list[str]:
+    """Where the grammar does not fit, by line."""
+    found, nodes = [], [Parser(LANGUAGE).parse(text.encode()).root_node]
+    while nodes:
+        node: Node = nodes.pop()
+        if node.is_error or node.is_missing:
+            found.append(f"line {node.start_point[0] + 1}: {text.encode()[node.start_byte : node.end_byte][:60]!r}")
+        nodes += node.children
+    return found
+
+
+def test_the_grammar_tells_good_from_bad() -> None:
+    assert not errors("if (Test-Path 'x') { Get-Item 'x' }\n")
+    assert errors("if (Test-Path 'x' { Get-Item 'x' }\n")
+    assert errors("foreach ($a in $b { }\n")
+    assert errors("New-NetRoute -NextHop '10.0.0.1\n")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(ROOT / "roles").as_posix())
+def test_every_file(file: Path) -> None:
+    assert not errors(file.read_text(encoding="utf-8"))
+
+
+def test_the_files_are_there() -> None:
+    names = [file.relative_to(ROOT / "roles").as_posix() for file in FILES]
+    assert names == [
+        "network_apply/files/carry_out.ps1",
+        "network_gather/files/gather.ps1",
+        "network_probe/files/ping.ps1",
+    ]
+
+
+def test_every_step_of_a_windows_plan_and_its_way_back() -> None:
+    (plan,) = (plan for plan in plan_network(situation(bare(CHAIN))) if plan.os == "windows")
+    lines = [action.argv[-1] for step in (*plan.steps, *plan.rollback()) for action in actions_of(step)]
+    assert len(lines) > 2
+    assert [line for line in lines if errors(line)] == []
+
+
+def test_every_question() -> None:
+    for command in gather.first_commands("windows"):
+        # gather.ps1 takes this off, and runs the rest.
+        assert gather.key(command).startswith("powershell.exe -NoProfile -NonInteractive -Command ")
+        assert not errors(command[-1])
