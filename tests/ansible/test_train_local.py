@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from ansible_lab import LONG, SHORT, TINY, Cluster, Outcome, Playing, gone_within
+from ansible_lab import LONG, SHORT, Cluster, Outcome, Playing, gone_within
 
 from tests.data.idx_files import write_idx
 
@@ -57,13 +57,15 @@ def test_fsdp_from_the_plan_to_the_model(local: Cluster) -> None:
     assert not local.processes()
 
 
-def test_classicdp_on_a_subset_of_the_nodes(local: Cluster) -> None:
-    outcome = local.play("train", "strategy=classicdp", "nodes=node1,node3", override=SHORT)
-    run = assert_complete(local, outcome, ("node1", "node3"))
-    assert not (run / "nodes" / "node2").exists()
+def test_a_name_of_its_own_a_list_of_overrides_and_a_place_without_links(local: Cluster) -> None:
+    local.runs.mkdir()
+    (local.runs / "latest").mkdir()
+    (local.runs / "latest" / "in the way").touch()
+    nothing = local.play("collect")
+    assert nothing.code == 2
+    assert "There is no run" in nothing.text
+    shutil.rmtree(local.runs / "latest")
 
-
-def test_a_name_of_its_own_and_a_list_of_overrides(local: Cluster) -> None:
     variables = json.dumps({"override": list(SHORT), "run_id": "mine", "strategy": "single"})
     outcome = local.play("train", variables)
     assert_complete(local, outcome, ("node1",))
@@ -71,6 +73,10 @@ def test_a_name_of_its_own_and_a_list_of_overrides(local: Cluster) -> None:
     again = local.play("train", variables)
     assert again.code == 2
     assert "There is a run mine already" in again.text
+
+    (local.runs / "latest").unlink()
+    (local.runs / "latest").write_text("mine\n")
+    assert local.play("collect").code == 0
 
 
 BAD = {
@@ -125,7 +131,7 @@ def test_a_machine_that_cannot_train_yet_is_named(local: Cluster) -> None:
 
 
 def test_a_run_without_a_controller(local: Cluster) -> None:
-    """detach, status, a second run refused and changing nothing, stop, collect."""
+    """detach, status, a second run refused and changing nothing, one that replaces it, stop, collect."""
     begun = local.play("train", "strategy=fsdp", "detach=true", override=LONG)
     assert begun.code == 0, begun.text
     run_id = begun.run_id
@@ -149,6 +155,13 @@ def test_a_run_without_a_controller(local: Cluster) -> None:
     assert "ansible-playbook stop.yml" in refused.text
     assert sorted(path.name for path in local.runs.iterdir()) == before
 
+    second = local.play("train", "strategy=fsdp", "replace=true", "detach=true", override=LONG)
+    assert second.code == 0, second.text
+    for node in ("node1", "node2", "node3"):
+        replaced = json.loads((local.runs / run_id / "nodes" / node / "job.json").read_text())
+        assert replaced["state"] == "stopped"
+    run_id = second.run_id
+
     stopped = local.play("stop")
     assert stopped.code == 0, stopped.text
     assert f"node1: stopped {run_id}" in stopped.text
@@ -158,14 +171,6 @@ def test_a_run_without_a_controller(local: Cluster) -> None:
     assert collected.code == 0, collected.text
     assert summary(local, run_id)["status"] == "stopped"
     assert "No run is active." in local.play("stop").text
-
-
-def test_replacing_an_active_run(local: Cluster) -> None:
-    first = local.play("train", "strategy=fsdp", "detach=true", override=LONG)
-    second = local.play("train", "strategy=fsdp", "replace=true", override=SHORT)
-    assert_complete(local, second, ("node1", "node2", "node3"))
-    job = json.loads((local.runs / first.run_id / "nodes" / "node1" / "job.json").read_text())
-    assert job["state"] == "stopped"
 
 
 def begin(local: Cluster, playing: list[Playing], *variables: str) -> tuple[Playing, str]:
@@ -220,25 +225,12 @@ def test_ctrl_c_ends_the_run_and_says_how_to_collect(local: Cluster, playing: li
     assert summary(local, run_id)["status"] == "stopped"
 
 
-def test_runs_latest_where_there_are_no_links(local: Cluster) -> None:
-    local.runs.mkdir()
-    (local.runs / "latest").mkdir()
-    (local.runs / "latest" / "in the way").touch()
-    outcome = local.play("collect")
-    assert outcome.code == 2
-    assert "There is no run" in outcome.text
-    shutil.rmtree(local.runs / "latest")
-    finished = local.play("train", "strategy=single", "run_id=mine", override=(*TINY, "training.max_steps=2"))
-    assert finished.code == 0, finished.text
-    (local.runs / "latest").unlink()
-    (local.runs / "latest").write_text("mine\n")
-    assert local.play("collect").code == 0
-
-
-def test_resume_alone_goes_on_as_the_run_was(local: Cluster) -> None:
-    first = local.play("train", "strategy=classicdp", "nodes=node1,node2", "run_id=first", override=(*SHORT, "seed=7"))
-    assert first.code == 0, first.text
-    refused = local.play("train", "resume=latest", "nodes=node1,node2", "dataset=nowhere.txt", "init=nothing")
+def test_classicdp_on_a_subset_of_the_nodes_and_resume_alone_goes_on_as_it_was(local: Cluster) -> None:
+    nodes = "nodes=node1,node3"
+    first = local.play("train", "strategy=classicdp", nodes, "run_id=first", override=(*SHORT, "seed=7"))
+    run = assert_complete(local, first, ("node1", "node3"))
+    assert not (run / "nodes" / "node2").exists()
+    refused = local.play("train", "resume=latest", nodes, "dataset=nowhere.txt", "init=nothing")
     assert refused.code == 2
     assert refused.text.count("FAILED [") == 1
     for said in ("2 problems", "--init nothing", "nowhere.txt"):
@@ -247,7 +239,7 @@ def test_resume_alone_goes_on_as_the_run_was(local: Cluster) -> None:
     assert (both.code, both.text.count("FAILED [")) == (2, 1)
     assert "-e resume nothing: there is no " in both.text
     assert "nowhere.txt" in both.text
-    resumed = local.play("train", "resume=latest", "nodes=node1,node2", override=("training.max_steps=12",))
+    resumed = local.play("train", "resume=latest", nodes, override=("training.max_steps=12",))
     assert resumed.code == 0, resumed.text
     assert "resumes   run first, from step 8" in resumed.text
     assert "are taken from " in resumed.text
@@ -267,8 +259,9 @@ def test_resume_alone_goes_on_as_the_run_was(local: Cluster) -> None:
 
 def test_simplenn_on_pictures(local: Cluster) -> None:
     pictures = write_idx(local.folder / "pictures")
+    small = ("num_epochs=1", "batch_size=30")
     outcome = local.play(
-        "train", "strategy=classicdp", "model=nn", f"dataset={pictures}", override=("num_epochs=1", "batch_size=20")
+        "train", "strategy=classicdp", "nodes=node1,node2", "model=nn", f"dataset={pictures}", override=small
     )
     assert outcome.code == 0, outcome.text
     told = summary(local, outcome.run_id)

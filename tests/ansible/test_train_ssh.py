@@ -21,7 +21,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 NODES = ("node1", "node2", "node3")
 
 
-def test_a_run_over_ssh_from_the_plan_to_the_model(remote: Cluster, machines: Machines) -> None:
+def copies(machines: Machines, remote: Cluster, names: str) -> dict[str, dict[str, int]]:
+    """Data and weights that were shipped to each machine; a copy made again would have another inode."""
+    stores = {node: machines.work(remote.folder, node) / ".data" for node in NODES[1:]}
+    return {node: {path.name: path.stat().st_ino for path in store.glob(names)} for node, store in stores.items()}
+
+
+def test_a_run_over_ssh_from_the_plan_to_the_model_and_one_from_given_weights(
+    remote: Cluster, machines: Machines
+) -> None:
     outcome = remote.play("train", "strategy=fsdp", override=SHORT)
     assert outcome.code == 0, outcome.text
     run = remote.runs / outcome.run_id
@@ -44,13 +52,30 @@ def test_a_run_over_ssh_from_the_plan_to_the_model(remote: Cluster, machines: Ma
     assert not list(run.glob(".collect*"))
     assert not remote.processes()
 
-    # The data is there already: the second run ships none, and rank 0 may be a machine that is not the controller.
-    again = remote.play("train", "strategy=classicdp", "nodes=node2,node3", override=SHORT)
+    shipped = copies(machines, remote, "*")
+    assert {node: len(found) for node, found in shipped.items()} == {"node2": 1, "node3": 1}
+
+    # The data is there already, and weights to start from go to rank 0's node alone, which is not the controller.
+    spec = GPTSpec(
+        model_dim=32, num_layers=1, num_heads=2, ff_dim=64, dropout=0, max_seq_len=64, vocab_size=310
+    )  # fmt: skip
+    given = build_model(spec, seed=9)
+    model = remote.folder / "given"
+    train_bpe(["a text of few words"], 300).tokenizer.save(str(remote.folder / "tokenizer.json"))
+    save_pretrained(given, remote.folder / "tokenizer.json", model)
+    still = (*SHORT, "training.learning_rate=1e-9", "lr_schedule.min_lr=0", "training.weight_decay=0")
+    again = remote.play("train", "strategy=fsdp", "nodes=node2,node3", f"init={model}", override=still)
     assert again.code == 0, again.text
-    assert "ship : Copy its files" in outcome.text
-    assert "ship : Copy its files" not in again.text
-    assert (remote.runs / again.run_id / "model" / "model.safetensors").is_file(), "the model came home"
-    assert not (remote.runs / again.run_id / "nodes" / "node1").exists()
+    assert f"starts    from {model}" in again.text
+    run = remote.runs / again.run_id
+    assert "starts from the weights in" in (run / "nodes" / "node2" / "rank-0" / "log.txt").read_text()
+    for mine, theirs in zip(load_pretrained(run / "model").parameters(), given.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=0)
+    weights = copies(machines, remote, "init-*")
+    assert {node: len(found) for node, found in weights.items()} == {"node2": 1, "node3": 0}
+    for node in NODES[1:]:
+        assert copies(machines, remote, "*")[node] == shipped[node] | weights[node], "the data was not shipped again"
+    assert not (run / "nodes" / "node1").exists()
 
 
 def test_a_node_that_is_off_is_one_clear_error_and_nothing_starts(remote: Cluster, machines: Machines) -> None:
@@ -143,23 +168,3 @@ def test_a_run_without_a_controller_over_ssh(remote: Cluster) -> None:
     collected = remote.play("collect")
     assert collected.code == 0, collected.text
     assert json.loads((remote.runs / begun.run_id / "summary.json").read_text())["status"] == "stopped"
-
-
-def test_weights_to_start_from_go_to_rank_0_s_node_alone(remote: Cluster, machines: Machines) -> None:
-    spec = GPTSpec(
-        model_dim=32, num_layers=1, num_heads=2, ff_dim=64, dropout=0, max_seq_len=64, vocab_size=310
-    )  # fmt: skip
-    given = build_model(spec, seed=9)
-    model = remote.folder / "given"
-    train_bpe(["a text of few words"], 300).tokenizer.save(str(remote.folder / "tokenizer.json"))
-    save_pretrained(given, remote.folder / "tokenizer.json", model)
-    still = (*SHORT, "training.learning_rate=1e-9", "lr_schedule.min_lr=0", "training.weight_decay=0")
-    outcome = remote.play("train", "strategy=fsdp", "nodes=node2,node3", f"init={model}", override=still)
-    assert outcome.code == 0, outcome.text
-    assert f"starts    from {model}" in outcome.text
-    run = remote.runs / outcome.run_id
-    assert "starts from the weights in" in (run / "nodes" / "node2" / "rank-0" / "log.txt").read_text()
-    for mine, theirs in zip(load_pretrained(run / "model").parameters(), given.parameters(), strict=True):
-        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=0)
-    data = {node: machines.work(remote.folder, node) / ".data" for node in NODES[1:]}
-    assert {node: len(list(folder.glob("init-*"))) for node, folder in data.items()} == {"node2": 1, "node3": 0}
