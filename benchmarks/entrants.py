@@ -9,7 +9,9 @@ from torch import nn
 
 from benchmarks.contestants import Step, ddp, ours
 from benchmarks.ranks import Transport
+from benchmarks.rounds import Rounds
 from smolcluster.spec.run import GPTSpec, WireFormat
+from smolcluster.strategies.diloco.rounds import DiLoCo
 
 ALONE, FP32, INT8 = "without communication", "classicdp fp32", "classicdp int8"
 
@@ -55,14 +57,25 @@ def torchs_ddp(half: bool) -> Callable[[int, int, GPTSpec, float], Built]:
     return build
 
 
-# Who takes part. A further one is a line here, with what it has to reach: diloco, of H = 20 and int8, would be
-# Contestant("diloco int8", "smol", strategy("diloco", "int8", outer_every=20), 20, {1000: 0.9, 100: 0.75}, 0.05).
+def diloco(every: int, wire: WireFormat) -> Callable[[int, int, GPTSpec, float], Built]:
+    """diloco with rounds of `every` steps."""
+
+    def build(rank: int, world_size: int, spec: GPTSpec, rate: float) -> Built:
+        built, _ = ours("diloco", 0, rank, world_size, spec, wire, rate, outer_every=every)
+        assert isinstance(built, DiLoCo)
+        return built.model, Rounds(built, every, rate).step
+
+    return build
+
+
+# Who takes part. A further one is a line here, with what it has to reach.
 CONTESTANTS = {
     each.name: each
     for each in (
         Contestant(ALONE, "smol", strategy("single")),
         Contestant(FP32, "smol", strategy("classicdp")),
         Contestant(INT8, "smol", strategy("classicdp", "int8"), loss_over=0.01),
+        Contestant("diloco int8, H = 20", "smol", diloco(20, "int8"), 20, {1000: 0.9, 100: 0.75}, 0.05),
         Contestant("DDP (gloo)", "gloo", torchs_ddp(half=False)),
         Contestant("DDP, fp16 hook (gloo)", "gloo", torchs_ddp(half=True)),
     )
