@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from star_folders import star_plan
-from test_edp import started
+from test_edp_ranks import started
 from test_one_rank import run as run_alone
 from test_workers import ended, result
 
