@@ -36,15 +36,17 @@ class _Given:
 
 
 class Leases:
-    """All `total` samples of a run, of which the first `applied` may be done; `back`: ranges before `front` that are
-    not. Holders are any numbers; times of any steady clock.
+    """All `total` samples of a run, of which those before `front` are done, but for the ranges `back`. What lies beyond
+    `total` is not of this run, which may be shorter than the one it goes on from. Holders are any numbers; times of any
+    steady clock.
     """
 
     def __init__(self, total: int, front: int = 0, back: Iterable[Range] = ()) -> None:
         self.total = total
         self._front = min(front, total)
         self._numbers = 0
-        self._back: deque[Lease] = deque(self._numbered(start, count) for start, count in back)
+        within = ((start, min(count, total - start)) for start, count in back if start < total)
+        self._back: deque[Lease] = deque(self._numbered(start, count) for start, count in within)
         self._given: dict[int, _Given] = {}
         self.applied = self._front - sum(lease.count for lease in self._back)
         self.leased = self.applied
