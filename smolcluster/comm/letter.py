@@ -29,6 +29,8 @@ LETTER_VERSION = 1
 PIECE_BYTES = 1 << 20
 MOST_WORDS = 64 << 10
 _HEAD = struct.Struct("!BQ")
+# No float holds a whole number as large as that.
+_BEYOND_FLOAT = 1 << 1023
 
 Value = bool | int | float | str | list[int] | list[float]
 Kept = TypeVar("Kept", bool, int, float, str)
@@ -54,7 +56,7 @@ class Letter:
     def say(self, key: str, kind: type[Kept]) -> Kept:
         """The word of that name. ProtocolError if it is missing or of another kind; whole numbers pass for floats."""
         value = self.words.get(key)
-        if kind is float and type(value) is int:
+        if kind is float and type(value) is int and abs(value) < _BEYOND_FLOAT:
             value = float(value)
         if type(value) is not kind:  # not isinstance: True would pass for 1
             raise ProtocolError(f"a letter's {key!r} is {str(value)[:40]!r}, no {kind.__name__}")

@@ -152,10 +152,10 @@ def test_words_have_a_cap_on_both_sides(stack):
 
 
 def test_words_are_taken_by_kind():
-    letter = Letter(1, 0, {"n": 3, "yes": True, "x": 0.5, "ranges": [1, 2], "shares": [0.5]})
+    letter = Letter(1, 0, {"n": 3, "yes": True, "x": 0.5, "huge": 10**400, "ranges": [1, 2], "shares": [0.5]})
     assert (letter.say("n", int), letter.say("n", float), letter.say("yes", bool)) == (3, 3.0, True)
     assert letter.numbers("ranges") == [1, 2]
-    for key, kind in (("yes", int), ("x", int), ("n", str), ("missing", int)):
+    for key, kind in (("yes", int), ("x", int), ("n", str), ("missing", int), ("huge", float)):
         with pytest.raises(ProtocolError, match=repr(key)):
             letter.say(key, kind)
     for key in ("shares", "n"):

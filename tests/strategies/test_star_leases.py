@@ -62,10 +62,10 @@ def test_a_lease_of_another_s_is_not_found():
 
 def test_leases_expire_at_their_time():
     leases = Leases(100)
-    leases.give(1, 8, 10.0)
+    first = leases.give(1, 8, 10.0)
     leases.give(2, 8, 20.0)
-    assert leases.expire(9.9) == 0
-    assert leases.expire(10.0) == 8
+    assert leases.expire(9.9) == []
+    assert leases.expire(10.0) == [(1, first)]
     assert leases.outstanding == 8
     assert leases.give(2, 8, 30.0).start == 0
 
@@ -192,7 +192,7 @@ def test_what_is_kept_stays_when_its_holder_leaves() -> None:
     assert first is not None
     assert second is not None
     leases.keep(first)
-    assert (leases.held(1), leases.free, leases.leave(1), leases.expire(99.0)) == (1, 10, 10, 0)
+    assert (leases.held(1), leases.free, leases.leave(1), leases.expire(99.0)) == (1, 10, 10, [])
     assert leases.open_ranges() == (20, ((0, 10), (10, 10)))  # in a checkpoint it is not done
     leases.keep(second)  # its gradient comes all the same, and nobody had it meanwhile
     assert (leases.free, leases.released, leases.outstanding) == (10, 0, 20)

@@ -94,6 +94,8 @@ class StarServer:
         self.outgoing = Outgoing(self.centre.flat.params, tuple(self.centre.untrained().values()), wire)
         self._codec = codec_of(wire)
         self._samples: dict[Member, int] = {}
+        # Those whose lease expired, and who said nothing since.
+        self._overdue: set[Member] = set()
         # By incarnation: the versions that its own updates made, since the weights it works on.
         self._own: dict[int, list[int]] = {}
         self._done: Letter | None = None
@@ -123,6 +125,9 @@ class StarServer:
 
     def on_lease(self, member: Member, lease: Lease) -> None:
         """It was given a lease."""
+
+    def on_expire(self, member: Member, lease: Lease) -> None:
+        """Its lease is over: nobody waits for that any more."""
 
     @property
     def active(self) -> int:
@@ -169,9 +174,7 @@ class StarServer:
         self.waited_s += time.monotonic() - began
         if event is not None:
             self._hear(event)
-        if self.leases.expire(time.monotonic()):
-            log.warning("a lease was not used for %.0f s; its samples are given out again", self.lease_s)
-            self._hand_out()
+        self._expire()
         self.on_turn()
 
     def account(self) -> GradientAccount:
@@ -224,6 +227,7 @@ class StarServer:
 
     def _leave(self, member: Member, reason: str, orderly: bool) -> None:
         self.outgoing.forget(member.number)
+        self._overdue.discard(member)
         if self._samples.pop(member, None) is None:
             return
         self.on_leave(member)
@@ -250,14 +254,16 @@ class StarServer:
     def _take_push(self, member: Member, letter: Letter) -> None:
         number, base, pull = letter.number, letter.say("base", int), letter.say("pull", bool)
         tokens, loss, generation = letter.say("tokens", int), letter.say("loss", float), letter.say("generation", int)
+        leased = letter.say("lease", int)
         self._own[member.incarnation] = [one for one in self._own.get(member.incarnation, ()) if one > base]
         due = self._codec.frame_bytes(self.centre.flat.length)
         if letter.body.numel() != due or tokens <= 0:
             raise ProtocolError(f"it pushed {letter.body.numel()} bytes for {tokens} tokens; {due} bytes were due")
+        self._overdue.discard(member)
         if not self.ledger.arrive(member.rank, member.incarnation, number):
             self._answer(member, number, DUPLICATE, pull, 0)
             return
-        lease = self.leases.find(letter.say("lease", int), member.number)
+        lease = self.leases.find(leased, member.number)
         if generation != self.mailbox.generation or lease is None:
             reason = NOT_LEASED if generation == self.mailbox.generation else ROLLED_BACK
             self.ledger.refuse(reason)
@@ -284,10 +290,21 @@ class StarServer:
         }
         self.mailbox.send(member, Letter(Op.ANSWER, number, words, no_body() if body is None else body))
 
+    def _expire(self) -> None:
+        """Give out again what was not used in its time: to others, and to its holder only when that is heard again."""
+        over = self.leases.expire(time.monotonic())
+        for number, lease in over:
+            member = next(one for one in self._samples if one.number == number)
+            self._overdue.add(member)
+            self.on_expire(member, lease)
+            log.warning("rank %d did not use its lease for %.0f s; others get the samples", member.rank, self.lease_s)
+        if over:
+            self._hand_out()
+
     def _granted(self, member: Member) -> list[int]:
         """New leases for a member, as many as it lacks."""
         leases: list[Lease] = []
-        count = self.share(member) if member in self._samples else 0
+        count = self.share(member) if member in self._samples and member not in self._overdue else 0
         while count and self.leases.held(member.number) < self.ahead:
             lease = self.leases.give(member.number, count, time.monotonic() + self.lease_s)
             if lease is None:

@@ -80,6 +80,10 @@ class Server(StarServer):
         """Its next gradient is for the open step."""
         self.rounds.assign(member.number, lease.number)
 
+    def on_expire(self, member: Member, lease: Lease) -> None:
+        """The open step does not wait for it."""
+        self.rounds.drop(member.number, lease.number)
+
     # -- a step ---------------------------------------------------------------------------------------------------
 
     def on_push(self, push: Push) -> None:
