@@ -87,6 +87,7 @@ class StarServer:
         self.updates: list[Update] = []
         self.lease_s = LEASE_S
         self.waited_s = 0.0
+        self._alone_since = time.monotonic()
         self.mailbox = mailbox
         self.rate = rate
         self.batch = batch
@@ -133,6 +134,11 @@ class StarServer:
     def active(self) -> int:
         """How many workers are there."""
         return len(self._samples)
+
+    @property
+    def alone_s(self) -> float:
+        """For how long no worker has been there."""
+        return 0.0 if self._samples else time.monotonic() - self._alone_since
 
     def staleness(self, push: Push) -> int:
         """Updates since the weights it was computed on were pulled, the worker's own excluded."""
@@ -230,6 +236,7 @@ class StarServer:
         self._overdue.discard(member)
         if self._samples.pop(member, None) is None:
             return
+        self._alone_since = time.monotonic()
         self.on_leave(member)
         again = self.leases.leave(member.number)
         here = {one.incarnation for one in self._samples}
