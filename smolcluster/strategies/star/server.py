@@ -76,6 +76,8 @@ class StarServer:
 
     # How many leases a worker has at once: with two it computes while the answer to its push is on its way.
     ahead = 2
+    # Whether all that has come is heard before anything is due: what came in time is not late because this was busy.
+    hears_all = False
 
     def __init__(
         self, context: RunContext, centre: Centre, mailbox: Mailbox, batch: int, rate: Callable[[float], float]
@@ -174,12 +176,13 @@ class StarServer:
     # -- for who drives it ----------------------------------------------------------------------------------------
 
     def turn(self, wait_s: float) -> None:
-        """See to the next thing that happens, at most so long. NotFiniteError: the numbers went wrong."""
+        """See to the next thing that happens; waits at most so long. NotFiniteError: the numbers went wrong."""
         began = time.monotonic()
         event = self.mailbox.receive(min(wait_s, self.patience_s()))
         self.waited_s += time.monotonic() - began
-        if event is not None:
+        while event is not None:
             self._hear(event)
+            event = self.mailbox.receive(0.0) if self.hears_all else None
         self._expire()
         self.on_turn()
 
