@@ -23,12 +23,14 @@ from torch import Tensor
 
 from smolcluster.comm.frame import Kind
 from smolcluster.comm.link import Link
-from smolcluster.errors import ProtocolError
+from smolcluster.errors import PeerLostError, ProtocolError
 
 LETTER_VERSION = 1
 PIECE_BYTES = 1 << 20
 MOST_WORDS = 64 << 10
 _HEAD = struct.Struct("!BQ")
+# No float holds a whole number as large as that.
+_BEYOND_FLOAT = 1 << 1023
 
 Value = bool | int | float | str | list[int] | list[float]
 Kept = TypeVar("Kept", bool, int, float, str)
@@ -54,7 +56,7 @@ class Letter:
     def say(self, key: str, kind: type[Kept]) -> Kept:
         """The word of that name. ProtocolError if it is missing or of another kind; whole numbers pass for floats."""
         value = self.words.get(key)
-        if kind is float and type(value) is int:
+        if kind is float and type(value) is int and abs(value) < _BEYOND_FLOAT:
             value = float(value)
         if type(value) is not kind:  # not isinstance: True would pass for 1
             raise ProtocolError(f"a letter's {key!r} is {str(value)[:40]!r}, no {kind.__name__}")
@@ -82,7 +84,8 @@ def send_letter(link: Link, letter: Letter) -> None:
 def receive_letter(link: Link, silence_s: float, most_bytes: int) -> Letter | None:
     """The next letter; None: the peer has said goodbye. `most_bytes` is what a body may have.
 
-    DeadlineError: the peer is silent; PeerLostError: it is gone; ProtocolError: what it sent is no letter.
+    DeadlineError: the peer is silent; PeerLostError: it is gone, or memory is short; ProtocolError: what it sent is no
+    letter.
     """
     message = link.receive(silence_s, _HEAD.size + MOST_WORDS)
     if message.header.kind in (Kind.FIN, Kind.FIN_ACK):
@@ -92,7 +95,10 @@ def receive_letter(link: Link, silence_s: float, most_bytes: int) -> Letter | No
     words, length = _opened(bytes(message.payload), link.who)
     if length > most_bytes:
         raise ProtocolError(f"{link.who} announced a letter with {length} bytes; at most {most_bytes} are allowed here")
-    body = torch.empty(length, dtype=torch.uint8)
+    try:
+        body = torch.empty(length, dtype=torch.uint8)
+    except (MemoryError, RuntimeError) as error:
+        raise PeerLostError(f"{link.who} is let go: there is no memory for a letter of {length} bytes") from error
     room = body.numpy().data
     got = 0
     while got < length:

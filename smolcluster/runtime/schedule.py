@@ -13,7 +13,7 @@ def learning_rate(step: float, total_steps: int, peak: float, schedule: Schedule
     A step may lie between two, where a server applies part of a global batch. A run shorter than its warm-up only warms
     up. A `min_lr` above the peak is taken as the peak.
     """
-    if step <= schedule.warmup_iters:
+    if schedule.warmup_iters and step <= schedule.warmup_iters:
         return peak * step / schedule.warmup_iters
     floor = min(schedule.min_lr, peak)
     done = (step - schedule.warmup_iters) / max(1, total_steps - schedule.warmup_iters)

@@ -142,6 +142,13 @@ def test_a_body_that_is_longer_or_of_another_kind_is_refused(stack):
         receive_letter(there, 10.0, MOST_BYTES)
 
 
+def test_a_body_that_memory_is_too_short_for_ends_the_link_alone(stack):
+    here, there = link_pair(stack)
+    here.send(Kind.MESSAGE, struct.pack("!BQ", LETTER_VERSION, 1 << 55) + b"{}", op=1)
+    with pytest.raises(PeerLostError, match="no memory for a letter of 36028797018963968 bytes"):
+        receive_letter(there, 10.0, 1 << 60)
+
+
 def test_words_have_a_cap_on_both_sides(stack):
     here, there = link_pair(stack)
     with pytest.raises(ValueError, match=f"at most {MOST_WORDS}"):
@@ -152,10 +159,10 @@ def test_words_have_a_cap_on_both_sides(stack):
 
 
 def test_words_are_taken_by_kind():
-    letter = Letter(1, 0, {"n": 3, "yes": True, "x": 0.5, "ranges": [1, 2], "shares": [0.5]})
+    letter = Letter(1, 0, {"n": 3, "yes": True, "x": 0.5, "huge": 10**400, "ranges": [1, 2], "shares": [0.5]})
     assert (letter.say("n", int), letter.say("n", float), letter.say("yes", bool)) == (3, 3.0, True)
     assert letter.numbers("ranges") == [1, 2]
-    for key, kind in (("yes", int), ("x", int), ("n", str), ("missing", int)):
+    for key, kind in (("yes", int), ("x", int), ("n", str), ("missing", int), ("huge", float)):
         with pytest.raises(ProtocolError, match=repr(key)):
             letter.say(key, kind)
     for key in ("shares", "n"):

@@ -253,6 +253,46 @@ def test_a_lease_that_is_not_used_expires(stack, tmp_path):
     assert star.server.ledger.closes
 
 
+def test_samples_whose_lease_expired_go_to_another_and_not_back_to_who_did_not_use_them(stack, tmp_path):
+    """Rank 1 says that it lives, and computes nothing: at the end of the run rank 2 does its part."""
+    star = Star(tmp_path, stack, total=16)
+    one, other = star.by_hand(1, 11), star.by_hand(2, 22)
+    for number in (1, 2):
+        assert other.push(number).say("outcome", str) == ""
+    assert (other.leases, star.server.leases.left) == ([], 8)
+    for given in star.server.leases._given.values():
+        given.until = 0.0
+    star.turn_until(lambda: _hears_leases(other))
+    assert [(lease.start, lease.count) for lease in other.leases] == [(0, 4), (4, 4)]
+    for number in (3, 4):
+        assert other.push(number).say("outcome", str) == ""
+    assert star.server.leases.left == 0
+    assert one.push(1).say("outcome", str) == NOT_LEASED
+    assert star.server.ledger.closes
+
+
+def test_who_did_not_use_its_lease_gets_another_once_it_is_heard(stack, tmp_path):
+    star = Star(tmp_path, stack)
+    one = star.by_hand(1, 11)
+    for given in star.server.leases._given.values():
+        given.until = 0.0
+    star.server.turn(0.0)
+    assert (star.server.leases.outstanding, star.server.leases.released) == (0, 8)
+    assert one.push(1).say("outcome", str) == ""
+    assert [(lease.start, lease.count) for lease in one.leases] == [(4, 4), (4, 4), (8, 4)]
+
+
+def test_a_worker_whose_lease_expired_computes_no_sample_twice(stack, tmp_path):
+    star = Star(tmp_path, stack, total=16)
+    worker = _started(star, 1)
+    for given in star.server.leases._given.values():
+        given.until = 0.0
+    star.server.turn(0.0)
+    _steps(star, worker, 4)
+    assert star.server.leases.left == 0
+    assert worker.outcomes == {"": 4}
+
+
 @pytest.mark.parametrize(
     ("words", "body"),
     [({"tokens": 0}, None), ({"base": "x"}, None), ({"lease": 1.5}, None), ({}, 12), ({"pull": 1}, None)],
@@ -266,6 +306,7 @@ def test_what_is_no_push_ends_that_link_and_no_other(stack, tmp_path, words, bod
     star.turn_until(lambda: star.server.active == 1)
     assert other.push(1).say("outcome", str) == ""
     assert star.server.ledger.closes
+    assert (star.server.ledger.pushed, star.server.ledger.pending) == (1, 0)
 
 
 def test_numbers_that_go_wrong_end_the_run(stack, tmp_path):
@@ -415,7 +456,7 @@ def test_two_workers_learn_what_there_is_to_learn(stack, tmp_path, interval, wir
 
 
 def test_a_server_that_starts_again_is_found_and_the_open_push_refused_as_older(stack, tmp_path):
-    first = Star(tmp_path, stack)
+    first = Star(tmp_path, stack, wire="int8")
     worker = _started(first, 1)
     _steps(first, worker, 2)
     lease = worker.lease()
@@ -426,9 +467,11 @@ def test_a_server_that_starts_again_is_found_and_the_open_push_refused_as_older(
     while not first.mailbox._events:  # the push has arrived, and nobody reads it
         threading.Event().wait(0.01)
     first.mailbox.close(0.0)
-    second = Star(tmp_path, stack, generation=1)
+    assert worker.feedback.residual.count_nonzero() > 0
+    second = Star(tmp_path, stack, generation=1, wire="int8")
     second.turn_until(lambda: not thread.is_alive())
     assert worker.entered == [0, 1]
+    assert worker.feedback.residual.count_nonzero() == 0  # it was of weights that nobody has any more
     account = second.server.account()
     assert (account.pushed, account.rolled_back, account.applied) == (1, 1, 0)
     _steps(second, worker, 2)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import random
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
+from smolcluster.runtime.checkpoint.manifest import StarNote
 from smolcluster.strategies.star.leases import Leases
 from smolcluster.strategies.star.ledger import ROLLED_BACK, Ledger, taken_up
+from smolcluster.train.star.journal import Journal, restored
 
 
 def closes(leases: Leases) -> bool:
@@ -58,10 +62,10 @@ def test_a_lease_of_another_s_is_not_found():
 
 def test_leases_expire_at_their_time():
     leases = Leases(100)
-    leases.give(1, 8, 10.0)
+    first = leases.give(1, 8, 10.0)
     leases.give(2, 8, 20.0)
-    assert leases.expire(9.9) == 0
-    assert leases.expire(10.0) == 8
+    assert leases.expire(9.9) == []
+    assert leases.expire(10.0) == [(1, first)]
     assert leases.outstanding == 8
     assert leases.give(2, 8, 30.0).start == 0
 
@@ -80,6 +84,13 @@ def test_what_is_open_goes_on_in_another_process():
     assert [again.give(1, 10, 1.0).start for _ in range(3)] == [10, 20, 30]
     assert under_way.start == 10
     assert given_back.start == 20
+
+
+def test_a_shorter_run_has_no_sample_beyond_its_end():
+    leases = Leases(35, 50, ((10, 10), (30, 10), (40, 10)))
+    assert (leases.applied, leases.left) == (20, 15)
+    assert [(one.start, one.count) for one in (leases.give(1, 10, 1.0), leases.give(1, 10, 1.0))] == [(10, 10), (30, 5)]
+    assert leases.give(1, 10, 1.0) is None
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -141,13 +152,47 @@ def test_what_a_killed_server_had_applied_after_its_checkpoint_is_rolled_back():
     assert taken_up(now, checkpoint) == now
 
 
+def journal_of(path: Path, ledger: Ledger) -> Journal:
+    """The journal of the next process of a server that left this ledger."""
+    with closing(Journal(path)) as journal:
+        journal.write(ledger.account(leased=40), ledger)
+    with closing(Journal(path)) as journal:
+        return journal
+
+
+def note_of(ledger: Ledger) -> StarNote:
+    return StarNote(front=20, back=(), gradients=ledger.account(), seen=ledger.seen)
+
+
+def test_of_a_run_that_goes_on_from_another_s_checkpoint_its_own_gradients_are_told_of(tmp_path: Path) -> None:
+    """Its server was killed before it had saved anything: all that it had applied is rolled back."""
+    theirs, written = Ledger(pushed=9, applied=9, seen={1: (5, 9)}), Ledger(pushed=3, applied=3, seen={1: (77, 3)})
+    leases = Leases(100, 20)
+    now = restored(note_of(theirs), journal_of(tmp_path / "journal", written), ours=False, leases=leases)
+    assert now.closes
+    assert (now.pushed, now.applied, now.rolled_back) == (3, 0, 3)
+    assert not now.arrive(1, 77, 3)
+    assert now.arrive(1, 5, 9)
+    assert (leases.leased, leases.released) == (40, 20)
+
+
+def test_a_journal_older_than_the_checkpoint_counts_for_nothing(tmp_path: Path) -> None:
+    checkpoint = Ledger(pushed=10, applied=8, pending=2, seen={1: (77, 9)})
+    old = journal_of(tmp_path / "journal", Ledger(pushed=4, applied=4, seen={1: (77, 4)}))
+    now = restored(note_of(checkpoint), old, ours=True, leases=Leases(100, 20))
+    assert now.closes
+    # What was pending when it was saved died with the process.
+    assert (now.pushed, now.applied, now.rolled_back, now.pending) == (10, 8, 2, 0)
+    assert not now.arrive(1, 77, 9)
+
+
 def test_what_is_kept_stays_when_its_holder_leaves() -> None:
     leases = Leases(30)
     first, second = leases.give(1, 10, 5.0), leases.give(1, 10, 5.0)
     assert first is not None
     assert second is not None
     leases.keep(first)
-    assert (leases.held(1), leases.free, leases.leave(1), leases.expire(99.0)) == (1, 10, 10, 0)
+    assert (leases.held(1), leases.free, leases.leave(1), leases.expire(99.0)) == (1, 10, 10, [])
     assert leases.open_ranges() == (20, ((0, 10), (10, 10)))  # in a checkpoint it is not done
     leases.keep(second)  # its gradient comes all the same, and nobody had it meanwhile
     assert (leases.free, leases.released, leases.outstanding) == (10, 0, 20)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
@@ -293,6 +294,18 @@ def test_a_slow_worker_s_gradient_joins_the_next_step_with_its_own_weight() -> N
     assert step.grad_norm == pytest.approx(verdict.grad_norm, rel=1e-5)
     strategy.adamw.step(0, LR, verdict.scale)
     assert torch.allclose(run.params, strategy.flat.params, atol=1e-5)
+
+
+def test_a_gradient_that_came_in_time_is_in_its_step_however_busy_the_server_was() -> None:
+    """To take a gradient in, or to update, may take longer than the timeout; others arrive meanwhile."""
+    run = star(3)
+    ticks = itertools.count(100.0)
+    run.server.clock = lambda: next(ticks)  # each look at the clock is a second later
+    letters = {rank: run.compute(rank) for rank in (1, 2, 3)}
+    for rank, letter in letters.items():
+        run.post.events.append(Delivered(run.post.here[rank], letter))
+    run.turn()
+    assert [(one.gradients, one.late) for one in run.server.updates] == [(3, 0)]
 
 
 def test_samples_of_one_that_leaves_go_to_the_others_and_shares_follow() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +17,11 @@ from test_one_rank import run as run_alone
 from test_workers import DEADLINE_S, ended, result, spawned, until_step
 from train_folders import write_run
 
+from smolcluster.jobs.nodefile import load_node
 from smolcluster.models.hf import load_pretrained
 from smolcluster.plan.types import Plan
 from smolcluster.runtime.runfolder import RunFolder
+from smolcluster.train.star.part import star_part
 from tests.steps import read_metrics
 
 
@@ -97,6 +101,47 @@ def test_a_worker_that_is_asked_to_stop_leaves_and_the_server_s_stop_ends_all(tm
     assert account.refused.keys() <= {"the run was over"}
     assert 0 <= sum(one.steps for one in results[1:]) - account.applied <= 1
     assert results[0].tokens == account.applied * 4 * 16
+
+
+def test_a_server_that_fails_once_is_looked_for_by_its_workers(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the next start may mend is nothing that ends the workers."""
+    plan = star_plan((4, 4), max_steps=20)
+    files = write_run(tmp_path, plan, data, sys.executable)
+
+    def serve() -> int:
+        return star_part(load_node(files[0]), plan, plan.ranks[0], lambda: False)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with contextlib.ExitStack() as stack:
+        workers = [
+            stack.enter_context(spawned(files[rank], rank, RunFolder(tmp_path).log(f"node{rank + 1}", rank)))
+            for rank in (1, 2)
+        ]
+        monkeypatch.setattr("smolcluster.train.star.part.write_model", full)
+        assert serve() == 1
+        assert not result(tmp_path, 0).final
+        monkeypatch.undo()
+        assert serve() == 0
+        assert ended(workers) == [0, 0]
+    assert (RunFolder(tmp_path).model / "config.json").exists()
+    assert [result(tmp_path, rank).generation for rank in range(3)] == [1, 1, 1]
+
+
+def test_a_server_without_a_worker_ends_at_its_deadline(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smolcluster.comm.config.JOIN_S", 0.5)
+    plan = star_plan((4, 4), timeout_s=1.0)
+    config = load_node(write_run(tmp_path, plan, data, sys.executable)[0])
+    assert star_part(config, plan, plan.ranks[0], lambda: False) == 3
+    left = result(tmp_path, 0)
+    assert left.final  # it would be alone again
+    assert "no worker was here for 1 s" in left.reason
+    assert not RunFolder(tmp_path).model.exists()
 
 
 def ask(process) -> None:

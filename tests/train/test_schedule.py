@@ -21,6 +21,9 @@ def test_warms_up_peaks_and_ends_at_the_minimum() -> None:
 
 def test_runs_without_warm_up_or_shorter_than_it() -> None:
     assert learning_rate(1, 1, 1e-3, ScheduleSpec(warmup_iters=0, min_lr=0)) == pytest.approx(0)
+    # A server asks before its first step.
+    assert learning_rate(0.0, 9, 1e-3, ScheduleSpec(warmup_iters=0, min_lr=0)) == pytest.approx(1e-3)
+    assert learning_rate(0.0, 9, 1e-3, SCHEDULE) == 0
     assert learning_rate(5, 5, 1e-3, SCHEDULE) == pytest.approx(5e-4)
     assert learning_rate(50, 100, 1e-5, SCHEDULE) == pytest.approx(1e-5)
 

@@ -36,15 +36,17 @@ class _Given:
 
 
 class Leases:
-    """All `total` samples of a run, of which the first `applied` may be done; `back`: ranges before `front` that are
-    not. Holders are any numbers; times of any steady clock.
+    """All `total` samples of a run, of which those before `front` are done, but for the ranges `back`. What lies beyond
+    `total` is not of this run, which may be shorter than the one it goes on from. Holders are any numbers; times of any
+    steady clock.
     """
 
     def __init__(self, total: int, front: int = 0, back: Iterable[Range] = ()) -> None:
         self.total = total
         self._front = min(front, total)
         self._numbers = 0
-        self._back: deque[Lease] = deque(self._numbered(start, count) for start, count in back)
+        within = ((start, min(count, total - start)) for start, count in back if start < total)
+        self._back: deque[Lease] = deque(self._numbered(start, count) for start, count in within)
         self._given: dict[int, _Given] = {}
         self.applied = self._front - sum(lease.count for lease in self._back)
         self.leased = self.applied
@@ -115,30 +117,27 @@ class Leases:
     def release(self, lease: Lease) -> None:
         """It was not applied: somebody gets it again."""
         if self._given.pop(lease.number, None) is not None:
-            self._give_back(lease)
+            self._back.append(lease)
+            self.released += lease.count
 
     def leave(self, holder: int) -> int:
         """The holder is gone: its leases are given back. How many samples that are."""
-        return self._release(given for given in self._given.values() if given.holder == holder)
+        leases = [given.lease for given in self._given.values() if given.holder == holder]
+        for lease in leases:
+            self.release(lease)
+        return sum(lease.count for lease in leases)
 
-    def expire(self, now: float) -> int:
-        """Give back what was given until now or earlier. How many samples that are."""
-        return self._release(given for given in self._given.values() if given.until <= now)
+    def expire(self, now: float) -> list[tuple[int, Lease]]:
+        """Give back what was given until now or earlier: who held it, and what it is."""
+        over = [(given.holder, given.lease) for given in self._given.values() if given.until <= now]
+        for _, lease in over:
+            self.release(lease)
+        return over
 
     def open_ranges(self) -> tuple[int, tuple[Range, ...]]:
         """`front` and `back` of a Leases that goes on from here when everybody is gone."""
         leases = [*self._back, *(given.lease for given in self._given.values())]
         return self._front, tuple(sorted((lease.start, lease.count) for lease in leases))
-
-    def _release(self, gone: Iterable[_Given]) -> int:
-        leases = [given.lease for given in gone]
-        for lease in leases:
-            self.release(lease)
-        return sum(lease.count for lease in leases)
-
-    def _give_back(self, lease: Lease) -> None:
-        self._back.append(lease)
-        self.released += lease.count
 
     def _numbered(self, start: int, count: int) -> Lease:
         self._numbers += 1

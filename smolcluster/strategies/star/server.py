@@ -76,6 +76,8 @@ class StarServer:
 
     # How many leases a worker has at once: with two it computes while the answer to its push is on its way.
     ahead = 2
+    # Whether all that has come is heard before anything is due: what came in time is not late because this was busy.
+    hears_all = False
 
     def __init__(
         self, context: RunContext, centre: Centre, mailbox: Mailbox, batch: int, rate: Callable[[float], float]
@@ -87,6 +89,7 @@ class StarServer:
         self.updates: list[Update] = []
         self.lease_s = LEASE_S
         self.waited_s = 0.0
+        self._alone_since = time.monotonic()
         self.mailbox = mailbox
         self.rate = rate
         self.batch = batch
@@ -94,6 +97,8 @@ class StarServer:
         self.outgoing = Outgoing(self.centre.flat.params, tuple(self.centre.untrained().values()), wire)
         self._codec = codec_of(wire)
         self._samples: dict[Member, int] = {}
+        # Those whose lease expired, and who said nothing since.
+        self._overdue: set[Member] = set()
         # By incarnation: the versions that its own updates made, since the weights it works on.
         self._own: dict[int, list[int]] = {}
         self._done: Letter | None = None
@@ -124,10 +129,18 @@ class StarServer:
     def on_lease(self, member: Member, lease: Lease) -> None:
         """It was given a lease."""
 
+    def on_expire(self, member: Member, lease: Lease) -> None:
+        """Its lease is over: nobody waits for that any more."""
+
     @property
     def active(self) -> int:
         """How many workers are there."""
         return len(self._samples)
+
+    @property
+    def alone_s(self) -> float:
+        """For how long no worker has been there."""
+        return 0.0 if self._samples else time.monotonic() - self._alone_since
 
     def staleness(self, push: Push) -> int:
         """Updates since the weights it was computed on were pulled, the worker's own excluded."""
@@ -163,15 +176,14 @@ class StarServer:
     # -- for who drives it ----------------------------------------------------------------------------------------
 
     def turn(self, wait_s: float) -> None:
-        """See to the next thing that happens, at most so long. NotFiniteError: the numbers went wrong."""
+        """See to the next thing that happens; waits at most so long. NotFiniteError: the numbers went wrong."""
         began = time.monotonic()
         event = self.mailbox.receive(min(wait_s, self.patience_s()))
         self.waited_s += time.monotonic() - began
-        if event is not None:
+        while event is not None:
             self._hear(event)
-        if self.leases.expire(time.monotonic()):
-            log.warning("a lease was not used for %.0f s; its samples are given out again", self.lease_s)
-            self._hand_out()
+            event = self.mailbox.receive(0.0) if self.hears_all else None
+        self._expire()
         self.on_turn()
 
     def account(self) -> GradientAccount:
@@ -224,8 +236,10 @@ class StarServer:
 
     def _leave(self, member: Member, reason: str, orderly: bool) -> None:
         self.outgoing.forget(member.number)
+        self._overdue.discard(member)
         if self._samples.pop(member, None) is None:
             return
+        self._alone_since = time.monotonic()
         self.on_leave(member)
         again = self.leases.leave(member.number)
         here = {one.incarnation for one in self._samples}
@@ -250,14 +264,16 @@ class StarServer:
     def _take_push(self, member: Member, letter: Letter) -> None:
         number, base, pull = letter.number, letter.say("base", int), letter.say("pull", bool)
         tokens, loss, generation = letter.say("tokens", int), letter.say("loss", float), letter.say("generation", int)
+        leased = letter.say("lease", int)
         self._own[member.incarnation] = [one for one in self._own.get(member.incarnation, ()) if one > base]
         due = self._codec.frame_bytes(self.centre.flat.length)
         if letter.body.numel() != due or tokens <= 0:
             raise ProtocolError(f"it pushed {letter.body.numel()} bytes for {tokens} tokens; {due} bytes were due")
+        self._overdue.discard(member)
         if not self.ledger.arrive(member.rank, member.incarnation, number):
             self._answer(member, number, DUPLICATE, pull, 0)
             return
-        lease = self.leases.find(letter.say("lease", int), member.number)
+        lease = self.leases.find(leased, member.number)
         if generation != self.mailbox.generation or lease is None:
             reason = NOT_LEASED if generation == self.mailbox.generation else ROLLED_BACK
             self.ledger.refuse(reason)
@@ -284,10 +300,21 @@ class StarServer:
         }
         self.mailbox.send(member, Letter(Op.ANSWER, number, words, no_body() if body is None else body))
 
+    def _expire(self) -> None:
+        """Give out again what was not used in its time: to others, and to its holder only when that is heard again."""
+        over = self.leases.expire(time.monotonic())
+        for number, lease in over:
+            member = next(one for one in self._samples if one.number == number)
+            self._overdue.add(member)
+            self.on_expire(member, lease)
+            log.warning("rank %d did not use its lease for %.0f s; others get the samples", member.rank, self.lease_s)
+        if over:
+            self._hand_out()
+
     def _granted(self, member: Member) -> list[int]:
         """New leases for a member, as many as it lacks."""
         leases: list[Lease] = []
-        count = self.share(member) if member in self._samples else 0
+        count = self.share(member) if member in self._samples and member not in self._overdue else 0
         while count and self.leases.held(member.number) < self.ahead:
             lease = self.leases.give(member.number, count, time.monotonic() + self.lease_s)
             if lease is None:

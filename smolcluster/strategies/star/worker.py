@@ -274,7 +274,7 @@ class StarWorker(Replica):
             case Op.ANSWER:
                 self._take_answer(letter)
             case Op.LEASES:
-                self._leases.extend(leases_in(letter))
+                self._take_leases(letter)
             case Op.DONE:
                 self.ending = Ending(letter.say("status", str), letter.say("reason", str))
             case other:
@@ -292,7 +292,7 @@ class StarWorker(Replica):
             self._staleness = letter.say("staleness", int)
             if outcome != APPLIED:
                 log.info("gradient %d was not applied: %s", letter.number, outcome)
-        self._leases.extend(leases_in(letter))
+        self._take_leases(letter)
         self._lr, self.left = letter.say("lr", float), letter.say("left", int)
         if self.incoming.take(letter):
             self._version = letter.say("version", int)
@@ -302,6 +302,11 @@ class StarWorker(Replica):
             else:
                 self.flat.params.copy_(self.incoming.base)
 
+    def _take_leases(self, letter: Letter) -> None:
+        """What had expired may be leased once more to who still has it."""
+        held = {lease.number for lease in self._leases}
+        self._leases.extend(lease for lease in leases_in(letter) if lease.number not in held)
+
     def _take_up(self, generation: int) -> None:
         """The server was reached: what was leased before is void, its weights come."""
         self._joined += 1
@@ -309,6 +314,6 @@ class StarWorker(Replica):
         self._leases.clear()
         if generation != self._generation:
             self._entered(generation)
-            if self.feedback is not None and self._open is None:
+            if self.feedback is not None:  # the frame of an open push stays as it is
                 self.feedback.forget()
         self._generation = generation

@@ -40,6 +40,8 @@ class Server(StarServer):
 
     # A worker computes for the open step, which it cannot know before the one before has closed.
     ahead = 1
+    # That does not go on for ever: who has delivered for the open step delivers no more before it closes.
+    hears_all = True
 
     def __init__(
         self, context: RunContext, centre: Centre, mailbox: Mailbox, batch: int, rate: Callable[[float], float]
@@ -79,6 +81,10 @@ class Server(StarServer):
     def on_lease(self, member: Member, lease: Lease) -> None:
         """Its next gradient is for the open step."""
         self.rounds.assign(member.number, lease.number)
+
+    def on_expire(self, member: Member, lease: Lease) -> None:
+        """The open step does not wait for it."""
+        self.rounds.drop(member.number, lease.number)
 
     # -- a step ---------------------------------------------------------------------------------------------------
 

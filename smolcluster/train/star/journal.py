@@ -57,12 +57,13 @@ class Journal:
 
 def restored(note: StarNote | None, journal: Journal, ours: bool, leases: Leases) -> Ledger:
     """The ledger to go on with from a checkpoint, None: from the beginning. `ours`: the checkpoint is this run's own,
-    or there is none. Another run's gradients are not this one's. The count of `leases` goes on too.
+    or there is none. Another run's gradients are not this one's; the journal always is. The count of `leases` goes on
+    too.
     """
     checkpoint = ledger_of(note.gradients, note.seen) if note is not None and ours else Ledger()
-    before = journal.before if ours else None
-    if before is None:
-        return checkpoint
+    before = journal.before
+    if before is None or before.gradients.pushed < checkpoint.pushed:  # older: a power cut took the newest entries
+        return taken_up(checkpoint, checkpoint)
     leases.take_up(before.gradients.samples_leased)
     return taken_up(ledger_of(before.gradients, before.seen), checkpoint)
 

@@ -16,11 +16,11 @@ from smolcluster.comm.caller import Caller
 from smolcluster.comm.config import GroupConfig
 from smolcluster.comm.letter import PIECE_BYTES
 from smolcluster.comm.mailbox import Mailbox
-from smolcluster.errors import PeerError, SmolError
+from smolcluster.errors import InterruptedRun, PeerError, SmolError
 from smolcluster.plan.types import NodeConfig, Plan, RankPlan
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.entering import enter
-from smolcluster.runtime.failures import DONE, Failure
+from smolcluster.runtime.failures import DONE, Failure, understand
 from smolcluster.runtime.generation import note_step
 from smolcluster.runtime.metrics import MetricsWriter, cut_after, last_number
 from smolcluster.runtime.results import leave_result, write_result
@@ -119,7 +119,8 @@ def _serve(
             if inside is not None:
                 inside.start(mailbox, group.timeout_s)
                 stop = inside.watched(stop)
-            loop = ServerLoop(alone, server, data, metrics, account, keeper, validation, journal, start, stop)
+            alone_s = group.join_s or group.timeout_s
+            loop = ServerLoop(alone, server, data, metrics, account, keeper, validation, journal, start, stop, alone_s)
             try:
                 loop.run()
                 tensors = centre.export()
@@ -127,7 +128,8 @@ def _serve(
                 write_model(context, data, model, tensors)
             except BaseException as error:
                 keeper.abandon()
-                server.finish("failed", str(error)[:500], STOPPED_LINGER_S)
+                if ends_all(error, context.run.recovery.max_restarts):
+                    server.finish("failed", str(error)[:500], STOPPED_LINGER_S)
                 raise
             say_done()
             if account.stopped:
@@ -141,6 +143,12 @@ def _serve(
         mailbox.close(_LEAVE_S)
         centre.close()
         journal.close()
+
+
+def ends_all(error: BaseException, max_restarts: int) -> bool:
+    """Whether what ended the server ends the run: else it is started again, and its workers are to look for it."""
+    failure = understand(error)
+    return failure.final or failure.exit_code == InterruptedRun.exit_code or not max_restarts
 
 
 def _work(

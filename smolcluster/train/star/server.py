@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from smolcluster.data import Samples, steps_per_epoch
+from smolcluster.errors import RunOverError
 from smolcluster.runtime.checkpoint.load import Restored, restore
 from smolcluster.runtime.checkpoint.manifest import StarNote
 from smolcluster.runtime.context import RunContext
@@ -80,7 +81,7 @@ def _note_of(found: Restored | None, context: RunContext) -> StarNote | None:
 
 
 class ServerLoop:
-    """One run of a server. `stop` answers whether it was asked to end."""
+    """One run of a server. `stop` answers whether it was asked to end; `alone_s`: how long it does without a worker."""
 
     def __init__(
         self,
@@ -94,8 +95,10 @@ class ServerLoop:
         journal: Journal,
         start: Start,
         stop: Callable[[], bool],
+        alone_s: float,
     ) -> None:
         self.account = account
+        self._alone_s = alone_s
         self._context = context
         self._server = server
         self._data = data
@@ -116,7 +119,9 @@ class ServerLoop:
         server.note = lambda: journal.write(server.account(), server.ledger)
 
     def run(self) -> None:
-        """Serve to the end, or until somebody asks to stop; then everything is saved. NotFiniteError ends it early."""
+        """Serve to the end, or until somebody asks to stop; then everything is saved. NotFiniteError ends it early, and
+        RunOverError where no worker is left.
+        """
         server = self._server
         try:
             server.note()
@@ -127,6 +132,12 @@ class ServerLoop:
                 server.turn(_LOOK_S)
                 self._take_updates()
                 self._take_score(wait=False)
+                if server.alone_s > self._alone_s:
+                    self._save_last()
+                    raise RunOverError(
+                        f"no worker was here for {self._alone_s:g} s, and nothing is trained without one. "
+                        "Fix: see why the workers ended (their logs say), then go on with --resume latest."
+                    )
             self.account.stopped = server.leases.left > 0
             self._finish()
         finally:
@@ -214,6 +225,9 @@ class ServerLoop:
             self._take_score(wait=True)
             self._validation.begin(self.account.steps)
             self._take_score(wait=True)
+        self._save_last()
+
+    def _save_last(self) -> None:
         self._clock()
         self._keep(self.account.steps, ended=True)
         self._keeper.finish()
