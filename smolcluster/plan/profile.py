@@ -118,11 +118,15 @@ def unmeasured(profile: Profile, run: RunSpec) -> list[str]:
 
 def asks_for_speeds(run: RunSpec) -> list[str]:
     """The keys of this run that leave something to measured speeds."""
-    shares = run.strategy not in ("single", "mp")
+    shares = run.strategy != "single" and not run.stages
     keys = {"nodes": run.choose_nodes, "balance": shares and run.balance == "auto", "wire": run.comm.wire == "auto"}
     return [key for key, asked in keys.items() if asked]
 
 
 def concerns(profile: Profile, cluster: ClusterSpec, run: RunSpec) -> bool:
-    """Whether a plan of this run has to do with the profile: something is left to it, or it is of this very run."""
-    return bool(asks_for_speeds(run)) or not (differences(profile, cluster, run) or unmeasured(profile, run))
+    """Whether a plan of this run has to do with the profile: something is left to it, or it is of this very run.
+
+    Who says nothing of mp's layers leaves them to the speeds there are.
+    """
+    layers = run.strategy == "mp" and not run.stages and not run.balance
+    return bool(asks_for_speeds(run)) or layers or not (differences(profile, cluster, run) or unmeasured(profile, run))
