@@ -12,6 +12,7 @@ from torch import nn
 from smolcluster.models import build_model, build_stage
 from smolcluster.models.nn_stage import NNStage
 from smolcluster.models.partition import cut
+from smolcluster.runtime.seeding import seed_step
 from smolcluster.runtime.slices import Slice
 from smolcluster.spec.run import GPTSpec, NNSpec
 from smolcluster.strategies.base import Strategy, build_strategy
@@ -24,8 +25,8 @@ def spec_of(kind: str) -> GPTSpec | NNSpec:
     if kind == "nn":
         return NNSpec(input_dim=LENGTH, hidden=20, out=VOCAB)
     return GPTSpec(
-        model_dim=24, num_layers=LAYERS, num_heads=2, ff_dim=48, dropout=0, max_seq_len=LENGTH,
-        tie_embeddings=kind == "gpt", vocab_size=VOCAB,
+        model_dim=24, num_layers=LAYERS, num_heads=2, ff_dim=48, dropout=0.2 if kind == "dropout gpt" else 0,
+        max_seq_len=LENGTH, tie_embeddings=kind != "untied gpt", vocab_size=VOCAB,
     )  # fmt: skip
 
 
@@ -70,10 +71,16 @@ def steps(strategy: Strategy, samples: int, micros: int, count: int, first: int 
     return results
 
 
-def train(rank: int, world_size: int, kind: str, bounds: Bounds, samples: int, micros: int, count: int) -> Any:
+def train(
+    rank: int, world_size: int, kind: str, bounds: Bounds, samples: int, micros: int, count: int,
+    recompute: bool = False, precision: str = "fp32",
+) -> Any:  # fmt: skip
     name = "mp" if bounds else "single"
     model = stage_of(kind, bounds, rank) if bounds else whole_of(kind)
-    strategy = build_strategy(context_of(name, rank, world_size, samples=samples), model)
+    if recompute:
+        model.checkpoint_blocks()  # type: ignore[operator]
+    seed_step(7, 1, rank)
+    strategy = build_strategy(context_of(name, rank, world_size, samples=samples, precision=precision), model)
     results = steps(strategy, samples, micros, count)
     evaluated = strategy.eval_loss(*batch_of(99, samples, 1)[0])
     state = strategy.export()
@@ -81,6 +88,7 @@ def train(rank: int, world_size: int, kind: str, bounds: Bounds, samples: int, m
     strategy.close()
     return {
         "losses": [r.loss for r in results],
+        "scales": [(r.loss_scale, r.skipped) for r in results],
         "norms": [r.grad_norm for r in results],
         "layers": [r.layer_norms for r in results],
         "tokens": [r.tokens for r in results],
