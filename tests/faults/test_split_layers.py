@@ -1,4 +1,4 @@
-"""A stage of mp is killed, or its machine lost for good: its layers lie in checkpoints, and the training is the same."""
+"""A stage of mp is killed, or its machine lost for good: its layers lie in checkpoints, and training is the same."""
 
 from __future__ import annotations
 
