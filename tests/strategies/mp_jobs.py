@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import torch
 from strategy_jobs import context_of
@@ -16,6 +17,7 @@ from smolcluster.runtime.seeding import seed_step
 from smolcluster.runtime.slices import Slice
 from smolcluster.spec.run import GPTSpec, NNSpec
 from smolcluster.strategies.base import Strategy, build_strategy
+from smolcluster.strategies.mp import stage
 
 LAYERS = 4
 Bounds = tuple[tuple[int, int], ...]
@@ -136,3 +138,17 @@ def given_weights(rank: int, world_size: int, kind: str, bounds: Bounds) -> Any:
     names = set(strategy.whole_shapes())  # type: ignore[attr-defined]
     assert names == set(whole)
     return all(torch.equal(p, whole[n]) for n, p in strategy.model.named_parameters())  # type: ignore[attr-defined]
+
+
+def drift(rank: int, world_size: int, kind: str, bounds: Bounds) -> tuple[bool, list[float]]:
+    """The last stage's tied embedding is nudged, as by a device that rounds differently, and ends are compared after
+    two steps: this rank's copy then, and whether the log said so."""
+    with mock.patch.object(stage, "COMPARE_EVERY", 2), mock.patch.object(stage.log, "warning") as said:
+        strategy = build_strategy(context_of("mp", rank, world_size, samples=8), stage_of(kind, bounds, rank))
+        held = dict(strategy.model.named_parameters())  # type: ignore[attr-defined]
+        tied = held.get("transformer.wte.weight")
+        if rank == world_size - 1 and tied is not None:
+            tied.data.view(-1)[3] += 1e-3
+        steps(strategy, 8, 2, 3)
+        strategy.close()
+        return bool(said.called), [] if tied is None else tied.detach().view(-1).tolist()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from mp_jobs import given_weights, resume, slices_after, train
+from mp_jobs import drift, given_weights, resume, slices_after, train
 from strategy_pool import Pool
 
 from smolcluster.strategies.mp.schedule import idle_share, most_alive, turns
@@ -98,6 +98,14 @@ def test_recomputing_changes_no_bit(pool: Pool, kind: str) -> None:
     assert kept[2]["evaluated"] == again[2]["evaluated"]
     for key, value in kept[0]["state"].items():
         assert torch.equal(again[0]["state"][key], value), key
+
+
+def test_ends_of_a_tied_embedding_that_drifted_are_equal_again(pool: Pool) -> None:
+    (_, first), (_, middle), (_, last) = got = pool.run("smol", 3, drift, "gpt", CUTS[3]["even"])
+    assert first == last
+    assert not middle
+    assert [said for said, _ in got] == [True, False, True]
+    assert not any(said for said, _ in pool.run("smol", 3, drift, "untied gpt", CUTS[3]["even"]))
 
 
 def test_over_gloo_too(pool: Pool) -> None:
