@@ -50,6 +50,8 @@ class Measured(Frozen):
     batch_size: int = Field(gt=0)
     precision: Precision
     activation_checkpointing: bool
+    # Thin micro-batches make slow products.
+    grad_accumulation: int = Field(default=1, gt=0)
     compile: bool
     nodes: dict[str, NodeMeasure]
 
@@ -88,6 +90,7 @@ def differences(profile: Profile, cluster: ClusterSpec, run: RunSpec) -> list[st
         ("batch_size", measured.batch_size, training.batch_size),
         ("precision", measured.precision, training.precision),
         ("activation_checkpointing", measured.activation_checkpointing, training.activation_checkpointing),
+        ("grad_accumulation", measured.grad_accumulation, training.grad_accumulation),
         ("compile", measured.compile, training.compile),
     ]
     said = _other_model(measured.model, run.model)
@@ -113,7 +116,8 @@ def tokens_per_sample(model: ModelSpec) -> int:
 
 def unmeasured(profile: Profile, run: RunSpec) -> list[str]:
     """The participants that compute gradients, and that a profile has no speed of."""
-    return [each.node for each in run.participants if each.role != "server" and each.node not in profile.speeds]
+    compute = [each.node for each in run.participants if each.role != "server" or run.server_trains]
+    return [node for node in compute if node not in profile.speeds]
 
 
 def asks_for_speeds(run: RunSpec) -> list[str]:
