@@ -52,7 +52,9 @@ def prepare_data(run: RunSpec, cache: Path, say: Say = lambda _: None, global_ba
 
 
 def smallest_step(run: RunSpec) -> int:
-    """Samples of one step if every participant holds one rank."""
+    """Samples of one step if every participant holds one rank. In a chain of layers one batch passes all of them."""
+    if run.strategy == "mp":
+        return run.training.batch_size
     return sum(p.batch_size or run.training.batch_size for p in run.participants if p.role == "worker") or 1
 
 

@@ -86,6 +86,7 @@ def profile_of(story: ProfileStory) -> Profile:
         batch_size=run.training.batch_size,
         precision=run.training.precision,
         activation_checkpointing=run.training.activation_checkpointing,
+        grad_accumulation=run.training.grad_accumulation,
         compile=run.training.compile,
         nodes={
             node: NodeMeasure(

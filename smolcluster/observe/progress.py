@@ -43,7 +43,9 @@ def clock(seconds: float | None) -> str:
 
 
 def progress_line(node: str, records: Mapping[int, StepRecord], eta_s: float | None, width: int = 10) -> str:
-    """A node's line. Tokens/s (pictures: samples/s) is the sum of its ranks; `width` is the column of node names."""
+    """A node's line. Tokens/s (pictures: samples/s) is the sum of its ranks, left out where others count them: of a
+    batch that passes all stages the first one does. `width` is the column of node names.
+    """
     record = slowest(records)
     total = str(record.total_steps)
     speed = sum(each.tokens_per_s for each in records.values())
@@ -51,7 +53,7 @@ def progress_line(node: str, records: Mapping[int, StepRecord], eta_s: float | N
         f"{node:<{width}}",
         f"step {record.step:>{len(total)}}/{total}",
         f"loss {record.loss:.4f}",
-        f"{speed:,.0f} {record.counts}/s",
+        *([f"{speed:,.0f} {record.counts}/s"] if speed else []),
         f"ETA {clock(eta_s)}",
     ]
     if record.val_loss is not None:

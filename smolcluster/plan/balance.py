@@ -120,7 +120,7 @@ class Options:
         mbps = [self._speeds.claimed(way)[0] for way in ways]
         wire = format_for(run, min(mbps, default=None))
         memory = [memory_of(run, seat.rank, len(seats), seat.participant.role, wire) for seat in seats]
-        if too_big(self._cluster, seats, memory):
+        if too_big(self._cluster, seats, memory, run.strategy):
             return None
         samples = samples_of(run, seats, self._profile, self.total)
         costs = costs_of(run, self._profile, seats)

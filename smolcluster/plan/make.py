@@ -9,12 +9,12 @@ from smolcluster.plan.arithmetic import memory_of, param_count
 from smolcluster.plan.balance import Options, advice, balance_notes, choose_nodes, samples_of, speed_problems
 from smolcluster.plan.broken import fault_notes, fault_problems
 from smolcluster.plan.hints import option_notes
-from smolcluster.plan.pipeline import machines_of, pipeline_notes, training_stages
+from smolcluster.plan.pipeline import machines_of, pipeline_notes, speeds_of, training_stages
 from smolcluster.plan.ports import Listener, port_problems, ports_of
 from smolcluster.plan.profile import Profile, differences, unmeasured
 from smolcluster.plan.seats import Seat, seats_of, too_big
 from smolcluster.plan.speeds import Speeds
-from smolcluster.plan.stages import Machine
+from smolcluster.plan.stages import Ranges
 from smolcluster.plan.types import Plan, RankPlan
 from smolcluster.plan.wires import Wires, choose_transport, choose_wire, wires_between
 from smolcluster.spec.cluster import ClusterSpec, Node
@@ -58,8 +58,7 @@ def make_plan(
     ports = ports_of([(seat.node.name, seat.participant.port) for seat in seats], wires.listen)
     world_size = len(seats)
     wire, wire_notes = choose_wire(run, wires, speeds)
-    machines = _machines(run, seats, profile)
-    stages = training_stages(run, machines) if run.strategy == "mp" else ()
+    stages, stage_notes = _stages(run, seats, profile) if run.strategy == "mp" else ((), [])
     memory = tuple(memory_of(run, seat.rank, world_size, seat.participant.role, wire, stages) for seat in seats)
     wanted = "smol" if run.strategy in STARS else run.comm.transport
     transport, wrong = choose_transport(wanted, [seat.node for seat in seats], wires)
@@ -68,13 +67,13 @@ def make_plan(
         Listener(f"rank {seat.rank} ({seat.node.name})", seat.node.name, wires.listen[seat.rank], ports[seat.rank])
         for seat in seats
     ]
-    problems = [*wires.problems, *wrong, *port_problems(listeners), *too_big(cluster, seats, memory)]
+    problems = [*wires.problems, *wrong, *port_problems(listeners), *too_big(cluster, seats, memory, run.strategy)]
     if problems:
         raise ConfigError(Problem(where, 0, key, what, fix) for key, what, fix in problems)
     samples = samples_of(run, seats, profile, total)
     told = [
         *notes,
-        *pipeline_notes(run, machines, stages),
+        *stage_notes,
         *wires.notes,
         *chosen,
         *balance_notes(cluster, run, seats, samples, profile),
@@ -121,12 +120,13 @@ def buffer_mb(node: Node, comm: CommSpec) -> float:
     return 2.0 if is_raspberry_pi(node.name, node.kind) else 8.0
 
 
-def _machines(run: RunSpec, seats: Sequence[Seat], profile: Profile | None) -> list[Machine]:
-    """Every rank's machine: how fast it is says `balance`, else what was measured."""
-    memory = {seat.node.name: seat.node.memory_mb for seat in seats}
-    measured = profile.speeds if profile is not None else {}
-    speeds = run.balance if isinstance(run.balance, dict) and run.balance else measured
-    return machines_of([seat.node.name for seat in seats], memory, speeds)
+def _stages(run: RunSpec, seats: Sequence[Seat], profile: Profile | None) -> tuple[Ranges, list[str]]:
+    """Every rank's layers of a model that is split, and what a person should know of that."""
+    names, memory = [seat.node.name for seat in seats], {seat.node.name: seat.node.memory_mb for seat in seats}
+    speeds, notes = speeds_of(run, names, profile)
+    machines = machines_of(names, memory, speeds)
+    stages = training_stages(run, machines)
+    return stages, [*pipeline_notes(run, machines, stages), *notes]
 
 
 def _rank(run: RunSpec, seat: Seat, wires: Wires, port: int, samples: int) -> RankPlan:

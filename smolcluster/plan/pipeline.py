@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.plan.arithmetic import STATE_BYTES, block_params
+from smolcluster.plan.profile import Profile
 from smolcluster.plan.stages import Machine, ModelWeight, Ranges, split
 from smolcluster.spec.pipeline import layers_of
 from smolcluster.spec.problems import listed
@@ -24,8 +25,7 @@ def training_stages(run: RunSpec, machines: Sequence[Machine]) -> Ranges:
     count, layers = len(machines), layers_of(run.model)
     if count > layers:
         what = f"{layers} layers cannot be trained on {count} ranks"
-        names = ",".join(dict.fromkeys(machine.name for machine in machines[:layers]))
-        raise ConfigError([Problem("", 0, "nodes", what, f"name fewer machines: --nodes {names}")])
+        raise ConfigError([Problem("", 0, "nodes", what, _fewer(machines, layers))])
     if run.stages:
         if len(run.stages) != count:
             what = f"{len(run.stages)} stages are given, and there are {count} ranks"
@@ -40,12 +40,22 @@ def pipeline_notes(run: RunSpec, machines: Sequence[Machine], stages: Ranges) ->
     """What a person should know of the split: who has what, and what filling and draining costs."""
     if len(stages) < 2:
         return []
-    micros, count = run.training.grad_accumulation, len(stages)
+    micros, count = min(run.training.grad_accumulation, run.training.batch_size), len(stages)
     idle = (count - 1) / (count - 1 + micros)
     split_up = listed(f"{machine.name} {start}:{stop}" for machine, (start, stop) in zip(machines, stages, strict=True))
     many = f"{micros} micro-batch{'es' if micros > 1 else ''}"
     advice = "; a larger training.grad_accumulation waits less" if idle > 1 / 3 else ""
     return [f"mp: layers {split_up}; with {many} a stage waits {idle * 100:.0f} % of a step{advice}"]
+
+
+def _fewer(machines: Sequence[Machine], layers: int) -> str:
+    """What to do where there are more ranks than layers: the first machines with whose ranks there are not."""
+    names = [machine.name for machine in machines]
+    ends = [end for end in range(2, layers + 1) if names[end - 1] != names[end]]  # no machine's ranks are parted
+    if not ends:
+        return f"give {names[0]} fewer ranks (machines.{names[0]}.ranks), or take a model with more layers"
+    fewer = dict.fromkeys(names[: ends[-1]])
+    return f"name fewer machines: --nodes {','.join(fewer)}"
 
 
 def fewer_stages(stages: Ranges, members: Sequence[int]) -> Ranges:
@@ -65,8 +75,29 @@ def fewer_stages(stages: Ranges, members: Sequence[int]) -> Ranges:
 def machines_of(
     names: Sequence[str], memory_mb: Mapping[str, int | None], speeds: Mapping[str, float]
 ) -> list[Machine]:
-    """One for every rank, by the name of its node. Ranks of one node share its memory."""
+    """One for every rank, by the name of its node; `speeds` are of a rank. Ranks of one node share its memory."""
     return [Machine(name, _share(memory_mb.get(name), names.count(name)), speeds.get(name, 1.0)) for name in names]
+
+
+def speeds_of(run: RunSpec, names: Sequence[str], profile: Profile | None) -> tuple[Mapping[str, float], list[str]]:
+    """How fast a rank on each machine is, by `balance` or else as it was measured, and what a person should know of it.
+
+    Ranks on those machines, in order. A profile without one of them tells nothing: speeds of others are no measure.
+    """
+    if run.stages:
+        said = "balance: stages say who has which layers, so this does nothing"
+        return {}, [said] if run.balance and len(names) > 1 else []
+    if isinstance(run.balance, dict) and run.balance:
+        return run.balance, []
+    if profile is None or isinstance(run.model, NNSpec) or len(names) < 2:
+        return {}, []
+    missing = [name for name in dict.fromkeys(names) if name not in profile.speeds]
+    if missing:
+        return {}, [f"{profile.told} has no speed of {listed(missing)}: layers go by memory and number alone"]
+    speeds = {name: profile.speeds[name] for name in names}
+    told = ", ".join(f"{name} {speed:,.6g}" for name, speed in speeds.items())
+    # What is measured of a machine is all its ranks together.
+    return {name: speed / names.count(name) for name, speed in speeds.items()}, [f"mp: by {profile.told}: {told}"]
 
 
 def _share(memory_mb: int | None, ranks: int) -> int | None:

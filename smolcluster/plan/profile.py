@@ -50,6 +50,8 @@ class Measured(Frozen):
     batch_size: int = Field(gt=0)
     precision: Precision
     activation_checkpointing: bool
+    # Thin micro-batches make slow products.
+    grad_accumulation: int = Field(default=1, gt=0)
     compile: bool
     nodes: dict[str, NodeMeasure]
 
@@ -88,6 +90,7 @@ def differences(profile: Profile, cluster: ClusterSpec, run: RunSpec) -> list[st
         ("batch_size", measured.batch_size, training.batch_size),
         ("precision", measured.precision, training.precision),
         ("activation_checkpointing", measured.activation_checkpointing, training.activation_checkpointing),
+        ("grad_accumulation", measured.grad_accumulation, training.grad_accumulation),
         ("compile", measured.compile, training.compile),
     ]
     said = _other_model(measured.model, run.model)
@@ -113,16 +116,21 @@ def tokens_per_sample(model: ModelSpec) -> int:
 
 def unmeasured(profile: Profile, run: RunSpec) -> list[str]:
     """The participants that compute gradients, and that a profile has no speed of."""
-    return [each.node for each in run.participants if each.role != "server" and each.node not in profile.speeds]
+    compute = [each.node for each in run.participants if each.role != "server" or run.server_trains]
+    return [node for node in compute if node not in profile.speeds]
 
 
 def asks_for_speeds(run: RunSpec) -> list[str]:
     """The keys of this run that leave something to measured speeds."""
-    shares = run.strategy not in ("single", "mp")
+    shares = run.strategy != "single" and not run.stages
     keys = {"nodes": run.choose_nodes, "balance": shares and run.balance == "auto", "wire": run.comm.wire == "auto"}
     return [key for key, asked in keys.items() if asked]
 
 
 def concerns(profile: Profile, cluster: ClusterSpec, run: RunSpec) -> bool:
-    """Whether a plan of this run has to do with the profile: something is left to it, or it is of this very run."""
-    return bool(asks_for_speeds(run)) or not (differences(profile, cluster, run) or unmeasured(profile, run))
+    """Whether a plan of this run has to do with the profile: something is left to it, or it is of this very run.
+
+    Who says nothing of mp's layers leaves them to the speeds there are.
+    """
+    layers = run.strategy == "mp" and not run.stages and not run.balance
+    return bool(asks_for_speeds(run)) or layers or not (differences(profile, cluster, run) or unmeasured(profile, run))

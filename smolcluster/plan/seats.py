@@ -36,13 +36,16 @@ def seats_of(cluster: ClusterSpec, run: RunSpec) -> tuple[Seat, ...]:
     return tuple(seats)
 
 
-def too_big(cluster: ClusterSpec, seats: Sequence[Seat], memory: Sequence[MemoryEstimate]) -> list[Complaint]:
+def too_big(
+    cluster: ClusterSpec, seats: Sequence[Seat], memory: Sequence[MemoryEstimate], strategy: str
+) -> list[Complaint]:
     """Machines whose memory the model state alone exceeds."""
+    smaller = "give it fewer layers in `stages`, " if strategy == "mp" else "a higher fsdp_stage, "
     problems: list[Complaint] = []
     for node in cluster.nodes:
         need = sum(memory[seat.rank].total_bytes for seat in seats if seat.node.name == node.name) / _MB
         if node.memory_mb is not None and need > node.memory_mb:
             what = f"the model's state needs {need:.0f} MB there, and it has {node.memory_mb}"
-            fix = "take a smaller model, a higher fsdp_stage, or leave the machine out with --nodes"
+            fix = f"take a smaller model, {smaller}or leave the machine out with --nodes"
             problems.append((f"machines.{node.name}.memory_mb", what, fix))
     return problems

@@ -5,9 +5,10 @@ A key that is None was not given. The names of machines may be left out everywhe
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidatorFunctionWrapHandler, WrapValidator
 
 from smolcluster.spec.faults import FaultSpec
 from smolcluster.spec.run import WireFormat
@@ -149,11 +150,17 @@ class SyncpsFile(EdpFile):
     server_trains: bool = False
 
 
+def _layers(value: str) -> str:
+    if not re.fullmatch(r"[0-9]+:[0-9]+", value):
+        raise ValueError(f'must be a range of layers, not "{value}" | write "0:4" for layers 0 to 3')
+    return value
+
+
 class StageEntry(FileModel):
     """One machine of `stages` and its layers, half-open: `{host: mini1, layers: "0:4"}`."""
 
     host: MachineName
-    layers: str = Field(pattern=r"^[0-9]+:[0-9]+$")
+    layers: Annotated[str, AfterValidator(_layers)]
 
 
 class MpFile(HostsFile):

@@ -11,7 +11,7 @@ from smolcluster.spec.clusterfile import AUTO, CommonFile, HostsFile, MeshFile, 
 from smolcluster.spec.document import KeyPath
 from smolcluster.spec.layers import Merged
 from smolcluster.spec.problems import did_you_mean, listed
-from smolcluster.spec.run import PREDICTED, Participant
+from smolcluster.spec.run import PREDICTED, STARS, Participant
 
 DEFAULT_PORT = 65432
 _REGULAR: KeyPath = ("allToAllTopology", "workers", "regular")
@@ -54,18 +54,21 @@ def taking_part(file: CommonFile, origin: Merged, cluster: ClusterSpec, strategy
     if strategy == "single" and not found.chooses:
         places = _first(places, chosen, found, origin)
     found.named = {name: place for name, place in places.items() if place}
-    is_star = isinstance(file, HostsFile)
     server = _server(file, tuple(places), split, found, origin) if isinstance(file, HostsFile) else None
     order = sorted(places, key=lambda name: name != server)  # stable: the server first, the others as they stand
-    if is_star and len(order) < 2:
+    if len(order) < 2 and strategy in STARS:
         what = f"{strategy} needs a server and at least one worker; only {listed(order)} takes part"
+        found.problems.append(origin.problem(("nodes",), what, "name at least two machines"))
+    if strategy == "mp" and sum(cluster.node(name).ranks for name in order) < 2:
+        what = f"mp needs two ranks to split the layers over; only {listed(order)} takes part"
         found.problems.append(origin.problem(("nodes",), what, "name at least two machines"))
     ports = _ports(file, tuple(node.name for node in cluster.nodes), found, origin)
     dials = isinstance(file, HostsFile) and strategy in ("edp", "syncps")
     found.participants = tuple(
         Participant(
             node=name,
-            role="server" if name == server else "worker",
+            # The head of a chain trains its layers as the others do.
+            role="server" if name == server and strategy in STARS else "worker",
             port=ports.get(name, ports["default"]),
             dials=file.host_ip.get(name) if dials and isinstance(file, HostsFile) and name != server else None,
         )

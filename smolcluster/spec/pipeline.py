@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from smolcluster.errors import Problem
 from smolcluster.spec.cluster import ClusterSpec
-from smolcluster.spec.clusterfile import CommonFile, MpFile
+from smolcluster.spec.clusterfile import CommonFile, MpFile, StageEntry
 from smolcluster.spec.layers import Merged
 from smolcluster.spec.participants import of_the_inventory, trained_stages
 from smolcluster.spec.problems import listed
@@ -53,17 +54,23 @@ def pipeline_of(
     found = Pipeline(participants, training)
     if not isinstance(file, MpFile):
         return found
-    if len(participants) > layers and not named:
-        taken = participants[:layers]
+    # Each rank takes a layer at least: the first machines, as far as all their ranks have one.
+    ends = list(accumulate(cluster.node(participant.node).ranks for participant in participants))
+    taken = sum(end <= layers for end in ends)
+    if taken < len(participants) and not named and taken and ends[taken - 1] > 1:
+        left = participants[taken:]
         found.notes.append(
-            f"mp: the model has {layers} layers, so {listed(p.node for p in participants[layers:])} "
-            f"{'is' if len(participants) == layers + 1 else 'are'} left out"
+            f"mp: the model has {layers} layers, so {_names(left)} {'is' if len(left) == 1 else 'are'} left out"
         )
-        found.participants = taken
+        found.participants = participants[:taken]
     split = trained_stages(file, origin, cluster)
+    if split is None and file.stages is not None and not of_the_inventory(origin):
+        hosts = listed(entry.host for entry in file.stages)
+        found.notes.append(origin.note(("stages",), hosts, _names(found.participants), "the later layer wins"))
     if split is not None:
         ranges, wrong = ranges_of(split, origin, layers)
-        hosts = listed(entry.host for entry in split)
+        wrong += _twice(split, origin)
+        hosts = listed(dict.fromkeys(entry.host for entry in split))
         if hosts != _names(participants):
             why = "other machines take part, so the layers are shared out anew"
             found.notes.append(origin.note(("stages",), hosts, _names(participants), why))
@@ -74,9 +81,27 @@ def pipeline_of(
             found.problems += wrong
             found.stages = tuple(ranges)
     if not given_micros:
-        micros = max(1, min(training.batch_size, MICROS_PER_STAGE * len(found.participants)))
+        count = sum(cluster.node(participant.node).ranks for participant in found.participants)
+        micros = max(1, min(training.batch_size, MICROS_PER_STAGE * count))
         found.training = training.model_copy(update={"grad_accumulation": micros})
     return found
+
+
+def stage_problems(file: CommonFile, origin: Merged, cluster: ClusterSpec, model: ModelSpec) -> list[Problem]:
+    """What is wrong with the ranges of a file's `stages`, whoever its machines are."""
+    split = trained_stages(file, origin, cluster)
+    if split is None or of_the_inventory(origin):
+        return []
+    return ranges_of(split, origin, layers_of(model))[1] + _twice(split, origin)
+
+
+def _twice(split: Sequence[StageEntry], origin: Merged) -> list[Problem]:
+    hosts = [entry.host for entry in split]
+    return [
+        origin.problem(("stages", index, "host"), f"{host} is named twice", "give every machine one range of layers")
+        for index, host in enumerate(hosts)
+        if host in hosts[:index]
+    ]
 
 
 def _names(participants: Sequence[Participant]) -> str:

@@ -28,7 +28,7 @@ from smolcluster.spec.consistency import (
 from smolcluster.spec.inventory import made_from, read_inventory
 from smolcluster.spec.modelfile import MODEL_FILES
 from smolcluster.spec.participants import TakingPart, taking_part
-from smolcluster.spec.pipeline import pipeline_of
+from smolcluster.spec.pipeline import pipeline_of, stage_problems
 from smolcluster.spec.problems import did_you_mean, listed
 from smolcluster.spec.request import Request, Resolved
 from smolcluster.spec.run import STRATEGIES, CommSpec, Participant, RecoverySpec, RunSpec
@@ -107,7 +107,7 @@ def _run(
     file, origin = settings.cluster, settings.cluster_from
     problems = found.problems + check_ranks(file, origin) + check_hosts(file, origin, request.strategy)
     if found.problems:
-        return None, [], problems
+        return None, [], problems + stage_problems(file, origin, cluster, training.model)
     # What is shipped says 1, which nobody chose.
     micros = settings.model_from.height(("training", "grad_accumulation")) > 0
     pipeline = pipeline_of(

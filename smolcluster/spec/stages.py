@@ -99,7 +99,7 @@ def ranges_of(
     """The ranges of `stages`: each starts where the one before ends, from layer 0 to the model's last (None: any)."""
     ranges: list[tuple[int, int]] = []
     problems: list[Problem] = []
-    names = [entry.host for entry in entries]
+    names = dict.fromkeys(entry.host for entry in entries)
     expected = 0
     for index, entry in enumerate(entries):
         start, stop = (int(part) for part in entry.layers.split(":"))

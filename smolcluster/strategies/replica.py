@@ -145,10 +145,7 @@ class Replica(Synchronous):
         held = self.flat.params if held is None else held
         if self.collectives.world_size == 1:
             return
-        data = held.detach().to("cpu").numpy().data
-        # 48 bits of the hash: a float64 carries them exactly.
-        mine = float(int.from_bytes(hashlib.blake2b(data, digest_size=6).digest(), "little"))
-        hashes = [row[0] for row in self.collectives.exchange([mine])]
+        hashes = [row[0] for row in self.collectives.exchange([fingerprint(held)])]
         odd = [f"rank {r} on {self._names[r]}" for r, value in enumerate(hashes) if value != hashes[0]]
         if odd:
             log.warning("step %d: parameters of %s drifted from rank 0's; sent again", self._steps, ", ".join(odd))
@@ -204,6 +201,13 @@ class Replica(Synchronous):
         """Take the hooks off the model; its parameters stay where they are."""
         self.stream.close()
         super().close()
+
+
+def fingerprint(held: torch.Tensor) -> float:
+    """A hash of the bits of a 1-D tensor, as a number that an exchange carries exactly."""
+    data = held.detach().to("cpu").numpy().data
+    # 48 bits of the hash: a float64 carries them exactly.
+    return float(int.from_bytes(hashlib.blake2b(data, digest_size=6).digest(), "little"))
 
 
 def bucket_bytes_of(model: nn.Module) -> int:

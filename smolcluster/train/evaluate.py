@@ -14,6 +14,9 @@ from smolcluster.data import Samples
 from smolcluster.runtime.context import RunContext
 from smolcluster.strategies.base import LossSum
 
+# So many batches for every stage of a chain follow each other without a word between all ranks.
+FILLED = 4
+
 
 @dataclass(frozen=True)
 class Score:
@@ -48,13 +51,16 @@ def evaluate(context: RunContext, strategy: Evaluates, data: Samples, stop: Call
     batches = _batches(context, count, context.rank)
     if strategy.evaluates_together:  # as many for everybody, the last ones of some ranks empty
         batches = max(_batches(context, count, rank) for rank in range(context.world_size))
+    # Everybody waits for the last when they agree on a stop; between two such moments a chain is filled.
+    together = FILLED * context.world_size if context.plan.shape == "CHAIN" else 1
     total, stopping = LossSum(0.0, 0), False
     for number in range(batches):
-        stopping = stop()
-        if strategy.evaluates_together:
-            stopping = any(row[0] for row in strategy.exchange([float(stopping)]))
-        if stopping:
-            break
+        if number % together == 0:
+            stopping = stop()
+            if strategy.evaluates_together:
+                stopping = any(row[0] for row in strategy.exchange([float(stopping)]))
+            if stopping:
+                break
         total += strategy.eval_loss(*data.batch("val", mine[number * size : (number + 1) * size]))
     # Counts stay whole numbers: a float64 carries them exactly.
     rows = strategy.exchange([total.loss, float(total.tokens), float(stopping), float(total.right)])

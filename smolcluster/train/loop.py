@@ -204,5 +204,5 @@ class Loop:
         validation = f"  {validation_text(self.account.val_loss, self.account.val_accuracy)}" if fresh else ""
         eta = f"{int(left_s // 60)}:{int(left_s % 60):02d}"
         total = self.total_steps
-        speed = f"{tokens_per_s:.0f} {self._data.counts}/s"
-        log.info("step %d/%d  loss %.4f%s  %s  ETA %s", step, total, loss, validation, speed, eta)
+        speed = f"  {tokens_per_s:.0f} {self._data.counts}/s" if tokens_per_s else ""  # others count them
+        log.info("step %d/%d  loss %.4f%s%s  ETA %s", step, total, loss, validation, speed, eta)

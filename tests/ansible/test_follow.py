@@ -119,6 +119,9 @@ def record(step: int, **changes: object) -> StepRecord:
 def test_a_line_of_progress() -> None:
     line = progress_line("pi5", {0: record(40)}, 65.0, width=5)
     assert line == "pi5    step  40/200  loss 2.5000  1,000 tokens/s  ETA 1:05"
+    # A later stage of split layers counts no tokens: rank 0 does.
+    line = progress_line("pi5", {1: record(40, tokens=0, tokens_per_s=0.0)}, 65.0, width=5)
+    assert line == "pi5    step  40/200  loss 2.5000  ETA 1:05"
     assert "loss 2.5000  val 2.7500  perplexity 15.64  1,000" in progress_line(
         "pi5", {0: record(40, val_loss=2.75)}, None
     )

@@ -144,7 +144,7 @@ def test_mp(alone: bool) -> None:
     plan, notes = planned("mp", alone)
     assert plan.shape == "CHAIN"
     assert [(r.node, r.role, dict(r.peers)) for r in plan.ranks] == [
-        ("mini1", "server", {1: "10.10.0.2", 2: "10.10.0.3"}),
+        ("mini1", "worker", {1: "10.10.0.2", 2: "10.10.0.3"}),
         ("mini2", "worker", {0: "10.10.0.1", 2: "10.10.0.3"}),
         ("mini3", "worker", {0: "10.10.0.1", 1: "10.10.0.2"}),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import torch
 from strategy_jobs import context_of
@@ -12,9 +13,11 @@ from torch import nn
 from smolcluster.models import build_model, build_stage
 from smolcluster.models.nn_stage import NNStage
 from smolcluster.models.partition import cut
+from smolcluster.runtime.seeding import seed_step
 from smolcluster.runtime.slices import Slice
 from smolcluster.spec.run import GPTSpec, NNSpec
 from smolcluster.strategies.base import Strategy, build_strategy
+from smolcluster.strategies.mp import stage
 
 LAYERS = 4
 Bounds = tuple[tuple[int, int], ...]
@@ -24,8 +27,8 @@ def spec_of(kind: str) -> GPTSpec | NNSpec:
     if kind == "nn":
         return NNSpec(input_dim=LENGTH, hidden=20, out=VOCAB)
     return GPTSpec(
-        model_dim=24, num_layers=LAYERS, num_heads=2, ff_dim=48, dropout=0, max_seq_len=LENGTH,
-        tie_embeddings=kind == "gpt", vocab_size=VOCAB,
+        model_dim=24, num_layers=LAYERS, num_heads=2, ff_dim=48, dropout=0.2 if kind == "dropout gpt" else 0,
+        max_seq_len=LENGTH, tie_embeddings=kind != "untied gpt", vocab_size=VOCAB,
     )  # fmt: skip
 
 
@@ -70,10 +73,16 @@ def steps(strategy: Strategy, samples: int, micros: int, count: int, first: int 
     return results
 
 
-def train(rank: int, world_size: int, kind: str, bounds: Bounds, samples: int, micros: int, count: int) -> Any:
+def train(
+    rank: int, world_size: int, kind: str, bounds: Bounds, samples: int, micros: int, count: int,
+    recompute: bool = False, precision: str = "fp32",
+) -> Any:  # fmt: skip
     name = "mp" if bounds else "single"
     model = stage_of(kind, bounds, rank) if bounds else whole_of(kind)
-    strategy = build_strategy(context_of(name, rank, world_size, samples=samples), model)
+    if recompute:
+        model.checkpoint_blocks()  # type: ignore[operator]
+    seed_step(7, 1, rank)
+    strategy = build_strategy(context_of(name, rank, world_size, samples=samples, precision=precision), model)
     results = steps(strategy, samples, micros, count)
     evaluated = strategy.eval_loss(*batch_of(99, samples, 1)[0])
     state = strategy.export()
@@ -81,6 +90,7 @@ def train(rank: int, world_size: int, kind: str, bounds: Bounds, samples: int, m
     strategy.close()
     return {
         "losses": [r.loss for r in results],
+        "scales": [(r.loss_scale, r.skipped) for r in results],
         "norms": [r.grad_norm for r in results],
         "layers": [r.layer_norms for r in results],
         "tokens": [r.tokens for r in results],
@@ -128,3 +138,17 @@ def given_weights(rank: int, world_size: int, kind: str, bounds: Bounds) -> Any:
     names = set(strategy.whole_shapes())  # type: ignore[attr-defined]
     assert names == set(whole)
     return all(torch.equal(p, whole[n]) for n, p in strategy.model.named_parameters())  # type: ignore[attr-defined]
+
+
+def drift(rank: int, world_size: int, kind: str, bounds: Bounds) -> tuple[bool, list[float]]:
+    """The last stage's tied embedding is nudged, as by a device that rounds differently, and ends are compared after
+    two steps: this rank's copy then, and whether the log said so."""
+    with mock.patch.object(stage, "COMPARE_EVERY", 2), mock.patch.object(stage.log, "warning") as said:
+        strategy = build_strategy(context_of("mp", rank, world_size, samples=8), stage_of(kind, bounds, rank))
+        held = dict(strategy.model.named_parameters())  # type: ignore[attr-defined]
+        tied = held.get("transformer.wte.weight")
+        if rank == world_size - 1 and tied is not None:
+            tied.data.view(-1)[3] += 1e-3
+        steps(strategy, 8, 2, 3)
+        strategy.close()
+        return bool(said.called), [] if tied is None else tied.detach().view(-1).tolist()

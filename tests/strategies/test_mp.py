@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from mp_jobs import given_weights, resume, slices_after, train
+from mp_jobs import drift, given_weights, resume, slices_after, train
 from strategy_pool import Pool
 
 from smolcluster.strategies.mp.schedule import idle_share, most_alive, turns
@@ -71,6 +71,41 @@ def test_equals_single(pool: Pool, size: int, bounds: Any, micros: int) -> None:
 @pytest.mark.parametrize(("kind", "bounds"), [("untied gpt", CUTS[3]["uneven"]), ("nn", ((0, 1), (1, 2)))])
 def test_every_kind_of_model(pool: Pool, kind: str, bounds: Any) -> None:
     assert_equal(pool.run("smol", len(bounds), train, kind, bounds, SAMPLES, 4, STEPS), oracle(kind))
+
+
+@pytest.mark.parametrize(("kind", "bounds"), [("gpt", CUTS[3]["uneven"]), ("nn", ((0, 1), (1, 2)))])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_short_precisions_equal_single_s(pool: Pool, precision: str, kind: str, bounds: Any) -> None:
+    """What one process rounds is rounded here, and nothing besides; float16's scale moves alike on every rank."""
+    whole = train(0, 1, kind, (), SAMPLES, 4, STEPS, False, precision)
+    assert whole["losses"] != oracle(kind)["losses"]
+    for got in pool.run("smol", len(bounds), train, kind, bounds, SAMPLES, 4, STEPS, False, precision):
+        assert got["losses"][0] == pytest.approx(whole["losses"][0], abs=1e-6)
+        # A rounding of float32 moves others of eight bits.
+        torch.testing.assert_close(got["losses"], whole["losses"], rtol=0, atol=5e-3)
+        torch.testing.assert_close(got["norms"], whole["norms"], rtol=0.05, atol=1e-3)
+        assert got["scales"] == whole["scales"]
+
+
+@pytest.mark.parametrize("kind", ["gpt", "dropout gpt"])
+def test_recomputing_changes_no_bit(pool: Pool, kind: str) -> None:
+    """With dropout too, though micro-batches draw between a block's two passes; and nothing is dropped in eval."""
+    kept, again = (
+        pool.run("smol", 3, train, kind, CUTS[3]["uneven"], SAMPLES, 4, 5, recompute) for recompute in (False, True)
+    )
+    assert kept[0]["losses"] == again[0]["losses"]
+    assert (kept[0]["losses"] == pytest.approx(oracle("gpt")["losses"][:5], abs=1e-5)) == (kind == "gpt")
+    assert kept[2]["evaluated"] == again[2]["evaluated"]
+    for key, value in kept[0]["state"].items():
+        assert torch.equal(again[0]["state"][key], value), key
+
+
+def test_ends_of_a_tied_embedding_that_drifted_are_equal_again(pool: Pool) -> None:
+    (_, first), (_, middle), (_, last) = got = pool.run("smol", 3, drift, "gpt", CUTS[3]["even"])
+    assert first == last
+    assert not middle
+    assert [said for said, _ in got] == [True, False, True]
+    assert not any(said for said, _ in pool.run("smol", 3, drift, "untied gpt", CUTS[3]["even"]))
 
 
 def test_over_gloo_too(pool: Pool) -> None:

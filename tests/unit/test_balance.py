@@ -285,6 +285,7 @@ def test_within_a_machine_the_inventory_s_word_decides_the_wire() -> None:
     [
         ({}, []),
         ({"batch_size": 3}, ["batch_size 3, here 8"]),
+        ({"grad_accumulation": 12}, ["grad_accumulation 12, here 1"]),
         ({"cluster": "home", "precision": "bf16"}, ["cluster home, here local", "precision bf16, here fp32"]),
     ],
 )
@@ -320,6 +321,16 @@ def test_what_nobody_measured_is_asked_for(
         planned(found, of_run(found, profile) if profile is not None else None)
     assert told in str(error.value)
     assert "measure: python -m smolcluster profile, or ansible-playbook train.yml -e profile=true" in str(error.value)
+
+
+def test_a_server_that_trains_needs_a_speed_too() -> None:
+    said = ("balance=auto", "server=node1", "workers=[node2, node3]")
+    profile = Profile(speeds={"node2": 1.0, "node3": 1.0})
+    found = resolved(LOCAL, "syncps", *said, "server_trains=true")
+    with pytest.raises(ConfigError, match="balance: auto needs the speed of node1"):
+        planned(found, profile)
+    plan = planned(resolved(LOCAL, "syncps", *said), profile)
+    assert [rank.samples for rank in plan.ranks] == [0, 8, 8]
 
 
 def test_nodes_auto_takes_no_times_of_another_run() -> None:

@@ -3,7 +3,8 @@
 A step's batch goes through in micro-batches, one forward and one backward in turn (schedule.py); gradients are summed
 over them, clipped by the norm of the whole model's, and every stage updates its own layers. So it takes the very step
 of one process. A tied embedding lies in the first and the last stage: each computes the gradient of its own end, the
-two are exchanged and added, and both take the same step, to the bit.
+two are exchanged and added, and both take the same step, to the bit where their devices round alike; where they do not
+the last stage is given the first one's values once in a while.
 
 On the wire, per step: the hidden states of the batch once forward and once back between neighbours, and twice a tied
 embedding between the ends.
@@ -11,6 +12,7 @@ embedding between the ends.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Mapping
 from typing import Protocol, cast
@@ -21,17 +23,19 @@ from torch import nn
 from smolcluster.models.partition import LayerRange
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.precision import autocast
-from smolcluster.strategies.base import Batch, LossSum, StepResult, TellsClasses
+from smolcluster.strategies.base import Batch, LossSum, StepResult, TellsClasses, Verdict
 from smolcluster.strategies.flat import FlatParameters
 from smolcluster.strategies.layernorms import LayerNorms
 from smolcluster.strategies.mp.catalogue import Shapes, tell_shapes
 from smolcluster.strategies.mp.hops import Incoming, Outgoing
 from smolcluster.strategies.mp.schedule import turns
 from smolcluster.strategies.pieces import Piece, Range
-from smolcluster.strategies.replica import bucket_bytes_of
+from smolcluster.strategies.replica import COMPARE_EVERY, bucket_bytes_of, fingerprint
 from smolcluster.strategies.stream import GradientStream
 from smolcluster.strategies.sums import ExactSums
 from smolcluster.strategies.synchronous import Synchronous
+
+log = logging.getLogger(__name__)
 
 # Messages of different meaning between two ranks that may be neighbours and ends at once.
 FORWARD, BACKWARD, TIED, WHOLE = 1, 2, 3, 4
@@ -82,6 +86,7 @@ class ModelParallel(Synchronous):
         self._gradients = Incoming(self.rank + 1, device, BACKWARD) if after else None
         self._input_gradients = Outgoing(self.rank - 1, BACKWARD) if before else None
         self._seconds = 0.0
+        self._steps = 0
 
     # -- a step ---------------------------------------------------------------------------------------------------
 
@@ -163,6 +168,35 @@ class ModelParallel(Synchronous):
         mine.add_(coming.take())
         going.flush()
         self._seconds += coming.seconds + going.seconds
+
+    def result(self, verdict: Verdict) -> StepResult:
+        """Close a step: compare the ends when it is time to, and give the account of it."""
+        self._steps += 1
+        if self._steps % COMPARE_EVERY == 0:
+            self._mend_drift()
+        return super().result(verdict)
+
+    def _mend_drift(self) -> None:
+        """Compare both ends' tied embedding; if it differs the last stage takes the first one's, and the log says so.
+
+        All ranks must call it.
+        """
+        if self.stages == 1 or not self._held[0].keys() & self._held[-1].keys():
+            return
+        place = self._tied_range()
+        mine = self.flat.params[slice(*place)] if place is not None else self.flat.params[:0]
+        prints = self.exchange([fingerprint(mine)])
+        if prints[0] == prints[-1] or place is None:
+            return
+        log.warning("step %d: the last stage's tied embedding drifted from rank 0's; sent again", self._steps)
+        if self.rank == 0:
+            going = Outgoing(self._last, TIED)
+            going.send(mine)
+            going.flush()
+        else:
+            coming = Incoming(0, self._device, TIED)
+            coming.expect([(mine.numel(),)])
+            mine.copy_(coming.take())
 
     def my_shards(self) -> list[Range]:
         """What this rank is the owner of: all that it holds, but for the tied embedding in the last stage."""

@@ -1,0 +1,52 @@
+"""train.yml -e strategy=mp on three nodes of this machine: layers on each of them, and any run's contract."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from ansible_lab import LONG, SHORT, Cluster, checkpointed
+from test_train_local import assert_complete, summary
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def with_layers(overrides: tuple[str, ...], count: int) -> tuple[str, ...]:
+    return tuple(f"model.num_layers={count}" if each.startswith("model.num_layers=") else each for each in overrides)
+
+
+def test_mp_from_the_plan_to_the_model(local: Cluster) -> None:
+    more = ("training.activation_checkpointing=true", "training.track_gradients=true")
+    outcome = local.play("train", "strategy=mp", override=(*with_layers(SHORT, 3), *more))
+    run = assert_complete(local, outcome, ("node1", "node2", "node3"))
+    assert "strategy  mp, 3 ranks, CHAIN" in outcome.text
+    assert "node1  step 8/8" in outcome.text
+    assert json.loads((run / "plan.json").read_text())["stages"] == [[0, 1], [1, 2], [2, 3]]
+    # One batch of two samples of 32 tokens passes all stages, and counts once.
+    assert summary(local, outcome.run_id)["tokens"] == 8 * 2 * 32
+    assert not local.processes()
+
+
+def test_mp_is_stopped_and_gone_on_with_by_fewer_stages(local: Cluster) -> None:
+    overrides = (*with_layers(LONG, 3), "checkpoint.every_steps=5")
+    outcome = local.play("train", "strategy=mp", "detach=true", override=overrides)
+    assert outcome.code == 0, outcome.text
+    checkpointed(local.runs / outcome.run_id)
+    stopped = local.play("stop")
+    assert stopped.code == 0, stopped.text
+    assert not local.processes()
+    assert local.play("collect").code in (0, 2)
+    told = summary(local, outcome.run_id)
+    assert (told["status"], told["exit_code"]) == ("stopped", 130)
+    steps = int(str(told["steps"]))
+    assert steps >= 5
+    more = (f"training.max_steps={steps + 6}",)
+    again = local.play("train", "resume=true", '{"nodes": ["node3", "node1"]}', override=more)
+    assert again.code == 0, again.text
+    told = summary(local, again.run_id)
+    assert (told["status"], told["resumed_step"], told["steps"], told["world_size"]) == (
+        "completed",
+        steps,
+        steps + 6,
+        2,
+    )
