@@ -62,5 +62,7 @@ def state(lab: Lab) -> dict[str, str]:
     for name, host in lab.hosts.items():
         told = host.run(["python3", gather, name, host.machine.kind, "none"]).stdout
         script = f"find {_FILES[host.machine.kind]} -type f 2>/dev/null | sort | while read f; do echo $f; cat $f; done"
+        # The number of a cable's other end, outside the host, is another one after a reboot.
+        told = re.sub(r'\\"link_index\\":\d+,', "", told)
         found[name] = told + host.run(["sh", "-c", script]).stdout
     return found
