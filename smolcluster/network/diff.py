@@ -11,12 +11,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from smolcluster.errors import Problem
-from smolcluster.network.boot import BOOT_FILES, BRIDGE, boot_text, turned_on_forwarding, unbridged_by
+from smolcluster.network.boot import (
+    BOOT_FILES,
+    BRIDGE,
+    LOOPBACK,
+    boot_text,
+    kept_by,
+    turned_on_forwarding,
+    unbridged_by,
+)
 from smolcluster.network.choose import UnclearError, address_on, device_for, device_on
 from smolcluster.network.found import FoundHost, Interface, Ipv4, KeptRoute
 from smolcluster.network.profiles import Target, drop_steps, target_steps
 from smolcluster.network.read import own_device
-from smolcluster.network.steps import BootStep, ForwardingStep, HostPlan, MembersStep, Step
+from smolcluster.network.steps import AliasStep, BootStep, ForwardingStep, HostPlan, MembersStep, Step
 from smolcluster.network.values import Wanted, WantedHost, WantedRoute
 from smolcluster.spec.cluster import ClusterSpec
 from smolcluster.spec.document import Document, KeyPath
@@ -90,6 +98,7 @@ class _Maker:
         for device, interface, more in self._strays():
             steps += self._guarded(device, None, interface, more)
         steps += self._members()
+        steps += self._alias()
         for target in self.targets.values():
             steps += self._guarded(target.interface.device, target, target.interface, target_steps(self.found, target))
         return [*steps, *self._forwarding()]
@@ -108,11 +117,6 @@ class _Maker:
                 continue
             ipv4 = Ipv4(method="manual", address=address.address, router=self._router(interface, address.subnet))
             self.targets[interface.device] = Target(interface, address.network, ipv4, address.mtu)
-        loopback = next((one for one in self.found.interfaces if one.kind == "loopback"), None)
-        if self.wanted.kept_address is not None and loopback is not None:
-            ipv4 = Ipv4(method="manual", address=f"{self.wanted.kept_address}/32")
-            network = next(a.network for a in self.wanted.addresses if a.peer is not None)
-            self.targets[loopback.device] = Target(loopback, network, ipv4, None)
 
     def _router(self, interface: Interface, subnet: ipaddress.IPv4Network) -> str | None:
         """A default route through a machine on the same cable (one that shares its Internet) is kept."""
@@ -227,6 +231,22 @@ class _Maker:
         step = MembersStep(node=self.wanted.node, os="macos", device=BRIDGE, before=bridge.members, after=after)
         return self._guarded(BRIDGE, None, bridge, [step])
 
+    @property
+    def _kept(self) -> str | None:
+        """What a Mac's loopback should have besides its own address."""
+        address = self.wanted.kept_address
+        return f"{address}/32" if address is not None and self.found.kind == "macos" else None
+
+    def _alias(self) -> list[Step]:
+        loopback = self.found.interface(LOOPBACK)
+        if self.found.kind != "macos" or loopback is None:
+            return []
+        had = kept_by(self.found.boot_text)
+        before = next((address for address in (self._kept, had) if address and loopback.has(address)), None)
+        if before == self._kept:
+            return []
+        return [AliasStep(node=self.wanted.node, os="macos", device=LOOPBACK, before=before, after=self._kept)]
+
     def _guarded(self, device: str, target: Target | None, interface: Interface, steps: list[Step]) -> list[Step]:
         """The steps, unless they touch what carries the login and its address would not stay."""
         risky = [step.kind for step in steps if step.kind != "routes"]
@@ -251,7 +271,7 @@ class _Maker:
         if kind not in BOOT_FILES:
             return []
         unbridged = self.wanted.bridge_ports if self.wanted.fabric == "routed" else ()
-        text = boot_text(kind, self.wanted.forwards, unbridged)
+        text = boot_text(kind, self.wanted.forwards, unbridged, self._kept)
         steps: list[Step] = []
         if text != self.found.boot_text:
             steps.append(BootStep(node=node, os=kind, before=self.found.boot_text, after=text))

@@ -55,6 +55,14 @@ class Ipv4Step(_Change):
     after: Ipv4
 
 
+class AliasStep(_Change):
+    """An address that a Mac's loopback has besides its own; None: none of ours. No service can keep it there."""
+
+    kind: Literal["alias"] = "alias"
+    before: str | None
+    after: str | None
+
+
 class MtuStep(_Change):
     """The largest packet, in bytes; None is the OS's default."""
 
@@ -96,7 +104,7 @@ class BootStep(_Change):
 
 
 Step = Annotated[
-    ProfileStep | MembersStep | Ipv4Step | MtuStep | RoutesStep | ActiveStep | ForwardingStep | BootStep,
+    ProfileStep | MembersStep | Ipv4Step | AliasStep | MtuStep | RoutesStep | ActiveStep | ForwardingStep | BootStep,
     Field(discriminator="kind"),
 ]
 

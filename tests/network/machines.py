@@ -76,11 +76,13 @@ class Mac(Machine):
 
     services: list[dict[str, Any]] = field(default_factory=list)
     members: set[str] = field(default_factory=set)
+    aliases: set[str] = field(default_factory=set)
     profiler: list[dict[str, Any]] = field(default_factory=list)
 
     def kept(self) -> Any:
         # What is made anew comes last: ours have no router, so their place among themselves means nothing.
-        return [sorted(self.services, key=lambda s: s["name"] * ("smolcluster-" in s["name"])), sorted(self.members)]
+        services = sorted(self.services, key=lambda s: s["name"] * ("smolcluster-" in s["name"]))
+        return [services, sorted(self.members), sorted(self.aliases)]
 
     def service(self, name: str) -> dict[str, Any]:
         (found,) = [service for service in self.services if service["name"] == name]
@@ -180,6 +182,10 @@ class Mac(Machine):
     def _ifconfig(self, *words: str) -> str:
         if words:
             device, verb, port = words
+            if device == "lo0":
+                assert (port in self.aliases) == (verb == "-alias")
+                self.aliases ^= {port}
+                return ""
             assert device == "bridge0"
             assert (port in self.members) == (verb == "deletem")
             self.members ^= {port}
@@ -187,7 +193,7 @@ class Mac(Machine):
         blocks = []
         for name, device in self.devices.items():
             lines = [f"{name}: flags=8863<UP,RUNNING> mtu {device['mtu']}"]
-            for address, _, _ in self.live(name):
+            for address in [*(a for a, _, _ in self.live(name)), *(sorted(self.aliases) if name == "lo0" else ())]:
                 ip, _, prefix = address.partition("/")
                 lines.append(f"\tinet {ip} netmask {int(ipaddress.IPv4Address(mask(int(prefix)))):#010x} broadcast x")
             if name == "bridge0":

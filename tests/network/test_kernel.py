@@ -87,7 +87,16 @@ def test_all_pairs(run: Run, cables: tuple) -> None:
     pairs = [pair for pair in expected_pairs(spec, wanted) if pair.src in HOSTS and pair.dst in HOSTS]
     assert len(pairs) == 20
     for pair in pairs:
-        words = (sys.executable, "-I", str(Path(probe.__file__)), "ping", pair.source, "1500", pair.destination)
-        found = json.loads(run(pair.src, *words))["pings"][pair.destination]
+        words = (
+            sys.executable,
+            "-I",
+            str(Path(probe.__file__)),
+            "ping",
+            "linux",
+            pair.source,
+            "1500",
+            pair.destination,
+        )
+        found = json.loads(run(pair.src, *words).splitlines()[0])["pings"][pair.destination]
         assert found["rtt_ms"] is not None, pair
         assert (len(found["hops"]), found["mtu"]) == (len(pair.passes), 1500), (pair, found)

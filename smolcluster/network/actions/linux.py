@@ -8,6 +8,7 @@ from smolcluster.network.read import own_device
 from smolcluster.network.steps import (
     Action,
     ActiveStep,
+    AliasStep,
     BootStep,
     ForwardingStep,
     Ipv4Step,
@@ -61,7 +62,7 @@ def actions(step: Step) -> tuple[Action, ...]:
             return (Action(argv=("sysctl", "-w", f"net.ipv4.ip_forward={int(step.after)}")),)
         case BootStep():
             return (Action(path=LINUX_BOOT_FILE, text=step.after),)
-        case MembersStep():
+        case MembersStep() | AliasStep():
             return ()
 
 

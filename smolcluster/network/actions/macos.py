@@ -9,6 +9,7 @@ from smolcluster.network.gather import MAC_BOOT_FILE
 from smolcluster.network.steps import (
     Action,
     ActiveStep,
+    AliasStep,
     BootStep,
     ForwardingStep,
     Ipv4Step,
@@ -37,6 +38,9 @@ def actions(step: Step) -> tuple[Action, ...]:
             )
         case Ipv4Step():
             return (_ipv4(step.profile, step.after),)
+        case AliasStep():
+            pairs = [(step.before, "-alias"), (step.after, "alias")]
+            return tuple(Action(argv=("ifconfig", step.device, verb, text)) for text, verb in pairs if text is not None)
         case MtuStep():
             return (_networksetup("-setMTU", step.device, str(step.after or 1500)),)
         case RoutesStep():

@@ -62,8 +62,8 @@ def _change(device: str, words: list[str]) -> None:
 
 
 def _address(device: str, words: list[str]) -> None:
-    """`A.B.C.D[/N] [netmask M] [alias]`, and with `-alias` or `delete` the way back."""
-    taken = words[-1] if words[-1] in ("alias", "-alias", "delete") else ""
+    """`[alias] A.B.C.D[/N] [netmask M] [alias]`, and with `-alias` or `delete` the way back."""
+    taken = next((word for word in words if word in ("alias", "-alias", "delete")), "")
     rest = [word for word in words if word not in ("alias", "-alias", "delete", "add")]
     if len(rest) == 3 and rest[1] == "netmask":
         mask = rest[2]
