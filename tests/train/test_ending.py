@@ -53,7 +53,7 @@ def test_a_rank_that_hears_nothing_after_its_work_failed_and_keeps_what_it_would
     node_yaml, plan = one_rank(tmp_path, data)
     place = RunFolder(tmp_path)
 
-    def train(context: RunContext, account: Account, stop: object, done: Callable[[], None]) -> None:
+    def train(context: RunContext, account: Account, stop: object, done: Callable[[], None], _: object) -> None:
         account.steps = 3
         done()
         assert read_result(place, "node1", 0).finished
@@ -65,7 +65,7 @@ def test_a_rank_that_hears_nothing_after_its_work_failed_and_keeps_what_it_would
     assert (said.status, said.finished, said.reason) == ("failed", False, "rank 1 is gone")
     assert (kept.status, kept.finished, kept.steps) == ("completed", True, 3)
 
-    def again(context: RunContext, account: Account, stop: object, done: Callable[[], None]) -> None:
+    def again(context: RunContext, account: Account, stop: object, done: Callable[[], None], _: object) -> None:
         assert read_finished(place, "node1", 0) is None, "the others are here: it works again"
 
     monkeypatch.setattr(part, "train_rank", again)
