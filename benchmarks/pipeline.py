@@ -27,9 +27,9 @@ from benchmarks.targets import Target, conclude, flags_for, show_targets
 from smolcluster.models import build_stage
 from smolcluster.models.gpt_stage import GPTStage
 from smolcluster.models.partition import cut
+from smolcluster.plan.pipeline import idle_share
 from smolcluster.spec.run import GPTSpec
 from smolcluster.strategies.base import build_strategy
-from smolcluster.strategies.mp.schedule import idle_share
 
 STAGES, SAMPLES, WARM_UP = 2, 16, 2
 MICROS = (2, 4, 8)  # torch's takes no fewer than there are stages

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from smolcluster.observe.records import Reader
-from smolcluster.runtime.runfolder import LinkRecord, StepRecord
+from smolcluster.runtime.metricsfile import LinkRecord, StepRecord
 
 
 def read_metrics(path: Path) -> tuple[tuple[StepRecord, ...], tuple[LinkRecord, ...]]:

@@ -109,12 +109,6 @@ class Caller:
         """How long a centre that lives may say nothing."""
         return self._config.timeout_s
 
-    @property
-    def lost(self) -> bool:
-        """Whether there is no link now."""
-        with self._changed:
-            return self._lost is not None or self._line is None
-
     def close(self, patience_s: float = _LEAVE_S) -> None:
         """Send what waits, say goodbye, let go. No thread is left. Idempotent."""
         if self._line is not None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 
-from smolcluster.runtime.runfolder import JobState, RankResult, Status, StepRecord
+from smolcluster.runtime.metricsfile import StepRecord
+from smolcluster.runtime.runfolder import JobState, RankResult, Status
 
 _SIGNALS = {
     "SIGKILL": "killed from outside, or by the system for want of memory",

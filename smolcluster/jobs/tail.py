@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from smolcluster.runtime.runfolder import StepRecord
+from smolcluster.runtime.metricsfile import StepRecord
 
 _CHUNK_BYTES = 16 * 1024
 # Link records stand between step records; a file without a step record in its last megabyte has none to show.

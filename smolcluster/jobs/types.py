@@ -7,7 +7,8 @@ from typing import ClassVar
 from pydantic import Field
 
 from smolcluster.errors import SmolError
-from smolcluster.runtime.runfolder import JobState, ServingNote, StepRecord
+from smolcluster.runtime.metricsfile import StepRecord
+from smolcluster.runtime.runfolder import JobState, ServingNote
 from smolcluster.spec.base import Frozen
 
 # How long ranks may take to end by themselves once told to, before they are ended.

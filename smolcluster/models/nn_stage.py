@@ -9,8 +9,6 @@ from smolcluster.models.nn import SimpleNN
 from smolcluster.models.partition import LayerRange
 from smolcluster.spec.run import NNSpec
 
-LAYERS = 2
-
 
 class NNStage(nn.Module):
     """Layers `layers` of SimpleNN(spec, seed), with its names and first values. Nothing is tied."""

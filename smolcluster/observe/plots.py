@@ -15,7 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from smolcluster.observe.report import RunStory, sent_at
-from smolcluster.runtime.runfolder import StepRecord, Summary, write_atomic
+from smolcluster.runtime.metricsfile import StepRecord
+from smolcluster.runtime.runfolder import Summary, write_atomic
 from smolcluster.runtime.scores import perplexity
 
 SIZE_INCHES = (7.0, 4.0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from smolcluster.runtime.runfolder import StepRecord
+from smolcluster.runtime.metricsfile import StepRecord
 from smolcluster.runtime.scores import validation_text
 
 

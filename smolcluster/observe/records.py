@@ -12,20 +12,9 @@ from pydantic import BaseModel, ValidationError
 
 from smolcluster.errors import InputError, Problem
 from smolcluster.plan.types import KINDS, PLAN_SCHEMA, Plan, ServePlan
+from smolcluster.runtime.metricsfile import METRICS_SCHEMA, GradientRecord, LinkRecord, StepRecord, ValidationRecord
 from smolcluster.runtime.pacenote import PACE_SCHEMA, RankPace
-from smolcluster.runtime.runfolder import (
-    JOB_SCHEMA,
-    METRICS_SCHEMA,
-    RESULT_SCHEMA,
-    SERVING_SCHEMA,
-    GradientRecord,
-    JobState,
-    LinkRecord,
-    RankResult,
-    RequestRecord,
-    StepRecord,
-    ValidationRecord,
-)
+from smolcluster.runtime.runfolder import JOB_SCHEMA, RESULT_SCHEMA, SERVING_SCHEMA, JobState, RankResult, RequestRecord
 
 Record = TypeVar("Record", bound=BaseModel)
 

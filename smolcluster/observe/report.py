@@ -15,16 +15,8 @@ from smolcluster.errors import InputError, Problem
 from smolcluster.observe.records import Reader
 from smolcluster.plan.types import Plan, ProfilePlan, RankPlan, ServePlan
 from smolcluster.runtime.generation import read_generation
-from smolcluster.runtime.runfolder import (
-    GradientRecord,
-    LinkRecord,
-    RankResult,
-    RunFolder,
-    Status,
-    StepRecord,
-    Summary,
-    run_at,
-)
+from smolcluster.runtime.metricsfile import GradientRecord, LinkRecord, StepRecord
+from smolcluster.runtime.runfolder import RankResult, RunFolder, Status, Summary, run_at
 from smolcluster.runtime.scores import perplexity
 
 PEER_FAILED = 3

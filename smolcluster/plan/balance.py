@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 from itertools import combinations
 
 from smolcluster.plan.arithmetic import memory_of, param_count
@@ -100,6 +101,8 @@ class Options:
         self._speeds = speeds
         self._profile = profile
         self._params = param_count(run.model)
+        # Subsets of ten machines are a thousand, and have the same ways.
+        self._claimed = cache(self._claimed_mbps)
         self.total = sum(samples_of(run.model_copy(update={"balance": {}}), seats_of(cluster, run), profile))
 
     def of(self, participants: Sequence[Participant], balanced: bool | None = None) -> Option | None:
@@ -113,11 +116,9 @@ class Options:
             run = run.model_copy(update={"balance": "auto" if balanced else {}})
         seats = seats_of(self._cluster, run)
         nodes = [seat.node.name for seat in seats]
-        try:
-            ways = [self._speeds.topology.route(a, b) for a in nodes for b in nodes if a != b]
-        except NoRouteError:
+        mbps = [self._claimed(a, b) for a in nodes for b in nodes if a != b]
+        if 0.0 in mbps:
             return None
-        mbps = [self._speeds.claimed(way)[0] for way in ways]
         wire = format_for(run, min(mbps, default=None))
         memory = [memory_of(run, seat.rank, len(seats), seat.participant.role, wire) for seat in seats]
         if too_big(self._cluster, seats, memory, run.strategy):
@@ -127,6 +128,14 @@ class Options:
         prediction = predict(run, self._params, wire, nodes, costs, samples, self._speeds.link)
         return Option(tuple(participants), samples, prediction)
 
+    def _claimed_mbps(self, src: str, dst: str) -> float:
+        """How fast the way between two machines is; 0 where there is none."""
+        try:
+            return self._speeds.claimed(self._speeds.topology.route(src, dst))[0]
+        except NoRouteError:
+            return 0.0
+
+    @cached_property
     def best(self) -> Option | None:
         """The quickest of all; of equally quick ones that with the fewest machines. None: the model fits nowhere."""
         everybody = self._run.participants
@@ -151,7 +160,7 @@ def _quicker(options: Iterator[Option | None]) -> Option | None:
 
 def choose_nodes(options: Options, run: RunSpec) -> tuple[RunSpec, list[str]]:
     """The run with those machines that are best for it, and why. Without one where the model fits: as it was."""
-    best = options.best()
+    best = options.best
     if best is None:
         return run, []
     left = [each.node for each in run.participants if each.node not in best.names]
@@ -212,7 +221,7 @@ def advice(options: Options, run: RunSpec) -> list[str]:
             f"{name} alone is predicted to be quicker: {_seconds(alone)} for the same {options.total} samples instead"
             f" of {_told(now.step_s)} (--strategy single --nodes {name} --override training.batch_size={options.total})"
         )
-    fewer = options.best()
+    fewer = options.best
     if fewer is not None and 1 < len(fewer.names) < len(run.participants) and worth(fewer):
         left = [each.node for each in run.participants if each.node not in fewer.names]
         said.append(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.plan.arithmetic import STATE_BYTES, block_params
 from smolcluster.plan.profile import Profile
+from smolcluster.plan.shares import shares
 from smolcluster.plan.stages import Machine, ModelWeight, Ranges, split
 from smolcluster.spec.pipeline import layers_of
 from smolcluster.spec.problems import listed
@@ -40,12 +42,17 @@ def pipeline_notes(run: RunSpec, machines: Sequence[Machine], stages: Ranges) ->
     """What a person should know of the split: who has what, and what filling and draining costs."""
     if len(stages) < 2:
         return []
-    micros, count = min(run.training.grad_accumulation, run.training.batch_size), len(stages)
-    idle = (count - 1) / (count - 1 + micros)
+    micros = min(run.training.grad_accumulation, run.training.batch_size)
+    idle = idle_share(len(stages), micros)
     split_up = listed(f"{machine.name} {start}:{stop}" for machine, (start, stop) in zip(machines, stages, strict=True))
     many = f"{micros} micro-batch{'es' if micros > 1 else ''}"
     advice = "; a larger training.grad_accumulation waits less" if idle > 1 / 3 else ""
     return [f"mp: layers {split_up}; with {many} a stage waits {idle * 100:.0f} % of a step{advice}"]
+
+
+def idle_share(stages: int, micros: int) -> float:
+    """The part of a step that an even stage waits for others: the pipeline fills and drains, (S-1) / (S-1+M)."""
+    return (stages - 1) / (stages - 1 + micros)
 
 
 def _fewer(machines: Sequence[Machine], layers: int) -> str:
@@ -61,15 +68,8 @@ def _fewer(machines: Sequence[Machine], layers: int) -> str:
 def fewer_stages(stages: Ranges, members: Sequence[int]) -> Ranges:
     """The layers shared out anew among some of the ranks, in proportion to what those had."""
     layers, sizes = stages[-1][1], [stages[old][1] - stages[old][0] for old in members]
-    count = len(sizes)
-    # Whole layers, at least one each: what is left over goes to the largest share that is still owed.
-    parts = [max(1, layers * size // sum(sizes)) for size in sizes]
-    while sum(parts) < layers:
-        parts[max(range(count), key=lambda i: (sizes[i] / parts[i], -i))] += 1
-    while sum(parts) > layers:
-        parts[max(range(count), key=lambda i: (parts[i], -i))] -= 1
-    ends = [sum(parts[: index + 1]) for index in range(count)]
-    return tuple((end - part, end) for part, end in zip(parts, ends, strict=True))
+    ends = list(accumulate(shares(layers, sizes)))
+    return tuple(zip([0, *ends], ends, strict=False))
 
 
 def machines_of(

@@ -8,10 +8,17 @@ are kept.
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from smolcluster.runtime.runfolder import GradientRecord, LinkRecord, StepRecord, ValidationRecord, write_atomic
+from smolcluster.runtime.metricsfile import GradientRecord, LinkRecord, StepRecord, ValidationRecord
+from smolcluster.runtime.runfolder import write_atomic
+
+if TYPE_CHECKING:
+    from smolcluster.runtime.context import LinkState
 
 MAX_LINES = 20_000
 MOST_STEPS = 1 << 62
@@ -34,6 +41,20 @@ class MetricsWriter:
         self._lines += 1
         if self._lines >= self._max_lines:
             self._thin()
+
+    def write_links(self, step: int, links: Iterable[LinkState]) -> None:
+        """Append how each of this rank's links is at a step."""
+        for link in links:
+            self.write(
+                LinkRecord(
+                    step=step,
+                    time=time.time(),
+                    peer=link.peer,
+                    mbps=link.mbps,
+                    rtt_ms=link.rtt_ms,
+                    buffered=link.buffered,
+                )
+            )
 
     def _thin(self) -> None:
         self._file.close()

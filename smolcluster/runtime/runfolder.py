@@ -18,7 +18,6 @@ from pydantic import Field
 
 from smolcluster.spec.base import Frozen
 
-METRICS_SCHEMA = 1
 RESULT_SCHEMA = 1
 SUMMARY_SCHEMA = 1
 JOB_SCHEMA = 1
@@ -212,82 +211,6 @@ class RequestRecord(Frozen):
     def failed(self) -> bool:
         """Whether we failed it. One that was refused, or that its sender gave up, has not failed."""
         return self.status >= 500 or self.finish in ("deadline", "stage_lost", "session", "closed")
-
-
-class StepRecord(Frozen):
-    """One line of metrics.jsonl: one training step of one rank. Times in seconds, bytes counted on sockets."""
-
-    schema_: int = Field(default=METRICS_SCHEMA, alias="schema", serialization_alias="schema")
-    step: int
-    time: float
-    loss: float
-    lr: float
-    tokens: int
-    tokens_per_s: float
-    grad_norm: float
-    step_s: float
-    compute_s: float
-    comm_s: float
-    bytes_out: int
-    bytes_in: int
-    staleness: int = 0
-    # Of a server that collects gradients (syncps): how many of this step's had been meant for one before; None: none.
-    late: int | None = None
-    val_loss: float | None = None
-    # Under float16: what the loss was multiplied by, and whether gradients overflowed and nothing was updated.
-    loss_scale: float | None = None
-    skipped: bool | None = None
-    val_accuracy: float | None = None
-    # Of step_s: how long the step waited for its samples.
-    data_s: float = 0.0
-    # What `tokens` counts: a picture is one.
-    counts: Literal["tokens", "samples"] = "tokens"
-    total_steps: int
-    # Where a line is a round of several steps (diloco): how many this rank took, and how long its slot was.
-    inner_steps: int | None = None
-    slot_s: float | None = None
-
-    @property
-    def own_steps(self) -> int:
-        """How many steps of this rank the line tells of."""
-        return self.inner_steps if self.inner_steps is not None else 1
-
-
-class LinkRecord(Frozen):
-    """Another kind of line of metrics.jsonl, every metrics_log_interval steps: one link as this rank sees it."""
-
-    schema_: int = Field(default=METRICS_SCHEMA, alias="schema", serialization_alias="schema")
-    step: int
-    time: float
-    peer: int
-    mbps: float
-    rtt_ms: float
-    buffered: int
-
-
-class GradientRecord(Frozen):
-    """A third kind of line, in rank 0's metrics.jsonl only: norms of the mean gradient before clipping, by parameter.
-
-    Every eval_steps steps and at the last, where training.track_gradients asks for them.
-    """
-
-    schema_: int = Field(default=METRICS_SCHEMA, alias="schema", serialization_alias="schema")
-    step: int
-    time: float
-    norms: dict[str, float]
-
-
-class ValidationRecord(Frozen):
-    """A fourth kind, in the metrics.jsonl of a server: the validation loss of a step whose line stands there already.
-
-    It is measured on a copy of the weights while training goes on.
-    """
-
-    schema_: int = Field(default=METRICS_SCHEMA, alias="schema", serialization_alias="schema")
-    step: int
-    time: float
-    val_loss: float
-    val_accuracy: float | None = None
 
 
 class GradientAccount(Frozen):

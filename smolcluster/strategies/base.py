@@ -251,10 +251,14 @@ def judge(rows: list[list[float]], max_norm: float | None, loss_scale: float = 1
         return Verdict(sum(row[0] for row in rows) / tokens, tokens, 0.0, 0.0, stop, skip=True)
     _refuse_what_is_not_finite(rows)
     norm = math.sqrt(math.fsum(row[3] for row in rows)) / loss_scale / tokens
-    # 1e-6 as in torch.nn.utils.clip_grad_norm_, whose numbers people know.
-    clip = 1.0 if max_norm is None else min(1.0, max_norm / (norm + 1e-6))
     loss = math.fsum(row[0] for row in rows) / tokens
-    return Verdict(loss, tokens, norm, clip / tokens / loss_scale, stop)
+    return Verdict(loss, tokens, norm, clip_factor(norm, max_norm) / tokens / loss_scale, stop)
+
+
+def clip_factor(norm: float, max_norm: float | None) -> float:
+    """What a gradient of that norm is multiplied by, to be clipped."""
+    # 1e-6 as in torch.nn.utils.clip_grad_norm_, whose numbers people know.
+    return 1.0 if max_norm is None else min(1.0, max_norm / (norm + 1e-6))
 
 
 def _refuse_what_is_not_finite(rows: list[list[float]]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from smolcluster.data import Samples, step_indices, steps_per_epoch
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.metrics import MetricsWriter
-from smolcluster.runtime.runfolder import GradientRecord, LinkRecord, StepRecord
+from smolcluster.runtime.metricsfile import GradientRecord, StepRecord
 from smolcluster.runtime.scores import validation_text
 from smolcluster.strategies.base import Batch, StepResult, Strategy, TakesRounds
 from smolcluster.train.account import Account
@@ -184,16 +184,7 @@ class Loop:
         comm = self._context.run.comm
         if not comm.track_network_metrics or not falls_in(comm.metrics_log_interval, first, step):
             return
-        for link in self._context.wires.links():
-            record = LinkRecord(
-                step=step,
-                time=time.time(),
-                peer=link.peer,
-                mbps=link.mbps,
-                rtt_ms=link.rtt_ms,
-                buffered=link.buffered,
-            )
-            self._metrics.write(record)
+        self._metrics.write_links(step, self._context.wires.links())
 
     def _say(self, step: int, loss: float, tokens_per_s: float, fresh: bool) -> None:
         now = time.monotonic()

@@ -16,12 +16,14 @@ from smolcluster.plan.types import NodeConfig, ProfilePlan, RankPlan
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.failures import DONE, Failure, understand
 from smolcluster.runtime.pacenote import LinkPace, RankPace
-from smolcluster.runtime.process import Stop, peak_rss_mb
+from smolcluster.runtime.process import Stop
 from smolcluster.runtime.results import leave_result
-from smolcluster.runtime.runfolder import RankResult, RunFolder, Status, write_atomic
+from smolcluster.runtime.runfolder import RunFolder, write_atomic
+from smolcluster.train.account import Account
 from smolcluster.train.linkpace import LinkMeter
+from smolcluster.train.outcome import context_of, result_of
 from smolcluster.train.pace import Runner, versions
-from smolcluster.train.part import context_of, open_wires
+from smolcluster.train.part import open_wires
 
 log = logging.getLogger("smolcluster.worker")
 # Machines are told to stop one by one: who sees another leave may be told a moment later.
@@ -32,7 +34,7 @@ def measure_part(config: NodeConfig, plan: ProfilePlan, me: RankPlan, stop: Stop
     """Measure, and write pace.json and result.json. The exit code; only bugs of result writing raise."""
     began = time.monotonic()
     folder = RunFolder(Path(config.run_dir))
-    ending, sent, received, tokens, steps = DONE, 0, 0, 0, 0
+    account, ending, sent, received = Account(), DONE, 0, 0
     try:
         context = context_of(config, plan, me)
         with open_wires(context, config, None) as context:
@@ -42,31 +44,14 @@ def measure_part(config: NodeConfig, plan: ProfilePlan, me: RankPlan, stop: Stop
                 counters = context.wires.counters()
                 sent, received = counters.bytes_out, counters.bytes_in
         write_atomic(folder.pace(me.node, me.rank), pace.model_dump_json(by_alias=True, indent=2) + "\n")
-        tokens, steps = pace.tokens * pace.steps, pace.steps
+        account.tokens, account.steps = pace.tokens * pace.steps, pace.steps
     except BaseException as error:  # whatever ended it, the result must say so
         ending = understand(error)
         log.error("%s", ending.reason, exc_info=error if ending.bug else None)
         if not ending.ours and not ending.bug and stop.wait(PARTING_S):
             ending = Failure(InterruptedRun.exit_code, "stopped as asked", ours=False, bug=False)
-    statuses: dict[int, Status] = {0: "completed", InterruptedRun.exit_code: "stopped"}
-    result = RankResult(
-        rank=me.rank,
-        node=me.node,
-        status=statuses.get(ending.exit_code, "failed"),
-        exit_code=ending.exit_code,
-        reason=ending.reason,
-        root_cause=ending.ours and ending.exit_code not in statuses,
-        steps=steps,
-        tokens=tokens,
-        seconds=time.monotonic() - began,
-        wire_bytes_out=sent,
-        wire_bytes_in=received,
-        peak_rss_mb=peak_rss_mb(),
-        transport=plan.transport if plan.world_size > 1 else "none",
-        generation=config.generation,
-        finished=ending is DONE,
-        final=ending.final,
-    )
+    account.seconds = time.monotonic() - began
+    result = result_of(config, plan, me, account, ending, sent, received)
     leave_result(folder, result)
     return result.exit_code
 

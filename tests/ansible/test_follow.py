@@ -11,7 +11,8 @@ import pytest
 from ansible_lab import LONG, Cluster, Playing
 
 from smolcluster.observe.progress import Mark, clock, progress_line, slowest, time_left_s
-from smolcluster.runtime.runfolder import RunFolder, StepRecord, write_atomic
+from smolcluster.runtime.metricsfile import StepRecord
+from smolcluster.runtime.runfolder import RunFolder, write_atomic
 
 PLAYBOOK = """\
 - hosts: node1

@@ -268,7 +268,6 @@ def test_a_link_that_is_cut_is_told_at_once_on_both_sides_and_made_again(stack, 
     mailbox.cut(first)
     with pytest.raises(PeerLostError):
         one.receive(WAIT_S)
-    assert one.lost
     left = next_of(mailbox, Left)
     assert (left.member, left.orderly) == (first, False)
     join(one)

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from smolcluster.runtime.runfolder import RankResult, RunFolder, StepRecord
+from smolcluster.runtime.metricsfile import StepRecord
+from smolcluster.runtime.runfolder import RankResult, RunFolder
 from tests.steps import read_metrics
 
 from . import Host, Lab, Link

@@ -17,8 +17,9 @@ from smolcluster.errors import ConfigError, InputError
 from smolcluster.observe.report import read_run, summarise, summary_of
 from smolcluster.observe.tables import show
 from smolcluster.runtime.metrics import MetricsWriter
+from smolcluster.runtime.metricsfile import StepRecord
 from smolcluster.runtime.results import write_result
-from smolcluster.runtime.runfolder import GradientAccount, RankResult, RunFolder, StepRecord, write_atomic
+from smolcluster.runtime.runfolder import GradientAccount, RankResult, RunFolder, write_atomic
 
 PLOTS = ("loss", "perplexity", "throughput", "bytes", "time")
 

@@ -15,9 +15,9 @@ Shapes = dict[str, tuple[int, ...]]
 
 def tell_shapes(mine: Mapping[str, tuple[int, ...]], collectives: Collectives) -> list[Shapes]:
     """Every rank's parameters with their shapes, in rank order. All ranks must call it."""
-    text = torch.frombuffer(bytearray(json.dumps({k: list(v) for k, v in mine.items()}).encode()), dtype=torch.uint8)
     if collectives.world_size == 1:
         return [dict(mine)]
+    text = torch.frombuffer(bytearray(json.dumps({k: list(v) for k, v in mine.items()}).encode()), dtype=torch.uint8)
     lengths = [int(row[0]) for row in collectives.exchange([len(text)])]
     room = torch.zeros(max(lengths), dtype=torch.uint8)
     room[: len(text)] = text

@@ -31,13 +31,3 @@ def turns(stage: int, stages: int, micros: int) -> Iterator[Turn]:
         yield Turn("backward", micro)
     for micro in range(micros - ahead, micros):
         yield Turn("backward", micro)
-
-
-def most_alive(stage: int, stages: int, micros: int) -> int:
-    """How many micro-batches' activations a stage holds at once, at most."""
-    return min(stages - stage, micros)
-
-
-def idle_share(stages: int, micros: int) -> float:
-    """The part of a step that an even stage waits for others: the pipeline fills and drains, (S-1) / (S-1+M)."""
-    return (stages - 1) / (stages - 1 + micros)

@@ -7,7 +7,7 @@ import math
 from torch import nn
 
 from smolcluster.runtime.context import RunContext
-from smolcluster.strategies.base import NotFiniteError
+from smolcluster.strategies.base import ADVICE, NotFiniteError, clip_factor
 from smolcluster.strategies.replica import Replica
 from smolcluster.strategies.squares import sum_of_squares
 
@@ -30,9 +30,6 @@ class Centre(Replica):
         """One step of AdamW with the mean gradient in `whole_grads`, clipped; its norm before that. NotFiniteError."""
         norm = math.sqrt(sum_of_squares(self.whole_grads))
         if not math.isfinite(norm):
-            what = "a gradient that was pushed is not finite"
-            advice = "lower training.learning_rate, lengthen lr_schedule.warmup_iters or set training.grad_clip_norm"
-            raise NotFiniteError(f"{what}: {advice}", None)
-        clip = 1.0 if self.max_norm is None else min(1.0, self.max_norm / (norm + 1e-6))
-        self.adamw.step(0, lr, clip)
+            raise NotFiniteError(f"a gradient that was pushed is not finite: {ADVICE}", None)
+        self.adamw.step(0, lr, clip_factor(norm, self.max_norm))
         return norm

@@ -109,7 +109,7 @@ class StarWorker(Replica):
         self.left = 0
         self.outcomes: Counter[str] = Counter()
         self.incoming = Incoming(self.flat.params, tuple(self.untrained().values()), context.plan.wire)
-        self.interval = context.run.worker_update_interval
+        self.run = context.run
         self._caller = caller
         self._stop = stop
         self._entered = entered
@@ -185,7 +185,7 @@ class StarWorker(Replica):
         self._settle()
         if self.ending is not None or self._joined != joined:
             return None
-        pull = self._since + 1 >= self.interval
+        pull = self._since + 1 >= self.run.worker_update_interval
         self._push(lease, base, local, pull)
         lr = self._lr
         if pull:

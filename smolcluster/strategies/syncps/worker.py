@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from torch import nn
-
-from smolcluster.runtime.context import RunContext
-from smolcluster.strategies.star.worker import ServerLink, StarWorker
+from smolcluster.strategies.star.worker import StarWorker
 
 
 class Worker(StarWorker):
@@ -15,25 +10,14 @@ class Worker(StarWorker):
 
     optimizes = False
 
-    def __init__(
-        self,
-        context: RunContext,
-        model: nn.Module,
-        caller: ServerLink,
-        stop: Callable[[], bool],
-        entered: Callable[[int], None],
-        join_s: float,
-    ) -> None:
-        super().__init__(context, model, caller, stop, entered, join_s)
-        self._alpha = context.run.training.polyak_alpha
-
     def between(self, lr: float, clip: float) -> None:  # noqa: ARG002
         """Wait for the others: the next samples come when the step has closed."""
         self._settle()
 
     def pulled(self) -> None:
         """Take the server's weights into the average."""
-        if self._alpha == 1:
+        alpha = self.run.training.polyak_alpha
+        if alpha == 1:
             self.flat.params.copy_(self.incoming.base)
         else:
-            self.flat.params.lerp_(self.incoming.base, self._alpha)
+            self.flat.params.lerp_(self.incoming.base, alpha)

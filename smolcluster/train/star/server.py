@@ -18,7 +18,7 @@ from smolcluster.runtime.checkpoint.load import Restored, restore
 from smolcluster.runtime.checkpoint.manifest import StarNote
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.metrics import MetricsWriter
-from smolcluster.runtime.runfolder import LinkRecord, StepRecord, ValidationRecord
+from smolcluster.runtime.metricsfile import StepRecord, ValidationRecord
 from smolcluster.runtime.schedule import learning_rate
 from smolcluster.runtime.scores import validation_text
 from smolcluster.strategies.star.centre import Centre
@@ -251,17 +251,7 @@ class ServerLoop:
         comm = self._context.run.comm
         if not comm.track_network_metrics or step % comm.metrics_log_interval:
             return
-        for link in self._context.wires.links():
-            self._metrics.write(
-                LinkRecord(
-                    step=step,
-                    time=time.time(),
-                    peer=link.peer,
-                    mbps=link.mbps,
-                    rtt_ms=link.rtt_ms,
-                    buffered=link.buffered,
-                )
-            )
+        self._metrics.write_links(step, self._context.wires.links())
 
     def _say(self, step: int, loss: float, tokens_per_s: float) -> None:
         now, total = time.monotonic(), self._start.total_steps

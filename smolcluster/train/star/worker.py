@@ -13,7 +13,7 @@ from smolcluster.data import Samples, step_indices
 from smolcluster.errors import RunOverError
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.metrics import MetricsWriter
-from smolcluster.runtime.runfolder import StepRecord
+from smolcluster.runtime.metricsfile import StepRecord
 from smolcluster.runtime.seeding import seed_step
 from smolcluster.strategies.base import Batch, NotFiniteError
 from smolcluster.strategies.star.leases import Lease
