@@ -75,4 +75,6 @@ def test_a_rank_lost_at_a_step_comes_back_once_and_the_weights_are_the_same(
     with crew(tmp_path / "run", made(LOST[kind], peer_timeout_s=4.0), data) as run:
         assert completed(run) == [1, 1]
         assert same(run.model(), undisturbed)
-        assert run.folder.log(run.plan.ranks[1].node, 1).read_text().count("fault, as the config asks") == 1
+        # Its own rank has come to that step; the other may lose it just before.
+        rank = LOST[kind]["rank"]
+        assert run.folder.log(run.plan.ranks[rank].node, rank).read_text().count("fault, as the config asks") == 1
