@@ -75,6 +75,6 @@ def test_a_rank_lost_at_a_step_comes_back_once_and_the_weights_are_the_same(
     with crew(tmp_path / "run", made(LOST[kind], peer_timeout_s=4.0), data) as run:
         assert completed(run) == [1, 1]
         assert same(run.model(), undisturbed)
-        # Its own rank has come to that step; the other may lose it just before.
-        rank = LOST[kind]["rank"]
-        assert run.folder.log(run.plan.ranks[rank].node, rank).read_text().count("fault, as the config asks") == 1
+        logs = [run.folder.log(run.plan.ranks[rank].node, rank).read_text() for rank in (0, 1)]
+        # Each tells of it once, but whoever is lost by the other just before that step.
+        assert {log.count("fault, as the config asks") for log in logs} in ({1}, {0, 1})
