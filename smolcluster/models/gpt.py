@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from smolcluster.models.cache import KVCache, LayerCache
 from smolcluster.models.compiled import compiled
-from smolcluster.models.lookup import LookupSink, lookup_apart
+from smolcluster.models.lookup import LookupSink, Room, lookup_apart
 from smolcluster.models.loss import chunked_cross_entropy
 from smolcluster.models.short import product
 from smolcluster.models.units import ShardUnit
@@ -147,6 +147,7 @@ class GPT(nn.Module):
         self.spec = spec
         self.transformer = Transformer(spec)
         self.lm_head: nn.Linear | None = None
+        self._head_room: Room | None = None
         if not spec.tie_embeddings:
             self.lm_head = nn.utils.skip_init(nn.Linear, spec.model_dim, spec.vocab_size, bias=False)
         initialise(self, spec, seed)
@@ -167,15 +168,19 @@ class GPT(nn.Module):
     def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy (nats per token), a scalar; ids and targets (B, T) int64."""
         hidden = self.transformer(ids)
-        return chunked_cross_entropy(hidden.flatten(0, 1), self.head, targets.flatten())
+        room = self._head_room() if self._head_room is not None and torch.is_grad_enabled() else None
+        return chunked_cross_entropy(hidden.flatten(0, 1), self.head, targets.flatten(), room=room)
 
     def tied_embedding(self) -> str | None:
         """The name of the parameter that is read at both ends of the model; None if there are two."""
         return "transformer.wte.weight" if self.lm_head is None else None
 
-    def part_lookups(self, sink: LookupSink | None) -> None:
-        """From now on gradients of the tied embedding's lookups go to `sink`, not to its weight. None: as usual."""
-        self.transformer.lookup_sink = sink
+    def part_lookups(self, sink: LookupSink | None, room: Room | None = None) -> None:
+        """From now on gradients of the tied embedding's lookups go to `sink`, not to its weight. None: as usual.
+
+        room: where the rest of its gradient, the projection's, may be formed.
+        """
+        self.transformer.lookup_sink, self._head_room = sink, room
 
     def checkpoint_blocks(self) -> None:
         """From now on a training pass keeps the inputs of blocks, and backward computes a block again (Chen et al.,

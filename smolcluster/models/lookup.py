@@ -17,6 +17,8 @@ from torch.nn import functional
 
 # Gets the ids that were looked up (n,) and their rows' gradients (n, D). An id may come more than once.
 LookupSink = Callable[[Tensor, Tensor], None]
+# Says where the gradient of the projection, (V, D), may be formed in the coming pass; None: in memory of its own.
+Room = Callable[[], Tensor | None]
 
 
 class _Apart(torch.autograd.Function):

@@ -23,9 +23,9 @@ from torch.nn import functional
 # Logits of one chunk: 2 M floats, 8 MB. Smaller ones stay in cache, but make thin matrix products.
 CHUNK_ELEMENTS = 1 << 21
 # Each chunk reads and writes the whole (V, D) gradient of the weight once: below this many rows that dominates.
-MIN_ROWS = 256
-# Rows of the weight that go together on a CPU: with 256 rows of hidden their logits are 1 MB.
-BLOCK_ROWS = 1024
+MIN_ROWS = 512
+# Rows of the weight that go together on a CPU: with 512 rows of hidden their logits are 1 MB.
+BLOCK_ROWS = 512
 
 
 def chunk_rows(rows: int, vocabulary: int, elements: int = CHUNK_ELEMENTS) -> int:
@@ -69,12 +69,16 @@ def _exponentials(
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, elements: int) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, elements: int, room: Tensor | None
+    ) -> Tensor:
         count, vocabulary = hidden.shape[0], weight.shape[0]
         size = chunk_rows(count, vocabulary, elements)
         need_hidden, need_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
-        grad_weight = torch.empty_like(weight) if need_weight else None
+        grad_weight = None
+        if need_weight:
+            grad_weight = torch.empty_like(weight) if room is None else room
         buffer = hidden.new_empty(vocabulary * size)
         total = hidden.new_zeros(())
         for start in range(0, count, size):
@@ -98,26 +102,34 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         grads, ctx.grads = ctx.grads, None
         if grads is None:
             raise RuntimeError("this loss was differentiated already: its gradients were given away, not kept")
         # In place: the buffers are ours and nobody needs them again.
         grad_hidden, grad_weight = (None if g is None else g.mul_(grad) for g in grads)
-        return grad_hidden, grad_weight, None, None
+        return grad_hidden, grad_weight, None, None, None
 
 
-def chunked_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, elements: int = CHUNK_ELEMENTS) -> Tensor:
+def chunked_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, elements: int = CHUNK_ELEMENTS, room: Tensor | None = None
+) -> Tensor:
     """The mean over N of -log softmax(hidden @ weight.T)[target]: a scalar.
 
     hidden (N, D) and weight (V, D), targets (N,) int64 in [0, V). `elements` bounds one chunk's logits. Can be
     differentiated once, with respect to hidden and weight. All of it is computed in the weight's type, under autocast
     too: a sum over fifty thousand exponentials is no place for eight bits.
+
+    room: where the weight's gradient is formed, (V, D) of its type and contiguous; by default in fresh memory. It is
+    written from now until backward.
     """
     if hidden.dim() != 2 or targets.shape != hidden.shape[:1] or weight.shape[1:] != hidden.shape[1:]:
         raise ValueError(f"expected (N, D), (V, D), (N,): got {hidden.shape}, {weight.shape}, {targets.shape}")
     with torch.autocast(hidden.device.type, enabled=False):
-        return cast(Tensor, _ChunkedCrossEntropy.apply(hidden.to(weight.dtype), weight, targets, elements))
+        if not torch.is_grad_enabled():
+            # A function of our own is asked for the gradient of whatever may have one, wanted or not.
+            weight = weight.detach()
+        return cast(Tensor, _ChunkedCrossEntropy.apply(hidden.to(weight.dtype), weight, targets, elements, room))
 
 
 def plain_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from smolcluster.comm.codec import codec_of
-from smolcluster.models.lookup import LookupSink
+from smolcluster.models.lookup import LookupSink, Room
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.device import Collectives
 from smolcluster.spec.run import GPTSpec
@@ -33,8 +33,8 @@ class PartsLookups(Protocol):
         """The name of the parameter that is read at both ends; None if there is none."""
         ...
 
-    def part_lookups(self, sink: LookupSink | None) -> None:
-        """Gradients of lookups go to `sink`; None: into the weight, as usual."""
+    def part_lookups(self, sink: LookupSink | None, room: Room | None = None) -> None:
+        """Gradients of lookups go to `sink`; None: into the weight, as usual. room: where the others may be formed."""
         ...
 
 
@@ -48,7 +48,11 @@ class Lookups:
         self._width = width
         self._collectives = collectives
         self._taken: list[tuple[torch.Tensor, torch.Tensor]] = []
-        model.part_lookups(lambda ids, grads: self._taken.append((ids, grads)))
+        self.offer(None)
+
+    def offer(self, room: Room | None) -> None:
+        """Say where the projection's gradient may be formed, so that it need not be copied there."""
+        self._model.part_lookups(lambda ids, grads: self._taken.append((ids, grads)), room)
 
     def add_all(self, layout: Layout, grads: Iterable[Piece]) -> None:
         """Add every rank's rows to the gradients that lie here, of whatever cut; call it when those are summed."""

@@ -17,6 +17,7 @@ from smolcluster.runtime.device import Pending
 from smolcluster.runtime.slices import CARRIED, Slice, fill
 from smolcluster.strategies.base import Batch, LossSum, StepResult, Verdict
 from smolcluster.strategies.flat import Bucket, FlatParameters, trainable
+from smolcluster.strategies.lookups import Lookups
 from smolcluster.strategies.pieces import Piece, Range, slices_of
 from smolcluster.strategies.stream import GradientStream
 from smolcluster.strategies.synchronous import Synchronous
@@ -62,6 +63,15 @@ class Replica(Synchronous):
                 self._sent.append(send(bucket))
 
         self.stream = GradientStream(self.flat, lambda bucket: self.flat.bucket(self.whole_grads, bucket), leave)
+        if self.lookups is not None:
+            self._offer_room(self.lookups)
+
+    def _offer_room(self, lookups: Lookups) -> None:
+        """Have the projection's gradient formed where it is collected: the first of a pass, the others are added."""
+        span = next(span for span in self.flat.spans if span.name == lookups.name)
+        room = self.whole_grads[span.start : span.stop].view(span.parameter.shape)
+        # A view each time: autograd keeps what it is given, and makes no copy, only if nobody else holds that tensor.
+        lookups.offer(lambda: room.view_as(room) if self.stream.untouched(span.name) else None)
 
     def start(self, grads: Sequence[Piece]) -> None:
         """Take rank 0's weights; make the optimizer over the ranges of these gradients."""

@@ -44,6 +44,10 @@ class GradientStream:
             for span in layout.spans
         ]
 
+    def untouched(self, name: str) -> bool:
+        """Whether a parameter has no gradient yet in this pass."""
+        return name not in self._seen
+
     def begin(self) -> None:
         """Start a pass: forget the last one's gradients."""
         self._seen.clear()
@@ -90,7 +94,7 @@ class GradientStream:
             part = flat[start : start + len(place)]
             if span.name in self._seen:
                 place.add_(part)
-            else:
+            elif part.data_ptr() != place.data_ptr():  # it may have been formed here
                 place.copy_(part)
             if self._last:
                 self._missing[bucket.index] -= 1
