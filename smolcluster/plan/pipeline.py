@@ -42,12 +42,17 @@ def pipeline_notes(run: RunSpec, machines: Sequence[Machine], stages: Ranges) ->
     """What a person should know of the split: who has what, and what filling and draining costs."""
     if len(stages) < 2:
         return []
-    micros = min(run.training.grad_accumulation, run.training.batch_size)
+    micros = micros_of(run)
     idle = idle_share(len(stages), micros)
     split_up = listed(f"{machine.name} {start}:{stop}" for machine, (start, stop) in zip(machines, stages, strict=True))
     many = f"{micros} micro-batch{'es' if micros > 1 else ''}"
     advice = "; a larger training.grad_accumulation waits less" if idle > 1 / 3 else ""
     return [f"mp: layers {split_up}; with {many} a stage waits {idle * 100:.0f} % of a step{advice}"]
+
+
+def micros_of(run: RunSpec) -> int:
+    """How many micro-batches a step's batch passes the stages in."""
+    return min(run.training.grad_accumulation, run.training.batch_size)
 
 
 def idle_share(stages: int, micros: int) -> float:

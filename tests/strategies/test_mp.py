@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from mp_clock import BACKWARD_S, FORWARD_S, waited
 from mp_jobs import drift, given_weights, resume, slices_after, train
 from strategy_pool import Pool
 
@@ -187,3 +188,18 @@ def makespan(stages: int, micros: int, forward: float = 1.0, backward: float = 2
 def test_even_stages_idle_as_little_as_a_pipeline_must(stages: int, micros: int) -> None:
     took = makespan(stages, micros)
     assert math.isclose(1 - 3.0 * micros / took, idle_share(stages, micros), abs_tol=1e-9)
+
+
+@pytest.mark.parametrize(("stages", "micros"), [(2, 1), (2, 4), (3, 4), (4, 8), (4, 2)])
+def test_even_stages_say_that_they_waited_as_long_as_they_must(pool: Pool, stages: int, micros: int) -> None:
+    for comm_s, compute_s in pool.run("smol", stages, waited, micros, (1.0,) * stages):
+        assert compute_s == (FORWARD_S + BACKWARD_S) * micros
+        assert comm_s / (comm_s + compute_s) == pytest.approx(idle_share(stages, micros), abs=1e-12)
+
+
+def test_the_slowest_stage_waits_least(pool: Pool) -> None:
+    """By hand: it gets its first work after 1, once waits 1 for the last stage's first answer, and the first stage goes
+    back through the last micro-batch for 2 after it is done."""
+    got = pool.run("smol", 3, waited, 4, (1.0, 2.0, 1.0))
+    assert [compute_s for _, compute_s in got] == [12.0, 24.0, 12.0]
+    assert {comm_s + compute_s for comm_s, compute_s in got} == {1.0 + 1.0 + 24.0 + 2.0}

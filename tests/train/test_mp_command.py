@@ -58,6 +58,9 @@ def test_split_layers_train_as_one_process_and_others_go_on(project: Path) -> No
     stages = json.loads((run / "plan.json").read_text())["stages"]
     assert (len(stages), stages[-1][1]) == (3, 4)
     assert (split["status"], split["steps"], split["tokens"]) == ("completed", 6, 6 * 8 * 16)
+    # Three stages, and the batch of eight in as many micro-batches.
+    assert split["idle_planned"] == pytest.approx(2 / 10)
+    assert [0 < share < 1 for share in split["idle_share"]] == [True] * 3
     model = load_pretrained(run / "model")
     assert model(torch.zeros(1, 4, dtype=torch.int64)).shape == (1, 4, 300)
 
