@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 from smolcluster.errors import ConfigError, Problem
-from smolcluster.plan.arithmetic import STATE_BYTES, block_params
+from smolcluster.plan.arithmetic import STATE_BYTES, block_params, norm_params, position_params
 from smolcluster.plan.profile import Profile
 from smolcluster.plan.shares import shares
 from smolcluster.plan.stages import Machine, ModelWeight, Ranges, split
@@ -17,8 +17,9 @@ from smolcluster.spec.stages import split_layers
 
 _FLOAT = 4
 # What autograd keeps of a block for each token, in widths of the model and of its MLP: inputs of both norms and of the
-# four products, query, key and value, what attention gave, both sides of the activation.
-_KEPT_WIDTHS, _KEPT_FF = 10, 2
+# four products, query, key and value, what attention gave, both sides of the activation; of SwiGLU gate and up, what
+# silu made of the gate, and their product.
+_KEPT_WIDTHS, _KEPT_FF, _KEPT_SWIGLU = 10, 2, 4
 _FIX = "take a smaller model, activation_checkpointing, or more machines"
 
 
@@ -116,8 +117,8 @@ def _weight_of(run: RunSpec, model: GPTSpec, count: int) -> ModelWeight:
     return ModelWeight(
         layers=model.num_layers,
         layer_bytes=STATE_BYTES * block,
-        table_bytes=STATE_BYTES * (table + model.num_positions * model.model_dim),
-        head_bytes=STATE_BYTES * (table + 2 * model.model_dim),
+        table_bytes=STATE_BYTES * (table + position_params(model)),
+        head_bytes=STATE_BYTES * (table + norm_params(model)),
         # As many micro-batches are alive in the first stage as there are stages.
         cache_bytes=_FLOAT * kept * tokens * min(count, run.training.grad_accumulation),
         head_layers=table / block,
@@ -125,4 +126,4 @@ def _weight_of(run: RunSpec, model: GPTSpec, count: int) -> ModelWeight:
 
 
 def _kept(model: GPTSpec) -> int:
-    return _KEPT_WIDTHS * model.model_dim + _KEPT_FF * model.ff_dim
+    return _KEPT_WIDTHS * model.model_dim + (_KEPT_FF if model.llama is None else _KEPT_SWIGLU) * model.ff_dim

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from smolcluster.spec.base import Frozen
 from smolcluster.spec.faults import FaultSpec
+from smolcluster.spec.shape import Rope
 
 # Of forward and backward: all in float32, or what torch.autocast does with products in the shorter type.
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -22,11 +23,26 @@ STARS = ("edp", "syncps")
 STRATEGIES = ("single", "classicdp", "fsdp", "edp", "syncps", "mp", "diloco")
 
 
-class GPTSpec(Frozen):
-    """A GPT-2 style decoder. `vocab_size` is what the tokenizer should give; the data folder's meta.json decides.
+class LlamaBlocks(Frozen):
+    """What Llama's blocks have that GPT-2's have not. `kind`: what Hugging Face calls the model's type."""
 
-    `max_seq_len` is the length of a sample; `num_positions`, as many if nobody says, what the model has positions for:
-    weights to start from may have more.
+    kind: Literal["llama", "mistral", "qwen2", "qwen3"]
+    kv_heads: int = Field(gt=0)
+    head_dim: int = Field(gt=0)
+    norm_eps: float = Field(gt=0)
+    qkv_bias: bool
+    out_bias: bool
+    mlp_bias: bool
+    qk_norm: bool
+    rope: Rope
+
+
+class GPTSpec(Frozen):
+    """A decoder: GPT-2's, or where given weights are Llama's, those blocks (`llama`), which have no dropout.
+
+    `vocab_size` is what the tokenizer should give; the data folder's meta.json decides. `max_seq_len` is the length of
+    a sample; `num_positions`, as many if nobody says, what the model has positions for: weights to start from may have
+    more.
     """
 
     type: Literal["gpt"] = "gpt"
@@ -39,6 +55,7 @@ class GPTSpec(Frozen):
     num_positions: int = Field(default=0, ge=0)
     tie_embeddings: bool = True
     vocab_size: int = Field(gt=0)
+    llama: LlamaBlocks | None = None
 
     @model_validator(mode="before")
     @classmethod

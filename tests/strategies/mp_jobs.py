@@ -15,7 +15,8 @@ from smolcluster.models.nn_stage import NNStage
 from smolcluster.models.partition import cut
 from smolcluster.runtime.seeding import seed_step
 from smolcluster.runtime.slices import Slice
-from smolcluster.spec.run import GPTSpec, NNSpec
+from smolcluster.spec.run import GPTSpec, LlamaBlocks, NNSpec
+from smolcluster.spec.shape import Rope
 from smolcluster.strategies.base import Strategy, build_strategy
 from smolcluster.strategies.mp import stage
 
@@ -26,9 +27,14 @@ Bounds = tuple[tuple[int, int], ...]
 def spec_of(kind: str) -> GPTSpec | NNSpec:
     if kind == "nn":
         return NNSpec(input_dim=LENGTH, hidden=20, out=VOCAB)
+    blocks = LlamaBlocks(
+        kind="llama", kv_heads=1, head_dim=12, norm_eps=1e-6, qkv_bias=False, out_bias=False, mlp_bias=False,
+        qk_norm=False, rope=Rope(theta=10000.0),
+    )  # fmt: skip
     return GPTSpec(
         model_dim=24, num_layers=LAYERS, num_heads=2, ff_dim=48, dropout=0.2 if kind == "dropout gpt" else 0,
-        max_seq_len=LENGTH, tie_embeddings=kind != "untied gpt", vocab_size=VOCAB,
+        max_seq_len=LENGTH, tie_embeddings="untied" not in kind, vocab_size=VOCAB,
+        llama=blocks if "llama" in kind else None,
     )  # fmt: skip
 
 

@@ -70,7 +70,14 @@ def test_equals_single(pool: Pool, size: int, bounds: Any, micros: int) -> None:
     assert all(rank["tied"] is None for rank in ranks[1:-1])
 
 
-@pytest.mark.parametrize(("kind", "bounds"), [("untied gpt", CUTS[3]["uneven"]), ("nn", ((0, 1), (1, 2)))])
+@pytest.mark.parametrize(
+    ("kind", "bounds"),
+    [
+        ("untied gpt", CUTS[3]["uneven"]),
+        ("nn", ((0, 1), (1, 2))),
+        *((kind, bounds) for kind in ("llama", "untied llama") for size in (2, 3) for bounds in CUTS[size].values()),
+    ],
+)
 def test_every_kind_of_model(pool: Pool, kind: str, bounds: Any) -> None:
     assert_equal(pool.run("smol", len(bounds), train, kind, bounds, SAMPLES, 4, STEPS), oracle(kind))
 
@@ -89,14 +96,15 @@ def test_short_precisions_equal_single_s(pool: Pool, precision: str, kind: str, 
         assert got["scales"] == whole["scales"]
 
 
-@pytest.mark.parametrize("kind", ["gpt", "dropout gpt"])
+@pytest.mark.parametrize("kind", ["gpt", "dropout gpt", "llama"])
 def test_recomputing_changes_no_bit(pool: Pool, kind: str) -> None:
     """With dropout too, though micro-batches draw between a block's two passes; and nothing is dropped in eval."""
     kept, again = (
         pool.run("smol", 3, train, kind, CUTS[3]["uneven"], SAMPLES, 4, 5, recompute) for recompute in (False, True)
     )
     assert kept[0]["losses"] == again[0]["losses"]
-    assert (kept[0]["losses"] == pytest.approx(oracle("gpt")["losses"][:5], abs=1e-5)) == (kind == "gpt")
+    whole = oracle(kind.removeprefix("dropout "))["losses"][:5]
+    assert (kept[0]["losses"] == pytest.approx(whole, abs=1e-5)) == ("dropout" not in kind)
     assert kept[2]["evaluated"] == again[2]["evaluated"]
     for key, value in kept[0]["state"].items():
         assert torch.equal(again[0]["state"][key], value), key
@@ -128,12 +136,13 @@ def test_a_stage_holds_its_layers_and_no_more(pool: Pool) -> None:
     [("mp", 0, CUTS[2]["uneven"]), ("mp", 0, CUTS[4]["even"]), ("fsdp", 3, (0, 0)), ("classicdp", 0, (0, 0))],
     ids=["two stages", "four stages", "fsdp 3", "classicdp"],
 )
-def test_what_it_saves_goes_on_with_another_cut(pool: Pool, name: str, stage: int, bounds: Any) -> None:
-    saved = pool.run("smol", 3, slices_after, "gpt", CUTS[3]["even"], SAMPLES, 5)
+@pytest.mark.parametrize("kind", ["gpt", "llama"])
+def test_what_it_saves_goes_on_with_another_cut(pool: Pool, name: str, stage: int, bounds: Any, kind: str) -> None:
+    saved = pool.run("smol", 3, slices_after, kind, CUTS[3]["even"], SAMPLES, 5)
     slices = [fields for rank_slices, _ in saved for fields in rank_slices]
     names = [(fields[0], fields[2]) for fields in slices]
     assert len(names) == len(set(names))  # nothing twice, the tied embedding neither
-    got = pool.run("smol", len(bounds), resume, name, stage, "gpt", bounds, slices, SAMPLES, 5)
+    got = pool.run("smol", len(bounds), resume, name, stage, kind, bounds, slices, SAMPLES, 5)
     for losses in got:
         torch.testing.assert_close(losses, saved[0][1], rtol=0, atol=1e-5)
 
