@@ -178,7 +178,8 @@ class RunSpec(Frozen):
     `init`: the folder, on the controller, of the weights to start from; None draws them from the seed, unless a
     checkpoint is loaded. `own_vocabulary`: the model's is as large as `model` says, since it came with given weights,
     whatever the tokenizer has. `faults`: what is to be broken on purpose. `stages`: mp's half-open ranges of layers in
-    rank order, where the file gives them; none: the plan shares the layers out. `outer_*`: diloco's rounds (SGD with
+    rank order, where the file gives them; none: the plan shares the layers out. `step_timeout_s`: how long a
+    stage of mp waits for one that sends nothing. `outer_*`: diloco's rounds (SGD with
     Nesterov's momentum over them).
     """
 
@@ -202,6 +203,7 @@ class RunSpec(Frozen):
     max_staleness: int = Field(default=1000, ge=0)
     syncps_timeout_s: float = Field(default=0.1, gt=0)
     server_trains: bool = False
+    step_timeout_s: float = Field(default=300.0, gt=0)
     outer_every: int = Field(default=20, ge=1)
     outer_lr: float = Field(default=0.7, gt=0)
     outer_momentum: float = Field(default=0.9, ge=0, lt=1)

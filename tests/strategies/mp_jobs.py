@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
 import torch
 from strategy_jobs import context_of
 from strategy_models import LENGTH, VOCAB, shares_of
+from strategy_pool import FABRICS
 from torch import nn
 
+from smolcluster.errors import PeerError
 from smolcluster.models import build_model, build_stage
 from smolcluster.models.nn_stage import NNStage
 from smolcluster.models.partition import cut
@@ -158,3 +161,19 @@ def drift(rank: int, world_size: int, kind: str, bounds: Bounds) -> tuple[bool, 
         steps(strategy, 8, 2, 3)
         strategy.close()
         return bool(said.called), [] if tied is None else tied.detach().view(-1).tolist()
+
+
+def one_is_stuck(rank: int, world_size: int, kind: str, bounds: Bounds, timeout_s: float) -> str:
+    """After a good step the last stage computes for ever, with a heart that beats: what the others are told."""
+    context = context_of("mp", rank, world_size, samples=8)
+    run = context.run.model_copy(update={"step_timeout_s": timeout_s})
+    context = replace(context, plan=context.plan.model_copy(update={"run": run}))
+    strategy = build_strategy(context, stage_of(kind, bounds, rank))
+    steps(strategy, 8, 2, 1)
+    if rank == world_size - 1:
+        return str(FABRICS[rank].alarm.wait(60))
+    try:
+        steps(strategy, 8, 2, 1, first=1)
+    except PeerError as error:
+        return str(error)
+    return "it did not notice"

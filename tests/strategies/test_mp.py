@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from mp_clock import BACKWARD_S, FORWARD_S, waited
-from mp_jobs import drift, given_weights, resume, slices_after, train
+from mp_jobs import drift, given_weights, one_is_stuck, resume, slices_after, train
 from strategy_pool import Pool
 
 from smolcluster.plan.pipeline import idle_share
@@ -149,6 +149,13 @@ def test_what_it_saves_goes_on_with_another_cut(pool: Pool, name: str, stage: in
 
 def test_given_weights_reach_the_stages_that_need_them(pool: Pool) -> None:
     assert pool.run("smol", 3, given_weights, "gpt", CUTS[3]["uneven"]) == [True, True, True]
+
+
+def test_a_stage_that_is_stuck_ends_the_step_at_its_deadline(pool: Pool) -> None:
+    """All are told the same, and not after the half hour that other operations have."""
+    told = pool.run("smol", 2, one_is_stuck, "gpt", CUTS[2]["even"], 1.0)
+    assert "rank 1 sent nothing for 1 s" in told[0]
+    assert "rank 1 sent nothing for 1 s" in told[1]
 
 
 # -- the order of micro-batches ----------------------------------------------------------------------------------------
