@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.plan.arithmetic import STATE_BYTES, block_params, norm_params, position_params
 from smolcluster.plan.profile import Profile
 from smolcluster.plan.shares import shares
-from smolcluster.plan.stages import Machine, ModelWeight, Ranges, split
+from smolcluster.plan.stages import Machine, ModelWeight, Ranges, fits, split
 from smolcluster.spec.pipeline import layers_of
 from smolcluster.spec.problems import listed
 from smolcluster.spec.run import GPTSpec, NNSpec, RunSpec
@@ -71,18 +72,31 @@ def _fewer(machines: Sequence[Machine], layers: int) -> str:
     return f"name fewer machines: --nodes {','.join(fewer)}"
 
 
-def fewer_stages(stages: Ranges, members: Sequence[int]) -> Ranges:
-    """The layers shared out anew among some of the ranks, in proportion to what those had."""
+def fewer_stages(run: RunSpec, stages: Ranges, members: Sequence[int], machines: Sequence[Machine]) -> Ranges:
+    """The layers shared out anew among some of the ranks, in proportion to what those had.
+
+    `machines` are theirs. Where one of them has too little memory for that another split is taken, as near to it as
+    memory lets it be; ConfigError where there is none.
+    """
     layers, sizes = stages[-1][1], [stages[old][1] - stages[old][0] for old in members]
     ends = list(accumulate(shares(layers, sizes)))
-    return tuple(zip([0, *ends], ends, strict=False))
+    wanted: Ranges = tuple(zip([0, *ends], ends, strict=False))
+    if isinstance(run.model, NNSpec):
+        return wanted
+    weight = _weight_of(run, run.model, len(members))
+    if fits(weight, machines, wanted):
+        return wanted
+    weighed = [replace(machine, speed=size) for machine, size in zip(machines, sizes, strict=True)]
+    return split(weight, weighed, "start the lost machine again and resume the run, or resume it with more machines")
 
 
 def machines_of(
     names: Sequence[str], memory_mb: Mapping[str, int | None], speeds: Mapping[str, float]
 ) -> list[Machine]:
     """One for every rank, by the name of its node; `speeds` are of a rank. Ranks of one node share its memory."""
-    return [Machine(name, _share(memory_mb.get(name), names.count(name)), speeds.get(name, 1.0)) for name in names]
+    return [
+        Machine(name, share_of_memory(memory_mb.get(name), names.count(name)), speeds.get(name, 1.0)) for name in names
+    ]
 
 
 def speeds_of(run: RunSpec, names: Sequence[str], profile: Profile | None) -> tuple[Mapping[str, float], list[str]]:
@@ -106,7 +120,8 @@ def speeds_of(run: RunSpec, names: Sequence[str], profile: Profile | None) -> tu
     return {name: speed / names.count(name) for name, speed in speeds.items()}, [f"mp: by {profile.told}: {told}"]
 
 
-def _share(memory_mb: int | None, ranks: int) -> int | None:
+def share_of_memory(memory_mb: int | None, ranks: int) -> int | None:
+    """What each of a machine's ranks may take of its memory."""
     return None if memory_mb is None else memory_mb // ranks
 
 
