@@ -18,7 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from smolcluster.models import build_model
+from smolcluster.models import build_model, build_stage
+from smolcluster.models.partition import LayerRange
 from smolcluster.spec.run import GPTSpec
 
 SPEC = GPTSpec(
@@ -92,6 +93,33 @@ class Emulated(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The same: DDP wants the loss to be what forward gives."""
         return self.loss(x, y)
+
+
+class EmulatedStage(nn.Module):
+    """One of `stages` even stages, a layer each, on machines that take `pace_s` for a sample's way there and back."""
+
+    def __init__(self, rank: int, stages: int, pace_s: float) -> None:
+        super().__init__()
+        spec = SPEC.model_copy(update={"num_layers": stages, "tie_embeddings": False})
+        self.layers = LayerRange(rank, rank + 1, stages)
+        inner = build_stage(spec, self.layers, None, seed=0)
+        self.inner, self.tied, self.hidden_shape = inner, inner.tied, inner.hidden_shape
+        self._pace_s = pace_s
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What travels on, when the time for it is over."""
+        return self._emulated(len(x), lambda: self.inner(x))
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        """Of the last stage."""
+        return self._emulated(len(x), lambda: self.inner.loss(x, y))
+
+    def _emulated(self, samples: int, compute: Callable[[], Tensor]) -> Tensor:
+        began = time.perf_counter()
+        out = compute()
+        _wait(began + FORWARD * samples * self._pace_s)
+        waited: Tensor = _Backward.apply(out, (1 - FORWARD) * samples * self._pace_s)
+        return waited
 
 
 class _Backward(torch.autograd.Function):

@@ -205,7 +205,8 @@ class GPT(nn.Module):
 
 @torch.no_grad()
 def initialise(model: nn.Module, spec: GPTSpec, seed: int) -> None:
-    """GPT-2's start: normal(0, 0.02), output projections of the 2L residual branches smaller by sqrt(2L).
+    """GPT-2's start, and Llama's too: normal(0, 0.02), output projections of the 2L residual branches smaller by
+    sqrt(2L), norms one, biases zero.
 
     Every parameter draws from its own generator, seeded by (seed, name): the values depend on nothing else, so a rank
     that builds only some layers gets the same numbers as one that builds all.
@@ -213,11 +214,11 @@ def initialise(model: nn.Module, spec: GPTSpec, seed: int) -> None:
     for name, parameter in model.named_parameters():
         if name.endswith(".bias"):
             parameter.zero_()
-        elif ".ln_" in name:
+        elif ".ln_" in name or name.endswith("norm.weight"):
             parameter.fill_(1.0)
         else:
             digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
-            residual = name.endswith("c_proj.weight")
+            residual = name.endswith(("c_proj.weight", "o_proj.weight", "down_proj.weight"))
             std = INIT_STD / math.sqrt(2 * spec.num_layers) if residual else INIT_STD
             parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))

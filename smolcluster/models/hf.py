@@ -1,9 +1,10 @@
-"""A trained GPT as a Hugging Face folder, and back. No transformers needed: JSON and safetensors.
+"""A trained GPT or Llama as a Hugging Face folder, and back. No transformers needed: JSON and safetensors.
 
     config.json  generation_config.json  model.safetensors  tokenizer.json  tokenizer_config.json
 
 `transformers.AutoModelForCausalLM.from_pretrained(folder)` loads what is written here, and load_pretrained loads any
-GPT-2 that transformers wrote. Weights that nobody vouches for are safe to read: safetensors holds numbers only.
+GPT-2, Llama or Qwen that transformers wrote. Weights that nobody vouches for are safe to read: safetensors holds
+numbers only.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from smolcluster.models.build import build_model
 from smolcluster.models.gpt import GPT, INIT_STD
+from smolcluster.models.hf_llama import llama_config
+from smolcluster.models.llama import Llama
 from smolcluster.models.swap import put_in_place
 from smolcluster.spec.pretrained import (
     CONFIG,
@@ -35,12 +39,12 @@ from smolcluster.spec.pretrained import (
 from smolcluster.spec.run import GPTSpec
 
 END_OF_TEXT = "<|endoftext|>"
-# Causal masks that old checkpoints carry as buffers.
-_BUFFERS = (".attn.bias", ".attn.masked_bias")
+# Causal masks and angles that old checkpoints carry as buffers.
+_BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
 
 
 def save_pretrained(
-    model: GPT, tokenizer_file: Path, folder: Path, tensors: Mapping[str, Tensor] | None = None
+    model: GPT | Llama, tokenizer_file: Path, folder: Path, tensors: Mapping[str, Tensor] | None = None
 ) -> None:
     """Write the model and its tokenizer.json to `folder`, whole or not at all; an older one there is replaced.
 
@@ -62,7 +66,8 @@ def save_tensors(spec: GPTSpec, tensors: Mapping[str, Tensor], tokenizer_file: P
         end = _special(json.loads(tokenizer))
         # mkstemp and safetensors make private files; a model is meant to be read.
         (building / TOKENIZER).write_text(tokenizer, encoding="utf-8")
-        _write_json(building / CONFIG, _config(spec, end[1] if end else None))
+        describe = _config if spec.llama is None else llama_config
+        _write_json(building / CONFIG, describe(spec, end[1] if end else None))
         ends = {"bos_token_id": end[1], "eos_token_id": end[1]} if end else {}
         _write_json(building / "generation_config.json", {"_from_model_config": True, **ends})
         _write_json(building / "tokenizer_config.json", _tokenizer_config(spec, end[0] if end else None))
@@ -73,17 +78,17 @@ def save_tensors(spec: GPTSpec, tensors: Mapping[str, Tensor], tokenizer_file: P
         shutil.rmtree(building, ignore_errors=True)
 
 
-def load_pretrained(folder: Path) -> GPT:
-    """The GPT-2 in a Hugging Face folder, float32 on the CPU, in evaluation mode.
+def load_pretrained(folder: Path) -> GPT | Llama:
+    """The model in a Hugging Face folder, float32 on the CPU, in evaluation mode.
 
     InputError when it is no such folder, another kind of model, or tensors are missing, unknown or of another shape.
     """
-    model = GPT(read_config(folder))
+    model = build_model(read_config(folder))
     load_weights(folder, model)
     return model.eval()
 
 
-def load_weights(folder: Path, model: GPT) -> None:
+def load_weights(folder: Path, model: GPT | Llama) -> None:
     """Give a model the weights of a Hugging Face folder, of any floating type. InputError when they are not its own."""
     tensors = read_weights(folder, model.spec, {n: tuple(p.shape) for n, p in model.named_parameters()})
     with torch.no_grad():
@@ -156,9 +161,11 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _rename(tensors: dict[str, Tensor], spec: GPTSpec) -> dict[str, Tensor]:
-    """Our names: with the prefix that GPT2Model's checkpoints lack, without masks and without a tied head's copy."""
+    """Our names: with the prefix that GPT2Model's and LlamaModel's checkpoints lack, without buffers and without a tied
+    head's copy."""
+    prefix = "transformer." if spec.llama is None else "model."
     named = {
-        name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}": tensor
+        name if name.startswith((prefix, "lm_head.")) else f"{prefix}{name}": tensor
         for name, tensor in tensors.items()
         if not name.endswith(_BUFFERS)
     }

@@ -30,12 +30,17 @@ def frequencies(rope: Rope, head_dim: int) -> Tensor:
     return turns
 
 
+def angles(rope: Rope, head_dim: int, positions: Tensor) -> Tensor:
+    """(N, head_dim) float32: by how much the dimensions are turned at N positions; the halves are alike."""
+    half = torch.outer(positions.float(), frequencies(rope, head_dim))
+    return torch.cat((half, half), dim=-1)
+
+
 class Rotation:
     """Angles of the positions 0 to `positions`, made once per stage, in `kind`."""
 
     def __init__(self, rope: Rope, head_dim: int, positions: int, kind: torch.dtype) -> None:
-        angles = torch.outer(torch.arange(positions).float(), frequencies(rope, head_dim))
-        both = torch.cat((angles, angles), dim=-1)
+        both = angles(rope, head_dim, torch.arange(positions))
         self._cos, self._sin = both.cos().to(kind), both.sin().to(kind)
 
     def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,7 +49,7 @@ class Rotation:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """(N, heads, head_dim) turned."""
+    """(..., N, heads, head_dim) turned."""
     half = x.shape[-1] // 2
     turned = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
     return x * cos + turned * sin

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from smolcluster.models.cache import KVCache
 from smolcluster.models.gpt import GPT
+from smolcluster.models.llama import Llama
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,11 @@ def choose(logits: Tensor, how: Sampling, generator: torch.Generator) -> int:
 
 @torch.inference_mode()
 def continuation(
-    model: GPT, prompt: Sequence[int], count: int, how: Sampling, seed: int, end: int | None = None
+    model: GPT | Llama, prompt: Sequence[int], count: int, how: Sampling, seed: int, end: int | None = None
 ) -> Iterator[int]:
     """Yield up to `count` token ids that follow `prompt` (at least one id); stop before `end`.
 
-    With a cache of keys and values each token costs one column. Positions are learned and there are num_positions: then
+    With a cache of keys and values each token costs one column. The model knows num_positions: then
     the model goes on from the last half of what it has seen, so it reads a prefix again once in as many tokens as half.
     """
     if not prompt:

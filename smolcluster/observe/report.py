@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from smolcluster.errors import InputError, Problem
+from smolcluster.observe.idle import idle_account
 from smolcluster.observe.records import Reader
 from smolcluster.plan.types import Plan, ProfilePlan, RankPlan, ServePlan
 from smolcluster.runtime.generation import read_generation
@@ -155,6 +156,7 @@ def summarise(story: RunStory) -> Summary:
         resumed_step=first.resumed_step if first else None,
         gradients=first.gradients if first else None,
         **_rounds(story),
+        **idle_account(story.plan, [rank.steps for rank in story.ranks]),
     )
 
 

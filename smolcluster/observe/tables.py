@@ -9,6 +9,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from smolcluster.observe.idle import idle_of
 from smolcluster.observe.profiled import ProfileStory, profile_of, profile_tables
 from smolcluster.observe.report import Culprit, RankStory, RunStory
 from smolcluster.observe.served import ServeStory, Story
@@ -33,7 +34,7 @@ def _parts(story: Story, summary: Summary, followed: bool) -> list[RenderableTyp
         tables = profile_tables(profile_of(story)) if story.whole else []
         parts = [_run_table(summary, _measured_rows(story, summary)), *tables]
     else:
-        parts = [_run_table(summary, _trained_rows(summary)), _rank_table(story, summary.counts)]
+        parts = [_run_table(summary, _trained_rows(summary)), _rank_table(story, summary)]
     if summary.status == "failed" and story.culprit is not None:
         parts.append(_failure(story.culprit, followed and story.culprit.root_cause))
     elif summary.reason:
@@ -68,6 +69,9 @@ def _trained_rows(summary: Summary) -> list[tuple[str, str]]:
     if summary.rounds is not None:
         slot = f", a slot {summary.slot_s:.2f} s (median)" if summary.slot_s is not None else ""
         rows.insert(3, ("rounds", f"{summary.rounds:,}{slot}; the ranks' steps are their own"))
+    if summary.idle_share is not None and summary.idle_planned is not None:
+        waited = ", ".join(map(_percent, summary.idle_share))
+        rows.append(("idle", f"{waited} of a step, stage by stage; planned {_percent(summary.idle_planned)}"))
     if summary.restarts:
         rows.append(("restarts", f"{summary.restarts}, generation {summary.generation} was the last"))
     if summary.resumed_step is not None:
@@ -138,13 +142,22 @@ def _score(summary: Summary) -> list[tuple[str, str]]:
     return []
 
 
-def _rank_table(story: RunStory, counts: str) -> Table:
+def _rank_table(story: RunStory, summary: Summary) -> Table:
     table = Table(title="ranks", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for name in ("rank", "node", "status", "steps", f"{counts}/s", "compute", "wait", "sent", "peak"):
+    idle = ["idle"] if summary.idle_share is not None else []
+    columns = ["rank", "node", "status", "steps", f"{summary.counts}/s", "compute", "wait", *idle, "sent", "peak"]
+    for name in columns:
         table.add_column(name, justify="left" if name in ("node", "status") else "right", no_wrap=True)
     for rank in story.ranks:
-        table.add_row(*_rank_row(rank))
+        row = _rank_row(rank)
+        if idle:
+            row.insert(columns.index("idle"), _percent(idle_of(rank.steps)))
+        table.add_row(*row)
     return table
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share * 100:.0f} %"
 
 
 def _rank_row(rank: RankStory) -> list[str]:

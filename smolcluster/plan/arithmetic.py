@@ -19,17 +19,32 @@ def param_count(model: ModelSpec) -> int:
     if isinstance(model, NNSpec):
         return model.input_dim * model.hidden + model.hidden + model.hidden * model.out + model.out
     untied_head = 0 if model.tie_embeddings else model.vocab_size * model.model_dim
-    embeddings = (model.vocab_size + model.num_positions) * model.model_dim
-    return embeddings + model.num_layers * block_params(model) + 2 * model.model_dim + untied_head
+    embeddings = model.vocab_size * model.model_dim + position_params(model)
+    return embeddings + model.num_layers * block_params(model) + norm_params(model) + untied_head
 
 
 def block_params(model: GPTSpec) -> int:
-    """Parameters of one block: two norms, attention (qkv and projection), MLP, all with biases."""
-    dim, width = model.model_dim, model.ff_dim
-    norms = 2 * 2 * dim
+    """Parameters of one block: two norms, attention (qkv and projection), MLP; GPT-2's all with biases."""
+    dim, width, llama = model.model_dim, model.ff_dim, model.llama
+    norms = 2 * norm_params(model)
+    if llama is not None:
+        own, shared = model.num_heads * llama.head_dim, llama.kv_heads * llama.head_dim
+        attention = dim * (2 * own + 2 * shared) + llama.qkv_bias * (own + 2 * shared) + llama.out_bias * dim
+        mlp = 3 * dim * width + llama.mlp_bias * (2 * width + dim)
+        return norms + attention + mlp + llama.qk_norm * 2 * llama.head_dim
     attention = dim * 3 * dim + 3 * dim + dim * dim + dim
     mlp = dim * width + width + width * dim + dim
     return norms + attention + mlp
+
+
+def norm_params(model: GPTSpec) -> int:
+    """Parameters of one norm over the model's width: a scale, and in GPT-2 an offset."""
+    return model.model_dim * (2 if model.llama is None else 1)
+
+
+def position_params(model: GPTSpec) -> int:
+    """Parameters of learned positions; Llama turns its positions, and learns none."""
+    return model.num_positions * model.model_dim if model.llama is None else 0
 
 
 def memory_of(
@@ -111,7 +126,7 @@ def stage_params(model: ModelSpec, stage: tuple[int, int], layers: int) -> int:
     table = model.vocab_size * model.model_dim
     params = (stop - start) * block_params(model)
     if first:
-        params += table + model.num_positions * model.model_dim
+        params += table + position_params(model)
     if last:
-        params += 2 * model.model_dim + (0 if first and model.tie_embeddings else table)
+        params += norm_params(model) + (0 if first and model.tie_embeddings else table)
     return params

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from smolcluster.plan.arithmetic import memory_of
 from smolcluster.plan.pipeline import fewer_stages
 from smolcluster.plan.shares import shares
+from smolcluster.plan.stages import Machine, Ranges
 from smolcluster.plan.types import Plan, RankPlan
 
 
@@ -16,13 +17,17 @@ def plan_for(plan: Plan, members: Sequence[int]) -> Plan:
 
     Ranks are numbered anew in their old order, in the run and on their nodes: every node needs a local rank 0. The
     global batch stays what it was, samples and all: the shares of those who left go to the others in proportion to what
-    they have, so that training is the same up to rounding.
+    they have, so that training is the same up to rounding. ConfigError where the layers of a split model no longer fit
+    into the memory of those who are left.
     """
     if len(members) == plan.world_size:
         return plan
     number = {old: new for new, old in enumerate(members)}
     left = [plan.ranks[old] for old in members]
-    stages = fewer_stages(plan.stages, members) if plan.stages else ()
+    stages: Ranges = ()
+    if plan.stages:
+        machines = [Machine(rank.node, rank.memory_mb) for rank in left]
+        stages = fewer_stages(plan.run, plan.stages, members, machines)
     # In a chain the first feeds everybody.
     parts = shares(plan.global_batch, [max(rank.samples, 1) for rank in left])
     if stages:

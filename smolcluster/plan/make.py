@@ -9,7 +9,7 @@ from smolcluster.plan.arithmetic import memory_of, param_count
 from smolcluster.plan.balance import Options, advice, balance_notes, choose_nodes, samples_of, speed_problems
 from smolcluster.plan.broken import fault_notes, fault_problems
 from smolcluster.plan.hints import option_notes
-from smolcluster.plan.pipeline import machines_of, pipeline_notes, speeds_of, training_stages
+from smolcluster.plan.pipeline import machines_of, pipeline_notes, share_of_memory, speeds_of, training_stages
 from smolcluster.plan.ports import Listener, port_problems, ports_of
 from smolcluster.plan.profile import Profile, differences, unmeasured
 from smolcluster.plan.seats import Seat, seats_of, too_big
@@ -143,4 +143,5 @@ def _rank(run: RunSpec, seat: Seat, wires: Wires, port: int, samples: int) -> Ra
         samples=samples,
         buffer_mb=buffer_mb(seat.node, run.comm),
         threads=seat.node.threads or max(1, DEFAULT_THREADS // seat.ranks_here),
+        memory_mb=share_of_memory(seat.node.memory_mb, seat.ranks_here),
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 
 from smolcluster.errors import ConfigError, Problem
-from smolcluster.plan.arithmetic import STATE_BYTES, block_params
+from smolcluster.plan.arithmetic import STATE_BYTES, block_params, norm_params, position_params
 from smolcluster.plan.profile import Profile
 from smolcluster.plan.shares import shares
-from smolcluster.plan.stages import Machine, ModelWeight, Ranges, split
+from smolcluster.plan.stages import Machine, ModelWeight, Ranges, fits, split
 from smolcluster.spec.pipeline import layers_of
 from smolcluster.spec.problems import listed
 from smolcluster.spec.run import GPTSpec, NNSpec, RunSpec
@@ -17,8 +18,9 @@ from smolcluster.spec.stages import split_layers
 
 _FLOAT = 4
 # What autograd keeps of a block for each token, in widths of the model and of its MLP: inputs of both norms and of the
-# four products, query, key and value, what attention gave, both sides of the activation.
-_KEPT_WIDTHS, _KEPT_FF = 10, 2
+# four products, query, key and value, what attention gave, both sides of the activation; of SwiGLU gate and up, what
+# silu made of the gate, and their product.
+_KEPT_WIDTHS, _KEPT_FF, _KEPT_SWIGLU = 10, 2, 4
 _FIX = "take a smaller model, activation_checkpointing, or more machines"
 
 
@@ -42,12 +44,17 @@ def pipeline_notes(run: RunSpec, machines: Sequence[Machine], stages: Ranges) ->
     """What a person should know of the split: who has what, and what filling and draining costs."""
     if len(stages) < 2:
         return []
-    micros = min(run.training.grad_accumulation, run.training.batch_size)
+    micros = micros_of(run)
     idle = idle_share(len(stages), micros)
     split_up = listed(f"{machine.name} {start}:{stop}" for machine, (start, stop) in zip(machines, stages, strict=True))
     many = f"{micros} micro-batch{'es' if micros > 1 else ''}"
     advice = "; a larger training.grad_accumulation waits less" if idle > 1 / 3 else ""
     return [f"mp: layers {split_up}; with {many} a stage waits {idle * 100:.0f} % of a step{advice}"]
+
+
+def micros_of(run: RunSpec) -> int:
+    """How many micro-batches a step's batch passes the stages in."""
+    return min(run.training.grad_accumulation, run.training.batch_size)
 
 
 def idle_share(stages: int, micros: int) -> float:
@@ -65,18 +72,31 @@ def _fewer(machines: Sequence[Machine], layers: int) -> str:
     return f"name fewer machines: --nodes {','.join(fewer)}"
 
 
-def fewer_stages(stages: Ranges, members: Sequence[int]) -> Ranges:
-    """The layers shared out anew among some of the ranks, in proportion to what those had."""
+def fewer_stages(run: RunSpec, stages: Ranges, members: Sequence[int], machines: Sequence[Machine]) -> Ranges:
+    """The layers shared out anew among some of the ranks, in proportion to what those had.
+
+    `machines` are theirs. Where one of them has too little memory for that another split is taken, as near to it as
+    memory lets it be; ConfigError where there is none.
+    """
     layers, sizes = stages[-1][1], [stages[old][1] - stages[old][0] for old in members]
     ends = list(accumulate(shares(layers, sizes)))
-    return tuple(zip([0, *ends], ends, strict=False))
+    wanted: Ranges = tuple(zip([0, *ends], ends, strict=False))
+    if isinstance(run.model, NNSpec):
+        return wanted
+    weight = _weight_of(run, run.model, len(members))
+    if fits(weight, machines, wanted):
+        return wanted
+    weighed = [replace(machine, speed=size) for machine, size in zip(machines, sizes, strict=True)]
+    return split(weight, weighed, "start the lost machine again and resume the run, or resume it with more machines")
 
 
 def machines_of(
     names: Sequence[str], memory_mb: Mapping[str, int | None], speeds: Mapping[str, float]
 ) -> list[Machine]:
     """One for every rank, by the name of its node; `speeds` are of a rank. Ranks of one node share its memory."""
-    return [Machine(name, _share(memory_mb.get(name), names.count(name)), speeds.get(name, 1.0)) for name in names]
+    return [
+        Machine(name, share_of_memory(memory_mb.get(name), names.count(name)), speeds.get(name, 1.0)) for name in names
+    ]
 
 
 def speeds_of(run: RunSpec, names: Sequence[str], profile: Profile | None) -> tuple[Mapping[str, float], list[str]]:
@@ -100,7 +120,8 @@ def speeds_of(run: RunSpec, names: Sequence[str], profile: Profile | None) -> tu
     return {name: speed / names.count(name) for name, speed in speeds.items()}, [f"mp: by {profile.told}: {told}"]
 
 
-def _share(memory_mb: int | None, ranks: int) -> int | None:
+def share_of_memory(memory_mb: int | None, ranks: int) -> int | None:
+    """What each of a machine's ranks may take of its memory."""
     return None if memory_mb is None else memory_mb // ranks
 
 
@@ -111,8 +132,8 @@ def _weight_of(run: RunSpec, model: GPTSpec, count: int) -> ModelWeight:
     return ModelWeight(
         layers=model.num_layers,
         layer_bytes=STATE_BYTES * block,
-        table_bytes=STATE_BYTES * (table + model.num_positions * model.model_dim),
-        head_bytes=STATE_BYTES * (table + 2 * model.model_dim),
+        table_bytes=STATE_BYTES * (table + position_params(model)),
+        head_bytes=STATE_BYTES * (table + norm_params(model)),
         # As many micro-batches are alive in the first stage as there are stages.
         cache_bytes=_FLOAT * kept * tokens * min(count, run.training.grad_accumulation),
         head_layers=table / block,
@@ -120,4 +141,4 @@ def _weight_of(run: RunSpec, model: GPTSpec, count: int) -> ModelWeight:
 
 
 def _kept(model: GPTSpec) -> int:
-    return _KEPT_WIDTHS * model.model_dim + _KEPT_FF * model.ff_dim
+    return _KEPT_WIDTHS * model.model_dim + (_KEPT_FF if model.llama is None else _KEPT_SWIGLU) * model.ff_dim

@@ -121,6 +121,11 @@ def need_mb(weight: ModelWeight, start: int, stop: int) -> int:
     return STAGE_BASE_MB + -(-size // _MB)
 
 
+def fits(weight: ModelWeight, machines: Sequence[Machine], ranges: Ranges) -> bool:
+    """Whether every machine has the memory for its range."""
+    return all(_fits(weight, machine, start, stop) for machine, (start, stop) in zip(machines, ranges, strict=True))
+
+
 def _fits(weight: ModelWeight, machine: Machine, start: int, stop: int) -> bool:
     return machine.memory_mb is None or need_mb(weight, start, stop) <= machine.memory_mb
 

@@ -25,6 +25,7 @@ class RankPlan(Frozen):
 
     A `port` of 0 means any free port: rank 0's is then announced in the run folder, the others' through the store.
     `samples` is this rank's share of the global batch. `encrypt[r]` tells whether the link to rank r runs in TLS.
+    `memory_mb`: its part of what its machine has, None where nobody says.
     A served model's ranks are stages, the first of them the head, and last the one that answers HTTP ("api").
     """
 
@@ -40,6 +41,7 @@ class RankPlan(Frozen):
     samples: int = Field(ge=0)
     buffer_mb: float = Field(gt=0)
     threads: int = Field(ge=1)
+    memory_mb: int | None = None
 
 
 class MemoryEstimate(Frozen):

@@ -7,14 +7,17 @@ themselves the backend does the same.) Strategies call `Collectives` with tensor
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Protocol
 
 import torch
 import torch.distributed as dist
 
+from smolcluster.comm.backend.lifetime import GroupLifetime
 from smolcluster.comm.backend.staging import Staging
 from smolcluster.errors import ConfigError, Problem
 
@@ -134,6 +137,23 @@ class Collectives:
         self.blocked_s += time.perf_counter() - began
         rows: list[list[float]] = table.view(self.world_size, len(values)).tolist()
         return rows
+
+    @contextlib.contextmanager
+    def within(self, timeout_s: float) -> Iterator[None]:
+        """What begins meanwhile waits no longer than that for a rank that sends nothing, messages too: DeadlineError.
+
+        Over our own links; gloo has one deadline for all, the group's.
+        """
+        group = dist.group.WORLD if self.world_size > 1 else None
+        if not isinstance(group, GroupLifetime):
+            yield
+            return
+        usual_s = group.timeout_s
+        group.set_timeout(timedelta(seconds=timeout_s))
+        try:
+            yield
+        finally:
+            group.set_timeout(timedelta(seconds=usual_s))
 
     @staticmethod
     def _alone(output: torch.Tensor, tensor: torch.Tensor) -> Pending:

@@ -40,6 +40,8 @@ class StepRecord(Frozen):
     # What `tokens` counts: a picture is one.
     counts: Literal["tokens", "samples"] = "tokens"
     total_steps: int
+    # Of a stage (mp): the share of the step that it waited for the others.
+    idle_share: float | None = None
     # Where a line is a round of several steps (diloco): how many this rank took, and how long its slot was.
     inner_steps: int | None = None
     slot_s: float | None = None

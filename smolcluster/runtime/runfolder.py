@@ -346,6 +346,9 @@ class Summary(Frozen):
     rounds: int | None = None
     slot_s: float | None = None
     own_steps: tuple[int, ...] | None = None
+    # Of layers that are split: the share of its steps that each rank waited for the others, and what even stages must.
+    idle_share: tuple[float | None, ...] | None = None
+    idle_planned: float | None = None
     # Of a served model: requests that ended, those that failed because of us, and seconds from arrival to first token.
     requests: int | None = None
     failed: int | None = None

@@ -1,6 +1,7 @@
 """What a model folder in Hugging Face format holds, told by its small files alone. No torch.
 
-Only GPT-2 that is computed as ours is: another architecture, activation or kind of attention is refused, not guessed.
+GPT-2 and Llama's kin that are computed as ours are: another architecture, activation or kind of attention is refused,
+not guessed.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from smolcluster.errors import InputError, Problem
-from smolcluster.spec.run import GPTSpec
+from smolcluster.spec.run import GPTSpec, LlamaBlocks
+from smolcluster.spec.shape import LLAMA_LIKE, read_shape
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 INDEX = "model.safetensors.index.json"
 LAYER_NORM_EPS = 1e-5
 # Small files beside the weights: what a run needs of a hub's repository before it can be planned.
 TOKENIZER_FILES = (TOKENIZER, "vocab.json", "merges.txt", "tokenizer_config.json")
-_SUPPORTED = ("gpt2",)
+_SUPPORTED = ("gpt2", *LLAMA_LIKE)
 # Ours is the tanh approximation, which transformers knows by several names.
 _TANH_GELU = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
 # What a config.json may say besides, and the only value that is computed as ours.
@@ -51,7 +53,7 @@ def read_pretrained(folder: Path) -> Pretrained:
 
 
 def read_config(folder: Path) -> GPTSpec:
-    """The shape of the GPT-2 in a Hugging Face folder. InputError when it is none."""
+    """The shape of the model in a Hugging Face folder. InputError when it is none that can be trained."""
     file = folder / CONFIG
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
@@ -62,6 +64,8 @@ def read_config(folder: Path) -> GPTSpec:
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind not in _SUPPORTED:
         raise problem(file, f"is a model of type {kind!r}; only {', '.join(_SUPPORTED)} can be loaded")
+    if kind in LLAMA_LIKE:
+        return _llama(folder, kind)
     odd = _differences(config)
     if odd:
         raise problem(file, f"is a variant of GPT-2 that is computed differently here: {odd}")
@@ -95,9 +99,28 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     return tuple(files)
 
 
-def problem(file: Path, what: str, fix: str = "give a folder with a GPT-2 in Hugging Face format") -> InputError:
+def problem(
+    file: Path, what: str, fix: str = "give a folder with a GPT-2, Llama or Qwen model in Hugging Face format"
+) -> InputError:
     """The error for a folder that cannot be loaded."""
     return InputError([Problem(str(file), 0, "", what, fix)])
+
+
+def _llama(folder: Path, kind: str) -> GPTSpec:
+    shape = read_shape(folder)
+    assert shape.rope is not None, "all of them turn their positions"
+    shared = ("kv_heads", "head_dim", "norm_eps", "qkv_bias", "out_bias", "mlp_bias", "qk_norm", "rope")
+    return GPTSpec(
+        model_dim=shape.width,
+        num_layers=shape.layers,
+        num_heads=shape.heads,
+        ff_dim=shape.ff_width,
+        dropout=0.0,
+        max_seq_len=shape.max_positions,
+        tie_embeddings=shape.tied,
+        vocab_size=shape.vocab_size,
+        llama=LlamaBlocks.model_validate({"kind": kind, **{name: getattr(shape, name) for name in shared}}),
+    )
 
 
 def _missing(folder: Path, name: str) -> InputError:

@@ -14,6 +14,7 @@ from smolcluster.spec.clusterfile import (
     DilocoFile,
     EdpFile,
     FsdpFile,
+    MpFile,
     SyncpsFile,
 )
 from smolcluster.spec.consistency import (
@@ -146,6 +147,7 @@ def _run(
         use_quantization=file.use_quantization if isinstance(file, EdpFile) else False,
         max_staleness=file.max_staleness if isinstance(file, EdpFile) else 1000,
         syncps_timeout_s=file.timeout if isinstance(file, SyncpsFile) else 0.1,
+        step_timeout_s=file.timeout if isinstance(file, MpFile) else 300.0,
         server_trains=isinstance(file, SyncpsFile) and file.server_trains,
         project_name=training.project_name,
         **outer_of(file),

@@ -21,8 +21,8 @@ _OF_STRATEGY = {
     "classicdp": ("staleness_bound",),
     "diloco": ("outer_every", "outer_lr", "outer_momentum", "outer_overlap"),
 }
-# What a GPT's file does not say: one follows from max_seq_len, or from weights that were given once.
-_DERIVED = frozenset({"type", "num_positions"})
+# What a GPT's file does not say: it follows from max_seq_len, or from weights that were given once.
+_DERIVED = frozenset({"type", "num_positions", "llama"})
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,13 @@ def cluster_layer(earlier: Earlier, strategy: str) -> Document:
 
 
 def continued(model: ModelSpec, earlier: Earlier) -> ModelSpec:
-    """The model with as many positions as the earlier run's has, which came from given weights perhaps."""
+    """The model with the earlier run's blocks and as many positions, which came from given weights perhaps."""
     before = earlier.run.model
-    if isinstance(model, GPTSpec) and isinstance(before, GPTSpec) and model.max_seq_len <= before.num_positions:
-        return model.model_copy(update={"num_positions": before.num_positions})
-    return model
+    if not isinstance(model, GPTSpec) or not isinstance(before, GPTSpec):
+        return model
+    enough = model.max_seq_len <= before.num_positions
+    positions = before.num_positions if enough else model.num_positions
+    return model.model_copy(update={"llama": before.llama, "num_positions": positions})
 
 
 def taken(earlier: Earlier) -> str:

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from smolcluster.spec.base import Frozen
 from smolcluster.spec.faults import FaultSpec
+from smolcluster.spec.shape import Rope
 
 # Of forward and backward: all in float32, or what torch.autocast does with products in the shorter type.
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -22,11 +23,26 @@ STARS = ("edp", "syncps")
 STRATEGIES = ("single", "classicdp", "fsdp", "edp", "syncps", "mp", "diloco")
 
 
-class GPTSpec(Frozen):
-    """A GPT-2 style decoder. `vocab_size` is what the tokenizer should give; the data folder's meta.json decides.
+class LlamaBlocks(Frozen):
+    """What Llama's blocks have that GPT-2's have not. `kind`: what Hugging Face calls the model's type."""
 
-    `max_seq_len` is the length of a sample; `num_positions`, as many if nobody says, what the model has positions for:
-    weights to start from may have more.
+    kind: Literal["llama", "mistral", "qwen2", "qwen3"]
+    kv_heads: int = Field(gt=0)
+    head_dim: int = Field(gt=0)
+    norm_eps: float = Field(gt=0)
+    qkv_bias: bool
+    out_bias: bool
+    mlp_bias: bool
+    qk_norm: bool
+    rope: Rope
+
+
+class GPTSpec(Frozen):
+    """A decoder: GPT-2's, or where given weights are Llama's, those blocks (`llama`), which have no dropout.
+
+    `vocab_size` is what the tokenizer should give; the data folder's meta.json decides. `max_seq_len` is the length of
+    a sample; `num_positions`, as many if nobody says, what the model has positions for: weights to start from may have
+    more.
     """
 
     type: Literal["gpt"] = "gpt"
@@ -39,6 +55,7 @@ class GPTSpec(Frozen):
     num_positions: int = Field(default=0, ge=0)
     tie_embeddings: bool = True
     vocab_size: int = Field(gt=0)
+    llama: LlamaBlocks | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -161,7 +178,8 @@ class RunSpec(Frozen):
     `init`: the folder, on the controller, of the weights to start from; None draws them from the seed, unless a
     checkpoint is loaded. `own_vocabulary`: the model's is as large as `model` says, since it came with given weights,
     whatever the tokenizer has. `faults`: what is to be broken on purpose. `stages`: mp's half-open ranges of layers in
-    rank order, where the file gives them; none: the plan shares the layers out. `outer_*`: diloco's rounds (SGD with
+    rank order, where the file gives them; none: the plan shares the layers out. `step_timeout_s`: how long a
+    stage of mp waits for one that sends nothing. `outer_*`: diloco's rounds (SGD with
     Nesterov's momentum over them).
     """
 
@@ -185,6 +203,7 @@ class RunSpec(Frozen):
     max_staleness: int = Field(default=1000, ge=0)
     syncps_timeout_s: float = Field(default=0.1, gt=0)
     server_trains: bool = False
+    step_timeout_s: float = Field(default=300.0, gt=0)
     outer_every: int = Field(default=20, ge=1)
     outer_lr: float = Field(default=0.7, gt=0)
     outer_momentum: float = Field(default=0.9, ge=0, lt=1)

@@ -20,7 +20,7 @@ from smolcluster.spec.base import Frozen
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
 _TANH_GELU = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
-_LLAMA_LIKE = ("llama", "qwen2", "qwen3", "mistral")
+LLAMA_LIKE = ("llama", "qwen2", "qwen3", "mistral")
 _ROPE_KINDS = ("default", "linear", "llama3")
 
 
@@ -90,8 +90,8 @@ def read_shape(folder: Path) -> DecoderShape:
     file = folder / CONFIG
     config = _read_json(file)
     kind = config.get("model_type")
-    if kind != "gpt2" and kind not in _LLAMA_LIKE:
-        raise _problem(file, f"is a model of type {kind!r}; gpt2 and {', '.join(_LLAMA_LIKE)} can be served")
+    if kind != "gpt2" and kind not in LLAMA_LIKE:
+        raise _problem(file, f"is a model of type {kind!r}; gpt2 and {', '.join(LLAMA_LIKE)} can be served")
     try:
         return _gpt2(config, file) if kind == "gpt2" else _llama(config, file)
     except (KeyError, TypeError, ValidationError) as error:

@@ -8,7 +8,8 @@ from smolcluster.spec.layers import Merged
 from smolcluster.spec.pretrained import Pretrained
 from smolcluster.spec.run import GPTSpec
 
-# What the weights decide. dropout is none of it: it is how one trains, not what one has.
+# What the weights decide. dropout is none of it: it is how one trains, not what one has;
+# Llama's kin were made without.
 SHAPE = ("model_dim", "num_layers", "num_heads", "ff_dim", "tie_embeddings", "vocab_size")
 _LENGTH: KeyPath = ("model", "max_seq_len")
 
@@ -34,4 +35,5 @@ def started(model: GPTSpec, start: Pretrained, origin: Merged, problems: list[Pr
         f"{theirs.model_dim}, {theirs.num_heads} heads, vocabulary {theirs.vocab_size}, {theirs.num_positions} "
         f"positions){tokenizer}; samples are {length} tokens long"
     )
-    return model.model_copy(update={"max_seq_len": length, "num_positions": theirs.num_positions})
+    taken = {"max_seq_len": length, "num_positions": theirs.num_positions, "llama": theirs.llama}
+    return model.model_copy(update=taken if theirs.llama is None else {**taken, "dropout": 0.0})

@@ -60,6 +60,7 @@ class Loop:
         self._stop = stop
         self._training = context.run.training
         self._batch = context.plan.global_batch
+        self._stages = len(context.plan.stages)
         self.total_steps = self._training.max_steps or self._training.epochs * steps_per_epoch(
             data.sample_count("train"), self._batch
         )
@@ -121,6 +122,7 @@ class Loop:
         seconds = time.perf_counter() - began
         after = self._context.wires.counters()
         local, waited, lr = result.local, feed.waited_s, feed.lr
+        compute_s = result.compute_s + slowed_s
         # Of a batch that passes all stages rank 0's are counted.
         tokens = (feed.tokens if self._context.me.samples else 0) if local is None else local.tokens
         step = first - 1 + result.steps
@@ -137,7 +139,7 @@ class Loop:
                 tokens_per_s=tokens / seconds,
                 grad_norm=result.grad_norm,
                 step_s=seconds,
-                compute_s=result.compute_s + slowed_s,
+                compute_s=compute_s,
                 comm_s=result.comm_s,
                 bytes_out=after.bytes_out - before.bytes_out,
                 bytes_in=after.bytes_in - before.bytes_in,
@@ -151,6 +153,7 @@ class Loop:
                 total_steps=self.total_steps,
                 inner_steps=local.steps if local is not None else None,
                 slot_s=local.slot_s if local is not None else None,
+                idle_share=result.comm_s / (compute_s + result.comm_s) if self._stages > 1 else None,
             )
         )
         if result.layer_norms is not None and due and self._context.rank == 0:  # they are the same on every rank

@@ -14,6 +14,7 @@ from smolcluster.models.classifier import Scaling, save_classifier
 from smolcluster.models.compiled import require_compiler
 from smolcluster.models.gpt_stage import GPTStage
 from smolcluster.models.hf import load_weights, read_weights, save_tensors
+from smolcluster.models.llama import Llama
 from smolcluster.models.nn import SimpleNN
 from smolcluster.models.nn_stage import NNStage
 from smolcluster.models.partition import cut
@@ -118,7 +119,7 @@ def _build(context: RunContext, vocabulary: int | None) -> nn.Module:
 
 def write_model(context: RunContext, data: Samples, model: nn.Module, tensors: dict[str, Tensor]) -> None:
     """The trained model, into the run's folder."""
-    if isinstance(model, GPT | GPTStage):
+    if isinstance(model, GPT | GPTStage | Llama):
         save_tensors(model.spec, tensors, context.data_dir / "tokenizer.json", context.folder.model)
     if isinstance(model, SimpleNN | NNStage) and isinstance(data.meta, ImageMeta):
         save_classifier(model.spec, Scaling(data.meta.mean, data.meta.std), context.folder.model, tensors)
@@ -150,9 +151,10 @@ def _prepare(context: RunContext, model: nn.Module) -> None:
     """Make the model compute as the run wants it. ConfigError where this machine cannot."""
     training, node = context.run.training, context.me.node
     require_precision(training.precision, context.device, node)
-    if not isinstance(model, GPT | GPTStage):
+    if not isinstance(model, GPT | GPTStage | Llama):
         return
-    if isinstance(model, GPT) and context.init_dir is not None and context.rank == 0:  # the others get rank 0's
+    if context.rank == 0 and context.init_dir is not None and not context.plan.stages:  # the others get rank 0's
+        assert not isinstance(model, GPTStage), "of layers that are split each stage gets its own (start_from)"
         load_weights(context.init_dir, model)
         log.info("starts from the weights in %s", context.init_dir)
     if context.me.role == "server":  # it computes only to evaluate

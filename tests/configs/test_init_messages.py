@@ -109,9 +109,9 @@ def test_samples_shared_by_every_run_are_shortened(folder: Path) -> None:
 
 
 def test_other_problems_are_told_with_it(folder: Path) -> None:
-    (folder / "config.json").write_text(json.dumps(CONFIG | {"model_type": "llama"}))
+    (folder / "config.json").write_text(json.dumps(CONFIG | {"model_type": "bert"}))
     text = report(request(folder, "seed=1.5"))
-    assert "is a model of type 'llama'; only gpt2 can be loaded" in text
+    assert "is a model of type 'bert'; only gpt2, llama, qwen2, qwen3, mistral can be loaded" in text
     assert "seed: must be a whole number" in text
 
 

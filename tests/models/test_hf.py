@@ -141,7 +141,8 @@ def edit(folder, **changed):
     [
         (lambda f: shutil.rmtree(f), "is not a model folder: it has no config.json"),
         (lambda f: (f / "config.json").write_text("{"), "cannot be read"),
-        (lambda f: edit(f, model_type="llama"), "is a model of type 'llama'; only gpt2 can be loaded"),
+        (lambda f: edit(f, model_type="bert"), "is a model of type 'bert'; only gpt2, llama, .* can be loaded"),
+        (lambda f: edit(f, model_type="llama"), "does not describe a llama: 'num_attention_heads'"),
         (lambda f: edit(f, activation_function="relu"), "is a variant of GPT-2"),
         (lambda f: edit(f, layer_norm_epsilon=1e-6), "computed differently here: layer_norm_epsilon 1e-06"),
         (lambda f: edit(f, scale_attn_weights=False), "computed differently here: scale_attn_weights False"),

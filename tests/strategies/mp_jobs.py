@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
 import torch
 from strategy_jobs import context_of
 from strategy_models import LENGTH, VOCAB, shares_of
+from strategy_pool import FABRICS
 from torch import nn
 
+from smolcluster.errors import PeerError
 from smolcluster.models import build_model, build_stage
 from smolcluster.models.nn_stage import NNStage
 from smolcluster.models.partition import cut
 from smolcluster.runtime.seeding import seed_step
 from smolcluster.runtime.slices import Slice
-from smolcluster.spec.run import GPTSpec, NNSpec
+from smolcluster.spec.run import GPTSpec, LlamaBlocks, NNSpec
+from smolcluster.spec.shape import Rope
 from smolcluster.strategies.base import Strategy, build_strategy
 from smolcluster.strategies.mp import stage
 
@@ -26,9 +30,14 @@ Bounds = tuple[tuple[int, int], ...]
 def spec_of(kind: str) -> GPTSpec | NNSpec:
     if kind == "nn":
         return NNSpec(input_dim=LENGTH, hidden=20, out=VOCAB)
+    blocks = LlamaBlocks(
+        kind="llama", kv_heads=1, head_dim=12, norm_eps=1e-6, qkv_bias=False, out_bias=False, mlp_bias=False,
+        qk_norm=False, rope=Rope(theta=10000.0),
+    )  # fmt: skip
     return GPTSpec(
         model_dim=24, num_layers=LAYERS, num_heads=2, ff_dim=48, dropout=0.2 if kind == "dropout gpt" else 0,
-        max_seq_len=LENGTH, tie_embeddings=kind != "untied gpt", vocab_size=VOCAB,
+        max_seq_len=LENGTH, tie_embeddings="untied" not in kind, vocab_size=VOCAB,
+        llama=blocks if "llama" in kind else None,
     )  # fmt: skip
 
 
@@ -152,3 +161,19 @@ def drift(rank: int, world_size: int, kind: str, bounds: Bounds) -> tuple[bool, 
         steps(strategy, 8, 2, 3)
         strategy.close()
         return bool(said.called), [] if tied is None else tied.detach().view(-1).tolist()
+
+
+def one_is_stuck(rank: int, world_size: int, kind: str, bounds: Bounds, timeout_s: float) -> str:
+    """After a good step the last stage computes for ever, with a heart that beats: what the others are told."""
+    context = context_of("mp", rank, world_size, samples=8)
+    run = context.run.model_copy(update={"step_timeout_s": timeout_s})
+    context = replace(context, plan=context.plan.model_copy(update={"run": run}))
+    strategy = build_strategy(context, stage_of(kind, bounds, rank))
+    steps(strategy, 8, 2, 1)
+    if rank == world_size - 1:
+        return str(FABRICS[rank].alarm.wait(60))
+    try:
+        steps(strategy, 8, 2, 1, first=1)
+    except PeerError as error:
+        return str(error)
+    return "it did not notice"

@@ -11,7 +11,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from mp_jobs import drift, given_weights, resume, slices_after, train
+from mp_clock import BACKWARD_S, FORWARD_S, waited
+from mp_jobs import drift, given_weights, one_is_stuck, resume, slices_after, train
 from strategy_pool import Pool
 
 from smolcluster.plan.pipeline import idle_share
@@ -69,7 +70,14 @@ def test_equals_single(pool: Pool, size: int, bounds: Any, micros: int) -> None:
     assert all(rank["tied"] is None for rank in ranks[1:-1])
 
 
-@pytest.mark.parametrize(("kind", "bounds"), [("untied gpt", CUTS[3]["uneven"]), ("nn", ((0, 1), (1, 2)))])
+@pytest.mark.parametrize(
+    ("kind", "bounds"),
+    [
+        ("untied gpt", CUTS[3]["uneven"]),
+        ("nn", ((0, 1), (1, 2))),
+        *((kind, bounds) for kind in ("llama", "untied llama") for size in (2, 3) for bounds in CUTS[size].values()),
+    ],
+)
 def test_every_kind_of_model(pool: Pool, kind: str, bounds: Any) -> None:
     assert_equal(pool.run("smol", len(bounds), train, kind, bounds, SAMPLES, 4, STEPS), oracle(kind))
 
@@ -88,14 +96,15 @@ def test_short_precisions_equal_single_s(pool: Pool, precision: str, kind: str, 
         assert got["scales"] == whole["scales"]
 
 
-@pytest.mark.parametrize("kind", ["gpt", "dropout gpt"])
+@pytest.mark.parametrize("kind", ["gpt", "dropout gpt", "llama"])
 def test_recomputing_changes_no_bit(pool: Pool, kind: str) -> None:
     """With dropout too, though micro-batches draw between a block's two passes; and nothing is dropped in eval."""
     kept, again = (
         pool.run("smol", 3, train, kind, CUTS[3]["uneven"], SAMPLES, 4, 5, recompute) for recompute in (False, True)
     )
     assert kept[0]["losses"] == again[0]["losses"]
-    assert (kept[0]["losses"] == pytest.approx(oracle("gpt")["losses"][:5], abs=1e-5)) == (kind == "gpt")
+    whole = oracle(kind.removeprefix("dropout "))["losses"][:5]
+    assert (kept[0]["losses"] == pytest.approx(whole, abs=1e-5)) == ("dropout" not in kind)
     assert kept[2]["evaluated"] == again[2]["evaluated"]
     for key, value in kept[0]["state"].items():
         assert torch.equal(again[0]["state"][key], value), key
@@ -127,18 +136,26 @@ def test_a_stage_holds_its_layers_and_no_more(pool: Pool) -> None:
     [("mp", 0, CUTS[2]["uneven"]), ("mp", 0, CUTS[4]["even"]), ("fsdp", 3, (0, 0)), ("classicdp", 0, (0, 0))],
     ids=["two stages", "four stages", "fsdp 3", "classicdp"],
 )
-def test_what_it_saves_goes_on_with_another_cut(pool: Pool, name: str, stage: int, bounds: Any) -> None:
-    saved = pool.run("smol", 3, slices_after, "gpt", CUTS[3]["even"], SAMPLES, 5)
+@pytest.mark.parametrize("kind", ["gpt", "llama"])
+def test_what_it_saves_goes_on_with_another_cut(pool: Pool, name: str, stage: int, bounds: Any, kind: str) -> None:
+    saved = pool.run("smol", 3, slices_after, kind, CUTS[3]["even"], SAMPLES, 5)
     slices = [fields for rank_slices, _ in saved for fields in rank_slices]
     names = [(fields[0], fields[2]) for fields in slices]
     assert len(names) == len(set(names))  # nothing twice, the tied embedding neither
-    got = pool.run("smol", len(bounds), resume, name, stage, "gpt", bounds, slices, SAMPLES, 5)
+    got = pool.run("smol", len(bounds), resume, name, stage, kind, bounds, slices, SAMPLES, 5)
     for losses in got:
         torch.testing.assert_close(losses, saved[0][1], rtol=0, atol=1e-5)
 
 
 def test_given_weights_reach_the_stages_that_need_them(pool: Pool) -> None:
     assert pool.run("smol", 3, given_weights, "gpt", CUTS[3]["uneven"]) == [True, True, True]
+
+
+def test_a_stage_that_is_stuck_ends_the_step_at_its_deadline(pool: Pool) -> None:
+    """All are told the same, and not after the half hour that other operations have."""
+    told = pool.run("smol", 2, one_is_stuck, "gpt", CUTS[2]["even"], 1.0)
+    assert "rank 1 sent nothing for 1 s" in told[0]
+    assert "rank 1 sent nothing for 1 s" in told[1]
 
 
 # -- the order of micro-batches ----------------------------------------------------------------------------------------
@@ -187,3 +204,18 @@ def makespan(stages: int, micros: int, forward: float = 1.0, backward: float = 2
 def test_even_stages_idle_as_little_as_a_pipeline_must(stages: int, micros: int) -> None:
     took = makespan(stages, micros)
     assert math.isclose(1 - 3.0 * micros / took, idle_share(stages, micros), abs_tol=1e-9)
+
+
+@pytest.mark.parametrize(("stages", "micros"), [(2, 1), (2, 4), (3, 4), (4, 8), (4, 2)])
+def test_even_stages_say_that_they_waited_as_long_as_they_must(pool: Pool, stages: int, micros: int) -> None:
+    for comm_s, compute_s in pool.run("smol", stages, waited, micros, (1.0,) * stages):
+        assert compute_s == (FORWARD_S + BACKWARD_S) * micros
+        assert comm_s / (comm_s + compute_s) == pytest.approx(idle_share(stages, micros), abs=1e-12)
+
+
+def test_the_slowest_stage_waits_least(pool: Pool) -> None:
+    """By hand: it gets its first work after 1, once waits 1 for the last stage's first answer, and the first stage goes
+    back through the last micro-batch for 2 after it is done."""
+    got = pool.run("smol", 3, waited, 4, (1.0, 2.0, 1.0))
+    assert [compute_s for _, compute_s in got] == [12.0, 24.0, 12.0]
+    assert {comm_s + compute_s for comm_s, compute_s in got} == {1.0 + 1.0 + 24.0 + 2.0}

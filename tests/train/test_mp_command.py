@@ -14,12 +14,20 @@ import pytest
 import torch
 from train_folders import WORDS
 
-from smolcluster.models.hf import load_pretrained
+from smolcluster.data.tokenizer import train_bpe
+from smolcluster.models import build_model
+from smolcluster.models.hf import load_pretrained, save_pretrained
+from smolcluster.spec.run import GPTSpec, LlamaBlocks
+from smolcluster.spec.shape import Rope
 
 ROOT = Path(__file__).resolve().parents[2]
+SHORT = (
+    "training.batch_size=8,training.eval_steps=3,lr_schedule.warmup_iters=0,lr_schedule.min_lr=null,"
+    "model.max_seq_len=16,checkpoint.every_steps=3"
+)
 SMALL = (
-    "training.batch_size=8,training.eval_steps=3,lr_schedule.warmup_iters=0,lr_schedule.min_lr=null,model.model_dim=32,model.num_layers=4,\
-model.num_heads=2,model.ff_dim=64,model.dropout=0,model.max_seq_len=16,data.tokenizer=bpe:300,checkpoint.every_steps=3"
+    f"{SHORT},model.model_dim=32,model.num_layers=4,model.num_heads=2,model.ff_dim=64,model.dropout=0,"
+    "data.tokenizer=bpe:300"
 )
 
 
@@ -34,8 +42,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train(project: Path, *flags: str) -> tuple[Path, dict]:
-    command = [sys.executable, "-m", "smolcluster.train", "--dataset", "book.txt", "--override", SMALL, *flags]
+def train(project: Path, *flags: str, settings: str = SMALL) -> tuple[Path, dict]:
+    command = [sys.executable, "-m", "smolcluster.train", "--dataset", "book.txt", "--override", settings, *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "110"}
     done = subprocess.run(
         command, cwd=project, capture_output=True, text=True, timeout=240, check=False, env=environment
@@ -58,6 +66,9 @@ def test_split_layers_train_as_one_process_and_others_go_on(project: Path) -> No
     stages = json.loads((run / "plan.json").read_text())["stages"]
     assert (len(stages), stages[-1][1]) == (3, 4)
     assert (split["status"], split["steps"], split["tokens"]) == ("completed", 6, 6 * 8 * 16)
+    # Three stages, and the batch of eight in as many micro-batches.
+    assert split["idle_planned"] == pytest.approx(2 / 10)
+    assert [0 < share < 1 for share in split["idle_share"]] == [True] * 3
     model = load_pretrained(run / "model")
     assert model(torch.zeros(1, 4, dtype=torch.int64)).shape == (1, 4, 300)
 
@@ -73,3 +84,53 @@ def test_split_layers_train_as_one_process_and_others_go_on(project: Path) -> No
     # Weights that somebody gives reach the stages that need them.
     _, given = train(project, "--strategy", "mp", "--init", str(run / "model"), "--override", "training.max_steps=1")
     assert given["val_loss_first"] == pytest.approx(split["val_loss"], abs=1e-5)
+
+
+def llama_folder(project: Path, tied: bool) -> Path:
+    """A small Llama with random weights and a tokenizer, in Hugging Face's format."""
+    blocks = LlamaBlocks(
+        kind="llama", kv_heads=2, head_dim=8, norm_eps=1e-6, qkv_bias=False, out_bias=False, mlp_bias=False,
+        qk_norm=False, rope=Rope(theta=10000.0),
+    )  # fmt: skip
+    spec = GPTSpec(
+        model_dim=32, num_layers=5, num_heads=4, ff_dim=48, dropout=0, max_seq_len=40, tie_embeddings=tied,
+        vocab_size=310, llama=blocks,
+    )  # fmt: skip
+    tokenizer = project / "tokenizer.json"
+    train_bpe([(project / "book.txt").read_text()], 300).tokenizer.save(str(tokenizer))
+    folder = project / f"llama-{tied}"
+    save_pretrained(build_model(spec, None, seed=4), tokenizer, folder)
+    return folder
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_a_llama_trains_from_its_folder_on_split_layers_as_on_one(project: Path, tied: bool) -> None:
+    given = ("--init", str(llama_folder(project, tied)))
+    steps = ("--override", "training.max_steps=6")
+    whole, one = train(project, "--strategy", "single", *given, *steps, settings=SHORT)
+    three, split = train(project, "--strategy", "mp", *given, *steps, settings=SHORT)
+    two, halves = train(project, "--strategy", "mp", "--nodes", "node1,node2", *given, *steps, settings=SHORT)
+    assert one["val_loss"] < one["val_loss_first"]
+    expected = list(losses(whole).values())
+    assert len(expected) == 6
+    for run, told in ((three, split), (two, halves)):
+        assert list(losses(run).values()) == pytest.approx(expected, abs=1e-5)
+        assert (told["params"], told["val_loss_first"]) == (
+            one["params"],
+            pytest.approx(one["val_loss_first"], abs=1e-5),
+        )
+    model, wanted = load_pretrained(three / "model"), load_pretrained(whole / "model")
+    assert model.spec == wanted.spec
+    for (name, value), other in zip(wanted.named_parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(other, value, rtol=0, atol=1e-4, msg=name)
+
+    # Its checkpoint is any other split's and strategy's, and the resumed run needs no --init.
+    longer = ("--override", "training.max_steps=8")
+    on, _ = train(project, "--resume", str(whole), *longer, settings="seed=42")
+    for strategy in ("mp", "fsdp"):
+        nodes = ("--nodes", "node1,node2", "--strategy", strategy)
+        batch = ("--override", f"training.batch_size={8 if strategy == 'mp' else 4}")
+        other, told = train(project, "--resume", str(three), *longer, *nodes, *batch, settings="seed=42")
+        assert told["resumed_step"] == 6
+        assert list(losses(other).values()) == pytest.approx(list(losses(on).values()), abs=1e-5)

@@ -251,3 +251,22 @@ def test_metrics_stay_bounded_and_keep_validation(tmp_path: Path) -> None:
     assert steps == sorted(steps)
     assert steps[-20:] == list(range(981, 1001))
     assert [line.step for line in kept if line.val_loss is not None] == [200, 400, 600, 800, 1000]
+
+
+def test_stages_say_how_long_they_waited(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path, *(ended(rank) for rank in range(3)))
+    run = run_spec("mp", (6, 0, 0), grad_accumulation=4)
+    plan = plan_of(run, (6, 0, 0)).model_copy(update={"shape": "CHAIN", "stages": ((0, 1), (1, 2), (2, 3))})
+    write_atomic(folder.plan, plan.to_json())
+    for rank in plan.ranks[:2]:
+        with MetricsWriter(folder.metrics(rank.node, rank.rank)) as metrics:
+            for step, comm_s in ((4, 0.1), (5, 0.3)):
+                times = {"step": step, "comm_s": comm_s + rank.rank, "idle_share": 0.5}
+                metrics.write(record(step, rank.rank).model_copy(update=times))
+    summary = summary_of(folder.path)
+    assert summary.idle_share == (pytest.approx(0.4 / 1.2), pytest.approx(2.4 / 3.2), None)
+    assert summary.idle_planned == pytest.approx(2 / 6)
+    text = printed(folder.path)
+    assert "33 %, 75 %, - of a step, stage by stage; planned 33 %" in text
+    assert "idle" in next(line for line in text.splitlines() if "compute" in line)
+    assert summary_of(run_folder(tmp_path / "fsdp", *(ended(rank) for rank in range(3))).path).idle_share is None

@@ -10,9 +10,9 @@ from smolcluster.data.prepare import smallest_step
 from smolcluster.errors import ConfigError
 from smolcluster.plan import Plan, make_plan
 from smolcluster.plan.elastic import plan_for
-from smolcluster.plan.pipeline import training_stages
+from smolcluster.plan.pipeline import _weight_of, training_stages
 from smolcluster.plan.profile import Profile, concerns
-from smolcluster.plan.stages import Machine
+from smolcluster.plan.stages import Machine, need_mb
 from smolcluster.spec import Request, resolve
 
 # c holds two ranks.
@@ -195,3 +195,39 @@ def test_who_is_left_has_all_layers_and_the_whole_batch(tmp_path: Path, members:
     assert all(one[1] == other[0] for one, other in zip(fewer.stages, fewer.stages[1:], strict=False))
     assert [rank.samples for rank in fewer.ranks] == [32, *(0 for _ in members[1:])]
     assert [memory.rank for memory in fewer.memory] == list(range(len(members)))
+
+
+def with_memory(plan: Plan, *memory_mb: int | None) -> Plan:
+    ranks = [rank.model_copy(update={"memory_mb": m}) for rank, m in zip(plan.ranks, memory_mb, strict=True)]
+    return plan.model_copy(update={"ranks": tuple(ranks)})
+
+
+def test_ranks_have_their_part_of_a_machine_s_memory(tmp_path: Path) -> None:
+    assert [rank.memory_mb for rank in planned(tmp_path, *EVEN).ranks] == [8000, None, None, None]
+
+
+def test_those_who_are_left_take_what_their_memory_holds(tmp_path: Path) -> None:
+    plan = planned(tmp_path, *EVEN)
+    assert sizes(plan) == [3, 3, 3, 3]
+    assert sizes(plan_for(plan, (0, 1))) == [6, 6]
+    assert sizes(plan_for(with_memory(plan, 8000, 8000, 0, 0), (0, 1))) == [6, 6]
+    # Six layers and the embeddings do not fit there any more; what fits is taken, and no less.
+    weight = _weight_of(plan.run, plan.run.model, 2)  # type: ignore[arg-type]
+    five = need_mb(weight, 0, 5)
+    assert five < need_mb(weight, 0, 6)
+    assert sizes(plan_for(with_memory(plan, five, None, None, None), (0, 1))) == [5, 7]
+    assert sizes(plan_for(with_memory(plan, None, need_mb(weight, 9, 12), None, None), (0, 1))) == [9, 3]
+
+
+def test_a_run_that_fits_nobody_who_is_left_ends_and_says_so(tmp_path: Path) -> None:
+    plan = planned(tmp_path, *EVEN)
+    with pytest.raises(ConfigError) as caught:
+        plan_for(with_memory(plan, 420, 420, None, None), (0, 1))
+    [problem] = caught.value.problems
+    assert "there is no split that fits: a 420, b 420" in problem.what
+    assert "start the lost machine again" in problem.fix
+
+
+def test_timeout_is_the_deadline_of_a_step(tmp_path: Path) -> None:
+    assert planned(tmp_path, *EVEN).run.step_timeout_s == 300
+    assert planned(tmp_path, *EVEN, file="timeout: 45\n").run.step_timeout_s == 45

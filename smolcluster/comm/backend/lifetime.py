@@ -182,6 +182,11 @@ class GroupLifetime(dist.ProcessGroup):
         if self._owned is not None:
             self._owned.abort()
 
+    @property
+    def timeout_s(self) -> float:
+        """How long nothing may move."""
+        return self._timeout_s
+
     def set_timeout(self, timeout: timedelta) -> None:
         """How long nothing may move, for operations that begin from now on."""
         self._timeout_s = timeout.total_seconds()

@@ -85,13 +85,21 @@ class ModelParallel(Synchronous):
         self._outputs = Outgoing(self.rank + 1, FORWARD) if after else None
         self._gradients = Incoming(self.rank + 1, device, BACKWARD) if after else None
         self._input_gradients = Outgoing(self.rank - 1, BACKWARD) if before else None
+        self._deadline_s = context.run.step_timeout_s
         self._seconds = 0.0
         self._steps = 0
 
     # -- a step ---------------------------------------------------------------------------------------------------
 
     def train_step(self, batch: Batch, lr: float, stop: bool = False) -> StepResult:
-        """Take this stage's part of a step on the batch, the same on all ranks."""
+        """Take this stage's part of a step on the batch, the same on all ranks.
+
+        PeerError if a neighbour sends nothing for longer than the run's deadline of a step.
+        """
+        with self.collectives.within(self._deadline_s):
+            return self._step(batch, lr, stop)
+
+    def _step(self, batch: Batch, lr: float, stop: bool) -> StepResult:
         self.begin()
         self.stream.begin()
         local = self._pipeline(batch)
