@@ -22,6 +22,7 @@ BENCHMARKS = (
     "fsdp2",
     "overlap",
     "links",
+    "formats",
     "data",
     "checkpoints",
     "unequal",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -27,14 +27,16 @@ SPEC = GPTSpec(
 )
 # Of a sample's time, as in most models.
 FORWARD = 1 / 3
+# Batches that a look takes.
+VALIDATED = 4
 
 
 @dataclass(frozen=True)
 class Race:
     """What all contestants train: the same samples in the same order, `steps` times `batch` of them.
 
-    `pace_s`: by rank, the seconds that one sample takes it. Rank 0 looks at the validation loss every `look` steps'
-    samples; the clock stands still meanwhile.
+    `pace_s`: by rank, the seconds that one sample takes it. The validation loss is looked at every `look` steps; no
+    clock counts that.
     """
 
     pace_s: tuple[float, ...]
@@ -52,12 +54,31 @@ class Race:
         """Everybody's share where nobody balances."""
         return (self.batch // self.world_size,) * self.world_size
 
+    def looks(self, before: int, steps: int) -> bool:
+        """Whether it is time for a look when `steps` are done, and `before` were the last time."""
+        return steps // self.look > before // self.look
+
     def batch_at(self, step: int, first: int, count: int) -> tuple[Tensor, Tensor]:
         """Samples `first` and on of the step's batch: (count, T) inputs and targets. Step -1 and below: to validate."""
-        rows = self._chains(1_000_000 + step, self.batch)[first : first + count]
+        rows = _batch(self, step)[first : first + count]
         return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
 
-    def _chains(self, seed: int, count: int) -> Tensor:
+    def samples(self, start: int, count: int) -> tuple[Tensor, Tensor]:
+        """The same of the line of all samples, wherever its batches begin."""
+        parts = []
+        while count:
+            step, first = divmod(start, self.batch)
+            parts.append(self.batch_at(step, first, min(count, self.batch - first)))
+            start, count = start + len(parts[-1][0]), count - len(parts[-1][0])
+        return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
+
+    def make_samples(self) -> None:
+        """Have them all at hand: no clock is to count their making. A fast rank of diloco takes parts of more batches
+        than there are steps, at most of as many as if it were alone."""
+        for step in range(-VALIDATED, self.world_size * self.steps):
+            _batch(self, step)
+
+    def chains(self, seed: int, count: int) -> Tensor:
         """Texts of a language in which some words follow a word often, and the others seldom."""
         chance = torch.Generator().manual_seed(seed)
         rows = [torch.randint(SPEC.vocab_size, (count,), generator=chance)]
@@ -71,6 +92,12 @@ class Race:
         return (6 * torch.randn(SPEC.vocab_size, SPEC.vocab_size, generator=torch.Generator().manual_seed(0))).softmax(
             1
         )
+
+
+@cache
+def _batch(race: Race, step: int) -> Tensor:
+    """(B, T + 1): the samples of a step."""
+    return race.chains(1_000_000 + step, race.batch)
 
 
 class Emulated(nn.Module):
@@ -144,10 +171,20 @@ def _wait(until: float) -> None:
 
 @dataclass
 class Track:
-    """How a contestant did, by rank 0's clock: validation losses at (seconds, step), and what a step took."""
+    """How a contestant did, by rank 0's clock: validation losses at (seconds, step). A step is so many samples of all
+    ranks together, and may lie between two."""
 
-    losses: list[tuple[float, int, float]] = field(default_factory=list)
-    steps_s: list[float] = field(default_factory=list)
+    losses: list[tuple[float, float, float]] = field(default_factory=list)
+
+    def look(self, seconds: float, step: float, loss: float) -> None:
+        """Note a look."""
+        self.losses.append((seconds, step, loss))
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of a step, the mean from the first look, before which there is room made in memory, to the last."""
+        (began, first, _), *_, (ended, last, _) = self.losses
+        return (ended - began) / (last - first)
 
     def seconds_to(self, loss: float) -> float | None:
         """When the loss was first that low, between two looks; None if it never was."""
@@ -168,14 +205,12 @@ def in_lockstep(
     track, clock_s = Track(), 0.0
     first = sum(shares[:rank])
     for number in range(race.steps):
-        x, y = race.batch_at(number, first, shares[rank])
         began = time.perf_counter()
-        step(x, y)
-        track.steps_s.append(time.perf_counter() - began)
-        clock_s += track.steps_s[-1]
-        if (number + 1) % race.look == 0:
+        step(*race.batch_at(number, first, shares[rank]))
+        clock_s += time.perf_counter() - began
+        if race.looks(number, number + 1):
             if rank == 0:
-                track.losses.append((clock_s, number + 1, validation(race, model)))
+                track.look(clock_s, number + 1, validation(race, model))
             dist.barrier()  # nobody begins the next step while rank 0 looks
     return track
 
@@ -183,4 +218,5 @@ def in_lockstep(
 @torch.no_grad()
 def validation(race: Race, model: Emulated) -> float:
     """The loss on samples that nobody trains on."""
-    return float(model.inner.loss(*race.batch_at(-1, 0, race.batch)))
+    losses = [float(model.inner.loss(*race.batch_at(-1 - number, 0, race.batch))) for number in range(VALIDATED)]
+    return sum(losses) / VALIDATED

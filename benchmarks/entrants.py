@@ -13,7 +13,8 @@ from benchmarks.rounds import Rounds
 from smolcluster.spec.run import GPTSpec, WireFormat
 from smolcluster.strategies.diloco.rounds import DiLoCo
 
-ALONE, FP32, INT8 = "without communication", "classicdp fp32", "classicdp int8"
+ALONE = "without communication"
+FP32, BF16, INT8 = "classicdp fp32", "classicdp bf16", "classicdp int8"
 
 Built = tuple[nn.Module, Step]
 
@@ -74,6 +75,7 @@ CONTESTANTS = {
     for each in (
         Contestant(ALONE, "smol", strategy("single")),
         Contestant(FP32, "smol", strategy("classicdp")),
+        Contestant(BF16, "smol", strategy("classicdp", "bf16")),
         Contestant(INT8, "smol", strategy("classicdp", "int8"), loss_over=0.01),
         Contestant("diloco int8, H = 20", "smol", diloco(20, "int8"), 20, {1000: 0.9, 100: 0.75}, 0.05),
         Contestant("DDP (gloo)", "gloo", torchs_ddp(half=False)),

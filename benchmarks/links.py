@@ -7,18 +7,15 @@ gpt_config.yaml's model with a vocabulary of 2,048, `--full` with GPT-2's 50,257
 Bytes are those the kernel has had acknowledged on a rank's connections, counted alike for gloo and for ours.
 
 Losses are those of a small model on the language reference inside Python, after the same tokens, each at its own best
-learning rate of the same few. Last, classicdp in fp32 and int8 at several speeds: below which is `wire: auto` right to
-take int8?
+learning rate of the same few. Below which speed of the links a smaller format pays: benchmarks.formats.
 """
 
 from __future__ import annotations
 
-import math
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -31,12 +28,10 @@ from benchmarks.ranks import Done, Place, Team, Transport
 from benchmarks.reading import losses
 from benchmarks.switch import Switch, why_no_namespaces
 from benchmarks.targets import Target, conclude, flags_for, show_targets
-from smolcluster.plan.wires import INT8_PAYS_MBPS
 from smolcluster.spec.run import GPTSpec
 
 RANKS, SAMPLES, WARM_UP = 3, 4, 2
 SPEEDS_MBPS = (1000, 100)
-SWEEP_MBPS = (10_000, 4_000, 2_000, 1_000, 500)
 SMALL_VOCABULARY = GPT.model_copy(update={"vocab_size": 2048})
 
 Tasks = dict[str, Callable[[], Any]]
@@ -145,22 +140,7 @@ def judge(
     return targets
 
 
-def pays_below(gains: Mapping[int, float]) -> float:
-    """The speed at which int8 is as fast as fp32, from its tokens/s over those of fp32: straight between the logarithms
-    of the speeds. 0 where it never pays, infinite where it always does."""
-    speeds = sorted(gains, reverse=True)
-    if gains[speeds[0]] >= 1:
-        return math.inf
-    for fast, slow in pairwise(speeds):
-        if gains[slow] >= 1:
-            share = (gains[slow] - 1) / (gains[slow] - gains[fast])
-            return math.exp(math.log(slow) + share * (math.log(fast) - math.log(slow)))
-    return 0.0
-
-
-def show(
-    console: Console, spec: GPTSpec, figures: Mapping[str, Any], gains: Mapping[int, float], targets: Sequence[Target]
-) -> None:
+def show(console: Console, spec: GPTSpec, figures: Mapping[str, Any], targets: Sequence[Target]) -> None:
     """Print what was measured."""
     table = Table(title=f"{RANKS} ranks, batch {SAMPLES} each, vocabulary {spec.vocab_size:,}: medians")
     table.add_column("")
@@ -178,13 +158,6 @@ def show(
             f"{row['loss']:.4f}" if row["loss"] is not None else "",
         )
     console.print(table)
-    sweep = Table(title="classicdp: tokens/s in int8 over those in fp32")
-    for mbps in gains:
-        sweep.add_column(f"{mbps:,} Mbit/s", justify="right")
-    sweep.add_row(*(f"{gain:.2f}x" for gain in gains.values()))
-    console.print(sweep)
-    edge = pays_below(gains)
-    console.print(f"int8 pays below {edge:,.0f} Mbit/s here; `wire: auto` takes it below {INT8_PAYS_MBPS:,.0f}.")
     show_targets(console, targets)
 
 
@@ -195,13 +168,11 @@ def main() -> int:
     if reason := why_no_namespaces():
         print(f"skipped: {reason}", file=sys.stderr)
         return 0
-    spec, rounds, swept, steps = (GPT, 9, 5, 400) if options.full else (SMALL_VOCABULARY, 5, 3, 120)
+    spec, rounds, steps = (GPT, 9, 400) if options.full else (SMALL_VOCABULARY, 5, 120)
     names = tuple(CONTESTANTS)
     with Switch(RANKS) as switch, Race(switch, names, spec) as race:
         raced = {mbps: race.seconds(mbps, rounds, names) for mbps in SPEEDS_MBPS}
         sent = race.sent()
-        pairs = {mbps: race.seconds(mbps, swept, (FP32, INT8)) for mbps in SWEEP_MBPS}
-    gains = {mbps: ratio(pair[INT8], pair[FP32]) for mbps, pair in pairs.items()}
     told = losses([name for name in names if name != ALONE], RANKS, steps)
     best = {name: min(by_rate.values()) for name, by_rate in told.items()}
     speeds = {mbps: {name: ratio(raced[mbps][name], raced[mbps][ALONE]) for name in names} for mbps in SPEEDS_MBPS}
@@ -216,10 +187,9 @@ def main() -> int:
         for name in names
     }
     targets = judge(speeds, sent, best)
-    show(Console(width=140), spec, figures, gains, targets)
-    edge = {"int8_gains": gains, "int8_pays_below_mbps": pays_below(gains)}
+    show(Console(width=140), spec, figures, targets)
     told_all = {"torch": torch.__version__, "vocabulary": spec.vocab_size, "rounds": rounds, "contestants": figures}
-    return conclude(options.out, told_all | edge, targets)
+    return conclude(options.out, told_all, targets)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.links import pays_below
+from benchmarks.formats import pays_below
 from benchmarks.ranks import Team
 from benchmarks.switch import Switch
 

@@ -7,124 +7,19 @@ from __future__ import annotations
 import gc
 import threading
 from contextlib import ExitStack
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from strategy_jobs import context_of
-from strategy_models import TinyLM, samples_of
+from star_players import LR, WAIT_S, Hand, Star, group, started, steps
+from strategy_models import samples_of
 
-from smolcluster.comm.caller import Caller
-from smolcluster.comm.clock import Deadline
-from smolcluster.comm.codec import codec_of
-from smolcluster.comm.config import GroupConfig
 from smolcluster.comm.letter import Letter
-from smolcluster.comm.mailbox import Mailbox
 from smolcluster.errors import RunOverError
-from smolcluster.runtime.context import RunContext
 from smolcluster.strategies.base import NotFiniteError
-from smolcluster.strategies.edp import TOO_STALE, Server, Worker, damping
-from smolcluster.strategies.star.centre import Centre
-from smolcluster.strategies.star.leases import Leases
+from smolcluster.strategies.edp import TOO_STALE, damping
 from smolcluster.strategies.star.ledger import ROLLED_BACK
 from smolcluster.strategies.star.messages import Op, leases_in
 from smolcluster.strategies.star.server import DUPLICATE, NOT_LEASED
-from smolcluster.strategies.star.solo import solo
-
-WAIT_S = 60.0
-MOST_BYTES = 1 << 22
-BATCH = 8
-LR = 1e-2
-
-
-def context(rank: int, wire="fp32", interval: int = 1, max_staleness: int = 1000) -> RunContext:
-    made = context_of("edp", rank, 3, wire=wire, samples=0 if rank == 0 else 4)
-    run = made.run.model_copy(update={"worker_update_interval": interval, "max_staleness": max_staleness})
-    return replace(made, plan=made.plan.model_copy(update={"run": run, "shape": "STAR"}))
-
-
-def group(rank: int, folder: Path, generation: int = 0) -> GroupConfig:
-    return GroupConfig(
-        rank=rank, world_size=3, listen=() if rank else ("127.0.0.1",), port=0, peers={0: "127.0.0.1"} if rank else {},
-        timeout_s=20.0, run_id="edp", secret=b"secret", endpoint_file=folder / "endpoint.json", generation=generation,
-        after=-1 if rank else None,
-    )  # fmt: skip
-
-
-class Star:
-    """A server with its mailbox, and whoever plays its workers."""
-
-    def __init__(self, folder: Path, stack: ExitStack, total: int = 1000, generation: int = 0, **settings):
-        self.folder, self.stack, self.settings = folder, stack, settings
-        self.mailbox = Mailbox(group(0, folder, generation), MOST_BYTES)
-        stack.callback(self.mailbox.close, 1.0)
-        alone = solo(context(0, **settings))
-        self.server = Server(alone, Centre(alone, TinyLM(5)), self.mailbox, BATCH, lambda step: LR)
-        self.server.leases = Leases(total)
-
-    @property
-    def length(self) -> int:
-        return self.server.centre.flat.length
-
-    def turn_until(self, done) -> None:
-        deadline = Deadline(WAIT_S)
-        while not done():
-            assert not deadline.expired, "nothing happens"
-            self.server.turn(0.01)
-
-    def by_hand(self, rank: int, incarnation: int) -> Hand:
-        return Hand(self, rank, incarnation)
-
-    def worker(self, rank: int, stop=lambda: False, join_s: float = WAIT_S) -> Worker:
-        caller = Caller(group(rank, self.folder), MOST_BYTES)
-        self.stack.callback(caller.close, 1.0)
-        entered = []
-        made = Worker(
-            solo(context(rank, **self.settings)), TinyLM(40 + rank), caller, stop, entered.append, join_s=join_s
-        )
-        made.entered = entered
-        return made
-
-
-class Hand:
-    """A worker that pushes what it is told to."""
-
-    def __init__(self, star: Star, rank: int, incarnation: int):
-        self.star, self.rank = star, rank
-        self.caller = Caller(group(rank, star.folder), MOST_BYTES, incarnation)
-        star.stack.callback(self.caller.close, 1.0)
-        self.leases: list = []
-        self.join()
-
-    def join(self) -> None:
-        self.caller.dial(Deadline(WAIT_S), lambda: False, {"samples": 4})
-        self.leases.clear()
-        self.welcome = self.hear(0)
-
-    def push(self, number: int, gradient: torch.Tensor | float = 1.0, send_only: bool = False, **words):
-        codec = codec_of(self.star.settings.get("wire", "fp32"))
-        values = torch.full((self.star.length,), gradient) if isinstance(gradient, float) else gradient
-        frame = torch.empty(codec.frame_bytes(len(values)), dtype=torch.uint8)
-        codec.encode(values, frame)
-        lease = words.pop("lease", None) or (self.leases.pop(0).number if self.leases else 0)
-        said = {"lease": lease, "base": 0, "generation": 0, "tokens": 4, "loss": 8.0, "pull": False, **words}
-        self.caller.send(Letter(Op.PUSH, number, said, frame))
-        return None if send_only else self.hear(number)
-
-    def hear(self, number: int) -> Letter:
-        got = []
-
-        def heard() -> bool:
-            letter = self.caller.receive(0.0)
-            if letter is not None:
-                got.append(letter)
-                if letter.op in (Op.ANSWER, Op.LEASES):
-                    self.leases += leases_in(letter)
-            return any(one.op == Op.DONE or (one.op == Op.ANSWER and one.number == number) for one in got)
-
-        self.star.turn_until(heard)
-        return got[-1]
 
 
 @pytest.fixture
@@ -284,11 +179,11 @@ def test_who_did_not_use_its_lease_gets_another_once_it_is_heard(stack, tmp_path
 
 def test_a_worker_whose_lease_expired_computes_no_sample_twice(stack, tmp_path):
     star = Star(tmp_path, stack, total=16)
-    worker = _started(star, 1)
+    worker = started(star, 1)
     for given in star.server.leases._given.values():
         given.until = 0.0
     star.server.turn(0.0)
-    _steps(star, worker, 4)
+    steps(star, worker, 4)
     assert star.server.leases.left == 0
     assert worker.outcomes == {"": 4}
 
@@ -329,7 +224,7 @@ def test_what_is_pushed_and_what_is_owed_is_what_was_computed(stack, tmp_path, w
     """Over a run of a worker: the sum of the dequantised gradients plus the residual is the sum of the gradients."""
     star = Star(tmp_path, stack, wire=wire, interval=3)
     arrived, computed = torch.zeros(star.length), torch.zeros(star.length)
-    worker = _started(star, 1)
+    worker = started(star, 1)
     usual = star.server.decode
 
     def decode(push, out):
@@ -344,7 +239,7 @@ def test_what_is_pushed_and_what_is_owed_is_what_was_computed(stack, tmp_path, w
         return seal(values)
 
     worker.feedback.seal = sealed
-    _steps(star, worker, 12)
+    steps(star, worker, 12)
     assert float(computed.abs().max()) > 0
     torch.testing.assert_close(arrived + worker.feedback.residual, computed, rtol=0, atol=2e-5)
     assert float(worker.feedback.residual.abs().max()) > 0
@@ -353,9 +248,9 @@ def test_what_is_pushed_and_what_is_owed_is_what_was_computed(stack, tmp_path, w
 @pytest.mark.parametrize("wire", ["int8", "bf16"])
 def test_a_worker_has_what_the_server_thinks_it_has_and_is_never_far_behind(stack, tmp_path, wire):
     star = Star(tmp_path, stack, wire=wire, interval=2)
-    worker = _started(star, 1)
+    worker = started(star, 1)
     for _ in range(10):
-        _steps(star, worker, 2)
+        steps(star, worker, 2)
         [shadow] = star.server.outgoing._shadows.values()
         assert torch.equal(worker.incoming.base, shadow)  # to the bit
     difference = (star.server.centre.flat.params - worker.incoming.base).abs().max()
@@ -366,9 +261,9 @@ def test_int8_sends_a_quarter_of_the_bytes_both_ways(stack, tmp_path):
     sent = {}
     for wire in ("fp32", "int8"):
         star = Star(tmp_path, stack, wire=wire, interval=1)
-        worker = _started(star, 1)
+        worker = started(star, 1)
         before = star.mailbox.mesh.counters()
-        _steps(star, worker, 10)
+        steps(star, worker, 10)
         after = star.mailbox.mesh.counters()
         sent[wire] = (after.bytes_out - before.bytes_out, after.bytes_in - before.bytes_in)
         star.mailbox.close(1.0)
@@ -380,7 +275,7 @@ def test_int8_sends_a_quarter_of_the_bytes_both_ways(stack, tmp_path):
 
 def test_a_worker_takes_the_server_s_weights_and_untrained_parameters(stack, tmp_path):
     star = Star(tmp_path, stack)
-    worker = _started(star, 1)
+    worker = started(star, 1)
     theirs = dict(star.server.centre.model.state_dict())
     for name, value in worker.model.state_dict().items():
         assert torch.equal(value, theirs[name]), name
@@ -390,47 +285,10 @@ def test_a_worker_takes_the_server_s_weights_and_untrained_parameters(stack, tmp
 # -- workers in threads -----------------------------------------------------------------------------------------------
 
 
-def _started(star: Star, rank: int, **settings) -> Worker:
-    worker = star.worker(rank, **settings)
-    _meanwhile(star, worker.join)
-    return worker
-
-
-def _steps(star: Star, worker: Worker, count: int) -> list:
-    def work():
-        results = []
-        for _ in range(count):
-            lease = worker.lease()
-            x, y = samples_of(lease.start, lease.count)
-            results.append(worker.train_step([(x, y)], lease))
-        worker._settle()
-        return results
-
-    return _meanwhile(star, work)
-
-
-def _meanwhile(star: Star, call):
-    """Run a call of a worker in a thread while the server turns here."""
-    result = []
-
-    def run():
-        try:
-            result.append(call())
-        except Exception as error:  # noqa: BLE001 - handed to the test
-            result.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    star.turn_until(lambda: not thread.is_alive())
-    if isinstance(result[0], Exception):
-        raise result[0]
-    return result[0]
-
-
 @pytest.mark.parametrize(("interval", "wire"), [(1, "fp32"), (4, "fp32"), (4, "int8")])
 def test_two_workers_learn_what_there_is_to_learn(stack, tmp_path, interval, wire):
     star = Star(tmp_path, stack, total=8 * 150, interval=interval, wire=wire)
-    workers = [_started(star, rank) for rank in (1, 2)]
+    workers = [started(star, rank) for rank in (1, 2)]
 
     def work(worker):
         while (lease := worker.lease()) is not None:
@@ -457,8 +315,8 @@ def test_two_workers_learn_what_there_is_to_learn(stack, tmp_path, interval, wir
 
 def test_a_server_that_starts_again_is_found_and_the_open_push_refused_as_older(stack, tmp_path):
     first = Star(tmp_path, stack, wire="int8")
-    worker = _started(first, 1)
-    _steps(first, worker, 2)
+    worker = started(first, 1)
+    steps(first, worker, 2)
     lease = worker.lease()
     x, y = samples_of(0, lease.count)
     got = []
@@ -474,7 +332,7 @@ def test_a_server_that_starts_again_is_found_and_the_open_push_refused_as_older(
     assert worker.feedback.residual.count_nonzero() == 0  # it was of weights that nobody has any more
     account = second.server.account()
     assert (account.pushed, account.rolled_back, account.applied) == (1, 1, 0)
-    _steps(second, worker, 2)
+    steps(second, worker, 2)
     assert second.server.ledger.applied == 2
 
 
@@ -489,11 +347,11 @@ def test_a_server_that_never_comes_ends_the_worker_for_good(stack, tmp_path):
 
 def test_memory_stays_flat(stack, tmp_path):
     star = Star(tmp_path, stack, wire="int8", interval=2)
-    worker = _started(star, 1)
-    _steps(star, worker, 10)
+    worker = started(star, 1)
+    steps(star, worker, 10)
     star.server.updates.clear()
     before = _tensor_bytes()
-    _steps(star, worker, 60)
+    steps(star, worker, 60)
     star.server.updates.clear()
     assert _tensor_bytes() - before < 4 * star.length
     assert len(star.server._own) == 1

@@ -7,9 +7,11 @@ server to worker, `number` that of the push, 0 without one:
     ANSWER    outcome, version, lr, staleness, left, leases, weights; with `weights` the body is these
     LEASES    leases, for one that had none
     DONE      status, reason: the run is over
+    REFUSED   reason: nothing more is heard from this worker, which would say the same again
 
 `leases` is a flat list: number, first sample, samples, and so on. `base` is the version of the weights that a worker
-pulled last, `version` the server's updates so far. `left` is how many samples of the run are not applied yet.
+pulled last, `version` the server's updates so far. `left` is how many samples of the run are not applied yet, `lr` the
+rate of the update that this worker's next gradient is for.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ class Op(IntEnum):
     ANSWER = 16
     LEASES = 17
     DONE = 18
+    REFUSED = 19
 
 
 def op_of(letter: Letter) -> Op:

@@ -126,6 +126,10 @@ class StarServer:
         """How many samples its next lease has, at most; 0: it gets none now."""
         return self._samples[member]
 
+    def next_update(self, member: Member) -> int:
+        """Of how many samples the update is that its next gradient is part of."""
+        return self._samples.get(member, 0)
+
     def on_lease(self, member: Member, lease: Lease) -> None:
         """It was given a lease."""
 
@@ -219,15 +223,20 @@ class StarServer:
                 case Left(member, reason, orderly):
                     self._leave(member, reason, orderly)
         except ProtocolError as error:
-            log.warning("rank %d is let go: %s", event.member.rank, error)
-            self.mailbox.cut(event.member)
+            self._let_go(event.member, str(error))
+
+    def _let_go(self, member: Member, reason: str) -> None:
+        """It said what it may not say, and would again: others get its samples, and it is told why it is to end."""
+        log.warning("rank %d is let go: %s", member.rank, reason)
+        self._leave(member, reason, orderly=False)
+        self.mailbox.send(member, Letter(Op.REFUSED, 0, {"reason": reason[:500]}))
 
     def _join(self, member: Member, samples: int) -> None:
-        if not 0 < samples <= self.batch:
-            raise ProtocolError(f"it takes {samples} samples at once, of a global batch of {self.batch}")
         if self._done is not None:
             self.mailbox.send(member, self._done)
             return
+        if not 0 < samples <= self.batch:
+            raise ProtocolError(f"it takes {samples} samples at once, of a global batch of {self.batch}")
         self._samples[member] = samples
         log.info("rank %d is here, %d worker(s) now", member.rank, self.active)
         self._own.setdefault(member.incarnation, [])
@@ -252,6 +261,9 @@ class StarServer:
         if self._done is not None:
             if letter.op == Op.PUSH and self.ledger.arrive(member.rank, member.incarnation, letter.number):
                 self.ledger.refuse(TOO_LATE)
+            return
+        if member not in self._samples:  # it was let go, and has heard that or will
+            self.mailbox.cut(member)
             return
         match op_of(letter):
             case Op.PUSH:
@@ -292,7 +304,7 @@ class StarServer:
         words: dict[str, Value] = {
             "outcome": outcome,
             "version": version,
-            "lr": self.rate_after(0),
+            "lr": self.rate_after(self.next_update(member)),
             "staleness": staleness,
             "left": self.leases.left,
             "leases": self._granted(member),

@@ -9,6 +9,7 @@ knows whether it had it.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
@@ -18,8 +19,10 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from smolcluster.comm.caller import MOST_PAUSE_S
 from smolcluster.comm.clock import Deadline
 from smolcluster.comm.codec import codec_of
+from smolcluster.comm.endpoint import REDIAL_S
 from smolcluster.comm.feedback import ErrorFeedback
 from smolcluster.comm.letter import Letter, Value
 from smolcluster.errors import DeadlineError, PeerLostError, ProtocolError, RunOverError
@@ -134,6 +137,8 @@ class StarWorker(Replica):
         # Whether the server has answered the last joining.
         self._welcome = False
         self._waited_s = 0.0
+        # Before the next dialling.
+        self._pause_s = 0.0
 
     # -- for the strategy -----------------------------------------------------------------------------------------
 
@@ -158,10 +163,13 @@ class StarWorker(Replica):
                 return
             except DeadlineError as error:
                 raise RunOverError(f"the server is gone, and nothing is trained without it: {error}") from error
-            except PeerLostError:
+            except PeerLostError as error:
                 if self._stop():
                     raise
+                if deadline.expired:
+                    raise RunOverError(f"the server lets nobody join within {deadline.seconds:g} s: {error}") from error
                 log.info("the server was lost while it was joined; dialling again")
+                self._back_off()
 
     def lease(self) -> Lease | None:
         """The next samples; waits for some. None: the run is over, or this rank is to stop."""
@@ -252,9 +260,15 @@ class StarWorker(Replica):
                 if self.ending is not None:
                     return
                 log.warning("the link to the server is lost: %s", error)
+                self._back_off()
                 self.join()
                 if self._open is not None and self.ending is None:
                     self._caller.send(self._open)
+
+    def _back_off(self) -> None:
+        """Before the server is dialled again: no pause at first, longer ones the oftener it answered no push since."""
+        threading.Event().wait(self._pause_s)
+        self._pause_s = min(MOST_PAUSE_S, max(REDIAL_S, 2 * self._pause_s))
 
     # -- letters --------------------------------------------------------------------------------------------------
 
@@ -277,6 +291,11 @@ class StarWorker(Replica):
                 self._take_leases(letter)
             case Op.DONE:
                 self.ending = Ending(letter.say("status", str), letter.say("reason", str))
+            case Op.REFUSED:
+                raise RunOverError(
+                    f"the server let this worker go: {letter.say('reason', str)}. "
+                    "Fix: install the same version of smolcluster on every machine."
+                )
             case other:
                 raise ProtocolError(f"the server sent {other.name}, which is for a worker to send")
 
@@ -285,6 +304,7 @@ class StarWorker(Replica):
             self._welcome = True
         elif self._open is not None and letter.number == self._open.number:
             lease, self._open = self._open.say("lease", int), None
+            self._pause_s = 0.0
             # Leased once more to who joined again, though the server had the gradient or was about to get it.
             self._leases = deque(one for one in self._leases if one.number != lease)
             outcome = letter.say("outcome", str)
