@@ -25,6 +25,7 @@ BENCHMARKS = (
     "data",
     "checkpoints",
     "unequal",
+    "staleness",
     "serving",
 )
 RESULTS = Path(__file__).parent / "results"

@@ -153,7 +153,8 @@ FLAGS = {
     "stale in stage 3": (
         {"overrides": ("staleness_bound=4", "fsdp_stage=3")},
         "--override staleness_bound=4: staleness_bound: 4 cannot be had: stage 3 gathers parameters in forward and"
-        " again in backward, and under a bound they could be of two versions | use staleness_bound: 0, or fsdp_stage 0 to 2",
+        " again in backward, and under a bound they could be of two versions"
+        " | use staleness_bound: 0, or fsdp_stage 0 to 2",
     ),
     "stale over gloo": (
         {"overrides": ("staleness_bound=4", "transport=gloo")},
