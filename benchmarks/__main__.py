@@ -26,6 +26,7 @@ BENCHMARKS = (
     "data",
     "checkpoints",
     "unequal",
+    "staleness",
     "serving",
 )
 RESULTS = Path(__file__).parent / "results"

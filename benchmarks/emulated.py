@@ -101,18 +101,18 @@ def _batch(race: Race, step: int) -> Tensor:
 
 
 class Emulated(nn.Module):
-    """The model on a machine that takes `pace_s` for a sample, forward and backward together."""
+    """The model on a machine that takes `pace_s` for a sample, forward and backward together; it may change."""
 
     def __init__(self, pace_s: float) -> None:
         super().__init__()
         self.inner = build_model(SPEC, None, seed=0)
-        self._pace_s = pace_s
+        self.pace_s = pace_s
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """The mean loss, when the time for it is over."""
         began = time.perf_counter()
         loss: Tensor = self.inner.loss(x, y)
-        whole_s = len(x) * self._pace_s
+        whole_s = len(x) * self.pace_s
         _wait(began + FORWARD * whole_s)
         waited: Tensor = _Backward.apply(loss, (1 - FORWARD) * whole_s)
         return waited

@@ -15,7 +15,10 @@ from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from smolcluster.spec.faults import FaultSpec
 
 ANSWER_S = 600.0
 TIMEOUT_S = 300.0
@@ -48,8 +51,11 @@ class Place:
 LOOPBACK = Place("127.0.0.1", "lo0" if sys.platform == "darwin" else "lo")
 
 
-def _open_smol(rank: int, places: Sequence[Place], folder: Path) -> AbstractContextManager[Any]:
+def _open_smol(
+    rank: int, places: Sequence[Place], folder: Path, faults: Sequence[FaultSpec]
+) -> AbstractContextManager[Any]:
     from smolcluster.comm import GroupConfig, open_fabric
+    from smolcluster.comm.faults import Faults
 
     return open_fabric(
         GroupConfig(
@@ -61,6 +67,7 @@ def _open_smol(rank: int, places: Sequence[Place], folder: Path) -> AbstractCont
             timeout_s=TIMEOUT_S,
             secret=b"only of this benchmark",
             endpoint_file=folder / "endpoint.json",
+            faults=Faults(faults, rank, seed=0) if faults else None,
         )
     )
 
@@ -83,9 +90,11 @@ class _Script:
         dist.destroy_process_group()
 
 
-def _open(transport: str, rank: int, places: Sequence[Place], folder: Path) -> AbstractContextManager[Any]:
+def _open(
+    transport: str, rank: int, places: Sequence[Place], folder: Path, faults: Sequence[FaultSpec]
+) -> AbstractContextManager[Any]:
     if transport == "smol":
-        return _open_smol(rank, places, folder)
+        return _open_smol(rank, places, folder, faults)
     return closing(_Script(transport.removesuffix(" script"), rank, len(places), folder))
 
 
@@ -112,6 +121,7 @@ def _serve(
     folder: str,
     pipe: Connection,
     setup: Setup,
+    faults: Sequence[FaultSpec],
 ) -> None:
     _go_to(places[rank], parent)
     import torch
@@ -123,7 +133,7 @@ def _serve(
     if keep_memory:
         keep_freed_memory()
     try:
-        with _open(transport, rank, places, Path(folder)) as fabric:
+        with _open(transport, rank, places, Path(folder), faults) as fabric:
             tasks = setup(rank, len(places), fabric)
             pipe.send((True, list(tasks)))
             while (name := pipe.recv()) is not None:
@@ -142,11 +152,18 @@ class Team:
     """`world_size` processes of one group. `keep_memory`: with the allocator set as our worker sets it.
 
     Otherwise it is as it comes: over "smol script" the backend sets it, unless SMOL_KEEP_MEMORY is 0.
-    `places`: where each rank is, if not all on loopback.
+    `places`: where each rank is, if not all on loopback. `faults`: what is done to links of "smol" on purpose, once a
+    rank has told its fabric of the step at which that begins.
     """
 
     def __init__(
-        self, world_size: int, transport: Transport, setup: Setup, keep_memory: bool, places: Sequence[Place] = ()
+        self,
+        world_size: int,
+        transport: Transport,
+        setup: Setup,
+        keep_memory: bool,
+        places: Sequence[Place] = (),
+        faults: Sequence[FaultSpec] = (),
     ) -> None:
         context = multiprocessing.get_context("spawn")
         # One thread per rank.
@@ -157,7 +174,7 @@ class Team:
         self._processes = []
         for rank in range(world_size):
             ours, theirs = context.Pipe()
-            arguments = (rank, places, os.getpid(), transport, keep_memory, self._folder.name, theirs, setup)
+            arguments = (rank, places, os.getpid(), transport, keep_memory, self._folder.name, theirs, setup, faults)
             process = context.Process(target=_serve, args=arguments, daemon=True)
             process.start()
             theirs.close()

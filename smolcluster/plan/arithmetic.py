@@ -61,13 +61,15 @@ def memory_of(
     Shards are flat and even, padded to a whole element per rank. A syncps worker has no optimizer, and a server that
     trains is a worker besides; an mp rank holds its own layers of `stages`, a diloco rank the outer optimizer besides
     its own. int8 on the wire keeps what it has not sent yet; where replicas get changes (strategies/gathers.py) their
-    owner keeps its shard apart.
+    owner keeps its shard apart. Under a staleness bound all stages are alike: a replica, its gradient, and of the shard
+    the weights, the box and the moments.
     """
     params = param_count(run.model)
     if run.strategy == "mp":
         params = stage_params(run.model, stages[rank], layers_of(run.model))
     shard = -(-params // world_size)
     stage = run.fsdp_stage if run.strategy == "fsdp" else 0
+    stale = run.staleness_bound > 0 and world_size > 1
     moments = 0 if run.strategy == "syncps" and role == "worker" else _MOMENTS
     models = 2 if run.server_trains and role == "server" else 1
     if run.strategy in STARS:
@@ -75,12 +77,13 @@ def memory_of(
         kept += params if run.strategy == "syncps" and role == "server" else 0  # the gradient that came last
         kept += _kept_in_a_star(wire, params, world_size - 1, "worker") if models == 2 else 0
     else:
-        kept = _kept_for(run, wire, params, shard, stage) if world_size > 1 else 0
+        kept = _kept_for(run, wire, params, shard, stage) if world_size > 1 and not stale else 0
+        kept += _kept_by_an_owner(wire, params, shard) if stale else 0
     return MemoryEstimate(
         rank=rank,
         params_bytes=FLOAT32_BYTES * (shard if stage >= 3 else models * params),
-        grads_bytes=FLOAT32_BYTES * (shard if stage >= 2 else models * params),
-        optimizer_bytes=FLOAT32_BYTES * (moments * (shard if stage >= 1 else params) + _outer(run, params)),
+        grads_bytes=FLOAT32_BYTES * (shard if stage >= 2 and not stale else models * params),
+        optimizer_bytes=FLOAT32_BYTES * (moments * (shard if stage >= 1 or stale else params) + _outer(run, params)),
         wire_bytes=FLOAT32_BYTES * kept,
     )
 
@@ -98,6 +101,15 @@ def _kept_for(run: RunSpec, wire: WireFormat, params: int, shard: int, stage: in
     # diloco keeps what was owed before a round too, until the round is committed.
     residuals = params * (2 if run.strategy == "diloco" else 1) if wire == "int8" else 0
     return residuals + (shard if wire != "fp32" and stage in (1, 2) else 0)
+
+
+def _kept_by_an_owner(wire: WireFormat, params: int, shard: int) -> int:
+    """Numbers that a rank under a staleness bound keeps beside its replica: its shard, the box, a gradient on its way;
+    what int8 owes; and where shards are rounded what each of the others has of it.
+    """
+    others = params - shard
+    frame = {"fp32": others, "bf16": others // 2, "fp16": others // 2, "int8": others // 4}[wire]
+    return 2 * shard + frame + (params if wire == "int8" else 0) + (others if wire != "fp32" else 0)
 
 
 def _kept_in_a_star(wire: WireFormat, params: int, workers: int, role: str) -> int:

@@ -60,7 +60,8 @@ def make_plan(
     wire, wire_notes = choose_wire(run, wires, speeds)
     stages, stage_notes = _stages(run, seats, profile) if run.strategy == "mp" else ((), [])
     memory = tuple(memory_of(run, seat.rank, world_size, seat.participant.role, wire, stages) for seat in seats)
-    wanted = "smol" if run.strategy in STARS else run.comm.transport
+    # What comes at no known time is heard of over our own links alone (spec/staleness.py).
+    wanted = "smol" if run.strategy in STARS or run.staleness_bound else run.comm.transport
     transport, wrong = choose_transport(wanted, [seat.node for seat in seats], wires)
     wrong += fault_problems(run, world_size, transport)
     listeners = [

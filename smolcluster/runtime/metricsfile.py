@@ -28,6 +28,9 @@ class StepRecord(Frozen):
     bytes_out: int
     bytes_in: int
     staleness: int = 0
+    # Of ranks that may be steps apart, by the rank that owns a shard: how many steps its weights lacked of somebody's
+    # gradients. `staleness` is the most of them.
+    lags: tuple[int, ...] | None = None
     # Of a server that collects gradients (syncps): how many of this step's had been meant for one before; None: none.
     late: int | None = None
     val_loss: float | None = None
@@ -45,6 +48,11 @@ class StepRecord(Frozen):
     # Where a line is a round of several steps (diloco): how many this rank took, and how long its slot was.
     inner_steps: int | None = None
     slot_s: float | None = None
+
+    @property
+    def staleness_mean(self) -> float:
+        """Over the owners of shards."""
+        return sum(self.lags) / len(self.lags) if self.lags else float(self.staleness)
 
     @property
     def own_steps(self) -> int:

@@ -9,7 +9,6 @@ from smolcluster.spec.cluster import ClusterSpec, Node
 from smolcluster.spec.document import KeyPath
 from smolcluster.spec.layers import Merged
 from smolcluster.spec.problems import listed
-from smolcluster.spec.run import RunSpec
 
 BUILT = ("single", "classicdp", "fsdp", "edp", "syncps", "mp", "diloco")
 NOT_ENCRYPTED = "this wire is not private: traffic is authenticated but not encrypted until certificates are set up"
@@ -61,13 +60,3 @@ def refuse_encryption(encrypt: str, cluster: Merged) -> list[Problem]:
         return []
     fix = "use encrypt: auto, on wires where you trust everybody"
     return [cluster.problem(("encrypt",), f"always cannot be had yet; {NOT_ENCRYPTED}", fix)]
-
-
-def refuse_settings(run: RunSpec, cluster: Merged) -> list[Problem]:
-    """Settings of a built strategy whose code comes later."""
-    problems: list[Problem] = []
-    if run.staleness_bound > 0:
-        what = f"stale-synchronous training (bound {run.staleness_bound}) is not built yet"
-        fix = "use staleness_bound: 0 (--override staleness_bound=0)"
-        problems.append(cluster.problem(("staleness_bound",), what, fix))
-    return problems + refuse_encryption(run.comm.encrypt, cluster)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from smolcluster.errors import ConfigError, Problem
-from smolcluster.spec.built import BUILT, refuse_machines, refuse_settings, refuse_strategy
+from smolcluster.spec.built import BUILT, refuse_encryption, refuse_machines, refuse_strategy
 from smolcluster.spec.cluster import ClusterSpec
 from smolcluster.spec.clusterfile import (
     CLUSTER_FILES,
-    ClassicdpFile,
     CommonFile,
     DilocoFile,
     EdpFile,
@@ -34,6 +33,7 @@ from smolcluster.spec.problems import did_you_mean, listed
 from smolcluster.spec.request import Request, Resolved
 from smolcluster.spec.run import STRATEGIES, CommSpec, Participant, RecoverySpec, RunSpec
 from smolcluster.spec.settings import Settings, gather
+from smolcluster.spec.staleness import staleness_of
 from smolcluster.spec.training import Trained, trained
 
 
@@ -78,7 +78,7 @@ def _resolve(request: Request, runnable: bool) -> Resolved:
     if run is None:
         raise ConfigError(problems)
     if runnable:
-        problems += refuse_settings(run, settings.cluster_from)
+        problems += refuse_encryption(run.comm.encrypt, settings.cluster_from)
     if problems:
         raise ConfigError(problems)
     # One file can be inventory and config at once: its notes are then told once.
@@ -120,12 +120,15 @@ def _run(
     problems += check_counts(file, origin, participants, ranks)
     problems += _check_free_ports(cluster, participants, settings)
     problems += _check_balance(file, settings, participants)
+    bound, bound_notes, wrong = staleness_of(file, origin, request.earlier)
+    problems += wrong
     notes = [
         *found.notes,
         *pipeline.notes,
         *(address_notes(file, origin, cluster, request.strategy) if own_inventory else []),
         *buffer_notes(file, origin, cluster),
         *model_notes(file, origin, training.model),
+        *bound_notes,
     ]
     run = RunSpec(
         strategy=request.strategy,
@@ -142,7 +145,7 @@ def _run(
         balance=file.balance,
         choose_nodes=found.chooses,
         fsdp_stage=file.fsdp_stage if isinstance(file, FsdpFile) else 0,
-        staleness_bound=file.staleness_bound if isinstance(file, ClassicdpFile) else 0,
+        staleness_bound=bound,
         worker_update_interval=file.worker_update_interval if isinstance(file, EdpFile) else 1,
         use_quantization=file.use_quantization if isinstance(file, EdpFile) else False,
         max_staleness=file.max_staleness if isinstance(file, EdpFile) else 1000,

@@ -45,6 +45,10 @@ class StepResult:
     hid; compute_s: the rest. stop: some rank asked for the end. loss_scale: float16's (scaling.py), None without.
     skipped: float16 overflowed: nothing was updated, grad_norm is 0.
 
+    lags: of ranks that may be steps apart, by the rank that owns a shard, how many steps its weights lacked of
+    somebody's gradients; staleness: the most of them. Loss and tokens are then those of the last step that all have
+    told of, and grad_norm is this rank's own.
+
     steps: how many steps of the run, in global batches, this was. local: what this rank did of it, where ranks do not
     all do the same (TakesRounds).
     """
@@ -56,6 +60,7 @@ class StepResult:
     comm_s: float
     stop: bool
     staleness: int = 0
+    lags: tuple[int, ...] = ()
     layer_norms: Mapping[str, float] | None = None
     loss_scale: float | None = None
     skipped: bool = False
@@ -183,6 +188,18 @@ class TakesRounds(Protocol):
 
     def train_round(self, feed: Feed) -> StepResult:
         """Take this rank's part in a round. Errors as of train_step."""
+        ...
+
+
+@runtime_checkable
+class Fences(Protocol):
+    """A strategy whose ranks are not all at the same step: its state is whole at fences only."""
+
+    def fence(self, result: StepResult) -> StepResult:
+        """All ranks rest after the step that had this result, and give it as all know it now. Errors as of train_step.
+
+        Before losses are measured, the state is read, or a run ends; all ranks after the same step.
+        """
         ...
 
 

@@ -2,6 +2,8 @@
 
 The mean is over **tokens**: each rank sends the gradient of its summed loss, so ranks with uneven batches weigh as they
 should. Buckets travel through a ring all-reduce, 2(N-1)/N x P bytes per rank, while backward still computes.
+
+With a `staleness_bound` ranks need not be at the same step: ../stale.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from torch import nn
 from smolcluster.runtime.context import RunContext
 from smolcluster.strategies.base import Batch, StepResult, Strategy
 from smolcluster.strategies.replica import Replica
+from smolcluster.strategies.stale import StaleSynchronous, is_stale
 
 
 class ClassicDP(Replica):
@@ -31,4 +34,4 @@ class ClassicDP(Replica):
 
 def build(context: RunContext, model: nn.Module) -> Strategy:
     """The strategy for this rank."""
-    return ClassicDP(context, model)
+    return StaleSynchronous(context, model) if is_stale(context) else ClassicDP(context, model)

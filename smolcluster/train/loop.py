@@ -11,7 +11,7 @@ from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.metrics import MetricsWriter
 from smolcluster.runtime.metricsfile import GradientRecord, StepRecord
 from smolcluster.runtime.scores import validation_text
-from smolcluster.strategies.base import Batch, StepResult, Strategy, TakesRounds
+from smolcluster.strategies.base import Batch, Fences, StepResult, Strategy, TakesRounds
 from smolcluster.train.account import Account
 from smolcluster.train.evaluate import evaluate
 from smolcluster.train.feed import LoopFeed
@@ -119,6 +119,8 @@ class Loop:
         else:
             result = self._strategy.train_step(*feed.take(first, first), stop=self._stop())
             slowed_s = feed.computed(result.compute_s)
+            if isinstance(self._strategy, Fences) and self._rests_after(first, result.stop):
+                result = self._strategy.fence(result)
         seconds = time.perf_counter() - began
         after = self._context.wires.counters()
         local, waited, lr = result.local, feed.waited_s, feed.lr
@@ -144,6 +146,7 @@ class Loop:
                 bytes_out=after.bytes_out - before.bytes_out,
                 bytes_in=after.bytes_in - before.bytes_in,
                 staleness=result.staleness,
+                lags=result.lags or None,
                 val_loss=self.account.val_loss if fresh else None,
                 loss_scale=result.loss_scale,
                 skipped=result.skipped or None,
@@ -182,6 +185,12 @@ class Loop:
     def _due(self, first: int, last: int) -> bool:
         """Whether the validation loss is measured after steps `first` to `last`."""
         return falls_in(self._training.eval_steps, first, last) or last == self.total_steps
+
+    def _rests_after(self, step: int, stop: bool) -> bool:
+        """Whether something is done after this step that needs the state of all ranks."""
+        ended = stop or step == self.total_steps
+        saves = self._keeper is not None and self._keeper.due(step, step, ended)
+        return ended or saves or self._due(step, step)
 
     def _look_at_links(self, first: int, step: int) -> None:
         comm = self._context.run.comm

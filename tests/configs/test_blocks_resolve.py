@@ -218,11 +218,20 @@ def test_nn_block() -> None:
     assert (run.data.dataset, run.project_name) == ("mnist", "smolcluster-nn-mnist")
 
 
-def test_the_blocks_staleness_is_refused_and_its_fix_works() -> None:
-    request = Request(HOME, "fsdp", cluster_config=block("fsdp"))
-    text = report(request)
-    assert "cluster_config_fsdp.yaml:5: staleness_bound: stale-synchronous training (bound 5) is not built yet" in text
-    assert resolve(Request(HOME, "fsdp", cluster_config=block("fsdp"), overrides=("staleness_bound=0",)))
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_the_blocks_staleness_is_taken(stage: int) -> None:
+    run = resolve(Request(HOME, "fsdp", cluster_config=block("fsdp"), overrides=(f"fsdp_stage={stage}",))).run
+    assert (run.fsdp_stage, run.staleness_bound) == (stage, 5)
+
+
+def test_the_blocks_staleness_is_refused_in_stage_3_and_its_fix_works() -> None:
+    text = report(Request(HOME, "fsdp", cluster_config=block("fsdp"), overrides=("fsdp_stage=3",)))
+    assert (
+        "cluster_config_fsdp.yaml:5: staleness_bound: 5 cannot be had: stage 3 gathers parameters in forward and again "
+        "in backward, and under a bound they could be of two versions" in text
+    )
+    strict = ("staleness_bound=0", "fsdp_stage=3")
+    assert resolve(Request(HOME, "fsdp", cluster_config=block("fsdp"), overrides=strict)).run.staleness_bound == 0
 
 
 @pytest.mark.parametrize("strategy", ["fsdp", "classicdp", "edp", "syncps", "mp", "inference"])

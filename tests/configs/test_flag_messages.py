@@ -150,10 +150,16 @@ FLAGS = {
         {"overrides": ("training.amp=true",)},
         "--override training.amp=true: training.amp: unknown key | did you mean precision?",
     ),
-    "stale": (
-        {"overrides": ("staleness_bound=5",)},
-        "--override staleness_bound=5: staleness_bound: stale-synchronous training (bound 5) is not built yet"
-        " | use staleness_bound: 0 (--override staleness_bound=0)",
+    "stale in stage 3": (
+        {"overrides": ("staleness_bound=4", "fsdp_stage=3")},
+        "--override staleness_bound=4: staleness_bound: 4 cannot be had: stage 3 gathers parameters in forward and"
+        " again in backward, and under a bound they could be of two versions"
+        " | use staleness_bound: 0, or fsdp_stage 0 to 2",
+    ),
+    "stale over gloo": (
+        {"overrides": ("staleness_bound=4", "transport=gloo")},
+        "--override staleness_bound=4: staleness_bound: 4 cannot be had: under a bound messages are due at no known"
+        " time, and what waits for one over gloo hears of no lost rank | use staleness_bound: 0, or transport: smol",
     ),
 }
 

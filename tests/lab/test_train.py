@@ -175,7 +175,7 @@ def _train(lab: Lab, nodes: tuple[str, ...], strategy: str) -> Trained:
         for link in _cables(lab, network)
     }
     variables = (f"strategy={strategy}", f"nodes={','.join(nodes)}", "dataset=pydoc", *_PATIENCE)
-    settings = ",".join((*_SETTINGS, "training.batch_size=2"))
+    settings = ",".join((*_SETTINGS, "training.batch_size=2", "staleness_bound=0"))
     flags = [part for each in (*variables, f"override={settings}") for part in ("-e", each)]
     before = {ends: link.carried_bytes() for ends, link in cables.items()}
     forwarded = {name: _forwarded(host) for name, host in lab.hosts.items()}

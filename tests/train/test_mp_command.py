@@ -73,7 +73,7 @@ def test_split_layers_train_as_one_process_and_others_go_on(project: Path) -> No
     assert model(torch.zeros(1, 4, dtype=torch.int64)).shape == (1, 4, 300)
 
     # Its checkpoint is any strategy's.
-    two = ("--nodes", "node1,node2", "--override", "training.max_steps=9,training.batch_size=4")
+    two = ("--nodes", "node1,node2", "--override", "training.max_steps=9,training.batch_size=4,staleness_bound=0")
     sharded, went_on = train(project, "--strategy", "fsdp", "--resume", str(run), *two)
     assert went_on["resumed_step"] == 6
     whole, _ = train(project, "--strategy", "single", "--override", "training.max_steps=9")

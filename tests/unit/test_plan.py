@@ -123,10 +123,12 @@ def test_open_wires_are_told_and_private_ones_are_not() -> None:
 
 
 def test_transport_auto() -> None:
-    assert plan_of(HOME, "fsdp", "transport=auto", nodes=("mini1", "mini2")).transport == "gloo"
-    assert plan_of(HOME, "fsdp", "transport=auto", nodes=("mini1", "pi5")).transport == "smol"  # two systems
-    assert plan_of(HOME, "fsdp", "transport=auto", nodes=("mini1", "macbook")).transport == "smol"  # the Wi-Fi
-    assert plan_of(LOCAL, "fsdp", "transport=auto").transport == "gloo"
+    strict = ("transport=auto", "staleness_bound=0")
+    assert plan_of(HOME, "fsdp", *strict, nodes=("mini1", "mini2")).transport == "gloo"
+    assert plan_of(HOME, "fsdp", *strict, nodes=("mini1", "pi5")).transport == "smol"  # two systems
+    assert plan_of(HOME, "fsdp", *strict, nodes=("mini1", "macbook")).transport == "smol"  # the Wi-Fi
+    assert plan_of(LOCAL, "fsdp", *strict).transport == "gloo"
+    assert plan_of(LOCAL, "fsdp", "transport=auto").transport == "smol"  # what is due at no known time
 
 
 def test_gloo_over_an_open_wire_is_refused() -> None:
@@ -245,7 +247,8 @@ def test_memory_that_a_wire_format_takes() -> None:
     """int8 keeps what it has not sent; an owner in stages 1 and 2 its shard apart from the replica."""
     for stage, shares_kept in ((0, 0), (1, 1), (2, 1), (3, 0)):
         plain, narrow, int8 = (
-            plan_of(LOCAL, "fsdp", f"fsdp_stage={stage}", f"wire={wire}") for wire in ("fp32", "bf16", "int8")
+            plan_of(LOCAL, "fsdp", f"fsdp_stage={stage}", f"wire={wire}", "staleness_bound=0")
+            for wire in ("fp32", "bf16", "int8")
         )
         shard = 4 * -(-plain.params // 3)
         assert {each.wire_bytes for each in plain.memory} == {0}
