@@ -1,6 +1,7 @@
 """Inventory plugin: the machines of a smolcluster inventory as Ansible hosts. Thin over smolcluster.spec.
 
-What it knows: the file's problems as one report, a group per kind of machine and per strategy, each host's variables.
+What it knows: the file's problems as one report, a group per kind of machine, per strategy and of those that
+nobody logs into, each host's variables.
 What it deliberately does not know: what a run does; that is `python -m smolcluster plan`.
 """
 
@@ -39,6 +40,7 @@ _GROUP_VARS = _ROOT / "inventory" / "group_vars"
 _KINDS = ("macos", "linux", "windows", "ipados")
 # A machine that is never logged into gets a connection that does not exist: a task that strays onto it fails.
 _CONNECTIONS = {"local": "ansible.builtin.local", "ssh": "ansible.builtin.ssh", "none": "smolcluster_never_connects"}
+_NOT_LOGGED_INTO = "not_logged_into"
 
 
 class InventoryReport(AnsibleParserError):  # type: ignore[misc]
@@ -71,6 +73,11 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
             self.inventory.add_host(node.name, group=node.kind)
             for key, value in _host_vars(node, self._kind_defaults(node.kind)).items():
                 self.inventory.set_variable(node.name, key, value)
+        # status.yml and stop.yml ask all but these: not even a role's arguments could be validated there.
+        self.inventory.add_group(_NOT_LOGGED_INTO)
+        for node in cluster.nodes:
+            if node.connection == "none":
+                self.inventory.add_host(node.name, group=_NOT_LOGGED_INTO)
         for group, members in groups.items():
             self.inventory.add_group(group)
             for name in members:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from ansible_lab import Cluster
 
@@ -34,3 +37,36 @@ def test_a_call_that_cannot_be_meant_is_refused(
     assert done.code == 2, done.text
     assert words in done.text
     assert not (local.runs / "network").exists()
+
+
+def test_what_stayed_is_taken_back_and_a_second_time_there_is_nothing(local: Cluster) -> None:
+    place, made = local.folder / "kept", local.folder / "made"
+    made.write_text("new")
+    place.mkdir()
+    back = {"argv": [], "path": str(made), "text": None}
+    (place / "plan.json.kept").write_text(json.dumps({"rollback": [back]}))
+    done = local.play("rollback", *mine(place))
+    assert done.code == 0, done.text
+    assert "node1: taken back" in done.text
+    assert not made.exists()
+    assert not place.exists()
+    again = local.play("rollback", *mine(place))
+    assert again.code == 0, again.text
+    assert "node1: nothing to take back" in again.text
+
+
+def test_where_nobody_could_look_it_is_not_called_nothing(local: Cluster) -> None:
+    """As where sudo wants a password: what is there stays, and the playbook fails."""
+    place = local.folder / "kept"
+    place.mkdir()
+    (place / "plan.json.kept").write_text("{ broken")
+    done = local.play("rollback", *mine(place))
+    assert done.code == 2, done.text
+    assert "node1: not asked, nobody could look what is there" in done.text
+    assert "nothing to take back" not in done.text
+    assert (place / "plan.json.kept").exists()
+
+
+def mine(place: Path) -> tuple[str, ...]:
+    """A place of the test's own, without an administrator's rights, on one of the three nodes."""
+    return ("nodes=node1", f"smol_network_dir={place}", "network_rollback_become=false")
