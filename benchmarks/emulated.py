@@ -33,7 +33,7 @@ VALIDATED = 4
 
 @dataclass(frozen=True)
 class Race:
-    """What all contestants train: the same samples in the same order, `steps` times `batch` of them.
+    """What all contestants train: the same samples in the same order, `steps` times `batch` of them or `most_steps`.
 
     `pace_s`: by rank, the seconds that one sample takes it. The validation loss is looked at every `look` steps; no
     clock counts that.
@@ -53,6 +53,17 @@ class Race:
     def even(self) -> tuple[int, ...]:
         """Everybody's share where nobody balances."""
         return (self.batch // self.world_size,) * self.world_size
+
+    @property
+    def ceiling(self) -> float:
+        """How many times as fast as with even shares the ranks can be, if none ever waits."""
+        return max(self.pace_s) * sum(1 / pace_s for pace_s in self.pace_s) / self.world_size
+
+    @property
+    def most_steps(self) -> int:
+        """So many fit at best into the time that even shares take. For methods that may learn less from a sample: all
+        have the same time, and are compared after the same samples too."""
+        return round(self.steps * self.ceiling)
 
     def looks(self, before: int, steps: int) -> bool:
         """Whether it is time for a look when `steps` are done, and `before` were the last time."""
@@ -185,6 +196,10 @@ class Track:
         """Seconds of a step, the mean from the first look, before which there is room made in memory, to the last."""
         (began, first, _), *_, (ended, last, _) = self.losses
         return (ended - began) / (last - first)
+
+    def loss_after(self, step: float) -> float:
+        """At the first look after so many steps."""
+        return next(loss for _, looked, loss in self.losses if looked >= step)
 
     def seconds_to(self, loss: float) -> float | None:
         """When the loss was first that low, between two looks; None if it never was."""

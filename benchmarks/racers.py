@@ -76,7 +76,7 @@ class _Slots:
     """strategies.base.Feed: this rank's even share of one batch of the race after the other."""
 
     def __init__(self, race: Race, rank: int, rate: float) -> None:
-        self.steps, self.total_steps = 0, race.steps
+        self.steps, self.total_steps = 0, race.most_steps
         self._race, self._rank, self._rate = race, rank, rate
 
     def take(self, step: int, number: int) -> tuple[Batch, float]:  # noqa: ARG002
@@ -100,7 +100,7 @@ def diloco(race: Race, rank: int, rate: float) -> Track:
     strategy = build_strategy(context, model)
     assert isinstance(strategy, DiLoCo)
     feed, track, clock_s = _Slots(race, rank, rate), Track(), 0.0
-    while feed.steps < race.steps:
+    while feed.steps < feed.total_steps:
         before, began = feed.steps, time.perf_counter()
         feed.steps += strategy.train_round(feed).steps
         clock_s += time.perf_counter() - began
@@ -136,7 +136,7 @@ class _Server:
         self._mailbox = Mailbox(_group(race, 0, 0), most_bytes_of(self._model))
         self._centre = Centre(_context(race), self._model)
         self._server = Server(_context(race), self._centre, self._mailbox, race.batch, lambda _: rate)
-        self._server.leases = Leases(race.steps * race.batch)
+        self._server.leases = Leases(race.most_steps * race.batch)
 
     @property
     def port(self) -> int:

@@ -7,7 +7,8 @@ do not share cores; gradients, optimizers and messages are real, and so is edp's
 contestant (benchmarks/racers.py) trains at every learning rate of the same small search, in turn, the others standing
 still. A training's speed is that from its first look to its last; tokens a second are the median training's, a ratio
 is the median of the rates' own ratios. The time to the same loss is each one's at its own best rate, to the loss that
-DDP ends with at its best.
+DDP ends with at its best. diloco and edp go on for as long as DDP takes, since they may learn less from a sample; the
+losses of the table are those after the same samples, of weights and on samples that racers.py tells.
 
 The ceiling is 5/3: DDP gives everybody the same share, and waits for the slow one.
 """
@@ -61,15 +62,16 @@ def run(race: Race, rates: tuple[float, ...]) -> dict[str, dict[float, Track]]:
         for rate in rates:
             for name in CONTESTANTS:
                 track = tracks[name][rate] = teams[name].do(f"{name} {rate:g}")[0].value
-                told = f"{track.step_s * 1e3:.0f} ms a step, loss {track.losses[-1][2]:.4f}"
+                told = f"{track.step_s * 1e3:.0f} ms a step, loss {track.loss_after(race.steps):.4f}"
                 print(f"{name} at {rate:g}: {told}", file=sys.stderr, flush=True)
     return tracks
 
 
 @dataclass(frozen=True)
 class Row:
-    """A contestant. `speed`: its tokens/s over those of the reference. `loss`: what it ends with at its best rate, with
-    which it is the first at the reference's loss, or, where it is there with none, ends best. `seconds`: to that loss.
+    """A contestant. `speed`: its tokens/s over those of the reference. `best_rate`: with which it is the first at the
+    reference's loss, or, where it is there with none, is best after the same samples; `loss`: after these; `seconds`:
+    to the reference's.
     """
 
     tokens_per_s: float
@@ -83,13 +85,13 @@ class Row:
 def rows(race: Race, tracks: Tracks) -> dict[str, Row]:
     """By contestant."""
     reference = tracks[REFERENCE]
-    goal = min(track.losses[-1][2] for track in reference.values())
+    goal = min(track.loss_after(race.steps) for track in reference.values())
     found = {}
     for name, by_rate in tracks.items():
         step_s = statistics.median(track.step_s for track in by_rate.values())
         times = {rate: track.seconds_to(goal) for rate, track in by_rate.items()}
         there = {rate: seconds for rate, seconds in times.items() if seconds is not None}
-        ends = {rate: track.losses[-1][2] for rate, track in by_rate.items()}
+        ends = {rate: track.loss_after(race.steps) for rate, track in by_rate.items()}
         best = min(there or ends, key=(there or ends).__getitem__)
         speed = statistics.median(reference[rate].step_s / track.step_s for rate, track in by_rate.items())
         tokens_per_s = race.batch * SPEC.max_seq_len / step_s
@@ -118,7 +120,7 @@ def show(console: Console, race: Race, rates: tuple[float, ...], found: Mapping[
     searched = ", ".join(f"{rate:g}" for rate in rates)
     title = f"{race.steps} steps of {race.batch} samples, {paces} ms each by rank (emulated); rates {searched}"
     table = Table(title=title)
-    for column in ("", "tokens/s", "step ms", "of DDP", "best rate", "loss", "s to DDP's loss", "sooner"):
+    for column in ("", "tokens/s", "step ms", "of DDP", "best rate", "loss, same samples", "s to DDP's loss", "sooner"):
         table.add_column(column, justify="right" if column else "left")
     for name, row in found.items():
         cells = [f"{row.tokens_per_s:,.0f}", f"{row.step_s * 1e3:,.0f}", f"{row.speed:.2f}x", f"{row.best_rate:g}"]
@@ -128,8 +130,8 @@ def show(console: Console, race: Race, rates: tuple[float, ...], found: Mapping[
 
 
 def main() -> int:
-    options = flags_for("unequal", __doc__, "100 steps, 5 rates", "400 steps, 7 rates").parse_args()
-    steps, rates = (400, (5e-4, *RATES, 3.2e-2)) if options.full else (100, RATES)
+    options = flags_for("unequal", __doc__, "80 steps, 5 rates", "400 steps, 7 rates").parse_args()
+    steps, rates = (400, (5e-4, *RATES, 3.2e-2)) if options.full else (80, RATES)
     race = Race(pace_s=(PACE_S, PACE_S, SLOWER * PACE_S), batch=24, steps=steps, look=5)
     tracks = run(race, rates)
     found = rows(race, tracks)

@@ -42,6 +42,12 @@ def test_a_step_is_timed_from_the_first_look_to_the_last_and_may_end_between_two
     assert track((9.0, 2, 1.0), (10.0, 4.5, 1.0), (14.0, 12, 1.0)).step_s == 0.5
 
 
+def test_the_ceiling_is_what_nobody_who_waits_can_reach():
+    race = Race(pace_s=(0.008, 0.008, 0.016), batch=24, steps=90, look=5)
+    assert abs(race.ceiling - 5 / 3) < 1e-12
+    assert race.most_steps == 150
+
+
 def test_when_a_loss_was_reached_lies_between_two_looks():
     made = track((1.0, 2, 4.0), (3.0, 4, 2.0), (5.0, 6, 2.5))
     assert [made.seconds_to(loss) for loss in (4.5, 4.0, 3.0, 2.0, 1.9)] == [1.0, 1.0, 2.0, 3.0, None]
@@ -52,7 +58,10 @@ def test_each_is_judged_at_its_own_best_rate_by_the_loss_that_the_reference_ends
         RACE,
         {
             REFERENCE: {0.1: track((2.0, 2, 3.0), (4.0, 4, 2.0)), 0.2: track((2.0, 2, 3.0), (6.0, 4, 2.5))},
-            "quick": {0.1: track((1.0, 2, 2.5), (2.0, 4, 1.5)), 0.2: track((1.0, 2, 2.0), (2.0, 4, 1.0))},
+            "quick": {
+                0.1: track((1.0, 2, 2.5), (2.0, 4, 1.5), (3.0, 6, 0.5)),
+                0.2: track((1.0, 2, 2.0), (2.0, 4, 1.0)),
+            },
             "astray": {0.1: track((1.0, 2, 9.0), (2.0, 4, 8.0)), 0.2: track((1.0, 2, 9.0), (2.0, 4, 7.0))},
         },
     )
