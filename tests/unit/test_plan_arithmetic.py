@@ -17,6 +17,7 @@ from smolcluster.spec.run import (
     RunSpec,
     ScheduleSpec,
     TrainingSpec,
+    WireFormat,
 )  # fmt: skip
 from smolcluster.spec.stages import split_layers
 
@@ -125,3 +126,17 @@ def test_the_stages_of_mp_hold_the_whole_model_and_a_second_embedding() -> None:
 )
 def test_layers_are_split_half_open(layers: int, parts: int, expected: tuple[tuple[int, int], ...]) -> None:
     assert split_layers(layers, parts) == expected
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+@pytest.mark.parametrize(("wire", "frame", "owed", "shadows"), [("fp32", 2 / 3, 0, 0), ("int8", 1 / 6, 1, 2 / 3)])
+def test_under_a_staleness_bound_all_stages_are_alike(
+    stage: int, wire: WireFormat, frame: float, owed: float, shadows: float
+) -> None:
+    run, size = run_of("fsdp", stage).model_copy(update={"staleness_bound": 5}), 4 * param_count(GPT)
+    memory = memory_of(run, 1, 3, "worker", wire)
+    assert memory.params_bytes == memory.grads_bytes == size
+    assert memory.optimizer_bytes == pytest.approx(2 / 3 * size, abs=16)
+    # Its shard and its box; a gradient on its way; what int8 owes; what the others have of the shard.
+    assert memory.wire_bytes == pytest.approx((2 / 3 + frame + owed + shadows) * size, abs=32)
+    assert memory_of(run, 0, 1, "worker", wire).wire_bytes == 0
