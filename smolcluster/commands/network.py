@@ -45,7 +45,7 @@ def diff(
 ) -> None:
     """Print what would be done on each machine, and how it would be taken back. Exit code 2 if something forbids it."""
     from smolcluster.errors import ConfigError, InputError, Problem
-    from smolcluster.network.actions import actions_of
+    from smolcluster.network.actions import commands_of
     from smolcluster.network.diff import plan_network, turn
     from smolcluster.network.steps import described
 
@@ -63,8 +63,8 @@ def diff(
                 "turn": turn(one.node, situation),
                 "text": described(one),
                 "steps": [step.model_dump() for step in one.steps],
-                "apply": [action.model_dump() for step in one.steps for action in actions_of(step)],
-                "rollback": [action.model_dump() for step in one.rollback() for action in actions_of(step)],
+                "apply": commands_of(one.steps, range(1, len(one.steps) + 1)),
+                "rollback": commands_of(one.rollback(), range(len(one.steps), 0, -1)),
             }
             for one in plans
         ]

@@ -9,9 +9,9 @@
 
 PLAN is what `python -m smolcluster network diff --json` has for one machine; - reads it from stdin. Arm before you
 apply: if the change cuts the connection that would call the guard off, the guard gives it back. How
-plans that stay are taken back lies in FILE.kept, the newest first. A guard does not outlive a reboot; a plan that was
-under way then counts as one that stays, and `rollback` takes it back. It needs a Unix; for Windows see
-roles/network_apply/files.
+plans that stay are taken back lies in FILE.kept, the newest first. A guard does not outlive a reboot: the files that
+PLAN has under `boot` are there as long as it waits, and have the system call take-back when it comes up. It needs a
+Unix; for Windows see roles/network_apply/files.
 """
 
 from __future__ import annotations
@@ -52,23 +52,25 @@ def act(action: dict[str, Any]) -> None:
         path_of_tools = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
         environment = {**os.environ, "PATH": path_of_tools, "LC_ALL": "C"}
         done = subprocess.run(
-            argv, capture_output=True, text=True, timeout=COMMAND_S, stdin=subprocess.DEVNULL, env=environment
+            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=COMMAND_S, env=environment, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Failure(f"{path or ' '.join(action['argv'])}: {error}") from None
     if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip()
+        # In whatever language and encoding: what a tool says may not keep the rest from being taken back.
+        said = (done.stderr or done.stdout).decode(errors="replace").strip()
         raise Failure(f"{' '.join(argv)}: exit code {done.returncode}: {said}")
 
 
 def undo(actions: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], str]]:
-    """Take back all that can be; what could not, with the reason. A step never done may well fail to be undone."""
+    """Take back all that can be; what could not, with the reason. What is `passing` needs a cable, or a state that a
+    reboot has ended: it may fail, as it lasts no longer than until the next one."""
     failed = []
     for action in actions:
         try:
             act(action)
         except Failure as failure:
-            failed.append((action, str(failure)))
+            failed += [(action, str(failure))] if not action.get("passing") else []
     return failed
 
 
@@ -84,47 +86,57 @@ class Place:
 
     def plan(self) -> dict[str, Any]:
         """The plan under way. FileNotFoundError if there is none."""
-        value: dict[str, Any] = json.loads(self.file.read_text(encoding="utf-8"))
-        return value
+        return dict(json.loads(self.file.read_text(encoding="utf-8")))
 
     def kept_actions(self) -> list[dict[str, Any]]:
         """What takes back the plans that stayed, in order."""
-        try:
-            actions: list[dict[str, Any]] = json.loads(self.kept.read_text(encoding="utf-8"))["rollback"]
-        except FileNotFoundError:
-            return []
-        return actions
+        return list(json.loads(self.kept.read_text(encoding="utf-8"))["rollback"]) if self.kept.exists() else []
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Nobody else applies or takes back meanwhile."""
+        """Nobody else arms, applies or takes back meanwhile."""
         with self.file.with_name(f"{self.file.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+            try:
+                yield
+            finally:
+                # Said, since a guard that was forked meanwhile has the file open too.
+                fcntl.flock(lock, fcntl.LOCK_UN)
+
+    def back(self) -> list[dict[str, Any]]:
+        """What takes the plan back, as far as it was begun. The step that was under way may have nothing to undo."""
+        if not (self.file.exists() and self.begun.exists()):
+            return []
+        reached = int(self.begun.read_text(encoding="utf-8"))
+        begun = [action for action in self.plan()["rollback"] if action.get("step", 1) <= reached]
+        return [{**a, "passing": a.get("passing") or a.get("step", 1) == reached} for a in begun]
 
     def keep(self) -> None:
         """The plan stays: what takes it back goes before what takes back the older ones."""
-        if self.file.exists() and self.begun.exists():
-            text = json.dumps({"rollback": [*self.plan()["rollback"], *self.kept_actions()]}) + "\n"
-            _write(self.kept, text, 0o600)
-        self._forget()
+        self._put_by([*self.back(), *self.kept_actions()])
+        self._forget(rolled_back=False, failed=[])
 
     def take_back(self) -> list[str]:
-        """The plan is taken back, if its commands were begun; what could not be is told."""
-        failed = undo(self.plan()["rollback"]) if self.file.exists() and self.begun.exists() else []
-        self._forget()
+        """The plan is taken back, as far as it was begun. What could not be is told, and `rollback` tries it again."""
+        failed = undo(self.back())
+        self._put_by([*(action for action, _ in failed), *self.kept_actions()])
+        self._forget(rolled_back=True, failed=[words for _, words in failed])
         return [words for _, words in failed]
 
     def take_kept_back(self) -> list[str]:
         """Plans that stayed are taken back. What could not be is told, and tried again the next time."""
         failed = undo(self.kept_actions())
-        left = json.dumps({"rollback": [action for action, _ in failed]}) + "\n" if failed else None
-        _write(self.kept, left, 0o600)
+        self._put_by([action for action, _ in failed])
         return [words for _, words in failed]
 
-    def _forget(self) -> None:
-        self.file.unlink(missing_ok=True)
-        self.begun.unlink(missing_ok=True)
+    def _put_by(self, actions: list[dict[str, Any]]) -> None:
+        _write(self.kept, json.dumps({"rollback": actions}) + "\n" if actions else None, 0o600)
+
+    def _forget(self, **outcome: bool | list[str]) -> None:
+        boot = [Path(file["path"]) for file in self.plan().get("boot", [])] if self.file.exists() else []
+        for file in (self.file, self.begun, self.guard, *boot):
+            file.unlink(missing_ok=True)
+        _write(self.outcome, json.dumps(outcome) + "\n", 0o600)
 
 
 def arm(file: Path, seconds: float, text: str) -> int:
@@ -139,25 +151,28 @@ def arm(file: Path, seconds: float, text: str) -> int:
             other.close()
             print("another change is under way here; unless it is finished it is taken back by itself", file=sys.stderr)
             return 3
-        # Of a plan whose guard a reboot ended.
-        place.keep()
+        # Of a plan whose guard was ended, and that nobody has taken back since.
+        if file.exists():
+            place.keep()
         _write(file, text, 0o600)
-    listening, told = os.pipe()
-    if os.fork() == 0:
-        code = 3
-        try:
-            os.close(listening)
-            os.setsid()
-            _let_go_of_streams()
-            code = guard(place, seconds, told)
-        finally:
-            os._exit(code)
-    os.close(told)
-    with os.fdopen(listening, "rb") as pipe:
-        if pipe.read(1) == b"":
-            print("the guard did not start", file=sys.stderr)
-            return 3
-    return 0
+        for more in plan.get("boot", []):
+            _write(Path(more["path"]), more["text"])
+        listening, told = os.pipe()
+        if os.fork() == 0:
+            code = 3
+            try:
+                os.close(listening)
+                os.setsid()
+                _let_go_of_streams()
+                code = guard(place, seconds, told)
+            finally:
+                os._exit(code)
+        os.close(told)
+        with os.fdopen(listening, "rb") as pipe:
+            if pipe.read(1):
+                return 0
+    print("the guard did not start", file=sys.stderr)
+    return 3
 
 
 def guard(place: Place, seconds: float, told: int) -> int:
@@ -178,17 +193,10 @@ def guard(place: Place, seconds: float, told: int) -> int:
                 stack.enter_context(caller)
             # A plan that is being applied comes to its end first.
             stack.enter_context(place.alone())
-            place.guard.unlink(missing_ok=True)
-            if word == _OFF:
-                place.keep()
-                failed: list[str] = []
-            else:
-                failed = place.take_back()
-            outcome = json.dumps({"rolled_back": word != _OFF, "failed": failed}) + "\n"
-            _write(place.outcome, outcome, 0o600)
+            (place.keep if word == _OFF else place.take_back)()
             if caller is not None:
                 with contextlib.suppress(OSError):
-                    caller.sendall(word + outcome.encode())
+                    caller.sendall(word + place.outcome.read_bytes())
     return 0 if word == _OFF else 3
 
 
@@ -217,12 +225,11 @@ def _called(server: socket.socket, deadline: float) -> tuple[socket.socket | Non
 def _connect(place: Place) -> socket.socket | None:
     caller = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     caller.settimeout(CALL_S)
-    try:
+    with contextlib.suppress(OSError):
         caller.connect(str(place.guard))
-    except OSError:
-        caller.close()
-        return None
-    return caller
+        return caller
+    caller.close()
+    return None
 
 
 def _ask(place: Place, word: bytes) -> dict[str, Any] | None:
@@ -247,24 +254,25 @@ def apply(place: Place) -> int:
     """0 when all was done; 3 when a command failed and what was done before it was taken back."""
     wrong = ""
     with place.alone():
-        try:
-            plan = place.plan()
-        except FileNotFoundError:
+        if not place.file.exists():
             _say("there is no plan (any more): its guard takes back what is not finished in time")
             return 3
-        place.begun.touch()
+        plan, step = place.plan(), 0
         for number, action in enumerate(plan["apply"], 1):
+            step = action.get("step", number)
+            # Before it is done, so that it is known whatever comes.
+            _write(place.begun, f"{step}\n", 0o600)
             try:
                 act(action)
             except Failure as failure:
                 wrong = f"step {number} of {len(plan['apply'])} failed: {failure}; taking all back"
                 break
-    if not wrong:
-        return 0
-    _say(wrong)
-    for words in _take_back(place):
-        _say(f"  not taken back: {words}")
-    return 3
+        else:
+            _write(place.begun, f"{step + 1}\n", 0o600)
+    if wrong:
+        _say(wrong)
+        take_back(place)
+    return 3 if wrong else 0
 
 
 def call_off(place: Place) -> int:
@@ -288,10 +296,7 @@ def take_back(place: Place) -> int:
     """0 when nothing of the plan is left; 3 when something could not be taken back."""
     if not place.file.exists():
         return 0
-    failed = _take_back(place)
-    for words in failed:
-        _say(f"not taken back: {words}")
-    return 3 if failed else 0
+    return _told(_take_back(place))
 
 
 def rollback(place: Place) -> int:
@@ -301,16 +306,19 @@ def rollback(place: Place) -> int:
     failed = _take_back(place) if place.file.exists() else []
     with place.alone():
         failed += place.take_kept_back()
+    _say("taken back", sys.stdout)
+    return _told(failed)
+
+
+def _told(failed: list[str]) -> int:
     for words in failed:
         _say(f"not taken back: {words}")
-    _say("taken back", sys.stdout)
     return 3 if failed else 0
 
 
 def left(place: Place) -> int:
     """Print what `rollback` would do."""
-    under_way = place.plan()["rollback"] if place.file.exists() and place.begun.exists() else []
-    for action in [*under_way, *place.kept_actions()]:
+    for action in [*place.back(), *place.kept_actions()]:
         verb = "write" if action.get("text") is not None else "remove"
         _say(f"{verb} {action['path']}" if action.get("path") else " ".join(action["argv"]), sys.stdout)
     return 0
@@ -360,6 +368,8 @@ def _write(path: Path, text: str | None, mode: int = 0o644) -> None:
             os.fsync(out.fileno())
         Path(temporary).chmod(mode)
         Path(temporary).replace(path)
+        # Its name too, before what it is written for is done: the power may go at any moment.
+        os.sync()
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             Path(temporary).unlink()
@@ -373,10 +383,8 @@ def main(arguments: Sequence[str]) -> int:
         match list(arguments):
             case ["arm", file, seconds, text]:
                 return arm(Path(file), float(seconds), sys.stdin.read() if text == "-" else text)
-            case ["call-off", file]:
-                return call_off(Place(Path(file)))
-            case ["left", file]:
-                return left(Place(Path(file)))
+            case ["call-off" | "left" as word, file]:
+                return (call_off if word == "call-off" else left)(Place(Path(file)))
             case [word, file] if word in working:
                 return _in_own_session(working[word], Place(Path(file)))
             case _:

@@ -110,11 +110,15 @@ Step = Annotated[
 
 
 class Action(Frozen):
-    """One command, or (with `path`) a file to write, `text` None: to remove. All need an administrator's rights."""
+    """One command, or (with `path`) a file to write, `text` None: to remove. All need an administrator's rights.
+
+    `passing`: what it sets, a reboot ends; where it cannot be undone, nothing lasts of it.
+    """
 
     argv: tuple[str, ...] = ()
     path: str | None = None
     text: str | None = None
+    passing: bool = False
 
 
 class HostPlan(Frozen):

@@ -19,7 +19,7 @@ _PLAY_S = 900.0
 # What network.yml may touch besides what the tools tell: files that are read at boot, and where it keeps its own.
 _FILES = {
     "macos": "/Library/Preferences/SystemConfiguration /Library/LaunchDaemons /var/db/smolcluster",
-    "linux": "/etc/NetworkManager /etc/sysctl.d /var/lib/smolcluster",
+    "linux": "/etc/NetworkManager /etc/sysctl.d /etc/systemd/system /var/lib/smolcluster",
 }
 
 

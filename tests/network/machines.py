@@ -292,8 +292,9 @@ class Pi(Machine):
             self._activate(rest[2], self.find(rest[0]))
         elif (what, verb) == ("device", "reapply"):
             self._activate(rest[0], self.devices[rest[0]]["active"])
-        elif (what, verb) == ("device", "disconnect"):
-            self.devices[rest[0]] |= {"active": None, "in_force": None}
+        elif (what, verb) == ("connection", "down"):
+            (device,) = (one for one in self.devices.values() if one["active"] == self.find(rest[0]))
+            device |= {"active": None, "in_force": None}
         else:
             raise AssertionError(words)
         return ""

@@ -182,13 +182,7 @@ def test_a_plan_under_way_is_taken_back_with_the_others(file: Path, tmp_path: Pa
 def test_a_reboot_ends_the_guard_and_the_plan_counts_as_kept(file: Path, tmp_path: Path) -> None:
     arm(file, simple(tmp_path, "a", "1", None))
     run("apply", str(file))
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if str(file).encode() in words:
-            os.kill(int(process.name), signal.SIGKILL)
+    end_guard(file)
     arm(file, simple(tmp_path, "a", "2", "1"))
     run("apply", str(file))
     run("call-off", str(file))
@@ -240,3 +234,87 @@ def test_nothing_to_take_back(file: Path) -> None:
     for word in ("take-back", "rollback"):
         done = run(word, str(file))
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def step(number: int, action: dict) -> dict:
+    return {**action, "step": number}
+
+
+def passing(action: dict) -> dict:
+    return {**action, "passing": True}
+
+
+def test_a_step_that_was_never_begun_is_not_taken_back(file: Path, tmp_path: Path) -> None:
+    """Nor is the one that failed missed: what it would undo may not be there."""
+    failing = python("import sys; sys.exit('unknown connection')")
+    apply = [write(tmp_path / "a", "x"), failing, write(tmp_path / "c", "x")]
+    rollback = [step(3, write(tmp_path / "third", "undone")), step(2, failing), step(1, remove(tmp_path / "a"))]
+    arm(file, json.dumps({"apply": [step(n, a) for n, a in enumerate(apply, 1)], "rollback": rollback}))
+    done = run("apply", str(file))
+    assert (done.returncode, "not taken back" in done.stderr) == (3, False), done.stderr
+    assert wait_for(file.with_name("plan.json.outcome")) == {"rolled_back": True, "failed": []}
+    assert [(tmp_path / name).exists() for name in ("a", "c", "third")] == [False, False, False]
+    assert run("rollback", str(file)).stdout == ""
+
+
+def test_what_lasts_no_longer_than_a_reboot_may_fail_to_be_undone(file: Path, tmp_path: Path) -> None:
+    """As `nmcli connection down` does where the cable is out."""
+    back = [step(2, passing(python("raise SystemExit(10)"))), step(1, remove(tmp_path / "a"))]
+    apply = [step(1, write(tmp_path / "a", "x")), step(2, passing(python("pass")))]
+    arm(file, json.dumps({"apply": apply, "rollback": back}))
+    run("apply", str(file))
+    run("call-off", str(file))
+    done = run("rollback", str(file))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "taken back\n", "")
+    assert not (tmp_path / "a").exists()
+
+
+def test_what_its_guard_could_not_take_back_is_tried_again(file: Path, tmp_path: Path) -> None:
+    needs = python(f"import sys; sys.exit(not __import__('os').path.exists({str(tmp_path / 'door')!r}))")
+    arm(file, json.dumps({"apply": [write(tmp_path / "a", "new")], "rollback": [needs, remove(tmp_path / "a")]}))
+    run("apply", str(file))
+    assert run("take-back", str(file)).returncode == 3
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "door").write_text("")
+    assert run("rollback", str(file)).stdout == "taken back\n"
+
+
+def test_words_in_any_encoding_keep_nothing_from_being_taken_back(file: Path, tmp_path: Path) -> None:
+    latin = python(r"import sys; sys.stderr.buffer.write(b'Ger\xe4t fehlt'); raise SystemExit(1)")
+    arm(file, json.dumps({"apply": [write(tmp_path / "a", "x")], "rollback": [latin, remove(tmp_path / "a")]}))
+    run("apply", str(file))
+    done = run("take-back", str(file))
+    assert (done.returncode, "Ger\ufffdt fehlt" in done.stderr) == (3, True)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_reboot_takes_back_what_was_under_way(file: Path, tmp_path: Path) -> None:
+    """The files that the system reads at boot are there as long as the guard, and no longer."""
+    boot = [{"path": str(tmp_path / "boot" / "job"), "text": "take-back"}]
+    for word, left in (("call-off", True), ("take-back", False)):
+        arm(file, json.dumps({**json.loads(simple(tmp_path, "a", "new", None)), "boot": boot}))
+        assert (tmp_path / "boot" / "job").read_text() == "take-back"
+        run("apply", str(file))
+        assert (tmp_path / "boot" / "job").exists()
+        assert run(word, str(file)).returncode == 0
+        assert not (tmp_path / "boot" / "job").exists()
+        assert (tmp_path / "a").exists() == left
+        run("rollback", str(file))
+    arm(file, json.dumps({**json.loads(simple(tmp_path, "a", "new", None)), "boot": boot}))
+    run("apply", str(file))
+    end_guard(file)
+    assert run("take-back", str(file)).returncode == 0
+    assert not (tmp_path / "a").exists()
+    assert not (tmp_path / "boot" / "job").exists()
+    assert sorted(path.name for path in file.parent.iterdir()) == ["plan.json.lock", "plan.json.outcome"]
+
+
+def end_guard(file: Path) -> None:
+    """What a reboot does to it."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if str(file).encode() in words:
+            os.kill(int(process.name), signal.SIGKILL)

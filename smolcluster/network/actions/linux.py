@@ -43,7 +43,7 @@ def actions(step: Step) -> tuple[Action, ...]:
         case ProfileStep():
             return (_nmcli("connection", "delete", step.profile),)
         case Ipv4Step():
-            return _modify(step, *_ipv4(step.after))
+            return _modify(step, *_ipv4(step.after, bool(own_device(step.profile))))
         case MtuStep():
             return _modify(step, "802-3-ethernet.mtu", str(step.after or 0))
         case RoutesStep():
@@ -55,9 +55,10 @@ def actions(step: Step) -> tuple[Action, ...]:
             pairs = [_route(sign, str(r)) for sign, routes in (("-", gone), ("+", come)) for r in routes]
             return _modify(step, *(word for pair in pairs for word in pair))
         case ActiveStep(after=None):
-            return (_nmcli("device", "disconnect", step.device),)
+            # `device disconnect` would keep the owner's connection of the device from coming up by itself ever after.
+            return (_nmcli("connection", "down", str(step.before), passing=True),)
         case ActiveStep():
-            return (_nmcli("connection", "up", str(step.after), "ifname", step.device),)
+            return (_nmcli("connection", "up", str(step.after), "ifname", step.device, passing=True),)
         case ForwardingStep():
             return (Action(argv=("sysctl", "-w", f"net.ipv4.ip_forward={int(step.after)}")),)
         case BootStep():
@@ -66,27 +67,25 @@ def actions(step: Step) -> tuple[Action, ...]:
             return ()
 
 
-def _nmcli(*words: str) -> Action:
-    return Action(argv=("nmcli", *words))
+def _nmcli(*words: str, passing: bool = False) -> Action:
+    return Action(argv=("nmcli", *words), passing=passing)
 
 
 def _modify(step: Step, *words: str) -> tuple[Action, ...]:
     """Change the connection; where it is in force, let the device follow without going down."""
     change = (_nmcli("connection", "modify", step.profile, *words),) if words else ()
-    return (*change, _nmcli("device", "reapply", step.device)) if step.live else change
+    return (*change, _nmcli("device", "reapply", step.device, passing=True)) if step.live else change
 
 
 def _route(sign: str, text: str) -> tuple[str, str]:
     return f"{sign}ipv4.routes", text.replace(" via ", " ")
 
 
-def _ipv4(wanted: Ipv4) -> tuple[str, ...]:
+def _ipv4(wanted: Ipv4, own: bool) -> tuple[str, ...]:
     method = {"manual": "manual", "dhcp": "auto"}.get(wanted.method, "disabled")
+    words = ("ipv4.method", method, "ipv4.addresses", wanted.address or "", "ipv4.gateway", wanted.router or "")
+    if not own:
+        # What its owner says there we have not read, and could not give back.
+        return words
     # A connection without a router never becomes the default route; one with a router may not be told so.
-    never = "no" if wanted.router or method == "auto" else "yes"
-    return (
-        "ipv4.method", method,
-        "ipv4.addresses", wanted.address or "",
-        "ipv4.gateway", wanted.router or "",
-        "ipv4.never-default", never,
-    )  # fmt: skip
+    return (*words, "ipv4.never-default", "no" if wanted.router or method == "auto" else "yes")

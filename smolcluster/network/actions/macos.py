@@ -32,7 +32,7 @@ def actions(step: Step) -> tuple[Action, ...]:
             gone = [port for port in step.before if port not in step.after]
             come = [port for port in step.after if port not in step.before]
             return tuple(
-                Action(argv=("ifconfig", step.device, verb, port))
+                Action(argv=("ifconfig", step.device, verb, port), passing=True)
                 for verb, ports in (("deletem", gone), ("addm", come))
                 for port in ports
             )
@@ -40,7 +40,11 @@ def actions(step: Step) -> tuple[Action, ...]:
             return (_ipv4(step.profile, step.after),)
         case AliasStep():
             pairs = [(step.before, "-alias"), (step.after, "alias")]
-            return tuple(Action(argv=("ifconfig", step.device, verb, text)) for text, verb in pairs if text is not None)
+            return tuple(
+                Action(argv=("ifconfig", step.device, verb, text), passing=True)
+                for text, verb in pairs
+                if text is not None
+            )
         case MtuStep():
             return (_networksetup("-setMTU", step.device, str(step.after or 1500)),)
         case RoutesStep():
