@@ -28,6 +28,8 @@ _HERE = Path(__file__).parent
 _ROOT = _HERE.parents[1]
 # Port 22 in state LISTEN, as /proc/net/tcp writes it.
 _SSH_LISTENS = (":0016 00000000:0000 0A", ":0016 00000000000000000000000000000000:0000 0A")
+# What the project's user writes to, as far as it is there.
+_WRITTEN = ("", "runs", "runs/.active", "runs/network", ".cache", ".cache/data")
 # Of the machine's folders those that hold other people's things; they are empty, or the host's own.
 _EMPTY = ("/tmp", "/run", "/home", "/mnt", "/media", "/srv")
 
@@ -183,6 +185,20 @@ class Host:
                 return
         raise LabError("this machine has no cpu controller for groups of the lab's own")
 
+    def memory(self, limit_bytes: int | None) -> None:
+        """End all logins, and let every process of later ones have so much memory of its own (RLIMIT_DATA: heap,
+        stacks, anonymous maps); None takes the limit off. LabError on a Linux host, where systemd starts what a login
+        asks for.
+        """
+        if self.machine.kind == "linux":
+            raise LabError(f"{self.name}: what systemd starts for a user is no child of its login")
+        limit = "unlimited" if limit_bytes is None else str(limit_bytes)
+        listens, *kept = self.run(["pgrep", "-x", "sshd"]).stdout.split()
+        self.run(["prlimit", f"--data={limit}:", "--pid", listens])
+        # Ansible keeps its connections, and would go on with one from before.
+        if kept:
+            self.run(["kill", *kept], check=False)
+
     def _up(self) -> bool:
         for name in ("tcp", "tcp6"):
             try:
@@ -225,7 +241,7 @@ class Host:
             "kept": kept,
             "shown": self._shown,
             # The project's folders are the user's, as after a clone: runs are written there.
-            "owned": {str(_ROOT / name): USER_ID for name in ("", "runs", ".cache")},
+            "owned": {str(_ROOT / name): USER_ID for name in _WRITTEN},
             "tools": {TOOLS: str(_HERE), STATE: f"{self._outside.place}/state"},
             "scratch": [path for path in _EMPTY if path not in kept and Path(path).is_dir()],
             "ports": ports,
