@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -64,6 +65,10 @@ def train_part(config: NodeConfig, plan: Plan, me: RankPlan, stop: Callable[[], 
         except BaseException as error:  # noqa: BLE001  whatever ended it, the result must say so
             goes_on = not stop() and survivor.outlives(error, account.steps)
             ending = DONE if goes_on else ending_of(error, me.rank)
+        if goes_on:
+            # A group that failed leaves cycles, which hold a model's worth of tensors: Python comes to them seldom, and
+            # would have several of them at once.
+            gc.collect()
     if before is not None and not entered and ending.exit_code == PeerError.exit_code:
         log.info("nobody needs this rank any more: its work was done, and so was the others'")
         write_result(folder, before)
