@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -16,18 +17,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def slow_first(items: Sequence[pytest.Item], workers: int) -> list[pytest.Item]:
     """Items in an order of which `--dist worksteal`, which cuts it into as many even blocks as there are processes,
-    gives each process as many slow ones as any other, at the front. What is quick stays in its order: neighbours share
-    fixtures, and pools of processes among them.
+    gives each process about as many slow ones as any other, at the front. Those of a file stay together: they share
+    what takes long to set up, a lab above all. What is quick stays in its order: neighbours share fixtures, and pools
+    of processes among them.
     """
     if workers == 1:
         return list(items)
-    slow = [item for item in items if item.get_closest_marker("slow")]
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("slow"):
+            files.setdefault(item.path, []).append(item)
+    dealt: list[list[pytest.Item]] = [[] for _ in range(workers)]
+    for slow in sorted(files.values(), key=len, reverse=True):
+        min(dealt, key=len).extend(slow)
     quick = [item for item in items if not item.get_closest_marker("slow")]
     ordered: list[pytest.Item] = []
-    for worker in range(workers):
+    for worker, slow in enumerate(dealt):
         left = len(items) - len(ordered)
-        dealt = slow[worker::workers]
-        rest = max(0, left // (workers - worker) - len(dealt))
-        ordered += dealt + quick[:rest]
+        rest = max(0, left // (workers - worker) - len(slow))
+        ordered += slow + quick[:rest]
         quick = quick[rest:]
     return ordered + quick
