@@ -117,13 +117,14 @@ class FsdpFile(ClassicdpFile):
 
 class DilocoFile(MeshFile):
     """cluster_config_diloco.yaml. `outer_every`: the most steps of its own a rank takes in a round; `outer_overlap`:
-    what came of them travels during the next one.
+    what came of them travels during the next one; `outer_warmup`: so many steps of the run are rounds of one step.
     """
 
     outer_every: int = Field(default=20, ge=1)
     outer_lr: float = Field(default=0.7, gt=0)
     outer_momentum: float = Field(default=0.9, ge=0, lt=1)
     outer_overlap: bool = False
+    outer_warmup: int = Field(default=40, ge=0)
 
 
 class HostsFile(CommonFile):

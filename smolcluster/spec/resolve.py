@@ -176,7 +176,7 @@ def comm_of(file: CommonFile) -> CommSpec:
 
 def outer_of(file: CommonFile) -> dict[str, Any]:
     """What a file says of rounds and their outer optimizer; nothing where there are none."""
-    names = ("outer_every", "outer_lr", "outer_momentum", "outer_overlap")
+    names = ("outer_every", "outer_lr", "outer_momentum", "outer_overlap", "outer_warmup")
     return {name: getattr(file, name) for name in names} if isinstance(file, DilocoFile) else {}
 
 

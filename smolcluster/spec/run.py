@@ -208,6 +208,7 @@ class RunSpec(Frozen):
     outer_lr: float = Field(default=0.7, gt=0)
     outer_momentum: float = Field(default=0.9, ge=0, lt=1)
     outer_overlap: bool = False
+    outer_warmup: int = Field(default=0, ge=0)
     project_name: str
     init: str | None = None
     own_vocabulary: bool = False

@@ -72,7 +72,7 @@ class SGD:
 
 def diloco_context(rank: int, world_size: int, shares: tuple[int, ...], **outer: Any) -> RunContext:
     """A context of a run of these shares; `outer`: fields of RunSpec, and what context_of takes."""
-    names = ("outer_every", "outer_lr", "outer_momentum", "outer_overlap")
+    names = ("outer_every", "outer_lr", "outer_momentum", "outer_overlap", "outer_warmup")
     said = {name: outer.pop(name) for name in names if name in outer}
     generation = outer.pop("generation", 0)
     context = replace(context_of("diloco", rank, world_size, **outer), generation=generation)

@@ -57,6 +57,65 @@ def test_a_rank_alone_that_follows_itself_equals_single(every: int) -> None:
     torch.testing.assert_close(got["state"], single["state"], rtol=0, atol=1e-5)
 
 
+def plain_diloco(
+    shares: tuple[int, ...], total: int, every: int, warmup: int
+) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """The paper's algorithm 1 in one process, with torch's optimizers: the losses of its rounds, the end."""
+    losses = []
+    shared = model_of("tiny", seed=5)
+    outer = torch.optim.SGD(shared.parameters(), lr=0.7, momentum=0.9, nesterov=True)
+    replicas = [model_of("tiny", seed=5) for _ in shares]
+    inner = [torch.optim.AdamW(one.parameters(), lr=RATE, weight_decay=0.01) for one in replicas]
+    step = rounds_done = 0
+    while step < total:
+        short = step < warmup or rounds_done == 0
+        steps = range(step, min(total, step + (1 if short else every)))
+        losses.append(0.0)
+        for rank, (replica, optimizer) in enumerate(zip(replicas, inner, strict=True)):
+            for at in steps:
+                [(x, y)] = shares_of(at, shares, rank, 64)
+                for parameter in replica.parameters():  # what no sample of a batch used has a gradient of zeros with us
+                    parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+                loss = replica.loss(x, y)
+                losses[-1] += loss.item() * shares[rank] / sum(shares) / len(steps)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(replica.parameters(), 1.0)
+                optimizer.step()
+        with torch.no_grad():
+            for parameter, *theirs in zip(shared.parameters(), *(one.parameters() for one in replicas), strict=True):
+                mean = sum(share * value for share, value in zip(shares, theirs, strict=True)) / sum(shares)
+                if step < warmup:
+                    parameter.copy_(mean)
+                parameter.grad = parameter - mean
+        if step >= warmup:
+            outer.step()
+        for replica in replicas:
+            replica.load_state_dict(shared.state_dict())
+        step, rounds_done = steps.stop, rounds_done + 1
+    return losses, {name: p.detach() for name, p in shared.named_parameters()}
+
+
+@pytest.mark.parametrize(("warmup", "lengths"), [(0, [1, 4, 4, 4, 4, 4, 4]), (5, [1] * 5 + [4] * 5)])
+def test_it_is_the_algorithm_of_the_paper(pool: Pool, warmup: int, lengths: list[int]) -> None:
+    shares, total = (2, 1, 3), 25
+    job = functools.partial(rounds, outer_every=4, outer_lr=0.7, outer_momentum=0.9, outer_warmup=warmup)
+    losses, state = plain_diloco(shares, total, 4, warmup)
+    for got in pool.run("smol", 3, job, shares, total):
+        assert [one.local.steps for one in got["results"]] == lengths
+        torch.testing.assert_close(got["losses"], losses, rtol=0, atol=1e-5)
+        torch.testing.assert_close(got["state"], state, rtol=0, atol=1e-5)
+
+
+def test_while_it_warms_up_with_overlap_rounds_are_of_one_step_too(pool: Pool) -> None:
+    job = functools.partial(rounds, outer_every=4, wire="int8", outer_warmup=5, outer_overlap=True)
+    ranks = pool.run("smol", 3, job, (2, 1, 3), 25)
+    for got in ranks:
+        assert [one.local.steps for one in got["results"]] == [1] * 5 + [4] * 5
+        assert got["same"] == [True] * 10
+        assert all(torch.equal(value, ranks[0]["state"][name]) for name, value in got["state"].items())
+    assert ranks[0]["losses"][-1] < ranks[0]["losses"][0]
+
+
 @pytest.mark.parametrize("wire", ["fp32", "bf16", "fp16", "int8"])
 def test_replicas_are_the_same_bits_after_every_round(pool: Pool, wire: str) -> None:
     shares, total = (2, 1, 3), 25

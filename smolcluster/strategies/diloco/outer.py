@@ -65,10 +65,13 @@ class Outer:
             part = owed[piece.start : piece.stop]
             piece.values[: len(part)].copy_(part)
 
-    def commit(self, total: torch.Tensor) -> None:
-        """Take the outer step with the sum of all contributions: the anchor moves."""
+    def commit(self, total: torch.Tensor, plain: bool = False) -> None:
+        """Take the outer step with the sum of all contributions: the anchor moves. `plain`: as far as it says, and
+        momentum does not hear of it."""
         self._owed = None
-        if self.momentum is None:
+        if plain:
+            self.anchor.add_(total)
+        elif self.momentum is None:
             self.anchor.add_(total, alpha=self._lr)
         else:
             self.momentum.mul_(self._mu).add_(total)

@@ -47,6 +47,8 @@ class RoundReplica(Replica):
         self.generation = context.generation
         # Of how many global batches any rank has had its share, as the last table said.
         self.most_taken = 0
+        # So many first steps of the run are rounds of one step, followed as they are.
+        self.warmup = run.outer_warmup
         self._batch = context.plan.global_batch
         self._sample_tokens = tokens_of_a_step(context) // self._batch
         # Rounds, samples of all ranks, the next slot in seconds (0 before there is a table, which makes one step), and
@@ -97,7 +99,8 @@ class RoundReplica(Replica):
 
     def commit(self, total: torch.Tensor, table: Conclusion, part: Work) -> None:
         """Take the outer step with the sum of a round, and count it. `part`: what this rank did of it."""
-        self.outer.commit(total)
+        began = self.samples_done // self._batch
+        self.outer.commit(total, plain=began < self.warmup)
         self._progress[_ROUNDS] += 1
         self._progress[_SAMPLES] += table.samples
         self._progress[_SLOT] = table.slot_s

@@ -70,8 +70,9 @@ class DiLoCo(RoundReplica):
 
     def work_on(self, feed: Feed, done: Work, slot_s: float) -> None:
         """Take this rank's own steps of a slot, counted in `done`."""
+        longest = 1 if self.steps < self.warmup else self.most_steps
         # So many of all ranks are the end of the run, if it is that near.
-        most = max(1, min(self.most_steps, feed.total_steps - self.steps))
+        most = max(1, min(longest, feed.total_steps - self.steps))
         work(feed, self._own_step, done, self.taken, slot_s, most, self.clock)
 
     def _own_step(self, batch: Batch, lr: float) -> tuple[LossSum, float]:
