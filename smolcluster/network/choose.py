@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Collection
 
 from smolcluster.network.boot import BRIDGE
-from smolcluster.network.found import FoundHost, Interface
+from smolcluster.network.found import FoundHost, Interface, LiveRoute
 from smolcluster.network.read import own_device
 from smolcluster.network.values import WantedAddress
 from smolcluster.spec.cluster import Network
@@ -27,6 +27,14 @@ def device_for(wanted: WantedAddress, found: FoundHost, others: Collection[str])
         named = found.interface(wanted.device)
         if named is None:
             raise UnclearError(f"{found.node} has no interface {wanted.device}", f"it has {_names(found)}")
+        default = found.default
+        # A login over it is told by the plan, in its own words.
+        logged_in = found.ssh_device == named.device and not found.login_stays
+        taken = default is not None and default.device == named.device and not _on_the_wire(default, wanted)
+        # A bridge of Thunderbolt cables may have caught a lease: there the default route is to go.
+        if taken and not logged_in and wanted.medium != "thunderbolt":
+            fix = "plug the cable into another interface, or take the default route away from this one first"
+            raise UnclearError(f"{named.device} of {found.node} carries its default route", fix)
         return named
     if wanted.medium == "thunderbolt" and found.kind == "macos":
         bridge = found.interface(BRIDGE)
@@ -77,6 +85,10 @@ def address_on(network: Network, found: FoundHost) -> str | None:
         return None
     addresses = [ipaddress.ip_interface(text.partition("%")[0]) for text in one.addresses]
     return next((str(a.ip) for a in addresses if a.version == 4 and not a.is_link_local), None)
+
+
+def _on_the_wire(default: LiveRoute, wanted: WantedAddress) -> bool:
+    return default.via is not None and ipaddress.IPv4Address(default.via) in wanted.subnet
 
 
 def _is_ours(one: Interface, wanted: WantedAddress) -> bool:

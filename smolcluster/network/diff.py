@@ -75,6 +75,8 @@ def plan_host(node: str, situation: Situation) -> HostPlan:
     wanted, found = situation.wanted.host(node), situation.found[node]
     maker = _Maker(situation, wanted, found)
     steps = maker.steps()
+    if not found.manager and any(step.kind not in ("boot", "forwarding") for step in steps):
+        maker.no_manager()
     problems = tuple(sorted(set(maker.problems)))
     return HostPlan(node=node, os=found.kind, steps=() if problems else tuple(steps), problems=problems)
 
@@ -106,8 +108,10 @@ class _Maker:
     def _find_targets(self) -> None:
         for address in self.wanted.addresses:
             key: KeyPath = ("networks", address.network, "members", self.wanted.node)
+            # What another wire names is not free for this one.
+            named = {other.device for other in self.wanted.addresses if other.device and other is not address}
             try:
-                interface = device_for(address, self.found, self.targets)
+                interface = device_for(address, self.found, {*self.targets, *named})
             except UnclearError as unclear:
                 self._problem(key, str(unclear), unclear.fix)
                 continue
@@ -281,6 +285,12 @@ class _Maker:
             before, after = self.found.forwarding, self.wanted.forwards
             steps.append(ForwardingStep(node=node, os=kind, before=before, after=after))
         return steps
+
+    def no_manager(self) -> None:
+        """Nothing on the machine would keep what is set."""
+        what = f"{self.wanted.node} has no NetworkManager that runs, and nothing else is set here"
+        fix = "install and start it (Debian: apt install network-manager; Raspberry Pi OS has it since Bookworm), "
+        self._problem(("machines", self.wanted.node), what, f"{fix}or set this machine by hand and leave it out")
 
     def _problem(self, key: KeyPath, what: str, fix: str) -> None:
         self.problems.append(self.situation.document.problem(key, what, fix))

@@ -111,6 +111,7 @@ class ThunderboltPort(Frozen):
 class FoundHost(Frozen):
     """One machine. `boot_text` is what our own file of settings for the next boot holds, None if there is none.
 
+    `manager`: what keeps its settings runs there (NetworkManager; the others always have theirs).
     `ssh_address` is the own address that somebody is logged in at, `ssh_client` where from; None when nobody is.
     """
 
@@ -120,6 +121,7 @@ class FoundHost(Frozen):
     routes: tuple[LiveRoute, ...] = ()
     forwarding: bool = False
     boot_text: str | None = None
+    manager: bool = True
     ssh_address: str | None = None
     ssh_client: str | None = None
     thunderbolt: tuple[ThunderboltPort, ...] = ()

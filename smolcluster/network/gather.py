@@ -41,6 +41,7 @@ _FIRST: dict[str, tuple[tuple[str, ...], ...]] = {
         ("sysctl", "net.ipv4.ip_forward"),
         ("nmcli", "-t", "-f", "UUID,NAME,TYPE,DEVICE", "connection", "show"),
         ("cat", LINUX_BOOT_FILE),
+        ("nmcli", "-t", "-f", "RUNNING", "general"),
     ),
     "windows": tuple(
         ("powershell.exe", "-NoProfile", "-NonInteractive", "-Command", f"{command} {_JSON}")
@@ -104,11 +105,12 @@ def run_command(command: Sequence[str]) -> str:
         path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
         environment = {**os.environ, "LC_ALL": "C", "LANG": "C", "PATH": path}
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=DEADLINE_S, env=environment, stdin=subprocess.DEVNULL
+            command, capture_output=True, timeout=DEADLINE_S, env=environment, stdin=subprocess.DEVNULL
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout
+    # A Mac's services have names in any language, whatever the login's own encoding.
+    return done.stdout.decode(errors="replace")
 
 
 def main(arguments: Sequence[str]) -> int:

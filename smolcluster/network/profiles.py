@@ -80,7 +80,9 @@ def target_steps(found: FoundHost, target: Target) -> list[Step]:
                 after=wanted,
             )
         )
-    if not in_force and (profile is not None or kind == "linux"):
+    # NetworkManager refuses where the cable is out, and does it by itself when it is in.
+    waits = kind == "linux" and not interface.up
+    if not in_force and not waits and (profile is not None or kind == "linux"):
         now = next((p.id for p in interface.profiles if p.active), None) if kind == "linux" else None
         steps.append(
             ActiveStep(node=found.node, os=kind, device=interface.device, profile=name, before=now, after=name)

@@ -9,7 +9,7 @@ from typing import Any, cast, get_args
 from smolcluster.errors import InputError, Problem
 from smolcluster.network import gather
 from smolcluster.network.found import FoundHost, Interface, Profile
-from smolcluster.network.parse import linux, macos, windows
+from smolcluster.network.parse import FormatError, linux, macos, windows
 from smolcluster.network.parse.thunderbolt import thunderbolt_ports
 from smolcluster.spec.cluster import Kind
 
@@ -45,7 +45,16 @@ def _found_host(value: Any, file: str) -> FoundHost:
         raise InputError([Problem(file, 0, "kind", "a machine of this kind cannot be asked", "leave it out")])
     if not isinstance(node, str) or kind not in get_args(Kind) or not isinstance(outputs, dict):
         raise InputError([Problem(file, 0, "", "names no node, kind or outputs", "write it with gather.py")])
-    return host_from(node, cast(Kind, kind), {str(k): str(v) for k, v in outputs.items()})
+    try:
+        return host_from(node, cast(Kind, kind), {str(k): str(v) for k, v in outputs.items()})
+    except FormatError as error:
+        said = "; ".join(f"{problem.key}: {problem.what}" for problem in error.problems)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        # Of another OS, the same tool's table has other columns.
+        said = str(error)
+    what = f"its tools do not answer as those of a {kind} machine do: {said}"
+    fix = f"is `kind: {kind}` right for {node}? If it is, report this with what gather.py prints there"
+    raise InputError([Problem(file, 0, node, what, fix)])
 
 
 def host_from(node: str, kind: Kind, outputs: Outputs) -> FoundHost:
@@ -107,7 +116,7 @@ def _macos(node: str, outputs: Outputs) -> FoundHost:
 
 
 def _linux(node: str, outputs: Outputs) -> FoundHost:
-    addr, table, sysctl, shown, boot = [outputs.get(gather.key(c), "") for c in gather.first_commands("linux")]
+    addr, table, sysctl, shown, boot, running = [outputs.get(gather.key(c), "") for c in gather.first_commands("linux")]
     profiles: dict[str, list[Profile]] = {}
     for connection in linux.connections(shown):
         command = ("nmcli", "-t", "-f", gather.NM_FIELDS, "connection", "show", connection.uuid)
@@ -147,6 +156,7 @@ def _linux(node: str, outputs: Outputs) -> FoundHost:
         routes=linux.routing_table(table),
         forwarding=linux.forwarding(sysctl),
         boot_text=boot or None,
+        manager=running.strip() == "running",
     )
 
 

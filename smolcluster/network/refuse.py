@@ -10,6 +10,7 @@ import ipaddress
 from collections.abc import Mapping, Sequence
 
 from smolcluster.errors import Problem
+from smolcluster.network.boot import unbridged_by
 from smolcluster.network.fabric import uncabled
 from smolcluster.network.found import FoundHost
 from smolcluster.network.values import Cable
@@ -118,6 +119,14 @@ def _cabling(
         if network.medium != "thunderbolt" or not is_set_here(network):
             continue
         members = [node for node in network.members if node in found and found[node].kind == "macos"]
+        silent = [node for node in network.members if node not in found and cluster.node(node).kind == "macos"]
+        routed = [node for node in members if unbridged_by(found[node].boot_text)]
+        if silent and routed:
+            # Without the silent one's cables a cycle looks like a chain; bridged as one, it would storm.
+            what = f"is a cycle of cables on {listed(routed)}, and nobody knows whether it still is one: "
+            what += f"{listed(silent)} was not asked"
+            fix = "switch it on, or ask all Macs of this wire (-e nodes=)"
+            problems.append(document.problem(("networks", network.name, "members", silent[0]), what, fix))
         loose = uncabled(cables, members)
         for node in loose:
             others = [member for member in members if member not in loose]

@@ -30,7 +30,7 @@ TIMEOUT_S = 4.0
 # A cable is pulled now and then: for less than the timeout, which nobody may notice, and for more.
 PARTITION_EVERY, PARTITIONS_S = 40, (1.0, 6.0)
 # What Python keeps of groups that are gone, and the allocator of theirs.
-MORE_MB = 48.0
+MORE_MB = 24.0
 
 
 def made(overlap: bool) -> Plan:

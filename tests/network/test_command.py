@@ -82,7 +82,15 @@ def test_diff_refuses_with_file_and_line(capsys: pytest.CaptureFixture[str], tmp
         ('{"schema": 1, "node": "mini1", "kind": "amiga", "outputs": {}}', "names no node, kind or outputs"),
         ('{"schema": 1, "node": "mini9", "kind": "windows", "outputs": {}}', 'the inventory has no machine "mini9"'),
         ('{"schema": 1, "node": "ipad", "kind": "ipados", "outputs": {}}', "a machine of this kind cannot be asked"),
-        ('{"schema": 1, "node": "mini1", "kind": "macos", "outputs": {}}', "sysctl net.inet.ip.forwarding: says"),
+        (
+            '{"schema": 1, "node": "mini1", "kind": "macos", "outputs": {}}',
+            "mini1: its tools do not answer as those of a macos machine do: sysctl net.inet.ip.forwarding: says",
+        ),
+        (
+            '{"schema": 1, "node": "mini1", "kind": "macos", "outputs": {"netstat -rn -f inet": "Kernel routing table'
+            '\\nDestination Gateway Genmask Flags MSS Window irtt Iface\\n0.0.0.0 192.0.2.1 0.0.0.0 UG 0 0 0 eth0"}}',
+            "is `kind: macos` right for mini1?",
+        ),
     ],
 )
 def test_a_found_state_that_is_none(

@@ -14,7 +14,7 @@ from smolcluster.network.diff import Situation, plan_host, plan_network
 from smolcluster.network.steps import HostPlan, describe
 from smolcluster.spec import ClusterSpec
 
-from .clusters import CHAIN, TRIANGLE, home
+from .clusters import CHAIN, TRIANGLE, home, wire
 from .homes import bare, mac, pi, situation
 from .machines import Mac, Machine, Pi, blank
 
@@ -165,6 +165,16 @@ def test_an_unplugged_cable_is_no_reason_to_set_anything_again() -> None:
     carry_out(machines)
     machines["pi5"].devices["eth0"]["up"] = False
     assert plan_host("pi5", situation(machines)).steps == ()
+    # After a moment NetworkManager takes the connection out of force.
+    machines["pi5"].devices["eth0"] |= {"active": None, "in_force": None}
+    assert plan_host("pi5", situation(machines)).steps == ()
+
+
+def test_a_cable_that_is_out_is_set_without_being_waited_for() -> None:
+    machines = bare(CHAIN)
+    machines["pi5"].devices["eth0"]["up"] = False
+    steps = plan_host("pi5", situation(machines)).steps
+    assert [step.kind for step in steps] == ["profile", "ipv4", "routes"]
 
 
 def test_forwarding_that_somebody_else_turned_on_stays() -> None:
@@ -188,11 +198,7 @@ def test_what_carries_the_login_is_not_touched() -> None:
     assert problem.startswith(
         f"home.smol.yml:{line}: networks.ethernet_pi5.members.mini1: mini1 has no ethernet interface"
     )
-    named = home()
-    networks = tuple(
-        n.model_copy(update={"interfaces": {"mini1": "en0"}}) if n.name == "ethernet_pi5" else n for n in named.networks
-    )
-    plan = plan_host("mini1", situation(machines, named.model_copy(update={"networks": networks})))
+    plan = plan_host("mini1", situation(machines, naming("ethernet_pi5", mini1="en0")))
     assert plan.steps == ()
     assert problems(plan) == [
         f"home.smol.yml:{line}: networks.ethernet_pi5.members.mini1: en0 of mini1 carries the login and is not touched"
@@ -271,6 +277,52 @@ def test_an_interface_that_carries_the_default_route_is_left_alone() -> None:
     (problem,) = problems(plan)
     assert "mini3 has no ethernet interface that is free" in problem
     assert "en0 carries its default route or the login to it" in problem
+    assert plan.steps == ()
+
+
+def test_a_default_route_is_left_alone_even_where_the_inventory_names_its_interface() -> None:
+    machines = bare(CHAIN)
+    mini3 = machines["mini3"]
+    assert isinstance(mini3, Mac)
+    mini3.services[0] |= {"ipv4": ["manual", "192.168.7.2", "255.255.255.0", "192.168.7.1"]}
+    plan = plan_host("mini3", situation(machines, naming("ethernet_pi4", mini3="en0")))
+    (problem,) = problems(plan)
+    assert "networks.ethernet_pi4.members.mini3: en0 of mini3 carries its default route" in problem
+    assert plan.steps == ()
+
+
+def test_an_interface_that_one_wire_names_is_not_free_for_another() -> None:
+    """A Mac with an Ethernet adapter besides, and a Pi at each."""
+    two = wire("second", "192.168.60.0/24", {"mini1": "192.168.60.1"}, interfaces={"mini1": "en7"})
+    spec = home()
+    machines = bare(CHAIN)
+    mini1 = machines["mini1"]
+    assert isinstance(mini1, Mac)
+    mini1.devices["en7"] = {"port": "USB 10/100/1000 LAN", "up": True, "mtu": 1500}
+    found = situation(machines, spec.model_copy(update={"networks": (*spec.networks, two)}))
+    plan = plan_host("mini1", found)
+    assert plan.problems == ()
+    placed = {step.device: step.after.address for step in plan.steps if step.kind == "ipv4"}
+    assert (placed["en0"], placed["en7"]) == ("192.168.50.1/24", "192.168.60.1/24")
+
+
+def naming(network: str, **interfaces: str) -> ClusterSpec:
+    """The home cluster whose inventory names interfaces of a wire."""
+    spec = home()
+    networks = tuple(
+        one.model_copy(update={"interfaces": interfaces}) if one.name == network else one for one in spec.networks
+    )
+    return spec.model_copy(update={"networks": networks})
+
+
+def test_a_linux_machine_without_networkmanager_is_told_so() -> None:
+    machines = bare(CHAIN)
+    pi5 = machines["pi5"]
+    assert isinstance(pi5, Pi)
+    pi5.manager = False
+    plan = plan_host("pi5", situation(machines))
+    (problem,) = problems(plan)
+    assert "machines.pi5: pi5 has no NetworkManager that runs" in problem
     assert plan.steps == ()
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from smolcluster.errors import ConfigError
+from smolcluster.network.diff import plan_network
 from smolcluster.network.parse.thunderbolt import cables_between
 from smolcluster.network.refuse import refuse
 from smolcluster.spec import load_inventory
 from smolcluster.spec.document import read_document
 
-from .clusters import CHAIN, HOME_FILE
-from .homes import bare
+from .clusters import CHAIN, HOME_FILE, TRIANGLE
+from .homes import bare, situation
 from .machines import Machine
 
 
@@ -99,3 +100,17 @@ def test_what_the_inventory_alone_shows(tmp_path: Path, old: str, new: str, comp
     file.write_text(HOME_FILE.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
     with pytest.raises(ConfigError, match=complaint):
         load_inventory(file)
+
+
+def test_a_cycle_of_which_a_mac_is_silent() -> None:
+    """Without it the rest looks like a chain, and bridged it would storm."""
+    machines = bare(TRIANGLE)
+    for plan in plan_network(situation(machines)):
+        machines[plan.node].apply(plan.steps)
+    assert refused(machines) == []
+    del machines["mini2"]
+    assert refused(machines) == [
+        f"{line('networks', 'thunderbolt', 'members', 'mini2')}: is a cycle of cables on mini1, mini3, and nobody"
+        " knows whether it still is one: mini2 was not asked"
+        " | switch it on, or ask all Macs of this wire (-e nodes=)"
+    ]

@@ -43,12 +43,12 @@ function Invoke-Action($Action) {
 }
 
 function Invoke-Undo($Actions) {
-    # All that can be; what could not is given back.
+    # All that can be; what could not is given back, with the reason.
     foreach ($action in $Actions) {
         try {
             Invoke-Action $action
         } catch {
-            "$($action.argv[-1]): $($_.Exception.Message)"
+            [pscustomobject]@{ Action = $action; Why = "$($action.argv[-1]): $($_.Exception.Message)" }
         }
     }
 }
@@ -115,7 +115,12 @@ switch ($Verb) {
     }
     'rollback' {
         $failed = @(Undo-Plan) + @(Invoke-Undo (Get-Undo $kept))
-        Remove-Item -Path $Folder -Recurse -Force -ErrorAction SilentlyContinue
+        if ($failed.Count -eq 0) {
+            Remove-Item -Path $Folder -Recurse -Force -ErrorAction SilentlyContinue
+        } else {
+            # Tried again the next time.
+            @{ rollback = @($failed.Action) } | ConvertTo-Json -Depth 8 | Set-Content -Path $kept -Encoding UTF8
+        }
         'taken back'
     }
     default {
@@ -123,5 +128,5 @@ switch ($Verb) {
     }
 }
 if ($failed.Count -gt 0) {
-    throw "not taken back: $($failed -join '; ')"
+    throw "not taken back: $($failed.Why -join '; ')"
 }
