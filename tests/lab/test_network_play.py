@@ -201,6 +201,26 @@ def test_who_cannot_be_asked_is_named_and_stops_nobody(namespaces: None) -> None
         assert "off: not asked, it cannot be reached at 172.20.10.99" in back.stdout
 
 
+def test_a_pi_whose_cable_is_out_is_taken_back_all_the_same(namespaces: None) -> None:
+    with Lab(only=["macbook", "mini1", "pi5"]) as lab:
+        write_inventory(lab)
+        before = files(lab, "pi5")
+        done = play(lab, "network.yml")
+        assert done.returncode == 0, done.stdout + done.stderr
+        pi5 = lab.host("pi5")
+        lab.link("ethernet_pi5", "mini1").down()
+        waits = "until ! nmcli -t -f NAME connection show --active | grep -q {}; do sleep 0.1; done"
+        pi5.run(["sh", "-c", waits.format("smolcluster-eth0")], timeout=120)
+        script = str(ROOT / "smolcluster" / "network" / "carry_out.py")
+        back = pi5.run(["python3", script, "rollback", "/var/lib/smolcluster/network/plan.json"], check=False)
+        assert (back.returncode, back.stdout, back.stderr) == (0, "taken back\n", "")
+        pi5.run(["rm", "-r", "/var/lib/smolcluster"])
+        assert files(lab, "pi5") == before
+        # The owner's own connection comes up by itself, as it always did.
+        lab.link("ethernet_pi5", "mini1").up()
+        pi5.run(["sh", "-c", waits.format("Wired").replace("until !", "until")], timeout=120)
+
+
 def test_a_cycle_of_cables_is_routed_and_can_be_a_bridge_again(namespaces: None) -> None:
     cables = [("mini1", "mini2"), ("mini2", "mini3"), ("mini1", "mini3")]
     with Lab(only=["macbook", "mini1", "mini2", "mini3"], thunderbolt=cables, unplugged=cables[2:]) as lab:
