@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -48,7 +49,7 @@ def ours(
     spec: GPTSpec = GPT,
     wire: WireFormat = "fp32",
     rate: float = LEARNING_RATE,
-    **settings: object,
+    **settings: Any,
 ) -> tuple[Synchronous, Step]:
     """A strategy of ours over the default group, and a step of it. `settings` are RunSpec's."""
     context = context_of(strategy, stage, rank, world_size, spec, wire, **settings)
@@ -132,6 +133,7 @@ def context_of(
     world_size: int,
     spec: GPTSpec,
     wire: WireFormat = "fp32",
+    samples: int = 4,
     **settings: object,
 ) -> RunContext:
     """The context of a rank, as the worker would make it from a plan. `settings` are RunSpec's."""
@@ -140,7 +142,11 @@ def context_of(
         participants=tuple(Participant(node=f"node{r}", port=0) for r in range(world_size)),
         model=spec,
         training=TrainingSpec(
-            batch_size=4, epochs=1, learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY, grad_clip_norm=CLIP_NORM
+            batch_size=samples,
+            epochs=1,
+            learning_rate=LEARNING_RATE,
+            weight_decay=WEIGHT_DECAY,
+            grad_clip_norm=CLIP_NORM,
         ),
         schedule=ScheduleSpec(warmup_iters=0, min_lr=0),
         data=DataSpec(dataset="pydoc", tokenizer="bpe:2048"),
@@ -150,12 +156,12 @@ def context_of(
     ).model_copy(update={"strategy": strategy, "fsdp_stage": stage, **settings})
     me = RankPlan(
         rank=0, node="node0", local_rank=0, role="worker", device="cpu", listen=("127.0.0.1",), port=0, peers={},
-        samples=4, buffer_mb=8, threads=1,
+        samples=samples, buffer_mb=8, threads=1,
     )  # fmt: skip
     ranks = tuple(me.model_copy(update={"rank": r, "node": f"node{r}"}) for r in range(world_size))
     plan = Plan(
         cluster="benchmark", run=run, world_size=world_size, transport="smol", wire=wire, shape="MESH",
-        global_batch=4 * world_size, ranks=ranks, params=1, memory=(),
+        global_batch=samples * world_size, ranks=ranks, params=1, memory=(),
     )  # fmt: skip
     nowhere = Path("nowhere")
     context = RunContext("benchmark", 0, plan, me, torch.device("cpu"), RunFolder(nowhere), nowhere, Alone())
