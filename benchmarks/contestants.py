@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -48,7 +49,7 @@ def ours(
     spec: GPTSpec = GPT,
     wire: WireFormat = "fp32",
     rate: float = LEARNING_RATE,
-    **settings: object,
+    **settings: Any,
 ) -> tuple[Synchronous, Step]:
     """A strategy of ours over the default group, and a step of it. `settings` are RunSpec's."""
     context = context_of(strategy, stage, rank, world_size, spec, wire, **settings)

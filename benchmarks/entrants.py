@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -15,6 +16,8 @@ from smolcluster.strategies.diloco.rounds import DiLoCo
 
 ALONE = "without communication"
 FP32, BF16, INT8 = "classicdp fp32", "classicdp bf16", "classicdp int8"
+# Of a rank's step in benchmarks.reading.
+READ_SAMPLES = 8
 
 Built = tuple[nn.Module, Step]
 
@@ -27,6 +30,7 @@ class Contestant:
     turn       steps of one turn: of a method whose ranks talk every H steps, H
     least      tokens/s wanted, over those of the same ranks without communication, by speed of the links in Mbit/s
     loss_over  how much more loss than classicdp fp32 it may have after the same tokens
+    learner    how it is built to learn from the beginning, where the figures above are of what comes later
     """
 
     name: str
@@ -35,9 +39,10 @@ class Contestant:
     turn: int = 1
     least: Mapping[int, float] = field(default_factory=dict)
     loss_over: float | None = None
+    learner: Callable[[int, int, GPTSpec, float], Built] | None = None
 
 
-def strategy(name: str, wire: WireFormat = "fp32", **settings: object) -> Callable[[int, int, GPTSpec, float], Built]:
+def strategy(name: str, wire: WireFormat = "fp32", **settings: Any) -> Callable[[int, int, GPTSpec, float], Built]:
     """One of our strategies. `settings` are RunSpec's."""
 
     def build(rank: int, world_size: int, spec: GPTSpec, rate: float) -> Built:
@@ -58,11 +63,11 @@ def torchs_ddp(half: bool) -> Callable[[int, int, GPTSpec, float], Built]:
     return build
 
 
-def diloco(every: int, wire: WireFormat) -> Callable[[int, int, GPTSpec, float], Built]:
-    """diloco with rounds of `every` steps."""
+def diloco(every: int, wire: WireFormat, **settings: Any) -> Callable[[int, int, GPTSpec, float], Built]:
+    """diloco with rounds of `every` steps. `settings` as of contestants.context_of."""
 
     def build(rank: int, world_size: int, spec: GPTSpec, rate: float) -> Built:
-        built, _ = ours("diloco", 0, rank, world_size, spec, wire, rate, outer_every=every)
+        built, _ = ours("diloco", 0, rank, world_size, spec, wire, rate, outer_every=every, **settings)
         assert isinstance(built, DiLoCo)
         return built.model, Rounds(built, every, rate).step
 
@@ -77,7 +82,15 @@ CONTESTANTS = {
         Contestant(FP32, "smol", strategy("classicdp")),
         Contestant(BF16, "smol", strategy("classicdp", "bf16")),
         Contestant(INT8, "smol", strategy("classicdp", "int8"), loss_over=0.01),
-        Contestant("diloco int8, H = 20", "smol", diloco(20, "int8"), 20, {1000: 0.9, 100: 0.75}, 0.05),
+        Contestant(
+            "diloco int8, H = 20",
+            "smol",
+            diloco(20, "int8"),
+            20,
+            {1000: 0.9, 100: 0.75},
+            0.05,
+            learner=diloco(20, "int8", outer_warmup=40, samples=READ_SAMPLES),
+        ),
         Contestant("DDP (gloo)", "gloo", torchs_ddp(half=False)),
         Contestant("DDP, fp16 hook (gloo)", "gloo", torchs_ddp(half=True)),
     )

@@ -168,7 +168,7 @@ def main() -> int:
     if reason := why_no_namespaces():
         print(f"skipped: {reason}", file=sys.stderr)
         return 0
-    spec, rounds, steps = (GPT, 9, 400) if options.full else (SMALL_VOCABULARY, 5, 120)
+    spec, rounds, steps = (GPT, 9, 3200) if options.full else (SMALL_VOCABULARY, 5, 1600)
     names = tuple(CONTESTANTS)
     with Switch(RANKS) as switch, Race(switch, names, spec) as race:
         raced = {mbps: race.seconds(mbps, rounds, names) for mbps in SPEEDS_MBPS}

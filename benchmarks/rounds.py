@@ -9,7 +9,10 @@ from smolcluster.strategies.diloco.rounds import DiLoCo
 
 
 class Rounds:
-    """strategies.base.Feed over the last `every` batches. Ranks here are equal, so every slot has all its steps."""
+    """strategies.base.Feed over the last `every` batches. Ranks here are equal, so every slot has all its steps.
+
+    While diloco warms up, those batches are as many rounds.
+    """
 
     def __init__(self, strategy: DiLoCo, every: int, rate: float) -> None:
         self.steps, self.total_steps = 0, 1 << 40
@@ -24,8 +27,8 @@ class Rounds:
         self._batches.append([(x, y)])
         if len(self._batches) == self._every:
             self._next = 0
-            result = self._strategy.train_round(self)
-            self.steps += result.steps
+            while self._next < self._every:
+                self.steps += self._strategy.train_round(self).steps
             self._batches.clear()
 
     def take(self, step: int, number: int) -> tuple[Batch, float]:  # noqa: ARG002
