@@ -52,5 +52,5 @@ def stage(rank: int, node: str, listen: list[str], port: int, peers: dict[str, s
     known = dict.fromkeys(peers, False)
     return {
         "rank": rank, "node": node, "local_rank": 0, "role": "stage", "device": "auto", "listen": listen, "port": port,
-        "peers": peers, "encrypt": known, "samples": 0, "buffer_mb": 8.0, "threads": threads,
+        "peers": peers, "encrypt": known, "samples": 0, "buffer_mb": 8.0, "threads": threads, "memory_mb": None,
     }  # fmt: skip
