@@ -211,7 +211,7 @@ def test_a_reader_that_is_too_slow_loses_its_requests_and_no_memory_is_held(tmp_
         assert sorted(head.cancelled.get(timeout=WAIT_S) for _ in range(2)) == [0, 1]
         head.told[0](Delta(told, text))
         seen = []
-        while {(Op.BEHIND, 1), (Op.BEHIND, 2)} - set(seen):
+        while {(Op.BEHIND, 1), (Op.BEHIND, 2), (Op.DONE, 3)} - set(seen):
             op, tag, _ = read(link.receive(WAIT_S, MOST_BYTES), "the head")
             seen.append((op, tag))
         assert seen.count((Op.DONE, 3)) == 1
