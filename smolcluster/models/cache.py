@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 # Room for this many tokens at first; it doubles, so that a short answer does not cost a long one's memory.
@@ -57,3 +58,19 @@ class KVCache:
     def bytes(self) -> int:
         """Memory held by all layers."""
         return sum(layer.bytes for layer in self.layers)
+
+
+def with_past(cache: LayerCache | None, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor | None, bool]:
+    """Keys and values (B, heads, T, head_dim) after those that a cache holds, which they are added to.
+
+    With them what makes attention to them causal: a mask (T, past + T), or that SDPA's own is right.
+    """
+    length = key.shape[2]
+    if cache is None:
+        return key, value, None, length > 1
+    key, value = cache.append(key, value)
+    past = key.shape[2] - length
+    if not past or length == 1:
+        return key, value, None, length > 1
+    # SDPA's own causal mask is aligned to the upper left: with a past it must be given.
+    return key, value, torch.ones(length, past + length, dtype=torch.bool, device=key.device).tril(past), False

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from smolcluster.models.cache import KVCache, LayerCache
+from smolcluster.models.cache import KVCache, LayerCache, with_past
 from smolcluster.models.compiled import compiled
 from smolcluster.models.lookup import LookupSink, Room, lookup_apart
 from smolcluster.models.loss import chunked_cross_entropy
@@ -56,14 +56,7 @@ class Attention(nn.Module):
         qkv = self.c_attn(x).view(batch, length, 3, self.num_heads, width // self.num_heads)
         # Unbound before they are transposed: the gradients then go back in one copy instead of two.
         query, key, value = (part.transpose(1, 2) for part in qkv.unbind(2))  # (B, heads, T, head_dim) views
-        mask, causal = None, length > 1
-        if cache is not None:
-            key, value = cache.append(key, value)
-            past = key.shape[2] - length
-            if past and length > 1:
-                # SDPA's own causal mask is aligned to the upper left: with a past it must be given.
-                mask = torch.ones(length, past + length, dtype=torch.bool, device=x.device).tril(past)
-                causal = False
+        key, value, mask, causal = with_past(cache, key, value)
         dropout = self.dropout if self.training else 0.0
         out = functional.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal=causal)
         out = self.c_proj(out.transpose(1, 2).reshape(batch, length, width))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from smolcluster.models.cache import KVCache, LayerCache
+from smolcluster.models.cache import KVCache, LayerCache, with_past
 from smolcluster.models.compiled import compiled
 from smolcluster.models.gpt import initialise
 from smolcluster.models.loss import chunked_cross_entropy
@@ -50,14 +50,7 @@ class Attention(nn.Module):
         key = rotate(self.k_norm(self.k_proj(x).view(batch, length, self.kv_heads, self.head_dim)), *turn)
         value = self.v_proj(x).view(batch, length, self.kv_heads, self.head_dim)
         query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)  # (B, heads, T, head_dim)
-        mask, causal = None, length > 1
-        if cache is not None:
-            key, value = cache.append(key, value)
-            past = key.shape[2] - length
-            if past and length > 1:
-                # SDPA's own causal mask is aligned to the upper left: with a past it must be given.
-                mask = torch.ones(length, past + length, dtype=torch.bool, device=x.device).tril(past)
-                causal = False
+        key, value, mask, causal = with_past(cache, key, value)
         # Repeated here: not every device's attention lets heads share them.
         key, value = (one.repeat_interleave(self.heads // self.kv_heads, 1) for one in (key, value))
         out = functional.scaled_dot_product_attention(query, key, value, mask, is_causal=causal)

@@ -369,10 +369,11 @@ def _write(path: Path, text: str | None, mode: int = 0o644) -> None:
         Path(temporary).chmod(mode)
         Path(temporary).replace(path)
         # Its name too, before what it is written for is done: the power may go at any moment.
-        os.sync()
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            Path(temporary).unlink()
+        Path(temporary).unlink(missing_ok=True)
         raise
 
 
