@@ -63,8 +63,8 @@ def act(action: dict[str, Any]) -> None:
 
 
 def undo(actions: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], str]]:
-    """Take back all that can be; what could not, with the reason. What is `passing` needs a cable, or a state that a
-    reboot has ended: it may fail, as it lasts no longer than until the next one."""
+    """Take back all that can be; what could not, with the reason. What is `passing` may fail: it needs a cable, or a
+    state that a reboot has ended, and lasts no longer than until the next one."""
     failed = []
     for action in actions:
         try:
@@ -191,8 +191,7 @@ def guard(place: Place, seconds: float, told: int) -> int:
         with contextlib.ExitStack() as stack:
             if caller is not None:
                 stack.enter_context(caller)
-            # A plan that is being applied comes to its end first.
-            stack.enter_context(place.alone())
+            stack.enter_context(place.alone())  # a plan that is being applied comes to its end first
             (place.keep if word == _OFF else place.take_back)()
             if caller is not None:
                 with contextlib.suppress(OSError):
@@ -234,8 +233,7 @@ def _connect(place: Place) -> socket.socket | None:
 
 def _ask(place: Place, word: bytes) -> dict[str, Any] | None:
     """What came of it; None when no guard waits (any more)."""
-    caller = _connect(place)
-    if caller is None:
+    if (caller := _connect(place)) is None:
         return None
     with caller:
         caller.settimeout(BACK_S)
@@ -265,6 +263,8 @@ def apply(place: Place) -> int:
             try:
                 act(action)
             except Failure as failure:
+                if action.get("may_fail"):
+                    continue
                 wrong = f"step {number} of {len(plan['apply'])} failed: {failure}; taking all back"
                 break
         else:

@@ -277,13 +277,14 @@ class _Maker:
         unbridged = self.wanted.bridge_ports if self.wanted.fabric == "routed" else ()
         text = boot_text(kind, self.wanted.forwards, unbridged, self._kept)
         steps: list[Step] = []
-        if text != self.found.boot_text:
-            steps.append(BootStep(node=node, os=kind, before=self.found.boot_text, after=text))
         # What somebody else turned on (Internet sharing, a VPN) stays on.
         off = not self.wanted.forwards and turned_on_forwarding(self.found.boot_text)
         if self.found.forwarding != self.wanted.forwards and (self.wanted.forwards or off):
             before, after = self.found.forwarding, self.wanted.forwards
             steps.append(ForwardingStep(node=node, os=kind, before=before, after=after))
+        # The last, so that it is taken back first: what a boot sets may not come after what took that back.
+        if text != self.found.boot_text:
+            steps.append(BootStep(node=node, os=kind, before=self.found.boot_text, after=text))
         return steps
 
     def no_manager(self) -> None:

@@ -112,13 +112,15 @@ Step = Annotated[
 class Action(Frozen):
     """One command, or (with `path`) a file to write, `text` None: to remove. All need an administrator's rights.
 
-    `passing`: what it sets, a reboot ends; where it cannot be undone, nothing lasts of it.
+    `passing`: what it sets, a reboot ends; where it cannot be undone, nothing lasts of it. `may_fail`: what it ends may
+    not be there, and what it begins comes by itself with the next boot.
     """
 
     argv: tuple[str, ...] = ()
     path: str | None = None
     text: str | None = None
     passing: bool = False
+    may_fail: bool = False
 
 
 class HostPlan(Frozen):

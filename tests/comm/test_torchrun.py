@@ -132,5 +132,5 @@ def test_an_exception_of_one_rank_is_told_to_the_others() -> None:
         assert job.wait() != 0
         reason = "rank 1 gave up: ArithmeticError: the numbers went wrong"
         results = job.results()
-        assert sorted(results) == [0, 2]
+        assert sorted(results) == [0, 2], job.err()
         assert all(text.startswith(reason) for text in results.values()), results

@@ -67,7 +67,8 @@ def test_a_killed_rank_comes_back_and_gets_the_others_state(
             note = read_generation(run.folder, f"node{rank + 1}", rank)
             assert note is not None
             assert note.generation == 1
-            assert (note.step or 0) >= 19, "there was no checkpoint: it went on from memory"
+            # With the exchange under way the round that travels counts among the steps, and was not committed yet.
+            assert (note.step or 0) >= 19 - 5 * overlap, "there was no checkpoint: it went on from memory"
         assert summary_of(run.path).status == "completed"
 
 

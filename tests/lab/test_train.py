@@ -94,14 +94,14 @@ def _assert_equal_to_one_process(run: Trained, alone: tuple[StepRecord, ...]) ->
             assert record.val_loss == pytest.approx(other.val_loss, abs=1e-5)
 
 
-def _assert_contract(run: Trained, lab: Lab, strategy: str, transport: str = "smol") -> None:
+def _assert_contract(run: Trained, lab: Lab, strategy: str, transport: str = "smol", steps: int = STEPS) -> None:
     """What a completed run leaves behind on the controller, and what it does not take from the nodes."""
     told = json.loads((run.folder / "summary.json").read_text())
-    assert (told["status"], told["exit_code"], told["steps"]) == ("completed", 0, STEPS)
+    assert (told["status"], told["exit_code"], told["steps"]) == ("completed", 0, steps)
     assert told["world_size"] == len(run.nodes)
     plan = json.loads((run.folder / "plan.json").read_text())
     assert (plan["transport"], plan["run"]["strategy"]) == (transport, strategy)
-    for name in ("model/config.json", "model/model.safetensors", "checkpoints/step-00000008.json"):
+    for name in ("model/config.json", "model/model.safetensors", f"checkpoints/step-{steps:08d}.json"):
         assert (run.folder / name).is_file()
     assert {path.suffix for path in (run.folder / "plots").iterdir()} == {".svg", ".png"}
     assert (run.folder.parent / "latest").readlink() == run.folder.relative_to(run.folder.parent)
@@ -199,17 +199,18 @@ def test_every_mini_computes_its_layers_over_the_macs_cables(home: Lab, alone: t
 
 @pytest.mark.parametrize("strategy", ["edp", pytest.param("syncps", marks=pytest.mark.soak)])
 def test_a_server_on_a_mini_and_workers_of_all_kinds(home: Lab, strategy: str) -> None:
-    run = _train_block(home, _STAR, strategy, "training.batch_size=2")
-    _assert_contract(run, home, strategy)
+    steps = 3 * STEPS
+    run = _train_block(home, _STAR, strategy, "training.batch_size=2", f"training.max_steps={steps}")
+    _assert_contract(run, home, strategy, steps=steps)
     _assert_listens_where_planned(run, home)
     losses = [record.loss for record in run.steps()]
-    assert len(losses) == STEPS
+    assert len(losses) == steps
     assert all(math.isfinite(loss) for loss in losses)
     assert losses[-1] < losses[0]
     told = json.loads((run.folder / "summary.json").read_text())
     # Three workers' two samples a step, each of them in exactly one, and every gradient accounted for.
     account = told["gradients"]
-    assert account["samples_applied"] == STEPS * 3 * 2
+    assert account["samples_applied"] == steps * 3 * 2
     assert account["pushed"] == account["applied"] + sum(account["refused"].values())
     # Where the inventory's wires differ from the guide's host_ip that is said, and the inventory is believed.
     for node in ("win", "macbook"):
@@ -217,8 +218,11 @@ def test_a_server_on_a_mini_and_workers_of_all_kinds(home: Lab, strategy: str) -
     assert "host_ip.pi5" not in run.text
     ranks = json.loads((run.folder / "plan.json").read_text())["ranks"]
     assert [rank["peers"]["0"] for rank in ranks[1:]] == ["192.168.50.1", "mini1.local", "mini1.local"]
-    _, pi, win, macbook = run.results()
-    assert min(pi.wire_bytes_out + pi.wire_bytes_in, win.wire_bytes_out, macbook.wire_bytes_out) > 100_000
+    # Nobody waits for another worker in edp: who comes when all samples are leased has only been told that.
+    _, *workers = run.results()
+    assert all(one.wire_bytes_out + one.wire_bytes_in > (100_000 if one.steps else 1_000) for one in workers)
+    assert strategy == "edp" or all(one.steps for one in workers)
+    pi, win, macbook = workers
     # The Pi's cable and the Wi-Fi carry Ansible's connection too; the Macs' cables carry nothing of it all.
     assert run.carried["mini1", "pi5"] > 0.98 * (pi.wire_bytes_out + pi.wire_bytes_in)
     for name, result in (("win", win), ("macbook", macbook)):

@@ -119,6 +119,7 @@ class Mac(Machine):
         return {
             "netstat": self._netstat,
             "route": lambda: "",
+            "launchctl": lambda: "",
             "system_profiler": lambda: json.dumps({"SPThunderboltDataType": self.profiler}),
             "cat": lambda: self.files.get(words[0], ""),
         }[tool]()

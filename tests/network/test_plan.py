@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from smolcluster.network.actions import actions_of
+from smolcluster.network.actions import actions_of, commands_of
 from smolcluster.network.diff import Situation, plan_host, plan_network
 from smolcluster.network.steps import HostPlan, describe
 from smolcluster.spec import ClusterSpec
@@ -39,6 +39,14 @@ def commands(plan: HostPlan) -> list[str]:
     ]
 
 
+# Last, so that it is the first that is taken back: what launchd runs at boot does not come after that.
+BOOT_JOB = (
+    "write /Library/LaunchDaemons/org.smolcluster.network.plist",
+    "launchctl bootout system/org.smolcluster.network",
+    "launchctl bootstrap system /Library/LaunchDaemons/org.smolcluster.network.plist",
+)
+
+
 @pytest.mark.parametrize("cables", [CHAIN, TRIANGLE], ids=["chain", "cycle"])
 @pytest.mark.parametrize("pis", [True, False])
 def test_home_from_bare_machines_and_back(cables: tuple, pis: bool) -> None:
@@ -60,8 +68,8 @@ def test_what_every_machine_of_the_chain_is_told() -> None:
         "networksetup -setmanual Thunderbolt Bridge 10.10.0.1 255.255.255.0",
         "networksetup -setadditionalroutes Thunderbolt Bridge 192.168.51.0 255.255.255.0 10.10.0.3",
         "networksetup -setmanual Kabel 192.168.50.1 255.255.255.0",
-        "write /Library/LaunchDaemons/org.smolcluster.network.plist",
         "sysctl -w net.inet.ip.forwarding=1",
+        *BOOT_JOB,
     ]
     assert told["macbook"] == [
         "networksetup -setadditionalroutes WLAN 192.168.50.0 255.255.255.0 172.20.10.5"
@@ -82,6 +90,17 @@ def test_what_every_machine_of_the_chain_is_told() -> None:
     ]
 
 
+def test_what_a_boot_sets_is_ended_before_it_is_taken_back() -> None:
+    (plan,) = [p for p in plan_network(situation(bare(CHAIN))) if p.node == "mini1"]
+    back = commands_of(plan.rollback(), range(len(plan.steps), 0, -1))
+    assert [action["path"] or action["argv"] for action in back[:3]] == [
+        "/Library/LaunchDaemons/org.smolcluster.network.plist",
+        ("launchctl", "bootout", "system/org.smolcluster.network"),
+        ("sysctl", "-w", "net.inet.ip.forwarding=0"),
+    ]
+    assert [action["may_fail"] for action in back[:3]] == [False, True, False]
+
+
 def test_what_a_mac_on_a_cycle_is_told() -> None:
     (plan,) = [p for p in plan_network(situation(bare(TRIANGLE))) if p.node == "mini2"]
     assert commands(plan) == [
@@ -97,8 +116,8 @@ def test_what_a_mac_on_a_cycle_is_told() -> None:
         "networksetup -setmanual smolcluster-en3 10.10.1.9 255.255.255.252",
         "networksetup -setadditionalroutes smolcluster-en3 10.10.0.3 255.255.255.255 10.10.1.10"
         " 192.168.51.0 255.255.255.0 10.10.1.10",
-        "write /Library/LaunchDaemons/org.smolcluster.network.plist",
         "sysctl -w net.inet.ip.forwarding=1",
+        *BOOT_JOB,
     ]
 
 
@@ -365,7 +384,7 @@ def test_a_step_reads_as_a_diff() -> None:
     plan = plan_host("mini1", situation(bare(CHAIN)))
     assert describe(plan.steps[0]) == "bridge0 ipv4\n  - dhcp\n  + manual 10.10.0.1/24"
     assert describe(plan.steps[1]) == "bridge0 routes\n  - none\n  + 192.168.51.0/24 via 10.10.0.3"
-    assert describe(plan.steps[-1]) == "forwarding\n  - off\n  + on"
+    assert describe(plan.steps[-2]) == "forwarding\n  - off\n  + on"
 
 
 IPV4 = st.sampled_from([

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 
+from smolcluster.network.boot import LABEL
 from smolcluster.network.found import Ipv4
 from smolcluster.network.gather import MAC_BOOT_FILE
 from smolcluster.network.steps import (
@@ -55,7 +56,16 @@ def actions(step: Step) -> tuple[Action, ...]:
         case ForwardingStep():
             return (Action(argv=("sysctl", "-w", f"net.inet.ip.forwarding={int(step.after)}")),)
         case BootStep():
-            return (Action(path=MAC_BOOT_FILE, text=step.after),)
+            return _boot(step.after)
+
+
+def _boot(text: str | None) -> tuple[Action, ...]:
+    """launchd's job is the one that the file describes. At boot it runs beside the job that takes a change back, and
+    would set again what that one has just taken back: so it is ended, and the earlier file's job does its part.
+    """
+    here = [Action(path=MAC_BOOT_FILE, text=text)]
+    words = [("bootout", f"system/{LABEL}"), *([("bootstrap", "system", MAC_BOOT_FILE)] if text is not None else [])]
+    return (*here, *(Action(argv=("launchctl", *each), passing=True, may_fail=True) for each in words))
 
 
 def _networksetup(*words: str) -> Action:

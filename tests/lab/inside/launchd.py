@@ -94,8 +94,10 @@ class Launchd:
         if job is None:
             return NO_PROCESS
         if job.pid:
-            with contextlib.suppress(ProcessLookupError):
+            try:
                 os.killpg(job.pid, signal.SIGTERM)
+            except ProcessLookupError:  # it has not come so far as to have a group
+                os.kill(job.pid, signal.SIGTERM)
         return 0
 
     def start(self, job: Job) -> None:
