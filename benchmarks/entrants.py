@@ -18,6 +18,8 @@ ALONE = "without communication"
 FP32, BF16, INT8 = "classicdp fp32", "classicdp bf16", "classicdp int8"
 # Of a rank's step in benchmarks.reading.
 READ_SAMPLES = 8
+# Steps of one of diloco's rounds.
+DILOCO_EVERY = 20
 
 Built = tuple[nn.Module, Step]
 
@@ -83,13 +85,13 @@ CONTESTANTS = {
         Contestant(BF16, "smol", strategy("classicdp", "bf16")),
         Contestant(INT8, "smol", strategy("classicdp", "int8"), loss_over=0.01),
         Contestant(
-            "diloco int8, H = 20",
+            f"diloco int8, H = {DILOCO_EVERY}",
             "smol",
-            diloco(20, "int8"),
-            20,
+            diloco(DILOCO_EVERY, "int8"),
+            DILOCO_EVERY,
             {1000: 0.9, 100: 0.75},
             0.05,
-            learner=diloco(20, "int8", outer_warmup=40, samples=READ_SAMPLES),
+            learner=diloco(DILOCO_EVERY, "int8", outer_warmup=40, samples=READ_SAMPLES),
         ),
         Contestant("DDP (gloo)", "gloo", torchs_ddp(half=False)),
         Contestant("DDP, fp16 hook (gloo)", "gloo", torchs_ddp(half=True)),

@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from smolcluster.comm.clock import Deadline
 from smolcluster.comm.handshake import Identity
 from smolcluster.comm.link import Link
@@ -54,3 +56,8 @@ def together(*calls: Callable[[], Any], within_s: float = 60.0) -> list[Any]:
         thread.join(deadline.left())
         assert not thread.is_alive(), "a call hangs"
     return results
+
+
+def body_of(count: int) -> torch.Tensor:
+    """Bytes that differ from their neighbours."""
+    return torch.arange(count, dtype=torch.int64).mul_(37).remainder_(251).to(torch.uint8)

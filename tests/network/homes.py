@@ -7,6 +7,7 @@ from pathlib import Path
 
 from smolcluster.network.diff import Situation
 from smolcluster.network.parse.thunderbolt import cables_between
+from smolcluster.network.steps import HostPlan
 from smolcluster.network.values import Cable
 from smolcluster.network.wanted import wanted_network
 from smolcluster.spec import ClusterSpec
@@ -106,3 +107,7 @@ def situation(machines: dict[str, Machine], spec: ClusterSpec | None = None, fil
     found = {node: machine.found() for node, machine in machines.items()}
     wanted = wanted_network(cluster, cables_between(list(found.values())))
     return Situation(cluster, read_document(file, "home.smol.yml"), wanted, found)
+
+
+def problems(plan: HostPlan) -> list[str]:
+    return [str(problem).replace("\n    fix: ", " | ") for problem in plan.problems]
