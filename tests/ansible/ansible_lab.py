@@ -31,7 +31,8 @@ TINY = (
 )
 SHORT = (*TINY, "training.max_steps=8")
 # Long enough to be interrupted, whatever the machine is doing.
-LONG = (*TINY, "training.max_steps=1000000", "training.eval_steps=1000000")
+# As long as a test may need it; if that is killed, what it started ends by itself.
+LONG = (*TINY, "training.max_steps=60000", "training.eval_steps=60000")
 
 
 @dataclass
