@@ -5,12 +5,17 @@ from __future__ import annotations
 import hashlib
 import threading
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from strategy_jobs import buckets_of, context_of
 from strategy_models import model_of, shares_of
+from strategy_pool import FABRICS
 
+from smolcluster.comm.backend.lifetime import GroupLifetime
+from smolcluster.errors import PeerError
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.slices import Slice
 from smolcluster.spec.run import WireFormat
@@ -115,8 +120,6 @@ def asked_to_stop(rank: int, world_size: int, bound: int) -> int:
 
 def poisoned(rank: int, world_size: int) -> str:
     """Rank 1's third loss is not a number: what each rank says."""
-    from strategy_pool import FABRICS
-
     model = model_of("tiny", seed=1)
     strategy = build_strategy(stale_context(rank, (2,) * world_size, 1, 1), model)
     plain = model.loss
@@ -129,6 +132,25 @@ def poisoned(rank: int, world_size: int) -> str:
         FABRICS[rank].abort(str(error))
         return f"{error.rank}: {str(error).partition(':')[0]}"
     return "no error"
+
+
+def one_is_stuck(rank: int, world_size: int, fence: bool, timeout_s: float) -> str:
+    """Rank 1 computes for ever after its second step, with a heart that beats; or comes to no fence after it."""
+    shares = (2,) * world_size
+    strategy = build_strategy(stale_context(rank, shares, 2, 1), model_of("tiny", 1))
+    assert isinstance(strategy, StaleSynchronous)
+    group = dist.group.WORLD
+    assert isinstance(group, GroupLifetime)
+    group.set_timeout(timedelta(seconds=timeout_s))
+    try:
+        for step in range(2 if fence or rank == 1 else 20):
+            result = strategy.train_step(shares_of(step, shares, rank, 64), 1e-2)
+        if rank == 1:
+            return str(FABRICS[rank].alarm.wait(60))
+        strategy.fence(result)
+    except PeerError as error:
+        return str(error)
+    return "it did not notice"
 
 
 def build_of(rank: int, world_size: int) -> list[str]:

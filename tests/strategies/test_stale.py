@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from stale_jobs import asked_to_stop, build_of, poisoned, resumed, train_with_fences
+from stale_jobs import asked_to_stop, build_of, one_is_stuck, poisoned, resumed, train_with_fences
 from strategy_jobs import train
 from strategy_pool import Pool
 
@@ -90,6 +90,21 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_its_rank(pool: Pool) ->
     assert outcomes[1] == (True, "1: the loss of rank 1 is not finite")
     good, said = outcomes[0]
     assert not good or "rank 1" in said
+
+
+@pytest.mark.parametrize(
+    ("fence", "said"),
+    [
+        (False, "rank 1 has sent no gradient of step 3; rank {} waited 1.5 s for it, under a staleness bound of 2"),
+        (True, "rank 1 has not said that it rests after step 2; that was waited for 1.5 s"),
+    ],
+    ids=["in a step", "at a fence"],
+)
+def test_a_rank_that_is_stuck_is_named_at_the_deadline(pool: Pool, fence: bool, said: str) -> None:
+    """And not one that waits for it, too; all are told the same."""
+    told = {text.partition(" (seen by")[0] for text in pool.run("smol", 3, one_is_stuck, fence, 1.5)}
+    assert told <= {said.format(0), said.format(2)}
+    assert len(told) == 1
 
 
 def test_state_is_read_at_fences_only_and_stage_3_is_refused(pool: Pool) -> None:

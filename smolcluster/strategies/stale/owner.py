@@ -146,6 +146,11 @@ class Owner:
         """The last step that all ranks have pushed."""
         return min(self._clocks)
 
+    @property
+    def slowest(self) -> int:
+        """The rank that has pushed least, the first of them."""
+        return self._clocks.index(self.clock)
+
     def ends_with(self, step: int) -> bool:
         """Whether the run ends with this step, which some rank has taken: all ranks answer alike."""
         return self._end is not None and self._end <= step

@@ -2,6 +2,9 @@
 
 They travel as torch.distributed's messages between two ranks, which have links of their own: collectives go on beside
 them. Nothing is awaited while all ranks rest: what a rank waits for then would keep it from ending in order.
+
+A rank that waits for another is silent itself. So whoever waits for a certain rank has the group's deadline and names
+it (replica.py, `rest`); those who listen are more patient than any of these waits, and never name one that only waits.
 """
 
 from __future__ import annotations
@@ -13,6 +16,9 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 
+from smolcluster.comm.clock import Deadline
+from smolcluster.errors import DeadlineError
+from smolcluster.runtime.device import Collectives
 from smolcluster.strategies.stale.messages import HEAD_BYTES, Fence, Message, head_of, read_head
 from smolcluster.strategies.stale.owner import Push, Reply
 
@@ -28,24 +34,28 @@ class Post:
     """
 
     def __init__(
-        self, rank: int, world_size: int, body_bytes: int, take: Take, failed: Callable[[BaseException], None]
-    ) -> None:
-        self._peers = [peer for peer in range(world_size) if peer != rank]
+        self, collectives: Collectives, bound: int, body_bytes: int, take: Take,
+        failed: Callable[[BaseException], None],
+    ) -> None:  # fmt: skip
+        self._collectives = collectives
+        self._peers = [peer for peer in range(collectives.world_size) if peer != collectives.rank]
+        # A peer that waits for a slow one sees it take bound + 1 steps at most, each within a deadline, then a fence.
+        self._silences = bound + 3
         self._body_bytes = body_bytes
         self._take = take
         self._failed = failed
         self._going: dict[int, deque[tuple[dist.Work, torch.Tensor]]] = {peer: deque() for peer in self._peers}
         self._sending = {peer: threading.Lock() for peer in self._peers}
-        self._readers: list[threading.Thread] = []
+        self._readers: dict[int, threading.Thread] = {}
 
     def open(self) -> None:
         """Listen to all ranks, each until it rests."""
         if not self._readers:
-            self._readers = [
-                threading.Thread(target=self._read, args=(peer,), name=f"stale-from-{peer}", daemon=True)
+            self._readers = {
+                peer: threading.Thread(target=self._read, args=(peer,), name=f"stale-from-{peer}", daemon=True)
                 for peer in self._peers
-            ]
-            for reader in self._readers:
+            }
+            for reader in self._readers.values():
                 reader.start()
 
     def send(self, peer: int, message: Push | Reply | Fence, body: torch.Tensor | None = None) -> None:
@@ -61,15 +71,22 @@ class Post:
                     going.append((work, part))
 
     def rest(self, step: int) -> None:
-        """Tell all that this rank rests after `step`; return when all have said so, and all that was sent has left."""
+        """Tell all that this rank rests after `step`; return when all have said so, and all that was sent has left.
+
+        DeadlineError, which names it, if a rank does not within the group's deadline.
+        """
         for peer in self._peers:
             self.send(peer, Fence(step))
-        for reader in self._readers:
-            reader.join()  # each wait of theirs has the group's deadline
-        self._readers = []
+        deadline = Deadline(self._collectives.timeout_s)
+        for peer, reader in self._readers.items():
+            reader.join(deadline.left())
+            if reader.is_alive():
+                what = f"rank {peer} has not said that it rests after step {step}"
+                raise self._collectives.verdict(DeadlineError(f"{what}; that was waited for {deadline.seconds:g} s"))
+        self._readers = {}
         for going in self._going.values():
             while going:
-                going.popleft()[0].wait()
+                going.popleft()[0].wait()  # a send has the group's deadline
 
     def _read(self, peer: int) -> None:
         try:
@@ -80,10 +97,7 @@ class Post:
         except BaseException as error:  # noqa: BLE001  whatever it is, the training has to end with it
             self._failed(error)
 
-    @staticmethod
-    def _receive(peer: int, size: int) -> torch.Tensor:
+    def _receive(self, peer: int, size: int) -> torch.Tensor:
         room = torch.empty(size, dtype=torch.uint8)
-        work = dist.irecv(room, peer, tag=_TAG)
-        assert work is not None, "torch gives a work for every message of a group this rank belongs to"
-        work.wait()
+        self._collectives.receive(room, peer, _TAG, self._silences * self._collectives.timeout_s)
         return room

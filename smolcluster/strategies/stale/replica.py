@@ -24,6 +24,8 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from smolcluster.comm.clock import Deadline
+from smolcluster.errors import DeadlineError
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.slices import Slice
 from smolcluster.strategies.base import Batch, LossSum, NotFiniteError, StepResult, Tally, Verdict, judge
@@ -63,7 +65,7 @@ class StaleSynchronous(Replica):
         self.owner = Owner(box, self._update, context.world_size, self.bound, self._batch_tokens, context.generation)
         self._parameters = Parameters(self._wire, self.rank, context.world_size)
         self._parameters.start(self.shard)
-        self._post = Post(self.rank, context.world_size, self._gradients.frame_bytes, self._take, self._fail)
+        self._post = Post(self.collectives, self.bound, self._gradients.frame_bytes, self._take, self._fail)
         self._changed = threading.Condition()
         self._error: BaseException | None = None
         # By owner: frames that came and are not in the replica yet, and the slowest clock in the newest of them.
@@ -89,13 +91,13 @@ class StaleSynchronous(Replica):
         self._push(step, local, verdict, lr)
         self._taken = step
         if self.last_loss is None:  # a run's first step: everybody's loss, so that its curve begins where it should
-            self._await(lambda: self.owner.known.step >= step)
+            self._await(lambda: self.owner.known.step >= step, step)
         return self._account(step, verdict, lags)
 
     def _freshen(self, step: int) -> tuple[int, ...]:
         """Bring the newest shards into the replica; how many steps each of them is behind, by owner."""
         least = step - 1 - self.bound
-        self._await(lambda: min(self._clocks) >= least)
+        self._await(lambda: min(self._clocks) >= least, least)
         with self._changed:
             came, self._came = self._came, [[] for _ in self._came]
             self._clocks[self.rank] = self.owner.clock  # its own shard is read as it is now
@@ -171,7 +173,7 @@ class StaleSynchronous(Replica):
         began = time.perf_counter()
         step = self._taken
         if self._fenced != step:
-            self._await(lambda: self.owner.still(step))
+            self._await(lambda: self.owner.still(step), step)
             with self._changed:
                 self.owner.drain(step)
             self._post.rest(step)
@@ -230,13 +232,35 @@ class StaleSynchronous(Replica):
             self._error = self._error or error
             self._changed.notify_all()
 
-    def _await(self, there: Callable[[], bool]) -> None:
-        """Until it is so. What the threads that listen wait for has deadlines: then this ends with their error."""
+    def _await(self, there: Callable[[], bool], clock: int) -> None:
+        """Until it is so, which it is when all ranks have told all others of step `clock`.
+
+        DeadlineError, which names it, if one rank keeps this one waiting for longer than the group's deadline.
+        """
         began = time.perf_counter()
+        late, deadline = "", Deadline(0.0)
         with self._changed:
-            self._changed.wait_for(lambda: self._error is not None or there())
+            while self._error is None and not there():
+                before, late = late, self._waited_for(clock)
+                if late != before:  # another rank, or this one has taken a step
+                    deadline = Deadline(self.collectives.timeout_s)
+                elif deadline.expired:
+                    break
+                self._changed.wait(deadline.left())
+            in_vain = self._error is None and not there()
         self.collectives.blocked_s += time.perf_counter() - began
         self._raise_error()
+        if in_vain:
+            waited = f"rank {self.rank} waited {deadline.seconds:g} s for it, under a staleness bound of {self.bound}"
+            raise self.collectives.verdict(DeadlineError(f"{late}; {waited}"))
+
+    def _waited_for(self, clock: int) -> str:
+        """Which rank keeps this one waiting for step `clock`, and how far it is. With the lock held."""
+        if self.owner.clock < clock:
+            return f"rank {self.owner.slowest} has sent no gradient of step {self.owner.clock + 1}"
+        # All gradients are here: what is missing is an answer.
+        owner = self._clocks.index(min(self._clocks))
+        return f"rank {owner} has not sent its weights with step {self._clocks[owner] + 1}"
 
     def _raise_error(self) -> None:
         if self._error is not None:
