@@ -17,10 +17,11 @@ from strategy_pool import FABRICS
 from smolcluster.comm.backend.lifetime import GroupLifetime
 from smolcluster.errors import PeerError
 from smolcluster.runtime.context import RunContext
-from smolcluster.runtime.slices import Slice
+from smolcluster.runtime.slices import Slice, fill
 from smolcluster.spec.run import WireFormat
 from smolcluster.strategies import replica
 from smolcluster.strategies.base import Fences, NotFiniteError, build_strategy
+from smolcluster.strategies.pieces import whole_slices
 from smolcluster.strategies.stale import StaleSynchronous
 
 
@@ -64,7 +65,16 @@ def train_with_fences(
         plain()
 
     owner._step = step_watched  # type: ignore[method-assign]
-    told: dict[str, Any] = {"digests": [], "losses": [], "fenced": [], "lags": [], "tokens": [], "norms": []}
+    told: dict[str, Any] = {
+        "digests": [],
+        "losses": [],
+        "fenced": [],
+        "lags": [],
+        "tokens": [],
+        "norms": [],
+        "counts": [],
+        "drained": [],
+    }
     for step in range(steps):
         result = strategy.train_step(shares_of(step, shares, rank, 64), 1e-2)
         told["lags"].append(result.lags)
@@ -80,6 +90,8 @@ def train_with_fences(
             assert not owner.in_box
             assert owner.pushed == owner.applied == len(shares) * (step + 1)
             assert not owner.box.any()
+            told["counts"].append([int(count) for count in strategy.adamw.steps])
+            told["drained"].append(result.applied)
         told["losses"].append(result.loss)
     told["applied"] = applied
     told["slices"] = [(s.name, s.shape, s.box, s.tensor.clone()) for s in strategy.named_slices()]
@@ -103,6 +115,31 @@ def resumed(rank: int, world_size: int, stage: int | None, bound: int, given: li
     losses.append(strategy.eval_loss(*validation).loss)
     strategy.close()
     return losses
+
+
+def resumed_by_torch(given: list[Any], count: int) -> list[float]:
+    """What `resumed` without a bound has to see: torch's own AdamW in one process, after `count` steps, goes on from
+    the same parameters and moments.
+    """
+    model = model_of("tiny", seed=99)
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    state = {name: parameter.detach() for name, parameter in model.named_parameters()} | dict(model.named_buffers())
+    moments = {name: {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)} for name, p in trained.items()}
+    state |= {f"optim.{name}.{kind}": moment for name, kinds in moments.items() for kind, moment in kinds.items()}
+    fill(whole_slices(state), (Slice(*fields) for fields in given))
+    optimizer = torch.optim.AdamW(trained.values(), lr=1e-2, weight_decay=0.01)
+    for name, parameter in trained.items():
+        optimizer.state[parameter] = {"step": torch.tensor(float(count)), **moments[name]}
+    ((x, y),) = shares_of(99, (4,), 0, 64)
+    before = model.loss(x, y).item()
+    for step in range(6, 8):
+        for parameter in trained.values():
+            parameter.grad = torch.zeros_like(parameter)
+        loss = model.loss(*shares_of(step, (6,), 0, 64)[0])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
+        optimizer.step()
+    return [before * y.numel(), loss.item(), model.loss(x, y).item() * y.numel()]
 
 
 def asked_to_stop(rank: int, world_size: int, bound: int) -> int:

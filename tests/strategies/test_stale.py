@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from stale_jobs import asked_to_stop, build_of, one_is_stuck, poisoned, resumed, train_with_fences
+from stale_jobs import asked_to_stop, build_of, one_is_stuck, poisoned, resumed, resumed_by_torch, train_with_fences
 from strategy_jobs import train
 from strategy_pool import Pool
 
@@ -24,6 +24,10 @@ def assert_fenced(ranks: list[dict[str, Any]], bound: int, steps: int, fence_eve
         assert rank["fenced"] == first["fenced"]
         assert rank["tokens"] == first["tokens"]
         assert rank["evaluated"] == first["evaluated"]
+        assert rank["drained"] == [len(ranks) * fence_every] * (steps // fence_every)
+        # AdamW's count is the run's at a fence, whatever an owner's updates were.
+        fences = range(fence_every, steps + 1, fence_every)
+        assert [set(counts) for counts in rank["counts"]] == [{fence} for fence in fences]
         assert sorted(rank["applied"]) == [(r, s) for r in range(len(ranks)) for s in range(1, steps + 1)]
         assert all(0 <= lag <= bound for lags in rank["lags"] for lag in lags)
 
@@ -79,6 +83,17 @@ def test_a_run_goes_on_from_a_fence_with_any_other_strategy_and_world_size(pool:
         told = pool.run("smol", 2, resumed, stage, bound, given)
         assert told[0] == told[1]
         assert told[0][0] == pytest.approx(ranks[0]["evaluated"], abs=1e-6)
+
+
+def test_a_run_without_a_bound_goes_on_as_torch_would_from_the_same_step(pool: Pool) -> None:
+    # Rank 0 is ahead of the others: it takes more updates than there are steps.
+    ranks = pool.run("smol", 3, train_with_fences, (2, 2, 2), 2, 1, 6, 6, "tiny", (0.0, 0.02, 0.02))
+    given = [part for rank in ranks for part in rank["slices"]]
+    (count,) = [tensor for name, _, _, tensor in given if name == "optim.step"][:1]
+    assert count.item() == 6
+    expected = resumed_by_torch(given, 6)
+    for stage in (None, 1, 3):
+        assert pool.run("smol", 2, resumed, stage, 0, given)[0] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_wish_to_stop_is_everybody_s_after_the_same_step(pool: Pool) -> None:

@@ -72,6 +72,8 @@ class StaleSynchronous(Replica):
         self._came: list[list[torch.Tensor]] = [[] for _ in range(context.world_size)]
         self._clocks = [0] * context.world_size
         self._taken = self._fenced = 0
+        # What AdamW had counted before this rank's first step here.
+        self._counted_before = 0
 
     def sums_over(self, layout: Layout) -> Sums:
         """How gradients travel: to owners, who do the summing."""
@@ -170,12 +172,13 @@ class StaleSynchronous(Replica):
 
     def fence(self, result: StepResult) -> StepResult:
         """Rest with all ranks after the last step; its result, with everybody's loss. Replicas are equal then."""
-        began = time.perf_counter()
+        began, applied = time.perf_counter(), None
         step = self._taken
         if self._fenced != step:
             self._await(lambda: self.owner.still(step), step)
             with self._changed:
-                self.owner.drain(step)
+                applied = self.owner.drain(step)
+                self._count_alike()
             self._post.rest(step)
             self._raise_error()
             gathering = [
@@ -189,8 +192,17 @@ class StaleSynchronous(Replica):
         known = self.owner.known
         waited_s = time.perf_counter() - began
         return replace(
-            result, loss=self._last_loss_of(known.loss), tokens=known.tokens, comm_s=result.comm_s + waited_s
-        )
+            result, loss=self._last_loss_of(known.loss), tokens=known.tokens, comm_s=result.comm_s + waited_s,
+            applied=applied,
+        )  # fmt: skip
+
+    def _count_alike(self) -> None:
+        """AdamW counts updates, and an owner has taken more or fewer than there were steps: from here on the run's.
+
+        So the count is every owner's, and one that a run with any other bound, strategy or world size goes on with.
+        """
+        for count in self.adamw.steps:
+            count.fill_(self._counted_before + self.owner.trained)
 
     def _begin_equal(self) -> None:
         """All replicas are the owners' shards now, after the last step."""
@@ -277,6 +289,7 @@ class StaleSynchronous(Replica):
         """See Synchronous. Only at a fence."""
         self._require_fence()
         super().load_slices(slices)
+        self._counted_before = int(self.adamw.steps[0].item()) - self.owner.trained
         self.shard.copy_(self.shards.read(self.flat.params, self.rank))
         self._begin_equal()
 
