@@ -73,7 +73,9 @@ def _trained_rows(summary: Summary) -> list[tuple[str, str]]:
         waited = ", ".join(map(_percent, summary.idle_share))
         rows.append(("idle", f"{waited} of a step, stage by stage; planned {_percent(summary.idle_planned)}"))
     if summary.staleness_by_rank is not None:
-        rows.append(("staleness", f"{summary.staleness_mean:.2f} steps on average, {summary.staleness_max} at most"))
+        each = ", ".join(f"{lag.mean:.2f} ({lag.max})" for lag in summary.staleness_by_rank)
+        run = f"{summary.staleness_mean:.2f} steps on average, {summary.staleness_max} at most"
+        rows.append(("staleness", f"{run}; of each rank's weights {each}"))
     if summary.restarts:
         rows.append(("restarts", f"{summary.restarts}, generation {summary.generation} was the last"))
     if summary.resumed_step is not None:
@@ -147,28 +149,11 @@ def _score(summary: Summary) -> list[tuple[str, str]]:
 def _rank_table(story: RunStory, summary: Summary) -> Table:
     table = Table(title="ranks", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     idle = ["idle"] if summary.idle_share is not None else []
-    # Of the weights a rank owns: mean / most steps that they lacked.
-    stale = ["stale"] if summary.staleness_by_rank is not None else []
-    columns = [
-        "rank",
-        "node",
-        "status",
-        "steps",
-        f"{summary.counts}/s",
-        "compute",
-        "wait",
-        *idle,
-        *stale,
-        "sent",
-        "peak",
-    ]
+    columns = ["rank", "node", "status", "steps", f"{summary.counts}/s", "compute", "wait", *idle, "sent", "peak"]
     for name in columns:
         table.add_column(name, justify="left" if name in ("node", "status") else "right", no_wrap=True)
-    for index, rank in enumerate(story.ranks):
+    for rank in story.ranks:
         row = _rank_row(rank)
-        if summary.staleness_by_rank is not None:
-            lag = summary.staleness_by_rank[index]
-            row.insert(columns.index("stale") - len(idle), f"{lag.mean:.2f} / {lag.max}")
         if idle:
             row.insert(columns.index("idle"), _percent(idle_of(rank.steps)))
         table.add_row(*row)
