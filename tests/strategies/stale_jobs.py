@@ -23,6 +23,7 @@ from smolcluster.strategies import replica
 from smolcluster.strategies.base import Fences, NotFiniteError, build_strategy
 from smolcluster.strategies.pieces import whole_slices
 from smolcluster.strategies.stale import StaleSynchronous
+from smolcluster.strategies.stale.messages import HEAD_BYTES
 
 
 def stale_context(rank: int, shares: tuple[int, ...], bound: int, stage: int | None, **settings: Any) -> RunContext:
@@ -186,6 +187,25 @@ def one_is_stuck(rank: int, world_size: int, fence: bool, timeout_s: float) -> s
             return str(FABRICS[rank].alarm.wait(60))
         strategy.fence(result)
     except PeerError as error:
+        return str(error)
+    return "it did not notice"
+
+
+def garbled(rank: int, _: int) -> str:
+    """Rank 1 says what nobody knows instead of resting, to rank 0 alone; rank 2 does not come to the fence at all."""
+    strategy = build_strategy(stale_context(rank, (2, 2, 2), 1, 1), model_of("tiny", 1))
+    assert isinstance(strategy, StaleSynchronous)
+    result = strategy.train_step(shares_of(0, (2, 2, 2), rank, 64), 1e-2)
+    if rank == 1:
+        work = dist.isend(torch.full((HEAD_BYTES,), 255, dtype=torch.uint8), 0, tag=21)
+        assert work is not None
+        work.wait()
+    if rank:
+        return str(FABRICS[rank].alarm.wait(60))
+    try:
+        strategy.fence(result)
+    except PeerError as error:
+        FABRICS[rank].abort(str(error))
         return str(error)
     return "it did not notice"
 

@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from stale_jobs import asked_to_stop, build_of, one_is_stuck, poisoned, resumed, resumed_by_torch, train_with_fences
+from stale_jobs import (
+    asked_to_stop,
+    build_of,
+    garbled,
+    one_is_stuck,
+    poisoned,
+    resumed,
+    resumed_by_torch,
+    train_with_fences,
+)
 from strategy_jobs import train
 from strategy_pool import Pool
 
@@ -120,6 +129,13 @@ def test_a_rank_that_is_stuck_is_named_at_the_deadline(pool: Pool, fence: bool, 
     told = {text.partition(" (seen by")[0] for text in pool.run("smol", 3, one_is_stuck, fence, 1.5)}
     assert told <= {said.format(0), said.format(2)}
     assert len(told) == 1
+
+
+def test_what_fails_at_a_fence_is_told_at_once(pool: Pool) -> None:
+    """And not when the wait for another rank runs out."""
+    told = pool.run("smol", 3, garbled)
+    assert told[0] == "rank 1 sent a message of the unknown kind 255"
+    assert all(told[0] in text for text in told)
 
 
 def test_state_is_read_at_fences_only_and_stage_3_is_refused(pool: Pool) -> None:

@@ -16,7 +16,6 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 
-from smolcluster.comm.clock import Deadline
 from smolcluster.errors import DeadlineError
 from smolcluster.runtime.device import Collectives
 from smolcluster.strategies.stale.messages import HEAD_BYTES, Fence, Message, head_of, read_head
@@ -30,7 +29,7 @@ Take = Callable[[int, Message, torch.Tensor | None], None]
 class Post:
     """`take(sender, message, body)` is called on the sender's thread; bodies are uint8 of `body_bytes`, on the CPU.
 
-    What it raises, or a lost rank, ends that thread and is given to `failed`, once.
+    What it raises, or a lost rank, ends that thread and is given to `failed`.
     """
 
     def __init__(
@@ -46,16 +45,20 @@ class Post:
         self._failed = failed
         self._going: dict[int, deque[tuple[dist.Work, torch.Tensor]]] = {peer: deque() for peer in self._peers}
         self._sending = {peer: threading.Lock() for peer in self._peers}
-        self._readers: dict[int, threading.Thread] = {}
+        self._readers: list[threading.Thread] = []
+        self._state = threading.Condition()
+        self._talking: list[int] = []  # ranks that have not said that they rest
+        self._broken = False
 
     def open(self) -> None:
         """Listen to all ranks, each until it rests."""
         if not self._readers:
-            self._readers = {
-                peer: threading.Thread(target=self._read, args=(peer,), name=f"stale-from-{peer}", daemon=True)
+            self._talking = [*self._peers]
+            self._readers = [
+                threading.Thread(target=self._read, args=(peer,), name=f"stale-from-{peer}", daemon=True)
                 for peer in self._peers
-            }
-            for reader in self._readers.values():
+            ]
+            for reader in self._readers:
                 reader.start()
 
     def send(self, peer: int, message: Push | Reply | Fence, body: torch.Tensor | None = None) -> None:
@@ -73,17 +76,22 @@ class Post:
     def rest(self, step: int) -> None:
         """Tell all that this rank rests after `step`; return when all have said so, and all that was sent has left.
 
-        DeadlineError, which names it, if a rank does not within the group's deadline.
+        DeadlineError, which names it, if a rank does not within the group's deadline. At once if something has failed.
         """
         for peer in self._peers:
             self.send(peer, Fence(step))
-        deadline = Deadline(self._collectives.timeout_s)
-        for peer, reader in self._readers.items():
-            reader.join(deadline.left())
-            if reader.is_alive():
-                what = f"rank {peer} has not said that it rests after step {step}"
-                raise self._collectives.verdict(DeadlineError(f"{what}; that was waited for {deadline.seconds:g} s"))
-        self._readers = {}
+        timeout_s = self._collectives.timeout_s
+        with self._state:
+            self._state.wait_for(lambda: self._broken or not self._talking, timeout_s)
+            if self._broken:
+                return
+            late = tuple(self._talking)
+        if late:
+            what = f"rank {late[0]} has not said that it rests after step {step}"
+            raise self._collectives.verdict(DeadlineError(f"{what}; that was waited for {timeout_s:g} s"))
+        for reader in self._readers:
+            reader.join()  # they have nothing left to do
+        self._readers = []
         for going in self._going.values():
             while going:
                 going.popleft()[0].wait()  # a send has the group's deadline
@@ -96,6 +104,13 @@ class Post:
                 self._take(peer, message, self._receive(peer, self._body_bytes) if has_body else None)
         except BaseException as error:  # noqa: BLE001  whatever it is, the training has to end with it
             self._failed(error)
+            with self._state:
+                self._broken = True
+                self._state.notify_all()
+        else:
+            with self._state:
+                self._talking.remove(peer)
+                self._state.notify_all()
 
     def _receive(self, peer: int, size: int) -> torch.Tensor:
         room = torch.empty(size, dtype=torch.uint8)
