@@ -14,6 +14,7 @@ from typing import Any
 from smolcluster.errors import InputError, Problem
 from smolcluster.observe.idle import idle_account
 from smolcluster.observe.records import Reader
+from smolcluster.observe.staleness import staleness_account
 from smolcluster.plan.types import Plan, ProfilePlan, RankPlan, ServePlan
 from smolcluster.runtime.generation import read_generation
 from smolcluster.runtime.metricsfile import GradientRecord, LinkRecord, StepRecord
@@ -149,12 +150,12 @@ def summarise(story: RunStory) -> Summary:
         params=story.plan.params,
         wire_bytes_per_step=sum(_bytes_per_step(story, rank.steps) for rank in story.counted),
         peak_rss_mb=tuple(rank.result.peak_rss_mb if rank.result else 0.0 for rank in story.ranks),
-        staleness_max=max((record.staleness for rank in story.ranks for record in rank.steps), default=0),
         restarts=story.restarts,
         generation=story.generation,
         resumed_from=first.resumed_from if first else "",
         resumed_step=first.resumed_step if first else None,
         gradients=first.gradients if first else None,
+        **staleness_account([rank.steps for rank in story.ranks]),
         **_rounds(story),
         **idle_account(story.plan, [rank.steps for rank in story.ranks]),
     )

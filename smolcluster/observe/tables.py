@@ -72,6 +72,10 @@ def _trained_rows(summary: Summary) -> list[tuple[str, str]]:
     if summary.idle_share is not None and summary.idle_planned is not None:
         waited = ", ".join(map(_percent, summary.idle_share))
         rows.append(("idle", f"{waited} of a step, stage by stage; planned {_percent(summary.idle_planned)}"))
+    if summary.staleness_by_rank is not None:
+        each = ", ".join(f"{lag.mean:.2f} ({lag.max})" for lag in summary.staleness_by_rank)
+        run = f"{summary.staleness_mean:.2f} steps on average, {summary.staleness_max} at most"
+        rows.append(("staleness", f"{run}; of each rank's weights {each}"))
     if summary.restarts:
         rows.append(("restarts", f"{summary.restarts}, generation {summary.generation} was the last"))
     if summary.resumed_step is not None:

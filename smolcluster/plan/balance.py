@@ -17,7 +17,8 @@ from itertools import combinations
 from smolcluster.plan.arithmetic import memory_of, param_count
 from smolcluster.plan.predict import Prediction, predict
 from smolcluster.plan.profile import Profile, asks_for_speeds, differences, tokens_per_sample, unmeasured
-from smolcluster.plan.seats import Seat, seats_of, too_big
+from smolcluster.plan.room import too_big
+from smolcluster.plan.seats import Seat, seats_of
 from smolcluster.plan.shares import quickest, shares
 from smolcluster.plan.speeds import Speeds, costs_of
 from smolcluster.plan.wires import Complaint, format_for
@@ -121,7 +122,7 @@ class Options:
             return None
         wire = format_for(run, min(mbps, default=None))
         memory = [memory_of(run, seat.rank, len(seats), seat.participant.role, wire) for seat in seats]
-        if too_big(self._cluster, seats, memory, run.strategy):
+        if too_big(self._cluster, run, seats, memory):
             return None
         samples = samples_of(run, seats, self._profile, self.total)
         costs = costs_of(run, self._profile, seats)
@@ -203,7 +204,7 @@ def advice(options: Options, run: RunSpec) -> list[str]:
     unit = "tokens/s" if tokens_per_sample(run.model) > 1 else "samples/s"
     said = [
         f"predicted: {_told(now.step_s)} s a step, {_told(now.compute_s)} computing and {_told(now.wire_s)} waiting for"
-        f" the wire; {rate:,.0f} {unit}"
+        f" the wire{_beside(run.staleness_bound)}; {rate:,.0f} {unit}"
     ]
 
     def worth(option: Option | None) -> bool:
@@ -229,6 +230,11 @@ def advice(options: Options, run: RunSpec) -> list[str]:
             " (--nodes auto leaves out what does not pay)"
         )
     return said
+
+
+def _beside(bound: int) -> str:
+    """Under a staleness bound: why computing and sending are not added up."""
+    return f", which has the time of {bound} more step{'s' if bound > 1 else ''} (staleness_bound)" if bound else ""
 
 
 def _seconds(option: Option) -> str:

@@ -12,7 +12,8 @@ from smolcluster.plan.hints import option_notes
 from smolcluster.plan.pipeline import machines_of, pipeline_notes, share_of_memory, speeds_of, training_stages
 from smolcluster.plan.ports import Listener, port_problems, ports_of
 from smolcluster.plan.profile import Profile, differences, unmeasured
-from smolcluster.plan.seats import Seat, seats_of, too_big
+from smolcluster.plan.room import too_big
+from smolcluster.plan.seats import Seat, seats_of
 from smolcluster.plan.speeds import Speeds
 from smolcluster.plan.stages import Ranges
 from smolcluster.plan.types import Plan, RankPlan
@@ -68,7 +69,7 @@ def make_plan(
         Listener(f"rank {seat.rank} ({seat.node.name})", seat.node.name, wires.listen[seat.rank], ports[seat.rank])
         for seat in seats
     ]
-    problems = [*wires.problems, *wrong, *port_problems(listeners), *too_big(cluster, seats, memory, run.strategy)]
+    problems = [*wires.problems, *wrong, *port_problems(listeners), *too_big(cluster, run, seats, memory)]
     if problems:
         raise ConfigError(Problem(where, 0, key, what, fix) for key, what, fix in problems)
     samples = samples_of(run, seats, profile, total)

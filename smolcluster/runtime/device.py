@@ -8,6 +8,7 @@ themselves the backend does the same.) Strategies call `Collectives` with tensor
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import torch.distributed as dist
 
 from smolcluster.comm.backend.lifetime import GroupLifetime
 from smolcluster.comm.backend.staging import Staging
-from smolcluster.errors import ConfigError, Problem
+from smolcluster.errors import ConfigError, PeerError, Problem
 
 
 def pick_device(wanted: str, node: str) -> torch.device:
@@ -138,14 +139,22 @@ class Collectives:
         rows: list[list[float]] = table.view(self.world_size, len(values)).tolist()
         return rows
 
+    def receive(self, tensor: torch.Tensor, source: int, tag: int, timeout_s: float) -> None:
+        """The next message of that tag into a CPU tensor, over our own links. DeadlineError if that rank sends nothing
+        for so long; may be called from any thread.
+        """
+        group = self._own_group()
+        assert group is not None, "the plan takes our own links where ranks wait for single messages"
+        group.receive_within(tensor, source, tag, timeout_s).wait()
+
     @contextlib.contextmanager
     def within(self, timeout_s: float) -> Iterator[None]:
         """What begins meanwhile waits no longer than that for a rank that sends nothing, messages too: DeadlineError.
 
         Over our own links; gloo has one deadline for all, the group's.
         """
-        group = dist.group.WORLD if self.world_size > 1 else None
-        if not isinstance(group, GroupLifetime):
+        group = self._own_group()
+        if group is None:
             yield
             return
         usual_s = group.timeout_s
@@ -154,6 +163,21 @@ class Collectives:
             yield
         finally:
             group.set_timeout(timedelta(seconds=usual_s))
+
+    @property
+    def timeout_s(self) -> float:
+        """How long our own links wait for ranks that live; no end of a rank alone, or over gloo."""
+        group = self._own_group()
+        return group.timeout_s if group is not None else math.inf
+
+    def verdict(self, error: PeerError) -> PeerError:
+        """What to raise for a wait of the caller's own that ran out: it ends the run, with one culprit everywhere."""
+        group = self._own_group()
+        return group.verdict(error) if group is not None else error
+
+    def _own_group(self) -> GroupLifetime | None:
+        group = dist.group.WORLD if self.world_size > 1 else None
+        return group if isinstance(group, GroupLifetime) else None
 
     @staticmethod
     def _alone(output: torch.Tensor, tensor: torch.Tensor) -> Pending:

@@ -36,7 +36,10 @@ class Failure:
 
 
 DONE = Failure(0, "", ours=False, bug=False)
-TRAIN_SMALLER = "lower training.batch_size or raise training.grad_accumulation"
+TRAIN_SMALLER = (
+    "lower training.batch_size, raise training.grad_accumulation, or split the layers over more machines"
+    " (--strategy mp)"
+)
 SERVE_SMALLER = "take precision int8, a shorter ctx_length, or more machines"
 
 

@@ -31,6 +31,9 @@ class StepRecord(Frozen):
     # Of ranks that may be steps apart, by the rank that owns a shard: how many steps its weights lacked of somebody's
     # gradients. `staleness` is the most of them.
     lags: tuple[int, ...] | None = None
+    # The same, in a line after which all rest: how many gradients the shard of this rank has taken since the last such
+    # line. One of each rank for each step: none is lost, none counts twice.
+    applied: int | None = None
     # Of a server that collects gradients (syncps): how many of this step's had been meant for one before; None: none.
     late: int | None = None
     val_loss: float | None = None

@@ -299,6 +299,13 @@ class JobState(Frozen):
     seconds: float = 0.0
 
 
+class Staleness(Frozen):
+    """How many steps weights lacked of somebody's gradients when they were computed with."""
+
+    mean: float
+    max: int
+
+
 class Summary(Frozen):
     """summary.json. `wire_bytes_per_step` is summed over ranks; peak_rss_mb is per rank, in rank order.
 
@@ -335,7 +342,10 @@ class Summary(Frozen):
     params: int
     wire_bytes_per_step: float | None = None
     peak_rss_mb: tuple[float, ...]
+    staleness_mean: float | None = None
     staleness_max: int | None = None
+    # Where ranks may be steps apart: that of the weights which each rank owns. The mean of these is `staleness_mean`.
+    staleness_by_rank: tuple[Staleness, ...] | None = None
     restarts: int
     generation: int
     resumed_from: str = ""

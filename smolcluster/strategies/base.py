@@ -47,7 +47,8 @@ class StepResult:
 
     lags: of ranks that may be steps apart, by the rank that owns a shard, how many steps its weights lacked of
     somebody's gradients; staleness: the most of them. Loss and tokens are then those of the last step that all have
-    told of, and grad_norm is this rank's own.
+    told of, and grad_norm is this rank's own. applied: at a fence, how many gradients this rank's shard has taken since
+    the last one.
 
     steps: how many steps of the run, in global batches, this was. local: what this rank did of it, where ranks do not
     all do the same (TakesRounds).
@@ -61,6 +62,7 @@ class StepResult:
     stop: bool
     staleness: int = 0
     lags: tuple[int, ...] = ()
+    applied: int | None = None
     layer_norms: Mapping[str, float] | None = None
     loss_scale: float | None = None
     skipped: bool = False

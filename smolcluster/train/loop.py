@@ -147,6 +147,7 @@ class Loop:
                 bytes_in=after.bytes_in - before.bytes_in,
                 staleness=result.staleness,
                 lags=result.lags or None,
+                applied=result.applied,
                 val_loss=self.account.val_loss if fresh else None,
                 loss_scale=result.loss_scale,
                 skipped=result.skipped or None,

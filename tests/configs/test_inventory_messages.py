@@ -185,5 +185,6 @@ def test_no_way_between_two_machines(written: Write) -> None:
 def test_a_model_that_does_not_fit(written: Write) -> None:
     path = written("lan.yml", LAN.replace("pi5: {}", "pi5: {memory_mb: 100}"))
     assert only_problem(Request(path, "classicdp")).startswith(
-        "inventory lan: machines.pi5.memory_mb: the model's state needs 303 MB there, and it has 100 | take a smaller"
+        "inventory lan: machines.pi5.memory_mb: the model's state needs 303 MB there and its process 240, and it has"
+        " 100 | take a smaller"
     )

@@ -287,6 +287,10 @@ def test_a_model_that_no_mini_has_room_for_is_trained_by_three(home: Lab) -> Non
     flags = ("python", "-m", "smolcluster", "plan", "-i", told, "--dataset", text, "--override", larger)
     refused = call(home, *flags, "--strategy", "single", "--nodes", "mini1")
     assert refused.returncode == 2
-    assert "machines.mini1.memory_mb: the model's state needs 1158 MB there, and it has 1024" in refused.stderr
+    assert (
+        "machines.mini1.memory_mb: the model's state needs 1158 MB there and its process 240, and it has 1024"
+        in refused.stderr
+    )
+    assert "--strategy mp, which splits the layers over mini1, mini2, mini3" in refused.stderr
     shared = call(home, *flags, "--strategy", "mp", "--nodes", ",".join(_MINIS))
     assert shared.returncode == 0, shared.stderr

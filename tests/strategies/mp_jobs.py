@@ -23,7 +23,7 @@ from smolcluster.spec.shape import Rope
 from smolcluster.strategies.base import Strategy, build_strategy
 from smolcluster.strategies.mp import stage
 
-LAYERS = 4
+LAYERS, DEEP_LAYERS = 4, 6
 Bounds = tuple[tuple[int, int], ...]
 
 
@@ -35,7 +35,8 @@ def spec_of(kind: str) -> GPTSpec | NNSpec:
         qk_norm=False, rope=Rope(theta=10000.0),
     )  # fmt: skip
     return GPTSpec(
-        model_dim=24, num_layers=LAYERS, num_heads=2, ff_dim=48, dropout=0.2 if kind == "dropout gpt" else 0,
+        model_dim=24, num_layers=DEEP_LAYERS if "deep" in kind else LAYERS, num_heads=2, ff_dim=48,
+        dropout=0.2 if kind == "dropout gpt" else 0,
         max_seq_len=LENGTH, tie_embeddings="untied" not in kind, vocab_size=VOCAB,
         llama=blocks if "llama" in kind else None,
     )  # fmt: skip

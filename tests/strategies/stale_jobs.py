@@ -5,18 +5,25 @@ from __future__ import annotations
 import hashlib
 import threading
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from strategy_jobs import buckets_of, context_of
 from strategy_models import model_of, shares_of
+from strategy_pool import FABRICS
 
+from smolcluster.comm.backend.lifetime import GroupLifetime
+from smolcluster.errors import PeerError
 from smolcluster.runtime.context import RunContext
-from smolcluster.runtime.slices import Slice
+from smolcluster.runtime.slices import Slice, fill
 from smolcluster.spec.run import WireFormat
 from smolcluster.strategies import replica
 from smolcluster.strategies.base import Fences, NotFiniteError, build_strategy
+from smolcluster.strategies.pieces import whole_slices
 from smolcluster.strategies.stale import StaleSynchronous
+from smolcluster.strategies.stale.messages import HEAD_BYTES
 
 
 def stale_context(rank: int, shares: tuple[int, ...], bound: int, stage: int | None, **settings: Any) -> RunContext:
@@ -59,7 +66,16 @@ def train_with_fences(
         plain()
 
     owner._step = step_watched  # type: ignore[method-assign]
-    told: dict[str, Any] = {"digests": [], "losses": [], "fenced": [], "lags": [], "tokens": [], "norms": []}
+    told: dict[str, Any] = {
+        "digests": [],
+        "losses": [],
+        "fenced": [],
+        "lags": [],
+        "tokens": [],
+        "norms": [],
+        "counts": [],
+        "drained": [],
+    }
     for step in range(steps):
         result = strategy.train_step(shares_of(step, shares, rank, 64), 1e-2)
         told["lags"].append(result.lags)
@@ -75,6 +91,8 @@ def train_with_fences(
             assert not owner.in_box
             assert owner.pushed == owner.applied == len(shares) * (step + 1)
             assert not owner.box.any()
+            told["counts"].append([int(count) for count in strategy.adamw.steps])
+            told["drained"].append(result.applied)
         told["losses"].append(result.loss)
     told["applied"] = applied
     told["slices"] = [(s.name, s.shape, s.box, s.tensor.clone()) for s in strategy.named_slices()]
@@ -100,6 +118,31 @@ def resumed(rank: int, world_size: int, stage: int | None, bound: int, given: li
     return losses
 
 
+def resumed_by_torch(given: list[Any], count: int) -> list[float]:
+    """What `resumed` without a bound has to see: torch's own AdamW in one process, after `count` steps, goes on from
+    the same parameters and moments.
+    """
+    model = model_of("tiny", seed=99)
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    state = {name: parameter.detach() for name, parameter in model.named_parameters()} | dict(model.named_buffers())
+    moments = {name: {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)} for name, p in trained.items()}
+    state |= {f"optim.{name}.{kind}": moment for name, kinds in moments.items() for kind, moment in kinds.items()}
+    fill(whole_slices(state), (Slice(*fields) for fields in given))
+    optimizer = torch.optim.AdamW(trained.values(), lr=1e-2, weight_decay=0.01)
+    for name, parameter in trained.items():
+        optimizer.state[parameter] = {"step": torch.tensor(float(count)), **moments[name]}
+    ((x, y),) = shares_of(99, (4,), 0, 64)
+    before = model.loss(x, y).item()
+    for step in range(6, 8):
+        for parameter in trained.values():
+            parameter.grad = torch.zeros_like(parameter)
+        loss = model.loss(*shares_of(step, (6,), 0, 64)[0])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
+        optimizer.step()
+    return [before * y.numel(), loss.item(), model.loss(x, y).item() * y.numel()]
+
+
 def asked_to_stop(rank: int, world_size: int, bound: int) -> int:
     """Rank 1 is asked to end in its second step: after how many steps all do."""
     shares = (2,) * world_size
@@ -115,8 +158,6 @@ def asked_to_stop(rank: int, world_size: int, bound: int) -> int:
 
 def poisoned(rank: int, world_size: int) -> str:
     """Rank 1's third loss is not a number: what each rank says."""
-    from strategy_pool import FABRICS
-
     model = model_of("tiny", seed=1)
     strategy = build_strategy(stale_context(rank, (2,) * world_size, 1, 1), model)
     plain = model.loss
@@ -129,6 +170,44 @@ def poisoned(rank: int, world_size: int) -> str:
         FABRICS[rank].abort(str(error))
         return f"{error.rank}: {str(error).partition(':')[0]}"
     return "no error"
+
+
+def one_is_stuck(rank: int, world_size: int, fence: bool, timeout_s: float) -> str:
+    """Rank 1 computes for ever after its second step, with a heart that beats; or comes to no fence after it."""
+    shares = (2,) * world_size
+    strategy = build_strategy(stale_context(rank, shares, 2, 1), model_of("tiny", 1))
+    assert isinstance(strategy, StaleSynchronous)
+    group = dist.group.WORLD
+    assert isinstance(group, GroupLifetime)
+    group.set_timeout(timedelta(seconds=timeout_s))
+    try:
+        for step in range(2 if fence or rank == 1 else 20):
+            result = strategy.train_step(shares_of(step, shares, rank, 64), 1e-2)
+        if rank == 1:
+            return str(FABRICS[rank].alarm.wait(60))
+        strategy.fence(result)
+    except PeerError as error:
+        return str(error)
+    return "it did not notice"
+
+
+def garbled(rank: int, _: int) -> str:
+    """Rank 1 says what nobody knows instead of resting, to rank 0 alone; rank 2 does not come to the fence at all."""
+    strategy = build_strategy(stale_context(rank, (2, 2, 2), 1, 1), model_of("tiny", 1))
+    assert isinstance(strategy, StaleSynchronous)
+    result = strategy.train_step(shares_of(0, (2, 2, 2), rank, 64), 1e-2)
+    if rank == 1:
+        work = dist.isend(torch.full((HEAD_BYTES,), 255, dtype=torch.uint8), 0, tag=21)
+        assert work is not None
+        work.wait()
+    if rank:
+        return str(FABRICS[rank].alarm.wait(60))
+    try:
+        strategy.fence(result)
+    except PeerError as error:
+        FABRICS[rank].abort(str(error))
+        return str(error)
+    return "it did not notice"
 
 
 def build_of(rank: int, world_size: int) -> list[str]:

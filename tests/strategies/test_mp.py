@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from mp_clock import BACKWARD_S, FORWARD_S, waited
-from mp_jobs import drift, given_weights, one_is_stuck, resume, slices_after, train
+from mp_jobs import LAYERS, drift, given_weights, one_is_stuck, resume, slices_after, train
 from strategy_pool import Pool
 
 from smolcluster.plan.pipeline import idle_share
@@ -22,7 +22,7 @@ STEPS, SAMPLES = 20, 8
 CUTS = {
     2: {"even": ((0, 2), (2, 4)), "uneven": ((0, 1), (1, 4))},
     3: {"even": ((0, 1), (1, 3), (3, 4)), "uneven": ((0, 2), (2, 3), (3, 4))},
-    4: {"even": ((0, 1), (1, 2), (2, 3), (3, 4))},
+    4: {"even": ((0, 1), (1, 2), (2, 3), (3, 4)), "uneven": ((0, 1), (1, 2), (2, 5), (5, 6))},
 }
 ALL_CUTS = [
     pytest.param(size, bounds, id=f"{size}-{how}") for size, cuts in CUTS.items() for how, bounds in cuts.items()
@@ -63,8 +63,9 @@ def assert_equal(ranks: list[dict[str, Any]], expected: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("size", "bounds"), ALL_CUTS)
 @pytest.mark.parametrize("micros", [1, 4, 8])
 def test_equals_single(pool: Pool, size: int, bounds: Any, micros: int) -> None:
-    ranks = pool.run("smol", size, train, "gpt", bounds, SAMPLES, micros, STEPS)
-    assert_equal(ranks, oracle("gpt"))
+    kind = "gpt" if bounds[-1][1] == LAYERS else "deep gpt"
+    ranks = pool.run("smol", size, train, kind, bounds, SAMPLES, micros, STEPS)
+    assert_equal(ranks, oracle(kind))
     # Both ends of a tied embedding are the same to the bit.
     assert torch.equal(ranks[0]["tied"], ranks[-1]["tied"])
     assert all(rank["tied"] is None for rank in ranks[1:-1])

@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from stale_jobs import asked_to_stop, build_of, poisoned, resumed, train_with_fences
+from stale_jobs import (
+    asked_to_stop,
+    build_of,
+    garbled,
+    one_is_stuck,
+    poisoned,
+    resumed,
+    resumed_by_torch,
+    train_with_fences,
+)
 from strategy_jobs import train
 from strategy_pool import Pool
 
@@ -24,6 +33,10 @@ def assert_fenced(ranks: list[dict[str, Any]], bound: int, steps: int, fence_eve
         assert rank["fenced"] == first["fenced"]
         assert rank["tokens"] == first["tokens"]
         assert rank["evaluated"] == first["evaluated"]
+        assert rank["drained"] == [len(ranks) * fence_every] * (steps // fence_every)
+        # AdamW's count is the run's at a fence, whatever an owner's updates were.
+        fences = range(fence_every, steps + 1, fence_every)
+        assert [set(counts) for counts in rank["counts"]] == [{fence} for fence in fences]
         assert sorted(rank["applied"]) == [(r, s) for r in range(len(ranks)) for s in range(1, steps + 1)]
         assert all(0 <= lag <= bound for lags in rank["lags"] for lag in lags)
 
@@ -81,6 +94,17 @@ def test_a_run_goes_on_from_a_fence_with_any_other_strategy_and_world_size(pool:
         assert told[0][0] == pytest.approx(ranks[0]["evaluated"], abs=1e-6)
 
 
+def test_a_run_without_a_bound_goes_on_as_torch_would_from_the_same_step(pool: Pool) -> None:
+    # Rank 0 is ahead of the others: it takes more updates than there are steps.
+    ranks = pool.run("smol", 3, train_with_fences, (2, 2, 2), 2, 1, 6, 6, "tiny", (0.0, 0.02, 0.02))
+    given = [part for rank in ranks for part in rank["slices"]]
+    (count,) = [tensor for name, _, _, tensor in given if name == "optim.step"][:1]
+    assert count.item() == 6
+    expected = resumed_by_torch(given, 6)
+    for stage in (None, 1, 3):
+        assert pool.run("smol", 2, resumed, stage, 0, given)[0] == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_wish_to_stop_is_everybody_s_after_the_same_step(pool: Pool) -> None:
     assert pool.run("smol", 3, asked_to_stop, 2) == [5, 5, 5]  # asked in its second step: 2 + 2 + 1
 
@@ -90,6 +114,28 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_its_rank(pool: Pool) ->
     assert outcomes[1] == (True, "1: the loss of rank 1 is not finite")
     good, said = outcomes[0]
     assert not good or "rank 1" in said
+
+
+@pytest.mark.parametrize(
+    ("fence", "said"),
+    [
+        (False, "rank 1 has sent no gradient of step 3; rank {} waited 1.5 s for it, under a staleness bound of 2"),
+        (True, "rank 1 has not said that it rests after step 2; that was waited for 1.5 s"),
+    ],
+    ids=["in a step", "at a fence"],
+)
+def test_a_rank_that_is_stuck_is_named_at_the_deadline(pool: Pool, fence: bool, said: str) -> None:
+    """And not one that waits for it, too; all are told the same."""
+    told = {text.partition(" (seen by")[0] for text in pool.run("smol", 3, one_is_stuck, fence, 1.5)}
+    assert told <= {said.format(0), said.format(2)}
+    assert len(told) == 1
+
+
+def test_what_fails_at_a_fence_is_told_at_once(pool: Pool) -> None:
+    """And not when the wait for another rank runs out."""
+    told = pool.run("smol", 3, garbled)
+    assert told[0] == "rank 1 sent a message of the unknown kind 255"
+    assert all(told[0] in text for text in told)
 
 
 def test_state_is_read_at_fences_only_and_stage_3_is_refused(pool: Pool) -> None:

@@ -119,6 +119,21 @@ def test_a_fence_empties_the_box_and_needs_all_at_one_step() -> None:
         run.owner.drain(3)
 
 
+def test_steps_in_which_nobody_had_a_gradient_are_no_steps_of_the_optimizer() -> None:
+    run = Watched(bound=3)
+    for step, tokens in ((1, (TOKENS, TOKENS)), (2, (0, 0)), (3, (0, TOKENS))):
+        for rank in (0, 1):
+            run.step(rank, step, tokens=tokens[rank])
+    assert (run.owner.clock, run.owner.trained) == (3, 2)
+    # Nobody's gradient is lost, and a gradient that is 0 is one, too.
+    assert run.owner.drain(3) == 6
+    run.step(1, 4)
+    assert (run.owner.slowest, run.owner.clock, run.owner.trained) == (0, 3, 2)
+    run.step(0, 4)
+    assert run.owner.drain(4) == 2
+    assert run.owner.trained == 3
+
+
 def test_a_wish_to_stop_ends_the_run_where_nobody_is_yet() -> None:
     run = Watched(bound=1)
     run.step(0, 1)

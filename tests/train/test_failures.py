@@ -24,6 +24,7 @@ def wrapped(cause: BaseException) -> RuntimeError:
         (TrainingError("the loss is not finite"), 4, "the loss is not finite", True),
         (ConfigError([Problem("a.yaml", 3, "k", "is wrong", "mend it")]), 2, "a.yaml:3", True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 1, "training.batch_size", True),
+        (MemoryError(), 1, "or split the layers over more machines (--strategy mp)", True),
         (OSError(28, "No space left on device"), 1, "No space left on device", True),
         (KeyboardInterrupt(), 130, "interrupted", True),
     ],

@@ -270,3 +270,41 @@ def test_stages_say_how_long_they_waited(tmp_path: Path) -> None:
     assert "33 %, 75 %, - of a step, stage by stage; planned 33 %" in text
     assert "idle" in next(line for line in text.splitlines() if "compute" in line)
     assert summary_of(run_folder(tmp_path / "fsdp", *(ended(rank) for rank in range(3))).path).idle_share is None
+
+
+def test_staleness_by_the_rank_that_owns_the_weights(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path, *(ended(rank) for rank in range(3)))
+    lags = {0: [(0, 1, 3), (1, 2, 2)], 1: [(0, 0, 0), (2, 1, 4)], 2: [(1, 0, 0), (0, 0, 2), (0, 4, 1), (0, 0, 0)]}
+    for rank in read_run(folder.path).plan.ranks:
+        folder.metrics(rank.node, rank.rank).unlink()
+        with MetricsWriter(folder.metrics(rank.node, rank.rank)) as metrics:
+            for step, row in enumerate(lags[rank.rank], 1):
+                metrics.write(record(step, rank.rank).model_copy(update={"lags": row, "staleness": max(row)}))
+    summary = summary_of(folder.path)
+    assert summary.staleness_by_rank is not None
+    # Over the eight steps of all three ranks.
+    assert [(lag.mean, lag.max) for lag in summary.staleness_by_rank] == [(4 / 8, 2), (8 / 8, 4), (12 / 8, 4)]
+    assert summary.staleness_mean == pytest.approx(24 / 24, abs=1e-12)
+    assert summary.staleness_mean == pytest.approx(sum(lag.mean for lag in summary.staleness_by_rank) / 3, abs=1e-12)
+    assert summary.staleness_max == max(lag.max for lag in summary.staleness_by_rank) == 4
+    text = printed(folder.path)
+    assert "1.00 steps on average, 4 at most; of each rank's weights 0.50 (2), 1.00 (4), 1.50 (4)" in text
+
+
+def test_staleness_of_a_run_that_lost_a_rank_for_good(tmp_path: Path) -> None:
+    """Lines of when there were more owners count for the run, and for nobody's weights."""
+    folder = run_folder(tmp_path, *(ended(rank) for rank in range(3)))
+    for rank in read_run(folder.path).plan.ranks:
+        folder.metrics(rank.node, rank.rank).unlink()
+        with MetricsWriter(folder.metrics(rank.node, rank.rank)) as metrics:
+            for step, row in enumerate([(4, 4, 0, 0), (0, 1, 2)], 1):
+                metrics.write(record(step, rank.rank).model_copy(update={"lags": row, "staleness": max(row)}))
+    summary = summary_of(folder.path)
+    assert [(lag.mean, lag.max) for lag in summary.staleness_by_rank or ()] == [(0.0, 0), (1.0, 1), (2.0, 2)]
+    assert (summary.staleness_mean, summary.staleness_max) == (1.5, 4)
+
+
+def test_a_run_whose_ranks_take_every_step_together_has_no_staleness(tmp_path: Path) -> None:
+    summary = summary_of(run_folder(tmp_path, *(ended(rank) for rank in range(3))).path)
+    assert (summary.staleness_mean, summary.staleness_max, summary.staleness_by_rank) == (0.0, 0, None)
+    assert "stale" not in printed(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from pathlib import Path
 from typing import Any
@@ -109,8 +110,9 @@ def links_of(mbps: float, rtt_ms: float = 0.0, nodes: tuple[str, ...] = NODES) -
     return tuple(LinkSpeed(src=src, dst=dst, mbps=mbps, rtt_ms=rtt_ms) for src, dst in pairs)
 
 
-def run_of(strategy: str = "classicdp", stage: int = 0) -> RunSpec:
-    return resolved(LOCAL, strategy).run.model_copy(update={"fsdp_stage": stage})
+@functools.cache
+def run_of(strategy: str = "classicdp", stage: int = 0, bound: int = 0) -> RunSpec:
+    return resolved(LOCAL, strategy).run.model_copy(update={"fsdp_stage": stage, "staleness_bound": bound})
 
 
 def step(run: RunSpec, count: int, samples: int, sample_s: float, mbps: float, params: int = 1_000_000) -> Any:
@@ -132,9 +134,12 @@ def test_what_backward_hides_is_not_waited_for() -> None:
 
 
 @settings(max_examples=50)
-@given(mbps=st.floats(1.0, 1e5), times=st.floats(1.0, 100.0), count=st.integers(2, 5), stage=st.integers(0, 3))
-def test_a_faster_wire_is_never_slower(mbps: float, times: float, count: int, stage: int) -> None:
-    run = run_of("fsdp", stage)
+@given(
+    mbps=st.floats(1.0, 1e5), times=st.floats(1.0, 100.0), count=st.integers(2, 5), stage=st.integers(0, 3),
+    bound=st.integers(0, 5),
+)  # fmt: skip
+def test_a_faster_wire_is_never_slower(mbps: float, times: float, count: int, stage: int, bound: int) -> None:
+    run = run_of("fsdp", stage, bound if stage < 3 else 0)
     slow, fast = (step(run, count, 4, 0.05, speed) for speed in (mbps, mbps * times))
     assert fast.step_s <= slow.step_s
     assert fast.compute_s == slow.compute_s
@@ -144,6 +149,48 @@ def test_a_round_trip_is_paid_for_each_hop() -> None:
     run, names = run_of(), ["a", "b"]
     predicted = predict(run, 1, "fp32", names, [Cost(0.0)] * 2, [1, 1], lambda a, b: (1e9, 2.0))
     assert predicted.wire_s == pytest.approx(2 * 8 * 0.001)  # two hops of eight buckets
+
+
+def bounded(bound: int, compute_s: float, wire_s: float, rtt_s: float) -> float:
+    """A step of two ranks: each computes so long, sends its 4 MB (half a gradient, half the weights) and waits."""
+    run, mbps = run_of("classicdp", bound=bound), 32 / wire_s
+    costs, link = [Cost(compute_s)] * 2, (mbps, rtt_s * 1000)
+    return predict(run, 1_000_000, "fp32", ["a", "b"], costs, [1, 1], lambda a, b: link).step_s
+
+
+@pytest.mark.parametrize(
+    ("bound", "compute_s", "wire_s", "rtt_s", "step_s"),
+    [
+        (1, 2.0, 1.0, 0.0, 2.0),  # sent while another step is computed
+        (1, 1.0, 2.0, 0.0, 2.0),  # computed while another step is sent
+        (1, 1.0, 0.5, 4.5, 3.0),  # a gradient there and weights back take six seconds, in which two steps are begun
+        (5, 1.0, 0.5, 4.5, 1.0),  # or six
+        (2, 1.0, 1.5, 6.5, 3.0),
+        (8, 1.0, 1.5, 6.5, 1.5),
+    ],
+)
+def test_under_a_bound_sending_and_computing_are_not_added(
+    bound: int, compute_s: float, wire_s: float, rtt_s: float, step_s: float
+) -> None:
+    assert bounded(bound, compute_s, wire_s, rtt_s) == pytest.approx(step_s, rel=1e-12)
+
+
+@settings(deadline=None)
+@given(compute_s=st.floats(0.01, 10.0), wire_s=st.floats(0.01, 10.0), rtt_s=st.floats(0.0, 1.0))
+def test_a_larger_bound_is_never_slower(compute_s: float, wire_s: float, rtt_s: float) -> None:
+    took = [bounded(bound, compute_s, wire_s, rtt_s) for bound in range(1, 8)]
+    assert took == sorted(took, reverse=True)
+    assert took[-1] >= max(compute_s, wire_s) * (1 - 1e-9)
+
+
+def test_under_a_bound_an_update_is_of_a_shard_and_everybody_sends_to_everybody() -> None:
+    run, names = run_of("classicdp", bound=4), ["a", "b", "c", "d"]
+    costs, slow = [Cost(0.5, 2.0)] * 4, {("a", "c"): (12.0, 0.0)}
+    predicted = predict(run, 1_000_000, "fp32", names, costs, [2] * 4, lambda a, b: slow.get((a, b), (1e6, 0.0)))
+    assert predicted.compute_s == 1.0 + 2.0 / 4
+    # 2 x 3/4 x 4 MB at 12 Mbit/s, though a and c are no neighbours.
+    assert predicted.step_s == pytest.approx(4.0)
+    assert predicted.wire_s == pytest.approx(2.5)
 
 
 # -- what the plan makes of a profile ---------------------------------------------------------------------------------
@@ -191,10 +238,25 @@ def test_the_optimizer_s_time_does_not_grow_with_a_share() -> None:
 
 
 def test_a_profile_makes_a_plan_predict() -> None:
-    found = resolved(LOCAL, "classicdp")
+    found = resolved(LOCAL, "classicdp", "staleness_bound=0")
     plan = planned(found, of_run(found, dict.fromkeys(NODES, 1024.0), links_of(1e6)))
     assert plan.notes == ("predicted: 1 s a step, 1 computing and 0 waiting for the wire; 3,072 tokens/s",)
     assert [rank.samples for rank in plan.ranks] == [8, 8, 8]
+
+
+def test_a_prediction_says_that_a_bound_hides_the_wire() -> None:
+    """Of a round trip of nine seconds: with five steps of one second in between there is 1.6 s for each."""
+    found = {bound: resolved(LOCAL, "classicdp", f"staleness_bound={bound}") for bound in (1, 5)}
+    speeds, links = dict.fromkeys(NODES, 1024.0), links_of(1e9, 8600.0)
+    told = {bound: planned(each, of_run(each, speeds, links)).notes[0] for bound, each in found.items()}
+    assert told[1] == (
+        "predicted: 4.8 s a step, 1 computing and 3.8 waiting for the wire, which has the time of 1 more step"
+        " (staleness_bound); 640 tokens/s"
+    )
+    assert told[5] == (
+        "predicted: 1.6 s a step, 1 computing and 0.6 waiting for the wire, which has the time of 5 more steps"
+        " (staleness_bound); 1,920 tokens/s"
+    )
 
 
 def test_what_would_be_quicker_is_told_and_not_done() -> None:

@@ -193,6 +193,15 @@ class GroupLifetime(dist.ProcessGroup):
         for part in (self._point_to_point, self._pairs, self._messages):
             part.timeout_s = self._timeout_s
 
+    def receive_within(self, tensor: Tensor, source: int, tag: int, timeout_s: float) -> Work:
+        """`recv` with a deadline of its own: so long that rank may send nothing."""
+        part = Flat(tensor, fill=False)
+        return traced("recv", lambda: self._point_to_point.receive(part, source, tag, [tensor], timeout_s))
+
+    def verdict(self, error: PeerError) -> PeerError:
+        """What to raise for a wait above this group that ran out: it ends the run, on every rank with one culprit."""
+        return self._control.verdict(error)
+
     def monitored_barrier(self, timeout: timedelta | None = None, wait_all_ranks: bool = False) -> None:
         """A barrier whose DeadlineError names, on every rank that came, the first rank that did not, or all of them.
 

@@ -59,9 +59,14 @@ class PointToPoint:
                 done = lane.run_if_idle(lambda: self._guard(job), result)
         return done or lane.submit(lambda: self._guard(job), result)
 
-    def receive(self, part: Flat, peer: int | None, tag: int, result: list[Tensor]) -> Work:
-        """Fill a flat tensor with the next message of that tag from `peer`, from whoever sends one if that is None."""
-        receive = Receive(self._inbox, part, peer, tag, self.timeout_s, result)
+    def receive(
+        self, part: Flat, peer: int | None, tag: int, result: list[Tensor], timeout_s: float | None = None
+    ) -> Work:
+        """Fill a flat tensor with the next message of that tag from `peer`, from whoever sends one if that is None.
+
+        Without `timeout_s` the group's says for how long a peer may send nothing.
+        """
+        receive = Receive(self._inbox, part, peer, tag, timeout_s or self.timeout_s, result)
         self._inbox.post(receive)
         return receive
 

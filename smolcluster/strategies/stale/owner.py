@@ -75,7 +75,8 @@ class Owner:
     """`box`: 1-D, where gradients are summed; `update(lr, scale)` steps the optimizer with box x scale.
 
     `ranks` push, none of them more than `bound` + 1 steps ahead of another. `pushed`, `applied`: how many gradients;
-    `in_box`: (rank, step) of those that are in no update yet. pushed = applied + those, always.
+    `in_box`: (rank, step) of those that are in no update yet. pushed = applied + those, always. `trained`: of the steps
+    that all have taken, those in which anybody had a gradient: what an optimizer of one process would have counted.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Owner:
         self.bound = bound
         self.generation = generation
         self.version = 0
-        self.pushed = self.applied = 0
+        self.pushed = self.applied = self.trained = 0
         self.in_box: list[tuple[int, int]] = []
         self.known = Known(0, None, 0)
         self._update = update
@@ -94,8 +95,10 @@ class Owner:
         self._box_tokens = self._applied_tokens = 0
         self._rates: dict[int, float] = {}
         self._told: dict[int, dict[int, tuple[float, int]]] = {}
+        self._with_gradient: set[int] = set()
         self._waiting: list[tuple[int, int]] = []
         self._end: int | None = None
+        self._rested_at = 0
 
     # -- what ranks say -------------------------------------------------------------------------------------------
 
@@ -117,6 +120,8 @@ class Owner:
         self.in_box.append((push.rank, push.step))
         self._box_tokens += push.tokens
         self._rates[push.step] = push.lr
+        if push.tokens:
+            self._with_gradient.add(push.step)
         self._told.setdefault(push.step, {})[push.rank] = (push.loss, push.loss_tokens)
         if push.stop:
             # Nobody is past that step, and nobody begins the one after it without having heard of this.
@@ -146,6 +151,11 @@ class Owner:
         """The last step that all ranks have pushed."""
         return min(self._clocks)
 
+    @property
+    def slowest(self) -> int:
+        """The rank that has pushed least, the first of them."""
+        return self._clocks.index(self.clock)
+
     def ends_with(self, step: int) -> bool:
         """Whether the run ends with this step, which some rank has taken: all ranks answer alike."""
         return self._end is not None and self._end <= step
@@ -154,15 +164,22 @@ class Owner:
         """Whether all ranks have pushed `step`, none has gone on, and all who asked were answered."""
         return not self._waiting and all(clock == step for clock in self._clocks)
 
-    def drain(self, step: int) -> None:
-        """All ranks rest after `step`: bring what is left in the box into the weights. Nothing is under way then."""
+    def drain(self, step: int) -> int:
+        """All ranks rest after `step`: bring what is left in the box into the weights. Nothing is under way then.
+
+        How many gradients were applied since they rested last: one of each rank for each step.
+        """
         if not self.still(step):
             raise RuntimeError(f"the box is drained at step {step}, but the ranks are at {self._clocks}")
         if self.in_box:
             self._step()
-        if self.applied != self.pushed or self._box_tokens:
-            raise RuntimeError(f"{self.pushed} gradients were pushed and {self.applied} applied by step {step}")
+        ranks = len(self._clocks)
+        if not self.applied == self.pushed == ranks * step or self._box_tokens:
+            counted = f"{self.pushed} gradients were pushed and {self.applied} applied"
+            raise RuntimeError(f"{counted} by step {step} of {ranks} ranks")
         self.version = step
+        applied, self._rested_at = self.applied - self._rested_at, self.applied
+        return applied
 
     def _advance(self, step: int) -> None:
         """Before weights are given out to who has taken `step`."""
@@ -187,6 +204,8 @@ class Owner:
     def _conclude(self) -> None:
         """Add up the losses of steps that all ranks have taken now, in rank order: the same bits on every rank."""
         for step in range(self.known.step + 1, self.clock + 1):
+            self.trained += step in self._with_gradient
+            self._with_gradient.discard(step)
             told = self._told.pop(step)
             tokens = sum(count for _, count in told.values())
             loss = math.fsum(told[rank][0] for rank in sorted(told)) / tokens if tokens else self.known.loss

@@ -24,6 +24,8 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from smolcluster.comm.clock import Deadline
+from smolcluster.errors import DeadlineError
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.slices import Slice
 from smolcluster.strategies.base import Batch, LossSum, NotFiniteError, StepResult, Tally, Verdict, judge
@@ -63,13 +65,15 @@ class StaleSynchronous(Replica):
         self.owner = Owner(box, self._update, context.world_size, self.bound, self._batch_tokens, context.generation)
         self._parameters = Parameters(self._wire, self.rank, context.world_size)
         self._parameters.start(self.shard)
-        self._post = Post(self.rank, context.world_size, self._gradients.frame_bytes, self._take, self._fail)
+        self._post = Post(self.collectives, self.bound, self._gradients.frame_bytes, self._take, self._fail)
         self._changed = threading.Condition()
         self._error: BaseException | None = None
         # By owner: frames that came and are not in the replica yet, and the slowest clock in the newest of them.
         self._came: list[list[torch.Tensor]] = [[] for _ in range(context.world_size)]
         self._clocks = [0] * context.world_size
         self._taken = self._fenced = 0
+        # What AdamW had counted before this rank's first step here.
+        self._counted_before = 0
 
     def sums_over(self, layout: Layout) -> Sums:
         """How gradients travel: to owners, who do the summing."""
@@ -89,13 +93,13 @@ class StaleSynchronous(Replica):
         self._push(step, local, verdict, lr)
         self._taken = step
         if self.last_loss is None:  # a run's first step: everybody's loss, so that its curve begins where it should
-            self._await(lambda: self.owner.known.step >= step)
+            self._await(lambda: self.owner.known.step >= step, step)
         return self._account(step, verdict, lags)
 
     def _freshen(self, step: int) -> tuple[int, ...]:
         """Bring the newest shards into the replica; how many steps each of them is behind, by owner."""
         least = step - 1 - self.bound
-        self._await(lambda: min(self._clocks) >= least)
+        self._await(lambda: min(self._clocks) >= least, least)
         with self._changed:
             came, self._came = self._came, [[] for _ in self._came]
             self._clocks[self.rank] = self.owner.clock  # its own shard is read as it is now
@@ -168,12 +172,13 @@ class StaleSynchronous(Replica):
 
     def fence(self, result: StepResult) -> StepResult:
         """Rest with all ranks after the last step; its result, with everybody's loss. Replicas are equal then."""
-        began = time.perf_counter()
+        began, applied = time.perf_counter(), None
         step = self._taken
         if self._fenced != step:
-            self._await(lambda: self.owner.still(step))
+            self._await(lambda: self.owner.still(step), step)
             with self._changed:
-                self.owner.drain(step)
+                applied = self.owner.drain(step)
+                self._count_alike()
             self._post.rest(step)
             self._raise_error()
             gathering = [
@@ -187,8 +192,17 @@ class StaleSynchronous(Replica):
         known = self.owner.known
         waited_s = time.perf_counter() - began
         return replace(
-            result, loss=self._last_loss_of(known.loss), tokens=known.tokens, comm_s=result.comm_s + waited_s
-        )
+            result, loss=self._last_loss_of(known.loss), tokens=known.tokens, comm_s=result.comm_s + waited_s,
+            applied=applied,
+        )  # fmt: skip
+
+    def _count_alike(self) -> None:
+        """AdamW counts updates, and an owner has taken more or fewer than there were steps: from here on the run's.
+
+        So the count is every owner's, and one that a run with any other bound, strategy or world size goes on with.
+        """
+        for count in self.adamw.steps:
+            count.fill_(self._counted_before + self.owner.trained)
 
     def _begin_equal(self) -> None:
         """All replicas are the owners' shards now, after the last step."""
@@ -230,13 +244,35 @@ class StaleSynchronous(Replica):
             self._error = self._error or error
             self._changed.notify_all()
 
-    def _await(self, there: Callable[[], bool]) -> None:
-        """Until it is so. What the threads that listen wait for has deadlines: then this ends with their error."""
+    def _await(self, there: Callable[[], bool], clock: int) -> None:
+        """Until it is so, which it is when all ranks have told all others of step `clock`.
+
+        DeadlineError, which names it, if one rank keeps this one waiting for longer than the group's deadline.
+        """
         began = time.perf_counter()
+        late, deadline = "", Deadline(0.0)
         with self._changed:
-            self._changed.wait_for(lambda: self._error is not None or there())
+            while self._error is None and not there():
+                before, late = late, self._waited_for(clock)
+                if late != before:  # another rank, or this one has taken a step
+                    deadline = Deadline(self.collectives.timeout_s)
+                elif deadline.expired:
+                    break
+                self._changed.wait(deadline.left())
+            in_vain = self._error is None and not there()
         self.collectives.blocked_s += time.perf_counter() - began
         self._raise_error()
+        if in_vain:
+            waited = f"rank {self.rank} waited {deadline.seconds:g} s for it, under a staleness bound of {self.bound}"
+            raise self.collectives.verdict(DeadlineError(f"{late}; {waited}"))
+
+    def _waited_for(self, clock: int) -> str:
+        """Which rank keeps this one waiting for step `clock`, and how far it is. With the lock held."""
+        if self.owner.clock < clock:
+            return f"rank {self.owner.slowest} has sent no gradient of step {self.owner.clock + 1}"
+        # All gradients are here: what is missing is an answer.
+        owner = self._clocks.index(min(self._clocks))
+        return f"rank {owner} has not sent its weights with step {self._clocks[owner] + 1}"
 
     def _raise_error(self) -> None:
         if self._error is not None:
@@ -253,6 +289,7 @@ class StaleSynchronous(Replica):
         """See Synchronous. Only at a fence."""
         self._require_fence()
         super().load_slices(slices)
+        self._counted_before = int(self.adamw.steps[0].item()) - self.owner.trained
         self.shard.copy_(self.shards.read(self.flat.params, self.rank))
         self._begin_equal()
 

@@ -1,0 +1,71 @@
+"""Whether a run fits into the memory of its machines, and what would help where it does not. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from smolcluster.errors import ConfigError
+from smolcluster.plan.pipeline import machines_of, training_stages
+from smolcluster.plan.seats import Seat
+from smolcluster.plan.types import MemoryEstimate
+from smolcluster.plan.wires import Complaint
+from smolcluster.spec.built import can_be_started
+from smolcluster.spec.cluster import ClusterSpec
+from smolcluster.spec.participants import can_train
+from smolcluster.spec.problems import listed
+from smolcluster.spec.run import RunSpec
+
+_MB = 1024 * 1024
+# What a rank takes before it has a model (torch 2.13 for CPUs, Linux, x86-64):
+# python -c 'import psutil, smolcluster.worker, smolcluster.train.rank; print(psutil.Process().memory_info().rss >> 20)'
+PROCESS_MB = 240
+
+
+def too_big(
+    cluster: ClusterSpec, run: RunSpec, seats: Sequence[Seat], memory: Sequence[MemoryEstimate]
+) -> list[Complaint]:
+    """Machines whose memory the model state and the processes of their ranks alone exceed."""
+    problems: list[Complaint] = []
+    for node in cluster.nodes:
+        here = [seat.rank for seat in seats if seat.node.name == node.name]
+        state_mb = sum(memory[rank].total_bytes for rank in here) / _MB
+        need_mb = state_mb + len(here) * PROCESS_MB
+        if here and node.memory_mb is not None and need_mb > node.memory_mb:
+            processes = f"its {len(here)} processes" if len(here) > 1 else "its process"
+            taken = f"the model's state needs {state_mb:.0f} MB there and {processes} {len(here) * PROCESS_MB}"
+            what = f"{taken}, and it has {node.memory_mb}"
+            problems.append((f"machines.{node.name}.memory_mb", what, _fix(cluster, run, seats)))
+    return problems
+
+
+def _fix(cluster: ClusterSpec, run: RunSpec, seats: Sequence[Seat]) -> str:
+    ways = ["take a smaller model"]
+    if run.strategy == "mp":
+        ways.append("give it fewer layers in `stages`")
+    elif run.strategy == "fsdp" and run.fsdp_stage < 3:
+        ways.append("a higher fsdp_stage")
+    elif run.strategy == "classicdp":
+        ways.append("--strategy fsdp, whose stages share the state out")
+    split_over = _split_over(cluster, run, seats) if run.strategy != "mp" else []
+    if split_over:
+        ways.append(f"--strategy mp, which splits the layers over {listed(split_over)}")
+    if len({seat.node.name for seat in seats}) > 1:
+        ways.append("leave the machine out with --nodes")
+    *others, last = ways
+    return f"{', '.join(others)}, or {last}" if others else last
+
+
+def _split_over(cluster: ClusterSpec, run: RunSpec, seats: Sequence[Seat]) -> list[str]:
+    """The machines that could train the model a few layers each: the run's own, or where it is on one all there are."""
+    names = list(dict.fromkeys(seat.node.name for seat in seats))
+    if len(names) < 2:
+        names = [node.name for node in cluster.nodes if can_train(node) and can_be_started(node)]
+    if len(names) < 2:
+        return []
+    memory_mb = {node.name: node.memory_mb for node in cluster.nodes}
+    split = run.model_copy(update={"strategy": "mp", "stages": ()})
+    try:
+        training_stages(split, machines_of(names, memory_mb, {}))
+    except ConfigError:
+        return []
+    return names
