@@ -1,12 +1,18 @@
-"""The order of the tests when several processes run them."""
+"""The order of the tests when several processes run them, and that each module is compiled once."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
+# A container's image or a shell may ask that no compiled module is kept: then each of the thousands of processes that
+# tests start compiles all of ours anew, and each of pytest's own every test.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 @pytest.hookimpl(trylast=True)

@@ -14,6 +14,7 @@ try:
     from smolcluster.errors import SmolError
     from smolcluster.jobs import list_runs, poll_job, start_job, stop_job
     from smolcluster.jobs.served import served_here
+    from smolcluster.runtime.runfolder import write_atomic
 
     MISSING = ""
 except ImportError as error:
@@ -31,6 +32,7 @@ options:
   workdir: {type: str, description: "The folder of this machine's runs (checked, listed); may start with ~."}
   node: {type: str, description: "This machine's name in the inventory."}
   node_file: {type: path, description: The node.yaml to start.}
+  node_config: {type: str, description: What is written to C(node_file) first; without it the file is there.}
   run_dir: {type: path, description: The run's folder on this machine (stopped, polled).}
   replace: {type: bool, default: false, description: Stop an active run first.}
   launcher: {type: str, default: auto, choices: [auto, child, systemd], description: How a supervisor is started.}
@@ -57,6 +59,7 @@ _ARGUMENTS: dict[str, Any] = {
     "workdir": {"type": "str"},
     "node": {"type": "str"},
     "node_file": {"type": "path"},
+    "node_config": {"type": "str"},
     "run_dir": {"type": "path"},
     "replace": {"type": "bool", "default": False},
     "launcher": {"type": "str", "default": "auto", "choices": ["auto", "child", "systemd"]},
@@ -85,7 +88,10 @@ def act(options: dict[str, Any]) -> dict[str, Any]:
         found = jobs_here(options)
         return {"changed": False, "version": smolcluster.__version__, "python": sys.executable, **found}
     if state == "started":
-        job = start_job(Path(options["node_file"]), replace=options["replace"], launcher=options["launcher"])
+        node_file = Path(options["node_file"])
+        if options["node_config"]:
+            write_atomic(node_file, options["node_config"])
+        job = start_job(node_file, replace=options["replace"], launcher=options["launcher"])
         return {"changed": True, "job": job.model_dump(mode="json", by_alias=True)}
     run_dir = Path(options["run_dir"]).expanduser()
     if state == "stopped":

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -27,10 +27,10 @@ from smolcluster.jobs.restarts import SupervisorRestarts
 from smolcluster.jobs.types import JobError, JobRefused, PollResult
 from smolcluster.plan.render import LEASE_S
 from smolcluster.plan.types import NodeConfig, Plan, ServePlan
+from smolcluster.runtime.newrun import fill_folder, point_latest
 from smolcluster.runtime.runfolder import RunFolder, write_atomic
 from smolcluster.spec.cluster import ClusterSpec
 
-SECRET_BYTES = 32
 # Often enough to renew a lease of 12 s many times, seldom enough to cost nothing.
 POLL_EVERY_S = 2.0
 
@@ -72,9 +72,7 @@ def lay_out(
     folder: RunFolder, plan: Plan | ServePlan, data_dir: Path, own: Callable[[str], dict[str, str | None]]
 ) -> Run:
     """Write the run's folder. `own`: fields of node.yaml that differ by node."""
-    write_atomic(folder.plan, plan.to_json())
-    secret = folder.path / "secret"
-    write_atomic(secret, secrets.token_hex(SECRET_BYTES), mode=0o600)
+    fill_folder(folder, plan.to_json(), isinstance(plan, ServePlan) and plan.api.asks_for_key)
     files = {}
     for node in nodes_of(plan):
         config = NodeConfig(
@@ -84,7 +82,7 @@ def lay_out(
             run_dir=str(folder.path),
             plan_file=str(folder.plan),
             plan_digest=plan.digest(),
-            secret_file=str(secret),
+            secret_file=str(folder.path / "secret"),
             data_dir=str(data_dir),
             python=sys.executable,
             lease_s=LEASE_S,
@@ -148,15 +146,3 @@ def interrupts(asked: threading.Event) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def point_latest(folder: Path) -> None:
-    """Make runs/latest lead to a run."""
-    latest, fresh = folder.parent / "latest", folder.parent / f".latest-{folder.name}"
-    try:
-        fresh.symlink_to(folder.name)
-    except OSError:  # a file system, or a Windows account, without symbolic links: a file that holds the name
-        write_atomic(latest, folder.name + "\n")
-        return
-    with suppress(OSError):
-        fresh.replace(latest)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import secrets
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 from smolcluster.commands._here import (
@@ -27,10 +25,10 @@ from smolcluster.jobs.telling import ServedLines
 from smolcluster.jobs.types import ACTIVE_STATES, ASKED_GRACE_S, PollResult
 from smolcluster.observe.serving_lines import address_lines, example_lines
 from smolcluster.plan.types import ServePlan
+from smolcluster.runtime.newrun import link_model
 from smolcluster.runtime.runfolder import write_atomic
 from smolcluster.spec.cluster import ClusterSpec
 
-KEY_BYTES = 32
 # From the start to the first answer: layers are read from a disk, which may be a slow one.
 READY_S = 300.0
 LINES_EVERY_S = 5.0
@@ -40,8 +38,6 @@ def lay_out_serving(cluster: ClusterSpec, plan: ServePlan, model: Path) -> Run:
     """Write the run's folder in the workdir of its first node, with a new key where its API asks for one."""
     folder = new_folder(workdir_of(cluster, plan), plan.kind)
     key = folder.path / "api_key"
-    if plan.api.asks_for_key:
-        write_atomic(key, secrets.token_urlsafe(KEY_BYTES) + "\n", mode=0o600)
     stages = {rank.node for rank in plan.ranks if rank.role == "stage"}
     api = plan.ranks[plan.api.rank].node
 
@@ -52,9 +48,7 @@ def lay_out_serving(cluster: ClusterSpec, plan: ServePlan, model: Path) -> Run:
         }
 
     run = lay_out(folder, plan, folder.path / "data", own)
-    # So that runs/latest/model is a model still. Some systems have no such links.
-    with suppress(OSError):
-        folder.model.symlink_to(model)
+    link_model(folder, model)
     return run
 
 

@@ -13,7 +13,6 @@ from smolcluster.commands._here import (
     Run,
     interrupts,
     new_folder,
-    point_latest,
     restarts_of,
     start_all,
     start_lost,
@@ -27,6 +26,7 @@ from smolcluster.jobs.restarts import SupervisorRestarts
 from smolcluster.jobs.types import ACTIVE_STATES, ASKED_GRACE_S, PollResult
 from smolcluster.observe.progress import Mark, progress_line, slowest, time_left_s
 from smolcluster.plan.types import Plan, ProfilePlan
+from smolcluster.runtime.newrun import point_latest
 from smolcluster.spec.request import Resolved
 
 

@@ -130,11 +130,14 @@ KEY = """\
 
 
 BAD = {
-    "variables of the command line": (
-        ("modle=x", "detatch=true"),
-        ("-e modle=...: nobody reads it", "did you mean model?", "did you mean detach?"),
+    "variables of the command line, and a training's": (
+        ("modle=x", "detatch=true", "strategy=fsdp"),
+        (
+            "-e modle=...: nobody reads it. Fix: did you mean model?",
+            "-e detatch=...: nobody reads it. Fix: did you mean detach?",
+            "-e strategy=...: this playbook has no such thing",
+        ),
     ),
-    "a training's variable": (("model={tiny}", "strategy=fsdp"), ("-e strategy=...: this playbook has no such thing",)),
     "a model, nearly": (("model=smolm2",), ("--model smolm2", "did you mean smollm2?")),
     "a model that is nowhere here": (("model=causal_gpt2",), ("gpt2", "--download")),
     "a node": (("model={tiny}", "nodes=node1,node9"), ("node9",)),

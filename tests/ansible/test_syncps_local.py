@@ -11,7 +11,10 @@ from test_train_local import summary
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-@pytest.mark.parametrize("trains", [False, True], ids=["the server serves", "the server trains"])
+@pytest.mark.parametrize(
+    "trains",
+    [pytest.param(False, marks=pytest.mark.soak, id="the server serves"), pytest.param(True, id="the server trains")],
+)
 def test_syncps_from_the_plan_to_the_model(local: Cluster, trains: bool) -> None:
     settings = ("use_quantization=true", f"server_trains={str(trains).lower()}", "timeout=60")
     outcome = local.play("train", "strategy=syncps", override=(*SHORT, *settings))

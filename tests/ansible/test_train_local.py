@@ -83,13 +83,18 @@ BAD = {
     "a strategy, nearly": (("strategy=fsdpp",), ("--strategy fsdpp: there is no such strategy", "did you mean fsdp?")),
     "a strategy, not at all": (("strategy=magic",), ("--strategy magic", "use one of single, classicdp, fsdp")),
     "a strategy that comes later": (("strategy=mp",), ("mp",)),
-    "variables of the command line": (
-        ("overide=training.max_steps=3", "modle=nn"),
-        ("-e modle=...: nobody reads it", "did you mean model?", "did you mean override?"),
+    "variables of the command line, and a served model's": (
+        ("overide=training.max_steps=3", "modle=nn", "download=true"),
+        (
+            "-e modle=...: nobody reads it. Fix: did you mean model?",
+            "-e overide=...: nobody reads it. Fix: did you mean override?",
+            "-e download=...: this playbook has no such thing",
+        ),
     ),
-    "a served model's variable": (("download=true",), ("-e download=...: this playbook has no such thing",)),
-    "an override's key": (("override=training.batch_sise=4",), ("training.batch_sise", "did you mean batch_size?")),
-    "an override's value": (("override=training.batch_size=many",), ("training.batch_size", "many")),
+    "an override's key and another's value": (
+        ('{"override": ["training.batch_sise=4", "training.batch_size=many"]}',),
+        ("training.batch_sise: unknown key", "did you mean batch_size?", 'a whole number, not the text "many"'),
+    ),
     "a node": (("nodes=node1,node9",), ("node9",)),
     "a config that is not there": (("config=nowhere.yaml",), ("nowhere.yaml",)),
     "a data set": (("dataset=nowhere.txt",), ("nowhere.txt",)),

@@ -121,7 +121,7 @@ def test_closing_a_frozen_peer_ends_in_time() -> None:
         mine, _ = link_pair(stack)
         started = time.monotonic()
         assert mine.close(0.2) is False
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 20  # it would be for ever
 
 
 def test_abort_wakes_whoever_waits() -> None:
@@ -173,8 +173,8 @@ def test_a_pulse_does_not_wait_for_a_peer_that_takes_nothing() -> None:
         mine.pulse(0.0)
         for _ in range(5):
             mine._last_sent = 0.0
-            mine.pulse(2.0)
-        assert time.monotonic() - started < 5  # it would be 10
+            mine.pulse(20.0)
+        assert time.monotonic() - started < 50  # it would be 100
         assert mine.bytes_out == before
 
 

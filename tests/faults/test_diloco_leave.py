@@ -48,7 +48,7 @@ def check_account(run: Crew, ranks: tuple[int, ...]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("victim", "overlap"), [(0, False), (2, False), (1, True)])
+@pytest.mark.parametrize(("victim", "overlap"), [(0, False), pytest.param(2, False, marks=pytest.mark.soak), (1, True)])
 def test_a_killed_rank_comes_back_and_gets_the_others_state(
     tmp_path: Path, data: Path, victim: int, overlap: bool
 ) -> None:
@@ -74,7 +74,7 @@ def test_a_killed_rank_comes_back_and_gets_the_others_state(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("lost", [0, 2])
+@pytest.mark.parametrize("lost", [0, pytest.param(2, marks=pytest.mark.soak)])
 def test_the_others_go_on_without_one_that_is_lost(tmp_path: Path, data: Path, lost: int) -> None:
     members = tuple(rank for rank in range(3) if rank != lost)
     with crew(tmp_path / "run", made(elastic=True), data) as run:

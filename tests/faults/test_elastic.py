@@ -60,7 +60,7 @@ def others_ended(run: Crew) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("lost", [0, 2])
+@pytest.mark.parametrize("lost", [0, pytest.param(2, marks=pytest.mark.soak)])
 def test_the_others_go_on_and_train_the_same(
     tmp_path: Path, data: Path, undisturbed: dict[str, torch.Tensor], lost: int
 ) -> None:

@@ -103,7 +103,9 @@ def test_nobody_waits_longer_than_the_timeout_for_a_frozen_worker(tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("trains", [False, True], ids=["it only serves", "it trains"])
+@pytest.mark.parametrize(
+    "trains", [pytest.param(False, marks=pytest.mark.soak, id="it only serves"), pytest.param(True, id="it trains")]
+)
 def test_a_killed_server_starts_again_and_its_workers_find_it(tmp_path: Path, data: Path, trains: bool) -> None:
     plan = made(steps=300, server_trains=trains)
     if trains:

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
     "model.model_dim=32", "model.num_layers=1", "model.ff_dim=64", "model.max_seq_len=32",
@@ -52,40 +54,41 @@ def test_one_process_by_default(tmp_path: Path) -> None:
     assert outcome.stdout.splitlines()[: len(log)] == log, "it is printed all the same"
 
 
-def test_resume_makes_a_new_run_of_another_strategy(tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_resume_makes_a_new_run_of_another_strategy_and_goes_on_with_its_settings_alone(tmp_path: Path) -> None:
     book = str(text_of(tmp_path))
     assert train(tmp_path, "--dataset", book).returncode == 0
-    old = (tmp_path / "runs" / "latest").resolve()
+    first = (tmp_path / "runs" / "latest").resolve()
     outcome = train(tmp_path, "--dataset", book, "--strategy", "fsdp", "--resume", "latest", steps=6)
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
-    summary = json.loads((tmp_path / "runs" / "latest" / "summary.json").read_text())
-    assert (summary["steps"], summary["resumed_from"], summary["resumed_step"]) == (6, old.name, 4)
-    assert (tmp_path / "runs" / "latest").resolve() != old
-    assert f"from step 4 of {old.name}" in outcome.stdout
-    assert sorted(path.name for path in (old / "checkpoints").iterdir()) == ["step-00000004.json"]
+    # Every node of this machine takes part, through jobs.
+    second = (tmp_path / "runs" / "latest").resolve()
+    assert second != first
+    summary = json.loads((second / "summary.json").read_text())
+    assert (summary["status"], summary["world_size"], summary["transport"]) == ("completed", 3, "smol")
+    assert summary["wire_bytes_per_step"] > 0
+    assert (summary["steps"], summary["resumed_from"], summary["resumed_step"]) == (6, first.name, 4)
+    assert f"from step 4 of {first.name}" in outcome.stdout
+    assert sorted(path.name for path in (first / "checkpoints").iterdir()) == ["step-00000004.json"]
     before = sorted((tmp_path / "runs").iterdir())
     refused = train(tmp_path, "--dataset", book, "--resume", "runs/nothing")
     assert refused.returncode == 2
     assert "there is no " in refused.stderr
-    assert sorted((tmp_path / "runs").iterdir()) == before
-
-
-def test_resume_alone_goes_on_with_the_settings_of_the_run(tmp_path: Path) -> None:
-    book = str(text_of(tmp_path))
-    assert train(tmp_path, "--strategy", "fsdp", "--dataset", book).returncode == 0
-    old = (tmp_path / "runs" / "latest").resolve()
     done = train_plainly(tmp_path, "--resume", "latest")
     assert done.returncode == 2
-    assert f"nothing is left to train: {old.name} has made 4 steps" in done.stderr
-    outcome = train_plainly(tmp_path, "--resume", "latest", "--override", "training.max_steps=6")
+    assert f"nothing is left to train: {second.name} has made 6 steps" in done.stderr
+    assert sorted((tmp_path / "runs").iterdir()) == before
+
+    outcome = train_plainly(tmp_path, "--resume", "latest", "--override", "training.max_steps=8")
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
-    new = (tmp_path / "runs" / "latest").resolve()
-    summary = json.loads((new / "summary.json").read_text())
-    assert (summary["strategy"], summary["steps"], summary["resumed_step"]) == ("fsdp", 6, 4)
-    before, after = (json.loads((folder / "plan.json").read_text())["run"] for folder in (old, new))
-    before["training"]["max_steps"] = 6
-    assert after == before
-    assert f"are taken from runs/{old.name}/plan.json" in outcome.stderr
+    third = (tmp_path / "runs" / "latest").resolve()
+    summary = json.loads((third / "summary.json").read_text())
+    assert (summary["strategy"], summary["steps"], summary["resumed_step"]) == ("fsdp", 8, 6)
+    was, went_on = (json.loads((folder / "plan.json").read_text())["run"] for folder in (second, third))
+    was["training"]["max_steps"] = 8
+    assert went_on == was
+    assert f"are taken from runs/{second.name}/plan.json" in outcome.stderr
 
 
 def test_mistakes_of_every_kind_are_told_at_once(tmp_path: Path) -> None:
@@ -101,14 +104,6 @@ def test_mistakes_of_every_kind_are_told_at_once(tmp_path: Path) -> None:
     for said in ("--resume nothing", '"no-such-text" is neither'):
         assert said in again.stderr
     assert not (tmp_path / "runs").exists()
-
-
-def test_every_node_of_this_machine_through_jobs(tmp_path: Path) -> None:
-    outcome = train(tmp_path, "--strategy", "fsdp", "--dataset", str(text_of(tmp_path)))
-    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
-    summary = json.loads((tmp_path / "runs" / "latest" / "summary.json").read_text())
-    assert (summary["status"], summary["world_size"], summary["transport"]) == ("completed", 3, "smol")
-    assert summary["wire_bytes_per_step"] > 0
 
 
 def test_a_bad_setting_is_one_message(tmp_path: Path) -> None:

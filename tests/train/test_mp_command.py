@@ -60,6 +60,7 @@ def losses(run: Path) -> dict[int, float]:
     return {record["step"]: record["loss"] for record in records if "loss" in record}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_split_layers_train_as_one_process_and_others_go_on(project: Path) -> None:
     run, split = train(project, "--strategy", "mp", "--override", "training.max_steps=6")
@@ -103,18 +104,33 @@ def llama_folder(project: Path, tied: bool) -> Path:
     return folder
 
 
+# An embedding that is the head too is what two stages share from the start and in a checkpoint; one that is not has two
+# stages that own a matrix each. All of both: make soak.
+@pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-def test_a_llama_trains_from_its_folder_on_split_layers_as_on_one(project: Path, tied: bool) -> None:
+@pytest.mark.parametrize(
+    ("tied", "on_two", "goes_on"),
+    [
+        pytest.param(True, False, True, id="tied, and gone on with"),
+        pytest.param(False, True, False, id="untied, on two nodes as on three"),
+        pytest.param(True, True, True, marks=pytest.mark.soak, id="tied, all"),
+        pytest.param(False, True, True, marks=pytest.mark.soak, id="untied, all"),
+    ],
+)
+def test_a_llama_trains_from_its_folder_on_split_layers_as_on_one(
+    project: Path, tied: bool, on_two: bool, goes_on: bool
+) -> None:
     given = ("--init", str(llama_folder(project, tied)))
     steps = ("--override", "training.max_steps=6")
     whole, one = train(project, "--strategy", "single", *given, *steps, settings=SHORT)
     three, split = train(project, "--strategy", "mp", *given, *steps, settings=SHORT)
-    two, halves = train(project, "--strategy", "mp", "--nodes", "node1,node2", *given, *steps, settings=SHORT)
+    runs = [(three, split)]
+    if on_two:
+        runs.append(train(project, "--strategy", "mp", "--nodes", "node1,node2", *given, *steps, settings=SHORT))
     assert one["val_loss"] < one["val_loss_first"]
     expected = list(losses(whole).values())
     assert len(expected) == 6
-    for run, told in ((three, split), (two, halves)):
+    for run, told in runs:
         assert list(losses(run).values()) == pytest.approx(expected, abs=1e-5)
         assert (told["params"], told["val_loss_first"]) == (
             one["params"],
@@ -124,6 +140,8 @@ def test_a_llama_trains_from_its_folder_on_split_layers_as_on_one(project: Path,
     assert model.spec == wanted.spec
     for (name, value), other in zip(wanted.named_parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(other, value, rtol=0, atol=1e-4, msg=name)
+    if not goes_on:
+        return
 
     # Its checkpoint is any other split's and strategy's, and the resumed run needs no --init.
     longer = ("--override", "training.max_steps=8")

@@ -1,0 +1,52 @@
+"""Action plugin: make a run's folder on the controller, with its plan, a new secret, a new key, and the links to it.
+
+All of it in one task and in this process: a module for each file takes the time of a Python interpreter each. The
+secret and the key are drawn here, so that neither is ever an argument.
+
+- name: Make the run's folder
+  smolcluster_run_folder:
+    dir: "{{ run.dir }}"
+    plan: "{{ plan_text }}"
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+from smolcluster.files import explain_with_path
+from smolcluster.runtime.newrun import fill_folder, link_model, point_latest
+from smolcluster.runtime.runfolder import RunFolder
+
+_SPEC: dict[str, dict[str, Any]] = {
+    "dir": {"type": "path", "required": True},
+    "plan": {"type": "str", "required": True},
+    "key": {"type": "bool", "default": False},
+    "model": {"type": "str", "default": ""},
+    "latest": {"type": "bool", "default": True},
+}
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Fill `dir`; link `model`, if any, into it; with `latest` make runs/latest lead to it."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        _, args = self.validate_argument_spec(argument_spec=_SPEC)
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        folder = RunFolder(Path(args["dir"]))
+        try:
+            fill_folder(folder, args["plan"], args["key"])
+        except OSError as error:
+            raise AnsibleActionFail(explain_with_path(error)) from None
+        if args["model"]:
+            link_model(folder, Path(args["model"]))
+        if args["latest"] and not point_latest(folder.path):
+            latest = folder.path.parent / "latest"
+            raise AnsibleActionFail(f"{latest} is a folder, and is to lead to the newest run. Fix: move it away")
+        return {**result, "changed": True}
