@@ -249,19 +249,7 @@ def test_before_the_model_is_there(serve, head):
         api.client.get("/config"),
     ):
         assert "the stages have not come yet" in refused(answer, 503)["message"]
-    page = api.client.get("/")
-    assert page.status_code == 200
-    assert "the stages have not come yet" in page.text
-
-
-def test_the_page_says_what_is_served(serve, head):
-    head.model = ABOUT.model_copy(update={"name": "<b>small</b>"})
-    api = serve(head)
-    page = api.client.get("/")
-    assert page.headers["content-type"].startswith("text/html")
-    assert "&lt;b&gt;small" in page.text
-    assert "<b>" not in page.text
-    assert "mini1 0:2, pi5 2:4" in page.text
+    assert api.client.get("/").status_code == 200
 
 
 def test_a_bug_is_told_in_the_same_form(api, head, caplog):

@@ -24,6 +24,7 @@ from smolcluster.chat.backend.guard import Guard
 from smolcluster.chat.backend.note import keep_note
 from smolcluster.chat.backend.openai_routes import openai_routes
 from smolcluster.chat.backend.openapi import ERRORS, describe
+from smolcluster.chat.backend.page import page_routes
 from smolcluster.chat.backend.refusals import on_http_error, on_invalid
 from smolcluster.chat.backend.service import Service
 from smolcluster.chat.backend.settings import ApiSettings
@@ -65,6 +66,7 @@ def create_app(head: Head, settings: ApiSettings) -> FastAPI:
     for routes in (chat_routes, openai_routes, state_routes, socket_routes):
         app.include_router(routes(service))
         app.include_router(routes(service), prefix="/api", include_in_schema=False)
+    app.include_router(page_routes())
     describe(app)
     app.add_middleware(Guard, service=service, door=Door(settings))
     return app

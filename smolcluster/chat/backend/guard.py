@@ -6,11 +6,11 @@ import asyncio
 import logging
 from urllib.parse import parse_qs
 
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from smolcluster.chat.backend.door import Door
-from smolcluster.chat.backend.page import LOCKED
+from smolcluster.chat.backend.page import PAGE, locked
 from smolcluster.chat.backend.refusals import GONE, ApiError
 from smolcluster.chat.backend.service import Service
 from smolcluster.chat.backend.state_routes import MAY_SEE_ALL
@@ -25,7 +25,7 @@ _HEADERS = [
 ]
 _READING = ("GET", "HEAD")
 # Tells no secret to whoever has no key.
-_OPEN = ("/health", "/api/health")
+_OPEN = frozenset({"/health", "/api/health", *PAGE} - {"/"})
 
 
 class Guard:
@@ -53,7 +53,7 @@ class Guard:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), *_HEADERS]
-                if (b"cache-control", b"no-store") not in message["headers"]:
+                if not any(name == b"cache-control" for name, _ in message["headers"]):
                     message["headers"].append((b"cache-control", b"no-store"))
             await send(message)
 
@@ -86,14 +86,14 @@ class Guard:
             self._check_body(headers)
         except ApiError as error:
             if error.status_code == 401 and scope["path"] == "/":
-                return HTMLResponse(LOCKED, 401, error.headers)
+                return locked()
             return error.response()
         return None
 
     def _entered(self, shown: str) -> Response:
         """GET /?key=...: the key leaves the address bar for a cookie."""
         if not (self._door.is_key(shown) or self._door.keyless):
-            return HTMLResponse(LOCKED, 401, {"WWW-Authenticate": "Bearer"})
+            return locked()
         cookie = {} if self._door.keyless else {"Set-Cookie": self._door.cookie()}
         return RedirectResponse("/", 303, cookie)
 

@@ -1,16 +1,15 @@
-"""What is served and how it does: /config, /health, /reconnect, /metrics, and the page at /."""
+"""What is served and how it does: /config, /health, /reconnect, /metrics."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 
 from smolcluster.chat.backend.answers import ConfigAnswer, HealthAnswer, LimitsAnswer, StageAnswer, StrategyAnswer
 from smolcluster.chat.backend.asked import MOST_CHOICES, MOST_MESSAGES, MOST_STOPS
 from smolcluster.chat.backend.gauges import step_ms
 from smolcluster.chat.backend.openapi import NOT_READY
-from smolcluster.chat.backend.page import page
 from smolcluster.chat.backend.refusals import RETRY_S, ApiError
 from smolcluster.chat.backend.service import Service
 from smolcluster.infer.head import Health
@@ -73,13 +72,6 @@ def state_routes(service: Service) -> APIRouter:
     async def metrics() -> Response:
         """For Prometheus."""
         return Response(service.accounts.metrics(await service.health()), media_type=CONTENT_TYPE_LATEST)
-
-    @router.get("/", include_in_schema=False)
-    async def root(request: Request) -> HTMLResponse:
-        """What is served, and how to use it."""
-        now = await service.health()
-        about = await service.about() if now.state == "ready" else None
-        return HTMLResponse(page(about, now, str(request.base_url).rstrip("/")))
 
     return router
 

@@ -1,0 +1,15 @@
+/** The API's types by the names the page uses. They come from the backend's OpenAPI document: `make page-types`. */
+import type { components } from "./schema";
+
+type Schemas = components["schemas"];
+
+export type Config = Schemas["ConfigAnswer"];
+export type Health = Schemas["HealthAnswer"];
+export type Stage = Schemas["StageAnswer"];
+export type Done = Schemas["DoneEvent"];
+export type ErrorDetail = Schemas["ErrorDetail"];
+export type Strategy = Config["active_strategy"];
+export type Asked = Pick<
+  Schemas["ChatAsked"],
+  "max_tokens" | "temperature" | "top_p" | "top_k" | "strategy" | "seed"
+> & { messages: { role: "user" | "assistant"; content: string }[] };
