@@ -1,6 +1,7 @@
 /** What was said, and what is being said. */
 import { memo, useEffect, useLayoutEffect, useRef } from "react";
 import { Markdown } from "../markdown/Markdown";
+import { brief } from "../state/words";
 import type { AssistantMessage, Message, Session, UserMessage } from "../state/types";
 import { CopyButton } from "./CopyButton";
 
@@ -95,7 +96,7 @@ const OneMessage = memo(function OneMessage({ message, seeking, onRetry, onEdit 
 export function facts({ state, facts }: AssistantMessage): string {
   const end = state === "stopped" ? "stopped" : facts?.finish === "length" ? "cut at the longest answer" : "";
   if (facts === undefined) return end;
-  const speed = facts.tokensPerSecond > 0 ? `${facts.tokensPerSecond.toPrecision(3)} tokens/s` : "";
+  const speed = facts.tokensPerSecond > 0 ? `${brief(facts.tokensPerSecond)} tokens/s` : "";
   const first = facts.firstToken === null ? "" : `first after ${facts.firstToken.toFixed(2)} s`;
   return [`${facts.tokens} tokens`, speed, first, end].filter((part) => part !== "").join(" · ");
 }

@@ -3,6 +3,7 @@ import { useState } from "react";
 import { reconnect } from "../api/http";
 import type { Health, Stage } from "../api/types";
 import type { Server } from "../state/useServer";
+import { brief } from "../state/words";
 import { Panel } from "./Panel";
 
 export function Stages({ server }: { server: Server }) {
@@ -10,28 +11,30 @@ export function Stages({ server }: { server: Server }) {
   const { health } = server;
   const bad = health === null || (health !== undefined && health.state !== "ready");
   return (
-    <div className={bad ? "strip bad" : "strip"}>
-      <ul aria-label="Stages of the model">
-        {(health?.stages ?? []).map((stage) => (
-          <li key={stage.rank} className={stage.alive ? "stage" : "stage lost"}>
-            <span className="dot" aria-hidden="true" />
-            <strong>{stage.node}</strong> <span>layers {stage.layers}</span>{" "}
-            <span>{stage.alive ? pace(stage) : "lost"}</span>
-          </li>
-        ))}
-      </ul>
-      <p className="state" role="status">
-        {words(health)}
-      </p>
-      <button type="button" className="small" onClick={() => setOpen(true)} aria-haspopup="dialog">
-        Details
-      </button>
+    <>
+      <div className={bad ? "strip bad" : "strip"}>
+        <ul aria-label="Stages of the model">
+          {(health?.stages ?? []).map((stage) => (
+            <li key={stage.rank} className={stage.alive ? "stage" : "stage lost"}>
+              <span className="dot" aria-hidden="true" />
+              <strong>{stage.node}</strong> <span>layers {stage.layers}</span>{" "}
+              <span>{stage.alive ? pace(stage) : "lost"}</span>
+            </li>
+          ))}
+        </ul>
+        <p className="state" role="status">
+          {words(health)}
+        </p>
+        <button type="button" className="small" onClick={() => setOpen(true)} aria-haspopup="dialog">
+          Details
+        </button>
+      </div>
       {open ? <StagesPanel server={server} onClose={() => setOpen(false)} /> : null}
-    </div>
+    </>
   );
 }
 
-export const pace = (stage: Stage) => (stage.ms_per_step > 0 ? `${stage.ms_per_step.toPrecision(2)} ms/token` : "idle");
+export const pace = (stage: Stage) => (stage.ms_per_step > 0 ? `${brief(stage.ms_per_step)} ms/token` : "idle");
 
 /** Nothing to say when all is well. */
 export function words(health: Health | null | undefined): string {
@@ -69,7 +72,7 @@ function StagesPanel({ server, onClose }: { server: Server; onClose: () => void 
         <table>
           <thead>
             <tr>
-              {["Node", "Layers", "Time per token", "Chats", "Caches", "Memory"].map((name) => (
+              {["Node", "Layers", "Pace", "Chats", "Caches", "Memory"].map((name) => (
                 <th key={name} scope="col">
                   {name}
                 </th>
