@@ -57,7 +57,8 @@ def serve(tmp_path) -> Iterator[Callable[..., Served]]:
             bound = bind(("127.0.0.1",), {"api": 0, "page": 0})
             where = urls(bound)
             files = {"requests_file": tmp_path / "requests.jsonl", "note_file": tmp_path / "serving.json"}
-            app = create_app(head, ApiSettings(**{"urls": where, **files, **changes}))
+            # Who leaves frees the model at once, except in the tests that come back.
+            app = create_app(head, ApiSettings(**{"urls": where, **files, "resume_s": 0, **changes}))
             serving = held.enter_context(Serving(app, bound, leave_s))
             client = held.enter_context(httpx2.Client(base_url=where["api"], timeout=PATIENCE_S))
             return Served(app, serving, where["api"], where["page"], **files, client=client, held=held)

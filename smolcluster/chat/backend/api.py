@@ -1,6 +1,6 @@
 """The HTTP API of a served model, as a FastAPI application.
 
-    /chat  /ws/chat  /config  /health  /reconnect  /metrics      our own
+    /chat  /ws/chat  /answers/...  /config  /health  ...         our own
     /v1/models  /v1/completions  /v1/chat/completions            OpenAI's
     /                                                            the page
 
@@ -47,6 +47,7 @@ def create_app(head: Head, settings: ApiSettings) -> FastAPI:
                 note.cancel()
                 with suppress(asyncio.CancelledError):
                     await note
+            await service.kept.close()
             service.close()
             service.open_threads()
 

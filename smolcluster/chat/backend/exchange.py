@@ -20,7 +20,8 @@ _GRACE_S = 60.0
 
 
 class Exchange:
-    """Use as a context manager, in one task: `submit`, then `next` until none is left; what is left is cancelled.
+    """Use as a context manager, by one task at a time: `submit`, then `next` until none is left. What is left at the
+    end is cancelled.
 
     `kind` begins its id, as OpenAI's do. Counts are of all its texts together.
     """

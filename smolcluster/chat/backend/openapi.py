@@ -5,14 +5,31 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import FastAPI
+from pydantic import TypeAdapter
 
-from smolcluster.chat.backend.answers import HealthAnswer
+from smolcluster.chat.backend.answers import ChatEvent, HealthAnswer
+from smolcluster.chat.backend.asked import ResumeAsked
 from smolcluster.chat.backend.refusals import ErrorAnswer
 
 Responses = dict[int | str, dict[str, Any]]
 _EVENT = {"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}}}
 # With `stream` the same endpoint answers in events; `data` is JSON.
 STREAM: Responses = {200: {"content": {"text/event-stream": {"schema": _EVENT}}}}
+_CHAT_EVENT = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {
+        "id": {"type": "string", "description": "The event's number"},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": "#/components/schemas/ChatEvent"},
+        },
+    },
+}
+CHAT_EVENTS: Responses = {200: {"content": {"text/event-stream": {"schema": _CHAT_EVENT}}}}
+NO_ANSWER: Responses = {404: {"model": ErrorAnswer, "description": "There is no such answer, or not any more"}}
+EVENTS_GONE: Responses = {410: {"model": ErrorAnswer, "description": "So old events of it are not kept any more"}}
 NOT_READY: Responses = {503: {"model": HealthAnswer, "description": "It does not serve now"}}
 _ERRORS = {
     400: "The request cannot be served as it is",
@@ -31,7 +48,7 @@ ERRORS: Responses = {status: {"model": ErrorAnswer, "description": what} for sta
 
 
 def describe(app: FastAPI) -> None:
-    """Have the app's schema say 400 where FastAPI would say 422."""
+    """Have the app's schema say 400 where FastAPI would say 422, and what streams and sockets carry."""
     plain = app.openapi
 
     def schema() -> dict[str, Any]:
@@ -42,7 +59,18 @@ def describe(app: FastAPI) -> None:
                     operation["responses"].pop("422", None)
             for name in ("HTTPValidationError", "ValidationError"):
                 whole["components"]["schemas"].pop(name, None)
+            whole["components"]["schemas"].update(_carried())
         assert app.openapi_schema is not None
         return app.openapi_schema
 
     app.openapi = schema  # type: ignore[method-assign]
+
+
+def _carried() -> dict[str, Any]:
+    """The schemas of what no endpoint's body is: the events of a chat, and what else /ws/chat takes."""
+    schemas: dict[str, Any] = {}
+    for name, kind in (("ChatEvent", TypeAdapter(ChatEvent)), ("ResumeAsked", TypeAdapter(ResumeAsked))):
+        schema = kind.json_schema(ref_template="#/components/schemas/{model}")
+        schemas.update(schema.pop("$defs", {}))
+        schemas[name] = schema
+    return schemas

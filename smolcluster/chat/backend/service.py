@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 from smolcluster.chat.backend.accounts import Accounts
+from smolcluster.chat.backend.kept import KeptAnswers
 from smolcluster.chat.backend.refusals import refusal, too_long
 from smolcluster.chat.backend.settings import ApiSettings
 from smolcluster.chat.backend.template import ChatTemplate
@@ -32,6 +33,7 @@ class Service:
         self.accounts = Accounts(settings.requests_file)
         self.leaving = False  # the server is being stopped
         self.open: set[Exchange] = set()
+        self.kept = KeptAnswers(settings)
         self._head = head
         self._about: About | None = None
         self._template: ChatTemplate | None = None

@@ -49,6 +49,8 @@ def state_routes(service: Service) -> APIRouter:
                 messages=MOST_MESSAGES,
                 choices=MOST_CHOICES,
                 stop_strings=MOST_STOPS,
+                resume_s=service.settings.resume_s,
+                kept_s=service.settings.kept_s,
             ),
         )
 
