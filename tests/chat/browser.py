@@ -108,7 +108,7 @@ class _Link:
     """Calls and their answers; events are kept per session."""
 
     def __init__(self, address: str) -> None:
-        self._socket: ClientConnection = connect(address, max_size=None, open_timeout=PATIENCE_S)
+        self._socket: ClientConnection = connect(address, max_size=None, open_timeout=PATIENCE_S, legacy=True)
         self._numbers = itertools.count(1)
         self._answers: dict[int, queue.Queue[dict[str, Any]]] = {}
         self.events: dict[str, list[dict[str, Any]]] = {}

@@ -1,96 +1,36 @@
-"""The page in headless Chromium, with the real backend behind it. The screenshots go to .cache/page, to be looked at."""
+"""The page in headless Chromium, with the real backend behind it: what people do, and what goes wrong."""
 
 from __future__ import annotations
 
-import json
-import os
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import ExitStack
 
-import pytest
-
-from smolcluster.chat.backend.api import create_app
-from smolcluster.chat.backend.serve import Serving, bind, urls
-from smolcluster.chat.backend.settings import ApiSettings
 from smolcluster.infer.head import StageNow
 from smolcluster.infer.local import LocalHead
-from smolcluster.infer.request import Delta, Request
-from tests.chat.browser import Browser, Tab, chromium
-from tests.chat.conftest import KEY
+from smolcluster.infer.request import Delta
+from tests.chat.conftest import KEY, PATIENCE_S
 from tests.chat.fake_head import READY, FakeHead, written
+from tests.chat.page import (
+    ENDED,
+    IN_CHROMIUM,
+    LIGHTHOUSE,
+    SHOTS,
+    answers,
+    ask,
+    backend,
+    browser,
+    checked,
+    quiet,
+    says,
+)  # fmt: skip
 from tests.chat.test_engine import about, real
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        chromium() is None and os.environ.get("CI") != "true",
-        reason="Chromium is not installed; on Debian: sudo apt install chromium",
-    ),
-]
-
-ROOT = Path(__file__).resolve().parents[2]
-SHOTS = ROOT / ".cache" / "page"
-AXE = ROOT / "smolcluster" / "chat" / "frontend" / "node_modules" / "axe-core" / "axe.min.js"
-LIGHTHOUSE = """## Lighthouses
-
-A **lighthouse** is a tower with a `lamp`; see [the docs](https://example.org).
-
-- It warns ships
-- It is *old*
-
-| Lamp | Range |
-|---|--:|
-| oil | 20 km |
-
-```python
-def turn(lamp):
-    return lamp.turned(by=30)
-```
-"""
-ENDED = "document.querySelector('main .facts') && !document.querySelector('.writing')"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    SHOTS.mkdir(parents=True, exist_ok=True)
-    with Browser() as browser:
-        yield browser
-
-
-@contextmanager
-def backend(head, port: int = 0, **changes) -> Iterator[str]:
-    """An API on that port, which can be started there again."""
-    bound = bind(("127.0.0.1",), {"api": port, "page": port})
-    with Serving(create_app(head, ApiSettings(urls=urls(bound), **changes)), bound, 0.2):
-        yield urls(bound)["page"]
-
-
-def says(text: str) -> FakeHead:
-    """A model that says it word by word."""
-    return FakeHead(lambda _: written(*[f"{word} " for word in text.split(" ")], reason="stop"))
-
-
-def ask(tab: Tab, text: str) -> None:
-    tab.type("Message", text)
-    tab.press("Enter")
-
-
-def answers(tab: Tab) -> list[str]:
-    """What the model said, as it is to be read."""
-    found = tab.js("[...document.querySelectorAll('.assistant .text')].map(one => one.innerText.trim())")
-    assert isinstance(found, list)
-    return found
-
-
-def quiet(tab: Tab, *besides: str) -> None:
-    """Nothing was thrown, refused by the policy, or asked of another host."""
-    assert tab.events("Runtime.exceptionThrown") == []
-    logged = [entry["entry"]["text"] for entry in tab.events("Log.entryAdded")]
-    assert [text for text in logged if not any(known in text for known in besides)] == []
-    asked = {event["request"]["url"] for event in tab.events("Network.requestWillBeSent")}
-    assert {url for url in asked if not url.startswith((tab.js("location.origin"), "about:", "blob:"))} == set()
+__all__ = ["browser"]
+pytestmark = IN_CHROMIUM
+# Has the page's sockets at hand.
+SOCKETS = """window.sockets = []; window.WebSocket = class extends WebSocket {
+  constructor(url) { super(url); sockets.push(this); }
+}"""
 
 
 def test_a_chat(browser, serve):
@@ -103,7 +43,8 @@ def test_a_chat(browser, serve):
     tab.until(ENDED)
     for what, text in (
         ("h4", "Lighthouses"), ("strong", "lighthouse"), ("p code", "lamp"), ("li em", "old"), ("td", "oil"),
-        ("pre code", "def turn(lamp):\n    return lamp.turned(by=30)"), (".user .text", "What is a lighthouse? <b>bold</b>"),
+        ("pre code", "def turn(lamp):\n    return lamp.turned(by=30)"),
+        (".user .text", "What is a lighthouse? <b>bold</b>"),
     ):  # fmt: skip
         assert tab.js(f"document.querySelector('.message {what}, .message{what}').textContent") == text
     # A second question has the whole conversation before it.
@@ -185,7 +126,7 @@ def test_stop_retry_and_another_wording(browser, serve):
 
 def test_a_reload_in_mid_answer_goes_on_where_it_was(browser, serve):
     head = FakeHead()
-    tab = browser.tab(serve(head).page_url)
+    tab = browser.tab(serve(head, resume_s=60.0).page_url)
     ask(tab, "begin")
     head.asked(1)
     head.say(0, Delta(1, "once "))
@@ -265,8 +206,9 @@ def test_the_backend_is_started_again(browser):
 
 def test_a_lost_connection_is_found_again_in_mid_answer(browser, serve):
     head = FakeHead()
-    api = serve(head)
-    tab = browser.tab(api.page_url)
+    tab = browser.tab(serve(head, resume_s=60.0).page_url)
+    tab.call("Page.addScriptToEvaluateOnNewDocument", source=SOCKETS)
+    tab.reload()
     ask(tab, "hello")
     head.asked(1)
     head.say(0, Delta(1, "one "))
@@ -312,7 +254,7 @@ def test_a_stage_is_lost_and_comes_again(browser, serve):
     tab.screenshot(SHOTS / "lost.png")
     tab.click("Details")
     tab.click("Reconnect")
-    head.until(lambda: True)
+    tab.until("document.querySelector('dialog').innerText.includes('Start it again, then press Reconnect')")
     head.now = READY
     tab.until("!document.querySelector('.stage.lost')")
     assert "pi5 (layers 2:4) was lost" in tab.text
@@ -323,110 +265,25 @@ def test_a_stage_is_lost_and_comes_again(browser, serve):
 
 def test_a_stage_is_killed_in_mid_answer(browser, serve, stages, models):
     with real(stages, models) as engine:
-        head, frozen = LocalHead(engine, about(max_tokens=40)), threading.Event()
-        submit = engine.submit
+        killed, submit = threading.Event(), engine.submit
 
-        def held(request: Request, tell=None, **more):
-            seen = []
+        def slow(request, tell):
+            """The engine's thread stands still after the first token until a stage is dead."""
 
-            def listen(event) -> None:
-                seen.append(event)
-                if len(seen) == 3:
-                    stages.freeze(1)
-                    frozen.set()
+            def held(event):
                 tell(event)
+                assert killed.wait(PATIENCE_S)
 
-            return submit(request, listen, **more)
+            return submit(request, held)
 
-        engine.submit = held
-        tab = browser.tab(serve(head).page_url)
+        engine.submit = slow
+        tab = browser.tab(serve(LocalHead(engine, about(), {0: "mini1", 1: "pi5", 2: "mini2"})).page_url)
+        tab.until("document.querySelectorAll('.stage').length === 3")
         ask(tab, "the cat")
-        assert frozen.wait(60)
-        tab.until("document.querySelector('.assistant .text').innerText.trim() !== ''")
+        tab.until("document.querySelector('.assistant .text')?.innerText.trim()")
         stages.kill(1)
+        killed.set()
         tab.until("document.querySelector('.trouble')")
         tab.until("document.querySelector('.stage.lost')")
         assert "Retry when all stages are alive again" in tab.text
         tab.screenshot(SHOTS / "killed.png")
-
-
-def test_a_long_answer_streams_without_the_page_slowing(browser, serve):
-    """2,000 tokens. Frames are counted, and the longest one is told; what is asserted is that all text is there."""
-    words = [f"word{number} " if number % 40 else f"\n\n**Part {number}**\n\n- item " for number in range(2000)]
-    head = FakeHead(lambda _: written(*words, reason="stop"))
-    tab = browser.tab(serve(head).page_url)
-    tab.js("""(() => {
-      window.frames_ = []; let last = performance.now();
-      const next = now => { frames_.push(now - last); last = now; requestAnimationFrame(next); };
-      requestAnimationFrame(next);
-    })()""")
-    ask(tab, "long")
-    tab.until(ENDED)
-    times = sorted(tab.js("window.frames_"))
-    print(f"{len(times)} frames, longest {times[-1]:.0f} ms, median {times[len(times) // 2]:.0f} ms")
-    assert answers(tab)[0].split() == "".join(words).replace("**", "").replace("- ", "").split()
-    quiet(tab)
-
-
-def checked(tab: Tab, name: str) -> None:
-    """Light and dark, desktop and phone: a screenshot of each, and nothing serious of axe's in any."""
-    axe = AXE.read_text(encoding="utf-8") if AXE.exists() else None
-    for theme in ("light", "dark"):
-        tab.dark(theme == "dark")
-        for width in (1280, 390):
-            tab.size(width, 844)
-            tab.screenshot(SHOTS / f"{name}-{theme}-{width}.png")
-            assert tab.js("document.documentElement.scrollWidth <= innerWidth")
-            if axe is not None:
-                tab.js(f"{axe}; 0")
-                found = tab.js("axe.run().then(({violations}) => violations.map(one => "
-                               "[one.impact, one.id, one.nodes.map(node => node.html.slice(0, 200))]))")  # fmt: skip
-                assert [one for one in found if one[0] in ("serious", "critical")] == [], (name, theme, width)
-    tab.size(1280, 844)
-
-
-@pytest.mark.skipif(
-    not AXE.exists() and os.environ.get("CI") != "true", reason="axe-core is not installed: make page-deps"
-)
-def test_nothing_serious_for_those_who_see_or_move_differently(browser, serve):
-    tab = browser.tab(serve(says(LIGHTHOUSE)).page_url)
-    tab.until("document.querySelector('.stage')")
-    checked(tab, "welcome")
-    ask(tab, "What is a lighthouse?")
-    tab.until(ENDED)
-    checked(tab, "chat")
-    for panel in ("Settings", "Phone and programs", "Details"):
-        tab.click(panel)
-        tab.until("document.querySelector('dialog')")
-        checked(tab, panel.lower().replace(" ", "-"))
-        tab.press("Escape")
-        tab.until("!document.querySelector('dialog')")
-    tab.size(390, 844)
-    tab.click("Chats")
-    tab.until("document.querySelector('dialog')")
-    tab.screenshot(SHOTS / "chats-390.png")
-    quiet(tab)
-
-
-def test_by_keyboard_alone(browser, serve):
-    head = says("well")
-    tab = browser.tab(serve(head).page_url)
-    tab.until("document.querySelector('.stage')")
-    names = []
-    for _ in range(14):
-        tab.press("Tab")
-        names.append(
-            tab.js("(one => one.getAttribute('aria-label') ?? one.innerText ?? one.id)(document.activeElement)")
-        )
-        if tab.js("document.activeElement.id") == "message":
-            break
-    assert names[0] == "To the message"
-    assert {"New chat", "Settings", "Details"} <= {name.strip() for name in names}
-    tab.call("Input.insertText", text="two")
-    tab.press("Enter", modifiers=8)
-    tab.call("Input.insertText", text="lines")
-    tab.press("Enter")
-    tab.until(ENDED)
-    assert json.dumps("two\nlines")[1:-1] in json.dumps(head.requests[0].prompt)
-    # What is read aloud: the whole answer, once.
-    assert tab.js("document.querySelector('[role=log]').innerText").strip() == "well"

@@ -15,10 +15,55 @@ export interface paths {
         put?: never;
         /**
          * Chat
-         * @description The answer to a message or a conversation: whole, or with `stream` as token events and a done event.
+         * @description The answer to a message or a conversation: whole, or with `stream` as numbered events (ChatEvent).
+         *
+         *     A stream that is lost can be taken up again at /answers/{answer}/events; with nobody listening the answer goes
+         *     on for some seconds (`resume_s` of /config), and is then cancelled. DELETE /answers/{answer} stops it at once.
          */
         post: operations["chat_chat_post"];
         delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/answers/{answer}/events": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Answer Events
+         * @description The events of an answer of /chat or /ws/chat (ChatEvent) after a number, or all of them; then those to come.
+         *
+         *     They are kept for some minutes after its end (`kept_s` of /config).
+         */
+        get: operations["answer_events_answers__answer__events_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/answers/{answer}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Stop
+         * @description Stop an answer: its done event says that it was cancelled. One that has ended stays as it is.
+         */
+        delete: operations["stop_answers__answer__delete"];
         options?: never;
         head?: never;
         patch?: never;
@@ -188,6 +233,36 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
+        /**
+         * ChatAnswer
+         * @description The body of /chat: the whole answer. Times in seconds.
+         */
+        ChatAnswer: {
+            /**
+             * Type
+             * @default done
+             * @constant
+             */
+            type: "done";
+            /** Id */
+            id: string;
+            /** Model */
+            model: string;
+            /** Text */
+            text: string;
+            /**
+             * Finish Reason
+             * @enum {string}
+             */
+            finish_reason: "stop" | "length" | "cancelled";
+            usage: components["schemas"]["UsageAnswer"];
+            /** First Token S */
+            first_token_s: number | null;
+            /** Seconds */
+            seconds: number;
+            /** Tokens Per S */
+            tokens_per_s: number;
+        };
         /**
          * ChatAsked
          * @description POST /chat, and each message of /ws/chat: one `message`, or the conversation so far.
@@ -376,36 +451,6 @@ export interface components {
             limits: components["schemas"]["LimitsAnswer"];
         };
         /**
-         * DoneEvent
-         * @description The whole answer, once it has ended: the body of /chat, and the last event of its streams. Times in seconds.
-         */
-        DoneEvent: {
-            /**
-             * Type
-             * @default done
-             * @constant
-             */
-            type: "done";
-            /** Id */
-            id: string;
-            /** Model */
-            model: string;
-            /** Text */
-            text: string;
-            /**
-             * Finish Reason
-             * @enum {string}
-             */
-            finish_reason: "stop" | "length" | "cancelled";
-            usage: components["schemas"]["UsageAnswer"];
-            /** First Token S */
-            first_token_s: number | null;
-            /** Seconds */
-            seconds: number;
-            /** Tokens Per S */
-            tokens_per_s: number;
-        };
-        /**
          * ErrorAnswer
          * @description The body of every answer that is no success.
          */
@@ -452,7 +497,8 @@ export interface components {
         /**
          * LimitsAnswer
          * @description What a request may be at most. `context` in tokens: prompt and answer together; a `max_tokens` beyond what it has
-         *     room for is cut to that. A request without one gets `default_max_tokens`.
+         *     room for is cut to that. A request without one gets `default_max_tokens`. An answer of /chat or /ws/chat goes on for
+         *     `resume_s` seconds with nobody listening; its events can be had for `kept_s` seconds after its end.
          */
         LimitsAnswer: {
             /** Context */
@@ -469,6 +515,10 @@ export interface components {
             choices: number;
             /** Stop Strings */
             stop_strings: number;
+            /** Resume S */
+            resume_s: number;
+            /** Kept S */
+            kept_s: number;
         };
         /**
          * Message
@@ -614,6 +664,104 @@ export interface components {
             /** Refusal */
             refusal?: null;
         };
+        /**
+         * BeginEvent
+         * @description The first event of /chat's stream and /ws/chat. `id` is what a lost connection is taken up by.
+         *
+         *     `number` counts the events of an answer from 0; server-sent events have it as their `id` too.
+         */
+        BeginEvent: {
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            type: "begin";
+            /** Number */
+            number: number;
+            /** Id */
+            id: string;
+            /** Model */
+            model: string;
+            /** Prompt Tokens */
+            prompt_tokens: number;
+        };
+        /**
+         * DoneEvent
+         * @description The last event of an answer: all of it. `finish_reason` "cancelled": it was stopped, or nobody listened.
+         */
+        DoneEvent: {
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            type: "done";
+            /** Id */
+            id: string;
+            /** Model */
+            model: string;
+            /** Text */
+            text: string;
+            /**
+             * Finish Reason
+             * @enum {string}
+             */
+            finish_reason: "stop" | "length" | "cancelled";
+            usage: components["schemas"]["UsageAnswer"];
+            /** First Token S */
+            first_token_s: number | null;
+            /** Seconds */
+            seconds: number;
+            /** Tokens Per S */
+            tokens_per_s: number;
+            /** Number */
+            number: number;
+        };
+        /**
+         * ErrorEvent
+         * @description What went wrong, in OpenAI's form. The last event of its request. `number` null: it had not begun.
+         */
+        ErrorEvent: {
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            type: "error";
+            /**
+             * Number
+             * @default null
+             */
+            number: number | null;
+            error: components["schemas"]["ErrorDetail"];
+        };
+        /**
+         * TokenEvent
+         * @description Text that has become certain.
+         */
+        TokenEvent: {
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            type: "token";
+            /** Number */
+            number: number;
+            /** Text */
+            text: string;
+        };
+        ChatEvent: components["schemas"]["BeginEvent"] | components["schemas"]["TokenEvent"] | components["schemas"]["DoneEvent"] | components["schemas"]["ErrorEvent"];
+        /**
+         * ResumeAsked
+         * @description A message of /ws/chat: go on with an answer, by the `id` of its begin event, after the event of that number.
+         */
+        ResumeAsked: {
+            /** Resume */
+            resume: string;
+            /**
+             * After
+             * @default -1
+             */
+            after: number;
+        };
     };
     responses: never;
     parameters: never;
@@ -642,8 +790,10 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["DoneEvent"];
+                    "application/json": components["schemas"]["ChatAnswer"];
                     "text/event-stream": {
+                        /** @description The event's number */
+                        id?: string;
                         data: string;
                     };
                 };
@@ -676,6 +826,274 @@ export interface operations {
                 };
             };
             /** @description There is no such model */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The body did not arrive in time */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The body is too large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The body is not JSON */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Too many requests wait */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description A bug */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The model cannot be served now */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description It was not done within its deadline */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    answer_events_answers__answer__events_get: {
+        parameters: {
+            query?: {
+                /** @description The number of the last event that was received */
+                after?: number;
+            };
+            header?: {
+                /** @description The same, as browsers say it; goes before */
+                "last-event-id"?: string | null;
+            };
+            path: {
+                /** @description The `id` of its begin event */
+                answer: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/event-stream": {
+                        /** @description The event's number */
+                        id?: string;
+                        data: string;
+                    };
+                };
+            };
+            /** @description It has ended, and that was all */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The request cannot be served as it is */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description A key is needed */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description From a page of another origin, or by a name that is not this machine's */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description There is no such answer, or not any more */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The body did not arrive in time */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description So old events of it are not kept any more */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The body is too large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The body is not JSON */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Too many requests wait */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description A bug */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The model cannot be served now */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description It was not done within its deadline */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    stop_answers__answer__delete: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The `id` of its begin event */
+                answer: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The request cannot be served as it is */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description A key is needed */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description From a page of another origin, or by a name that is not this machine's */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description There is no such answer, or not any more */
             404: {
                 headers: {
                     [name: string]: unknown;

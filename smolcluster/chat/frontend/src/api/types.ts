@@ -7,6 +7,8 @@ export type Config = Schemas["ConfigAnswer"];
 export type Health = Schemas["HealthAnswer"];
 export type Stage = Schemas["StageAnswer"];
 export type Done = Schemas["DoneEvent"];
+/** begin, token, ..., then done or error. `number` counts an answer's events; it is taken up by its begin's `id`. */
+export type ChatEvent = Schemas["ChatEvent"];
 export type ErrorDetail = Schemas["ErrorDetail"];
 export type Strategy = Config["active_strategy"];
 export type Asked = Pick<

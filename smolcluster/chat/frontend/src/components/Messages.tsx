@@ -98,5 +98,6 @@ export function facts({ state, facts }: AssistantMessage): string {
   if (facts === undefined) return end;
   const speed = facts.tokensPerSecond > 0 ? `${brief(facts.tokensPerSecond)} tokens/s` : "";
   const first = facts.firstToken === null ? "" : `first after ${facts.firstToken.toFixed(2)} s`;
-  return [`${facts.tokens} tokens`, speed, first, end].filter((part) => part !== "").join(" · ");
+  const tokens = `${facts.tokens} ${facts.tokens === 1 ? "token" : "tokens"}`;
+  return [tokens, speed, first, end].filter((part) => part !== "").join(" · ");
 }

@@ -13,7 +13,8 @@ export function Stages({ server }: { server: Server }) {
   return (
     <>
       <div className={bad ? "strip bad" : "strip"}>
-        <ul aria-label="Stages of the model">
+        {/* Many stages scroll, also by keyboard. */}
+        <ul aria-label="Stages of the model" tabIndex={0}>
           {(health?.stages ?? []).map((stage) => (
             <li key={stage.rank} className={stage.alive ? "stage" : "stage lost"}>
               <span className="dot" aria-hidden="true" />

@@ -4,8 +4,8 @@
  * connection is lost in mid-answer, the rest is taken from GET /answers/{id}/events, which the server keeps for a while.
  */
 import { ApiFailure, ask, failureOf, forget, post } from "../api/http";
-import type { Asked, Done } from "../api/types";
-import { parseEvent, type StreamEvent } from "./events";
+import type { Asked, ChatEvent, Done } from "../api/types";
+import { parseEvent } from "./events";
 import { ConnectionLost, overSocket, stopped } from "./socket";
 import { serverSent } from "./sse";
 
@@ -29,7 +29,7 @@ export interface Listener {
 const PATIENCE_MS = 60_000;
 const PAUSES_MS = [300, 700, 1500, 3000, 5000];
 
-type End = Extract<StreamEvent, { type: "done" | "error" }>;
+type End = Extract<ChatEvent, { type: "done" | "error" }>;
 
 /** The end of an answer to `asked`, or of the one at `from`. ApiFailure: it failed. AbortError: it was stopped. */
 export async function answer(
@@ -44,7 +44,7 @@ export async function answer(
   let progress = Date.now();
   let socket = asked !== null;
 
-  const tell = (event: StreamEvent) => {
+  const tell = (event: ChatEvent) => {
     tries = 0;
     progress = Date.now();
     listener.connected(true);
@@ -94,7 +94,7 @@ const restOf = (at: Position) => `/answers/${encodeURIComponent(at.answer!)}/eve
 
 async function events(
   response: () => Promise<Response>,
-  tell: (event: StreamEvent) => void,
+  tell: (event: ChatEvent) => void,
   stop: AbortSignal,
 ): Promise<void> {
   const { body } = await response();

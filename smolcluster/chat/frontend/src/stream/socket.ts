@@ -1,6 +1,6 @@
 /** One request over a WebSocket of its own. */
-import type { Asked } from "../api/types";
-import { parseEvent, type StreamEvent } from "./events";
+import type { Asked, ChatEvent } from "../api/types";
+import { parseEvent } from "./events";
 
 /** The connection broke before the answer's end. `opened`: whether there ever was one. */
 export class ConnectionLost extends Error {
@@ -18,7 +18,7 @@ export const socketUrl = (place: Pick<Location, "protocol" | "host"> = location)
   `${place.protocol === "https:" ? "wss" : "ws"}://${place.host}/api/ws/chat`;
 
 /** Resolves after the last event. `stop` asks the server to end the answer, whose done event then says so. */
-export function overSocket(asked: Asked, tell: (event: StreamEvent) => void, stop: AbortSignal): Promise<void> {
+export function overSocket(asked: Asked, tell: (event: ChatEvent) => void, stop: AbortSignal): Promise<void> {
   return new Promise((resolve, reject) => {
     const socket = new WebSocket(socketUrl());
     let opened = false;
