@@ -144,6 +144,14 @@ class HealthAnswer(BaseModel):
     stages: list[StageAnswer] | None = None
 
 
+class LinkAnswer(BaseModel):
+    """POST /links. `qr_svg`: the URL as a QR code, an <svg> element that takes the size it is given."""
+
+    url: str
+    qr_svg: str
+    expires_s: float
+
+
 class ModelCard(BaseModel):
     """One of /v1/models."""
 

@@ -15,11 +15,6 @@ _PAGE = """<!doctype html>
 </body>
 </html>
 """
-LOCKED = _PAGE.format(
-    title="smolcluster",
-    body="<p>This page needs a key. Open the link that <code>ansible-playbook inference.yml</code> printed: it carries "
-    "the key once, and a cookie keeps it. If you just did, reload this page.</p>",
-)
 
 
 def page(about: About | None, health: Health, base: str) -> str:

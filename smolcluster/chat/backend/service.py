@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from smolcluster.chat.backend.accounts import Accounts
 from smolcluster.chat.backend.kept import KeptAnswers
+from smolcluster.chat.backend.links import Links
 from smolcluster.chat.backend.refusals import refusal, too_long
 from smolcluster.chat.backend.settings import ApiSettings
 from smolcluster.chat.backend.template import ChatTemplate
@@ -34,6 +35,8 @@ class Service:
         self.leaving = False  # the server is being stopped
         self.open: set[Exchange] = set()
         self.kept = KeptAnswers(settings)
+        key = settings.key
+        self.links = Links(key.get_secret_value(), settings.links_file) if key is not None else None
         self._head = head
         self._about: About | None = None
         self._template: ChatTemplate | None = None
