@@ -1,6 +1,6 @@
 """The HTTP API of a served model, as a FastAPI application.
 
-    /chat  /ws/chat  /answers/...  /links  /config  /health ...  our own
+    /chat  /ws/chat  /answers/...  /links  /stages  /health ...  our own
     /v1/models  /v1/completions  /v1/chat/completions            OpenAI's
     /                                                            the page
 
