@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from smolcluster.chat.backend.api import create_app
 from smolcluster.chat.backend.serve import Serving, bind, urls
 from smolcluster.chat.backend.settings import ApiSettings
 from smolcluster.infer.head import Head
+from smolcluster.runtime.onetime import make_onetime
 from tests.chat.fake_head import FakeHead, written
 from tests.infer.conftest import models, stages
 
@@ -46,6 +48,12 @@ class Served:
     def records(self) -> list[dict]:
         lines = self.requests_file.read_text().splitlines() if self.requests_file.exists() else []
         return [json.loads(line) for line in lines]
+
+
+def enter(api: Served) -> str:
+    """Come in by a link: the cookie."""
+    answer = api.client.get("/", params={"key": make_onetime(KEY, time.time())})
+    return answer.headers["set-cookie"].partition(";")[0]
 
 
 @pytest.fixture

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer
 
-from smolcluster.chat.backend.exchange import Exchange
 from smolcluster.chat.backend.refusals import ErrorDetail
 from smolcluster.infer.request import Finish, Strategy
 from smolcluster.models.dense import Precision
+
+if TYPE_CHECKING:
+    from smolcluster.chat.backend.exchange import Exchange
 
 
 class UsageAnswer(BaseModel):
@@ -142,6 +144,56 @@ class HealthAnswer(BaseModel):
     waiting: int | None = None
     tokens: int | None = None
     stages: list[StageAnswer] | None = None
+
+
+StageHealth = Literal["serving", "lost", "recovering"]
+
+
+class StageStrip(BaseModel):
+    """A stage as the page shows it. `layers` is half-open, null: it has none now. `ms_per_token`: how long it computes
+    for a step lately, null before it did; a step is a token of every session that is under way. `health` lost: it
+    cannot be reached; recovering: it is there, and waits for the others or for layers.
+    """
+
+    rank: int
+    node: str
+    layers: tuple[int, int] | None
+    ms_per_token: float | None
+    health: StageHealth
+
+
+class StageEvent(BaseModel):
+    """The chain of stages broke. `time`: seconds since 1970; `nodes` and `ranks`: who was lost, none if nobody was but
+    the stages were connected anew. `done` is empty and `seconds` null until it serves again; `seconds` is until then,
+    to about a second. An event keeps its `number`.
+    """
+
+    number: int
+    time: float
+    ranks: list[int]
+    nodes: list[str]
+    reason: str
+    done: str
+    seconds: float | None
+
+
+class StagesAnswer(BaseModel):
+    """GET /stages. `events`: the last ones, the oldest first."""
+
+    state: Literal["starting", "ready", "lost", "closed"]
+    reason: str
+    epoch: int
+    tokens_per_s: float
+    stages: list[StageStrip]
+    events: list[StageEvent]
+
+
+class LinkAnswer(BaseModel):
+    """POST /links. `qr_svg`: the URL as a QR code, an <svg> element that takes the size it is given."""
+
+    url: str
+    qr_svg: str
+    expires_s: float
 
 
 class ModelCard(BaseModel):

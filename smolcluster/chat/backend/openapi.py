@@ -28,9 +28,11 @@ _CHAT_EVENT = {
     },
 }
 CHAT_EVENTS: Responses = {200: {"content": {"text/event-stream": {"schema": _CHAT_EVENT}}}}
+NO_LINK: Responses = {409: {"model": ErrorAnswer, "description": "No other device can reach this server"}}
 NO_ANSWER: Responses = {404: {"model": ErrorAnswer, "description": "There is no such answer, or not any more"}}
 EVENTS_GONE: Responses = {410: {"model": ErrorAnswer, "description": "So old events of it are not kept any more"}}
 NOT_READY: Responses = {503: {"model": HealthAnswer, "description": "It does not serve now"}}
+NOT_CHANGED: Responses = {304: {"description": "Nothing has changed"}}
 _ERRORS = {
     400: "The request cannot be served as it is",
     401: "A key is needed",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ class PageFile:
     kind: str
     hashed: bool
 
-    def response(self, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    def response(self, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
         """It, kept by browsers as long as it is true."""
         keep = f"public, max-age={_YEAR_S}, immutable" if self.hashed else "no-cache"
         return Response(self.content, status, {"Cache-Control": keep, **(headers or {})}, self.kind)
@@ -40,11 +41,6 @@ def read_page(folder: Path = FOLDER) -> dict[str, PageFile]:
 
 
 PAGE = read_page()
-
-
-def locked() -> Response:
-    """The page for somebody who has shown no key: it asks for it. There is no secret in it."""
-    return PAGE["/"].response(401, {"WWW-Authenticate": "Bearer"})
 
 
 def page_routes() -> APIRouter:

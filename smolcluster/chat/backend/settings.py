@@ -18,7 +18,7 @@ class ApiSettings(Frozen):
     """Times in seconds. `names`: further names that this machine is asked by in a Host header.
 
     Without a key anybody on this machine may ask, and nobody else can. `requests_file` gets RequestRecords, `note_file`
-    the ServingNote with its `urls`.
+    the ServingNote with its `urls`, `links_file` remembers which links were used.
     `request_s` None leaves a request's deadline to the engine. `send_s`: a reader that takes nothing for so long is
     gone. `body_s`: how long a body may take to arrive, and how long a connection may ask for nothing. `ping_s`: how
     often a silent stream shows that it lives.
@@ -41,6 +41,7 @@ class ApiSettings(Frozen):
     reconnect_s: float = Field(default=60.0, gt=0)
     requests_file: Path | None = None
     note_file: Path | None = None
+    links_file: Path | None = None
     urls: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")

@@ -1,5 +1,5 @@
 /** Requests to the backend of this origin. Nothing of the page asks any other host. */
-import type { Config, ErrorDetail, Health } from "./types";
+import type { Config, ErrorDetail, Link, Stages } from "./types";
 
 const API = "/api";
 
@@ -43,30 +43,41 @@ export const post = (path: string, body: unknown, signal?: AbortSignal) =>
 
 export const config = async (): Promise<Config> => (await ask("/config")).json();
 
-/** 503 is an answer too: it says why it does not serve. */
-export async function health(): Promise<Health> {
-  let response: Response;
-  try {
-    response = await fetch(`${API}/health`, { credentials: "same-origin", cache: "no-store" });
-  } catch {
-    throw unreachable();
-  }
-  if (response.ok || response.status === 503) return response.json();
-  throw failureOf(response.status, undefined);
-}
+/** The browser asks with the ETag that it has: where nothing has changed nothing travels. */
+export const stages = async (): Promise<Stages> => (await ask("/stages", { cache: "no-cache" })).json();
 
-export const reconnect = async (): Promise<Health> => (await post("/reconnect", {})).json();
+export const reconnect = () => post("/reconnect", {});
+
+/** A link that lets one more device in. */
+export const link = async (): Promise<Link> => (await post("/links", {})).json();
 
 /** Have the server stop an answer. Nobody waits for it: where it cannot be told, the answer ends by itself soon. */
 export const forget = (answer: string): void =>
   void ask(`/answers/${encodeURIComponent(answer)}`, { method: "DELETE" }).catch(() => undefined);
 
-/** Whether the key is the server's; it then keeps us by a cookie that no script can read. */
-export async function enter(key: string): Promise<boolean> {
+/** Come in by a key, a link or the one-time key in it; whether it was one. A cookie then keeps us in, which no script
+ * can read.
+ */
+export async function enter(shown: string): Promise<boolean> {
+  const onetime = /[?&]key=([^&#]+)/.exec(shown)?.[1];
+  if (onetime !== undefined) return used(decodeURIComponent(onetime));
   try {
-    // The answer to a right key leads back to the page; it need not be followed for its cookie to count.
-    const response = await fetch(`/?key=${encodeURIComponent(key)}`, { redirect: "manual", cache: "no-store" });
-    return response.type === "opaqueredirect" || response.ok;
+    // With the key itself one asks for a link, as for any other device.
+    const made = await ask("/links", { method: "POST", headers: { Authorization: `Bearer ${shown}` } });
+    const { url }: Link = await made.json();
+    return used(new URL(url).searchParams.get("key") ?? "");
+  } catch (error) {
+    // A header takes no letters beyond Latin-1; a key has none.
+    if (error instanceof ApiFailure && error.status !== 401) throw error;
+    return used(shown);
+  }
+}
+
+async function used(onetime: string): Promise<boolean> {
+  try {
+    // The answer leads back to the page; it need not be followed for its cookie to count.
+    const response = await fetch(`/?key=${encodeURIComponent(onetime)}`, { redirect: "manual", cache: "no-store" });
+    return response.type === "opaqueredirect";
   } catch {
     throw unreachable();
   }

@@ -189,6 +189,27 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/stages": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Stages
+         * @description The stages, their speeds and what happened to them, also while they do not serve. Cheap to ask every second:
+         *     304 where nothing has changed.
+         */
+        get: operations["stages_stages_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/reconnect": {
         parameters: {
             query?: never;
@@ -223,6 +244,26 @@ export interface paths {
         get: operations["metrics_metrics_get"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/links": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Make Link
+         * @description A link to the page that lets one browser in, once, within its time; and its QR code.
+         */
+        post: operations["make_link_links_post"];
         delete?: never;
         options?: never;
         head?: never;
@@ -521,6 +562,18 @@ export interface components {
             kept_s: number;
         };
         /**
+         * LinkAnswer
+         * @description POST /links. `qr_svg`: the URL as a QR code, an <svg> element that takes the size it is given.
+         */
+        LinkAnswer: {
+            /** Url */
+            url: string;
+            /** Qr Svg */
+            qr_svg: string;
+            /** Expires S */
+            expires_s: number;
+        };
+        /**
          * Message
          * @description One of a conversation. A list of parts is joined by line ends.
          */
@@ -586,6 +639,73 @@ export interface components {
             ms_per_step: number;
             /** Rss Mb */
             rss_mb: number;
+        };
+        /**
+         * StageEvent
+         * @description The chain of stages broke. `time`: seconds since 1970; `nodes` and `ranks`: who was lost, none if nobody was but
+         *     the stages were connected anew. `done` is empty and `seconds` null until it serves again; `seconds` is until then,
+         *     to about a second. An event keeps its `number`.
+         */
+        StageEvent: {
+            /** Number */
+            number: number;
+            /** Time */
+            time: number;
+            /** Ranks */
+            ranks: number[];
+            /** Nodes */
+            nodes: string[];
+            /** Reason */
+            reason: string;
+            /** Done */
+            done: string;
+            /** Seconds */
+            seconds: number | null;
+        };
+        /**
+         * StageStrip
+         * @description A stage as the page shows it. `layers` is half-open, null: it has none now. `ms_per_token`: how long it computes
+         *     for a step lately, null before it did; a step is a token of every session that is under way. `health` lost: it
+         *     cannot be reached; recovering: it is there, and waits for the others or for layers.
+         */
+        StageStrip: {
+            /** Rank */
+            rank: number;
+            /** Node */
+            node: string;
+            /** Layers */
+            layers: [
+                number,
+                number
+            ] | null;
+            /** Ms Per Token */
+            ms_per_token: number | null;
+            /**
+             * Health
+             * @enum {string}
+             */
+            health: "serving" | "lost" | "recovering";
+        };
+        /**
+         * StagesAnswer
+         * @description GET /stages. `events`: the last ones, the oldest first.
+         */
+        StagesAnswer: {
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "starting" | "ready" | "lost" | "closed";
+            /** Reason */
+            reason: string;
+            /** Epoch */
+            epoch: number;
+            /** Tokens Per S */
+            tokens_per_s: number;
+            /** Stages */
+            stages: components["schemas"]["StageStrip"][];
+            /** Events */
+            events: components["schemas"]["StageEvent"][];
         };
         /**
          * StrategyAnswer
@@ -1897,6 +2017,135 @@ export interface operations {
             };
         };
     };
+    stages_stages_get: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The ETag of the last answer */
+                "if-none-match"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["StagesAnswer"];
+                };
+            };
+            /** @description Nothing has changed */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The request cannot be served as it is */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description A key is needed */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description From a page of another origin, or by a name that is not this machine's */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description There is no such model */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The body did not arrive in time */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The body is too large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The body is not JSON */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Too many requests wait */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description A bug */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The model cannot be served now */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description It was not done within its deadline */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
     reconnect_reconnect_post: {
         parameters: {
             query?: never;
@@ -2072,6 +2321,134 @@ export interface operations {
             };
             /** @description The body did not arrive in time */
             408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The body is too large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The body is not JSON */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Too many requests wait */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description A bug */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The model cannot be served now */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description It was not done within its deadline */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    make_link_links_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["LinkAnswer"];
+                };
+            };
+            /** @description The request cannot be served as it is */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description A key is needed */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description From a page of another origin, or by a name that is not this machine's */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description There is no such model */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The body did not arrive in time */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description No other device can reach this server */
+            409: {
                 headers: {
                     [name: string]: unknown;
                 };

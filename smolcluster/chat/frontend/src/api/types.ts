@@ -4,8 +4,11 @@ import type { components } from "./schema";
 type Schemas = components["schemas"];
 
 export type Config = Schemas["ConfigAnswer"];
-export type Health = Schemas["HealthAnswer"];
-export type Stage = Schemas["StageAnswer"];
+/** The stages, how they do, and what happened to them. */
+export type Stages = Schemas["StagesAnswer"];
+export type Stage = Schemas["StageStrip"];
+export type StageEvent = Schemas["StageEvent"];
+export type Link = Schemas["LinkAnswer"];
 export type Done = Schemas["DoneEvent"];
 /** begin, token, ..., then done or error. `number` counts an answer's events; it is taken up by its begin's `id`. */
 export type ChatEvent = Schemas["ChatEvent"];

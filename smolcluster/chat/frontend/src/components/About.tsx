@@ -2,6 +2,7 @@
 import type { Config } from "../api/types";
 import { CodeBlock } from "./CodeBlock";
 import { Panel } from "./Panel";
+import { PhoneLink } from "./PhoneLink";
 
 export function About({ config, onClose }: { config: Config | null; onClose: () => void }) {
   const base = location.origin;
@@ -9,7 +10,7 @@ export function About({ config, onClose }: { config: Config | null; onClose: () 
   return (
     <Panel title="Phone and programs" side="right" onClose={onClose}>
       <h3>On the phone</h3>
-      <p>{base}</p>
+      <PhoneLink />
       <h3>From programs</h3>
       <p>The official openai clients work; the key is the one of this page, or anything where none is needed.</p>
       <CodeBlock language="python" text={`OpenAI(base_url="${base}/v1", api_key="KEY")`} />

@@ -10,7 +10,7 @@ export function KeyForm({ onEntered }: { onEntered: () => void }) {
     setBusy(true);
     try {
       if (await enter(key.trim())) onEntered();
-      else setWrong("That is not the key. Copy the whole of it, with nothing before or after.");
+      else setWrong("That is not the key, or a link that was used already. Copy the whole of it, with nothing before or after.");
     } catch (error) {
       setWrong(`${(error as Error).message} Try again when this device is in the cluster's network.`);
     }
@@ -21,7 +21,7 @@ export function KeyForm({ onEntered }: { onEntered: () => void }) {
       <h1>smolcluster</h1>
       <p>
         This page needs a key. Open the link that <code>ansible-playbook inference.yml</code> printed, or enter the key
-        here. A cookie then keeps it, so that you are asked once.
+        that stands beside it. A cookie then keeps you in, so that you are asked once.
       </p>
       <form
         onSubmit={(event) => {

@@ -1,8 +1,7 @@
-/** The served model and how it does: asked again and again while somebody looks at the page. */
+/** The served model and its stages: asked again and again while somebody looks at the page. */
 import { useCallback, useEffect, useRef, useState } from "react";
-import { ApiFailure, config as askConfig, health as askHealth } from "../api/http";
-import type { Config, Health } from "../api/types";
-import { compare, MOST, type Happening } from "./happenings";
+import { ApiFailure, config as askConfig, stages as askStages } from "../api/http";
+import type { Config, Stages } from "../api/types";
 
 const READY_MS = 2000;
 const AWAY_MS = 1000;
@@ -10,20 +9,19 @@ const AWAY_MS = 1000;
 export interface Server {
   config: Config | null;
   /** undefined: not asked yet; null: it cannot be reached. */
-  health: Health | null | undefined;
+  stages: Stages | null | undefined;
+  /** A key is needed, and none was shown. */
   locked: boolean;
-  happenings: readonly Happening[];
   /** Ask now. */
   look: () => void;
 }
 
 export function useServer(): Server {
   const [config, setConfig] = useState<Config | null>(null);
-  const [health, setHealth] = useState<Health | null>();
+  const [stages, setStages] = useState<Stages | null>();
   const [locked, setLocked] = useState(false);
-  const [happenings, setHappenings] = useState<readonly Happening[]>([]);
-  const before = useRef<Health | null | undefined>(undefined);
-  const wanted = useRef(true);
+  // Another model may be served after a time in which none was.
+  const known = useRef(false);
   const [turn, setTurn] = useState(0);
 
   useEffect(() => {
@@ -31,32 +29,25 @@ export function useServer(): Server {
     let timer: ReturnType<typeof setTimeout> | undefined;
     const look = async () => {
       clearTimeout(timer);
-      let now: Health | null = null;
+      let now: Stages | null = null;
+      let needsKey = false;
       try {
-        now = await askHealth();
-        // Another server may be there now, with another model.
-        if (now.state === "ready" && (wanted.current || before.current?.state !== "ready")) {
+        now = await askStages();
+        if (now.state !== "ready") known.current = false;
+        else if (!known.current) {
           const said = await askConfig();
           if (over) return;
           setConfig(said);
-          setLocked(false);
-          wanted.current = false;
+          known.current = true;
         }
-        if (now.state !== "ready" && now.stages === undefined && now.reason === undefined) await askConfig().catch(needsKey);
       } catch (error) {
-        if (!needsKey(error)) now = null;
+        needsKey = error instanceof ApiFailure && error.status === 401;
+        known.current = false;
       }
       if (over) return;
-      const news = compare(before.current, now, Date.now());
-      if (news.length > 0) setHappenings((old) => [...news.reverse(), ...old].slice(0, MOST));
-      before.current = now;
-      setHealth(now);
-      if (!document.hidden) timer = setTimeout(look, now?.state === "ready" ? READY_MS : AWAY_MS);
-    };
-    const needsKey = (error: unknown) => {
-      const needed = error instanceof ApiFailure && error.status === 401;
-      if (needed && !over) setLocked(true);
-      return needed;
+      setStages(now);
+      setLocked(needsKey);
+      if (!document.hidden && !needsKey) timer = setTimeout(look, now?.state === "ready" ? READY_MS : AWAY_MS);
     };
     const seen = () => {
       if (!document.hidden) void look();
@@ -72,9 +63,5 @@ export function useServer(): Server {
     };
   }, [turn]);
 
-  const look = useCallback(() => {
-    wanted.current = true;
-    setTurn((turn) => turn + 1);
-  }, []);
-  return { config, health, locked, happenings, look };
+  return { config, stages, locked, look: useCallback(() => setTurn((turn) => turn + 1), []) };
 }
