@@ -59,23 +59,29 @@ export function parse(text: string | null): Session | null {
 
 /** Write one. Returns the ids of sessions that had to go for it; `false` if there is no room even so. */
 export function save(storage: Storage, session: Session): string[] | false {
+  const own = PREFIX + session.id;
   const text = JSON.stringify(session);
+  const sizes = new Map(keys(storage).map((key) => [key, storage.getItem(key)?.length ?? 0]));
+  sizes.set(own, text.length);
+  let units = [...sizes.values()].reduce((sum, size) => sum + size, 0);
+  // Read only if need be: this is done while answers stream.
+  let others: Session[] | undefined;
   const gone: string[] = [];
-  const others = load(storage).filter((one) => one.id !== session.id);
-  const sizes = new Map(others.map((one) => [one.id, storage.getItem(PREFIX + one.id)?.length ?? 0]));
-  let units = text.length + [...sizes.values()].reduce((sum, size) => sum + size, 0);
   const dropOldest = () => {
+    others ??= load(storage).filter((one) => one.id !== session.id);
     const oldest = others.pop();
     if (oldest === undefined) return false;
-    storage.removeItem(PREFIX + oldest.id);
-    units -= sizes.get(oldest.id) ?? 0;
+    const key = PREFIX + oldest.id;
+    storage.removeItem(key);
+    units -= sizes.get(key) ?? 0;
+    sizes.delete(key);
     gone.push(oldest.id);
     return true;
   };
-  while (others.length >= MOST_SESSIONS || (units > MOST_UNITS && others.length > 0)) dropOldest();
+  while ((sizes.size > MOST_SESSIONS || units > MOST_UNITS) && dropOldest());
   for (;;) {
     try {
-      storage.setItem(PREFIX + session.id, text);
+      storage.setItem(own, text);
       return gone;
     } catch {
       if (!dropOldest()) return false;

@@ -123,7 +123,9 @@ export class Store {
             // Its name is noted at once, so that a reload before the first word finds the answer again.
             const named = at.answer === null;
             at = position;
-            if (named) this.act({ type: "append", session, message, text: "", at });
+            if (!named) return;
+            this.act({ type: "append", session, message, text: "", at });
+            this.keep(session);
           },
           connected: (there) => this.seek(session, !there),
         },

@@ -70,11 +70,7 @@ export async function answer(
     try {
       await attempt();
     } catch (error) {
-      if (stop.aborted) {
-        // Over a socket it was told already; to tell it twice does no harm.
-        if (at.answer !== null) forget(at.answer);
-        throw stopped();
-      }
+      if (stop.aborted) break;
       // A WebSocket that is refused tells no reason; the same by HTTP does.
       if (socket && error instanceof ConnectionLost && !error.opened) {
         socket = false;
@@ -84,7 +80,13 @@ export async function answer(
       if (Date.now() - progress > PATIENCE_MS) throw lostInMidAnswer();
       listener.connected(false);
       await pause(PAUSES_MS[Math.min(tries++, PAUSES_MS.length - 1)]!, stop);
+      if (stop.aborted) break;
     }
+  }
+  if (end === undefined) {
+    // Over a socket it was told already; to tell it twice does no harm.
+    if (at.answer !== null) forget(at.answer);
+    throw stopped();
   }
   if (end.type === "error") throw failureOf(503, end.error);
   return end;
@@ -116,15 +118,14 @@ const mayComeBack = (error: unknown) =>
   error instanceof TypeError ||
   (error instanceof ApiFailure && (error.code === "unreachable" || error.status === 502));
 
+/** Shorter if it is stopped. */
 const pause = (ms: number, stop: AbortSignal) =>
-  new Promise<void>((resolve, reject) => {
-    const leave = () => {
+  new Promise<void>((resolve) => {
+    const over = () => {
       clearTimeout(timer);
-      reject(stopped());
-    };
-    const timer = setTimeout(() => {
-      stop.removeEventListener("abort", leave);
+      stop.removeEventListener("abort", over);
       resolve();
-    }, ms);
-    stop.addEventListener("abort", leave, { once: true });
+    };
+    const timer = setTimeout(over, ms);
+    stop.addEventListener("abort", over);
   });
