@@ -9,11 +9,13 @@ from xml.etree import ElementTree
 
 import httpx2
 import pytest
+import segno
 
 from smolcluster.chat.backend.door import Door
 from smolcluster.chat.backend.link_routes import reached
 from smolcluster.chat.backend.settings import ApiSettings
 from smolcluster.runtime.onetime import LINK_S, make_onetime, read_onetime
+from smolcluster.runtime.qr import qr_lines
 from tests.chat.asking import refused
 from tests.chat.conftest import KEY, PATIENCE_S, enter
 
@@ -155,6 +157,15 @@ def test_a_link_for_a_phone(locked):
         assert "style" not in made["qr_svg"], "the page's policy would not have it"
         assert httpx2.get(made["url"], timeout=PATIENCE_S).status_code == 303
         assert httpx2.get(made["url"], timeout=PATIENCE_S).status_code == 409
+
+
+def test_a_terminal_shows_the_same_code():
+    text = f"http://192.168.1.20:5050/?key={fresh()}"
+    dark = {"█": "00", "▀": "01", "▄": "10", " ": "11"}  # light is painted
+    rows = [row for line in qr_lines(text) for row in zip(*(dark[block] for block in line), strict=True)]
+    wanted = [[str(module) for module in row] for row in segno.make(text, micro=False, error="m").matrix_iter(border=2)]
+    assert [list(row) for row in rows[: len(wanted)]] == wanted
+    assert {module for row in rows[len(wanted) :] for module in row} <= {"0"}
 
 
 def test_where_no_key_is_needed_there_is_nothing_to_link(api):
