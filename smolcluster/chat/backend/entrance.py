@@ -20,8 +20,8 @@ _PRINTED = (
     "cookie keeps it in. If you just did, reload this page."
 )
 _ANOTHER = (
-    "Get another one: from a browser that is in, or with the key that was printed beside the first link: "
-    "<code>curl -X POST -H 'Authorization: Bearer KEY' http://{host}/links</code>"
+    "Get another one from a browser that is in, or on the machine that the playbook ran on: "
+    "<code>python -m smolcluster link http://{host}</code>"
 )
 
 
