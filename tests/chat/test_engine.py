@@ -180,7 +180,7 @@ def test_many_at_once_do_not_mix_sync_async_and_sockets(stages, models, serve):
             with connect(f"{url}/ws/chat", open_timeout=PATIENCE_S) as talking:
                 for _ in range(2):
                     talking.send(json.dumps({"message": prompt}))
-                    while (event := json.loads(talking.recv(PATIENCE_S)))["type"] == "token":
+                    while (event := json.loads(talking.recv(PATIENCE_S)))["type"] in ("begin", "token"):
                         pass
                     found["socket", prompt] = event["text"]
 
