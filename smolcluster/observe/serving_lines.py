@@ -21,26 +21,31 @@ def address_lines(urls: Mapping[str, str], key: str = "", onetime: str = "", els
 
     `elsewhere`: the machine they are on, if it is not the reader's: its loopback is said to be its own.
     """
-    lines, code = [], []
+    lines, more = [], []
     for name, url in urls.items():
-        own = is_loopback(urlsplit(url).hostname or "")
         link = f"{url}/?key={onetime}" if onetime and name == "page" else url
-        lines.append(f"{name:<4}  {link}" + (f"  (on {elsewhere} itself)" if own and elsewhere else ""))
+        own = elsewhere and is_loopback(urlsplit(url).hostname or "")
+        lines.append(f"{name:<4}  {link}" + (f"  (on {elsewhere} itself)" if own else ""))
         if link != url:
-            lines.append(f"      (for one browser, once, within {LINK_S / 60:g} minutes)")
-            code = [] if own else _code(link)  # a phone has a loopback of its own
+            more = link_lines(link)[1:]
     if key:
         lines.append(f"key   {key}")
-    return lines + code
+    return lines + more
 
 
-def _code(link: str) -> list[str]:
-    """Nothing where only the machines that serve have the extra `serve`."""
+def link_lines(link: str) -> list[str]:
+    """A link with a one-time key, what it is good for, and its QR code where a phone can use it.
+
+    There is no code without the extra `serve`, which only machines that serve need.
+    """
+    lines = [link, f"the link lets one browser in, once, within {LINK_S / 60:g} minutes"]
+    if is_loopback(urlsplit(link).hostname or ""):  # a phone has one of its own
+        return lines
     try:
         from smolcluster.runtime.qr import qr_lines
     except ImportError:
-        return []
-    return qr_lines(link)
+        return lines
+    return lines + qr_lines(link)
 
 
 def layers_text(rank: int, planned: str, note: ServingNote | None) -> str:

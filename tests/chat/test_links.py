@@ -9,12 +9,15 @@ from xml.etree import ElementTree
 
 import httpx2
 import pytest
+import segno
 
 from smolcluster.chat.backend.door import Door
 from smolcluster.chat.backend.link_routes import reached
 from smolcluster.chat.backend.page import PAGE
 from smolcluster.chat.backend.settings import ApiSettings
+from smolcluster.cli import main
 from smolcluster.runtime.onetime import LINK_S, make_onetime, read_onetime
+from smolcluster.runtime.qr import qr_lines
 from tests.chat.asking import refused
 from tests.chat.conftest import KEY, PATIENCE_S, enter
 
@@ -39,7 +42,7 @@ def told(answer: httpx2.Response) -> str:
     """The sentence of a page that does not let in."""
     assert answer.headers["content-type"].startswith("text/html")
     assert "set-cookie" not in answer.headers
-    assert "POST" in answer.text, "how to get another one"
+    assert f"python -m smolcluster link http://{answer.url.netloc.decode()}</code>" in answer.text, "how to get one"
     return re.findall("<p>(.*?)</p>", answer.text)[0]
 
 
@@ -157,6 +160,36 @@ def test_a_link_for_a_phone(locked):
         assert "style" not in made["qr_svg"], "the page's policy would not have it"
         assert httpx2.get(made["url"], timeout=PATIENCE_S).status_code == 303
         assert httpx2.get(made["url"], timeout=PATIENCE_S).status_code == 409
+
+
+def test_the_command_makes_one(locked, api, tmp_path, capsys):
+    (tmp_path / "api_key").write_text(f"{KEY}\n")
+    asked = ["--run", str(tmp_path)]
+    assert main(["link", locked.page_url, *asked]) == 0
+    url, what = capsys.readouterr().out.splitlines()  # no QR code: no phone reaches loopback
+    assert url.startswith(f"{locked.page_url}/?key=")
+    assert "one browser in, once, within 60 minutes" in what
+    assert come(locked, url.partition("key=")[2]).status_code == 303
+    for code, arguments, told in (
+        (2, ["192.168.1.20:5050", *asked], "as http://192.168.1.20:5050"),
+        (2, [locked.url, "--run", str(tmp_path / "other")], "the API's key cannot be read"),
+        (3, [api.url, *asked], "answered 409: this server listens on its own machine alone"),
+        (3, ["http://127.0.0.1:1", *asked], "does not answer as a served model does"),
+    ):
+        assert main(["link", *arguments]) == code
+        assert told in capsys.readouterr().err
+    (tmp_path / "api_key").write_text(f"{KEY}x\n")
+    assert main(["link", locked.url, *asked]) == 2
+    assert "has another key" in capsys.readouterr().err
+
+
+def test_a_terminal_shows_the_same_code():
+    text = f"http://192.168.1.20:5050/?key={fresh()}"
+    dark = {"█": "00", "▀": "01", "▄": "10", " ": "11"}  # light is painted
+    rows = [row for line in qr_lines(text) for row in zip(*(dark[block] for block in line), strict=True)]
+    wanted = [[str(module) for module in row] for row in segno.make(text, micro=False, error="m").matrix_iter(border=2)]
+    assert [list(row) for row in rows[: len(wanted)]] == wanted
+    assert {module for row in rows[len(wanted) :] for module in row} <= {"0"}
 
 
 def test_where_no_key_is_needed_there_is_nothing_to_link(api):

@@ -224,11 +224,11 @@ def test_a_lost_connection_is_found_again_in_mid_answer(browser, serve):
 
 def test_a_wrong_key_and_the_right_one(browser, serve):
     tab = browser.tab(serve(says("come in"), key=KEY).page_url)
-    tab.type("Key", "not the key of anything")
+    tab.type("Key or link", "not the key of anything")
     tab.click("Enter")
     tab.until("document.querySelector('#wrong').innerText.includes('not the key')")
     checked(tab, "key")
-    tab.type("Key", KEY)
+    tab.type("Key or link", KEY)
     tab.press("Enter")
     tab.until("document.querySelector('.stage')")
     ask(tab, "hello")
@@ -240,7 +240,7 @@ def test_a_wrong_key_and_the_right_one(browser, serve):
 
 def test_a_link_lets_a_phone_in_once(browser, serve):
     tab = browser.tab(serve(says("from the phone"), key=KEY).page_url)
-    tab.type("Key", KEY)
+    tab.type("Key or link", KEY)
     tab.press("Enter")
     tab.until("document.querySelector('.stage')")
     tab.click("Phone and programs")
@@ -258,7 +258,7 @@ def test_a_link_lets_a_phone_in_once(browser, serve):
     assert answers(phone) == ["from the phone"]
     other = browser.tab(url)
     other.until("document.body.innerText.includes('used already')")
-    other.click("Enter the key")
+    other.click("enter the key")
     other.until("document.querySelector('#key')")
     quiet(tab, "status of 401")
     quiet(phone)

@@ -254,6 +254,37 @@ def test_one_that_is_too_long_loses_its_beginning(serve, head):
     assert api.app.state.service.kept.bytes <= 4096
 
 
+def test_who_leaves_as_an_event_comes_has_left():
+    """Both in one turn of the loop: the cancel of a listener must not be lost over the event."""
+
+    async def left() -> bool:
+        head = FakeHead()
+        service = Service(head, ApiSettings())
+        async with AsyncExitStack() as held:
+            exchange = await held.enter_async_context(Exchange(service, "/chat", "chat", stream=True))
+            await exchange.submit([Request("hi")], "message")
+            answer = service.kept.keep(exchange, ChatEvents(exchange, "small"), held.pop_all())
+
+        async def listen() -> None:
+            async for _ in answer.events(0, 60.0):
+                pass
+
+        listening = asyncio.create_task(listen())
+        while answer.next < 1:
+            await asyncio.sleep(0)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        answer._put(["{}"])
+        await asyncio.sleep(0)  # the event was told; who waits for it has not taken it yet
+        listening.cancel()
+        done, _ = await asyncio.wait({listening}, timeout=5.0)
+        await service.kept.close()
+        service.close()
+        return bool(done) and listening.cancelled()
+
+    assert asyncio.run(left())
+
+
 def test_nothing_is_left_when_the_app_ends():
     """Live answers end with it, and their timers, and what was kept."""
 

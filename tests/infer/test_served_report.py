@@ -261,7 +261,7 @@ def test_addresses_with_and_without_a_key() -> None:
     told = address_lines(urls, "k3y", "0nce", elsewhere="mini1")
     assert told[:4] == [
         "api   http://192.0.2.1:8080", "page  http://192.0.2.1:5050/?key=0nce",
-        "      (for one browser, once, within 60 minutes)", "key   k3y",
+        "key   k3y", "the link lets one browser in, once, within 60 minutes",
     ]  # fmt: skip
     # A QR code of version 3 has 29 modules a side, two of border around; two rows of them make a line.
     assert [len(line) for line in told[4:]] == [33] * 17

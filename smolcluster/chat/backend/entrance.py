@@ -15,9 +15,8 @@ _PAGE = """<!doctype html>
 </html>
 """
 _HOW = (
-    '<a href="/">Enter the key</a> that <code>ansible-playbook inference.yml</code> printed beside the link, or get '
-    "another link: from a browser that is in, or with that key: "
-    "<code>curl -X POST -H 'Authorization: Bearer KEY' http://{host}/links</code>"
+    "Get another one from a browser that is in, or on the machine that the playbook ran on: "
+    '<code>python -m smolcluster link http://{host}</code>. Or <a href="/">enter the key</a>.'
 )
 
 

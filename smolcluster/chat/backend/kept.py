@@ -104,7 +104,9 @@ class KeptAnswer:
                 return
             else:
                 try:
-                    await asyncio.wait_for(self._news.wait(), ping_s)
+                    # Not wait_for: until Python 3.12 it swallows a cancel that comes together with the news.
+                    async with asyncio.timeout(ping_s):
+                        await self._news.wait()
                 except TimeoutError:
                     yield None
 

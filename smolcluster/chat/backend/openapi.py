@@ -70,9 +70,7 @@ def describe(app: FastAPI) -> None:
 
 def _carried() -> dict[str, Any]:
     """The schemas of what no endpoint's body is: the events of a chat, and what else /ws/chat takes."""
-    schemas: dict[str, Any] = {}
-    for name, kind in (("ChatEvent", TypeAdapter(ChatEvent)), ("ResumeAsked", TypeAdapter(ResumeAsked))):
-        schema = kind.json_schema(ref_template="#/components/schemas/{model}")
-        schemas.update(schema.pop("$defs", {}))
-        schemas[name] = schema
-    return schemas
+    refs = "#/components/schemas/{model}"
+    event = TypeAdapter(ChatEvent).json_schema(ref_template=refs, mode="serialization")
+    resume = ResumeAsked.model_json_schema(ref_template=refs)
+    return {**event.pop("$defs"), "ChatEvent": event, "ResumeAsked": resume}

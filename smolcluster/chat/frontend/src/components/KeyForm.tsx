@@ -20,8 +20,10 @@ export function KeyForm({ onEntered }: { onEntered: () => void }) {
     <main className="locked">
       <h1>smolcluster</h1>
       <p>
-        This page needs a key. Open the link that <code>ansible-playbook inference.yml</code> printed, or enter the key
-        that stands beside it. A cookie then keeps you in, so that you are asked once.
+        This page needs a key. Open the link that <code>ansible-playbook inference.yml</code> printed: it lets one
+        browser in, once, and a cookie keeps it in. Another link comes from a browser that is in, or on the machine that
+        the playbook ran on from <code>python -m smolcluster link {location.origin}</code>. A link, or the key itself, can
+        be entered here too.
       </p>
       <form
         onSubmit={(event) => {
@@ -29,7 +31,7 @@ export function KeyForm({ onEntered }: { onEntered: () => void }) {
           if (key.trim() !== "" && !busy) void send();
         }}
       >
-        <label htmlFor="key">Key</label>
+        <label htmlFor="key">Key or link</label>
         <input
           id="key"
           type="password"
