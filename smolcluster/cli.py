@@ -18,6 +18,7 @@ from smolcluster.commands import (
     generate,
     init,
     job,
+    link,
     network,
     plan,
     prepare,
@@ -48,6 +49,7 @@ app.command("generate")(generate.generate)
 app.command("report")(report.report)
 app.command("enroll")(enroll.enroll)
 app.command("serve")(serve.serve)
+app.command("link")(link.link)
 app.command("weights")(weights.weights)
 app.add_typer(job.app, name="job")
 app.add_typer(network.app, name="network")

@@ -38,6 +38,7 @@ from smolcluster.jobs.restarts import SupervisorRestarts
 from smolcluster.jobs.telling import ServedLines, StepLines, Telling
 from smolcluster.jobs.types import START_DEADLINE_S
 from smolcluster.observe.serving_lines import address_lines, example_lines
+from smolcluster.runtime.onetime import make_onetime
 from smolcluster.runtime.runfolder import RunFolder, ServingNote, write_atomic
 
 _SPEC: dict[str, dict[str, Any]] = {
@@ -194,9 +195,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             write_atomic(self._home.was_ready, "")
         key_file = self._options["api_key_file"]
         key = Path(key_file).read_text(encoding="utf-8").strip() if key_file else ""
+        # Good for its time by the clock of the API's machine, which may not be ours.
+        onetime = make_onetime(key, note.time) if key else ""
         elsewhere = "" if self._options["local"] else self._options["node"]
-        for line in (*address_lines(note.urls, key, elsewhere), *example_lines(note, bool(key))):
-            # The key is for the person in front of the screen, not for a log that Ansible may keep.
+        for line in (*address_lines(note.urls, key, onetime, elsewhere), *example_lines(note, bool(key))):
+            # The keys are for the person in front of the screen, not for a log that Ansible may keep.
             with _whole_line():
                 Display().display(f"{'':<{self._width}}  {line}", screen_only=bool(key))
 

@@ -26,6 +26,7 @@ from smolcluster.jobs.types import ACTIVE_STATES, ASKED_GRACE_S, PollResult
 from smolcluster.observe.serving_lines import address_lines, example_lines
 from smolcluster.plan.types import ServePlan
 from smolcluster.runtime.newrun import link_model
+from smolcluster.runtime.onetime import make_onetime
 from smolcluster.runtime.runfolder import write_atomic
 from smolcluster.spec.cluster import ClusterSpec
 
@@ -110,7 +111,9 @@ class _Following:
             self._ready = True
             write_atomic(self._run.folder.was_ready, "")
         self._told = note.urls  # an API that was started again takes another free port where 0 was asked for
-        self._print([*address_lines(note.urls, self._key()), *example_lines(note, bool(self._key()))])
+        key = self._key()
+        onetime = make_onetime(key, note.time) if key else ""
+        self._print([*address_lines(note.urls, key, onetime), *example_lines(note, bool(key))])
 
     def _key(self) -> str:
         file = self._run.folder.path / "api_key"

@@ -8,25 +8,44 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
+from smolcluster.runtime.onetime import LINK_S
 from smolcluster.runtime.runfolder import ServingNote
 from smolcluster.spec.values import is_loopback
 
 
-def address_lines(urls: Mapping[str, str], key: str = "", elsewhere: str = "") -> list[str]:
-    """Where the API and the page are. With a key: the page's link that carries it, and the key for clients.
+def address_lines(urls: Mapping[str, str], key: str = "", onetime: str = "", elsewhere: str = "") -> list[str]:
+    """Where the API and the page are. With a key: the page's link with a one-time key, its QR code, and the key, which
+    is for clients.
 
     `elsewhere`: the machine they are on, if it is not the reader's: its loopback is said to be its own.
     """
-    lines = []
+    lines, more = [], []
     for name, url in urls.items():
+        link = f"{url}/?key={onetime}" if onetime and name == "page" else url
         own = elsewhere and is_loopback(urlsplit(url).hostname or "")
-        link = f"{url}/?key={quote(key)}" if key and name == "page" else url
         lines.append(f"{name:<4}  {link}" + (f"  (on {elsewhere} itself)" if own else ""))
+        if link != url:
+            more = link_lines(link)[1:]
     if key:
         lines.append(f"key   {key}")
-    return lines
+    return lines + more
+
+
+def link_lines(link: str) -> list[str]:
+    """A link with a one-time key, what it is good for, and its QR code where a phone can use it.
+
+    There is no code without the extra `serve`, which only machines that serve need.
+    """
+    lines = [link, f"the link lets one browser in, once, within {LINK_S / 60:g} minutes"]
+    if is_loopback(urlsplit(link).hostname or ""):  # a phone has one of its own
+        return lines
+    try:
+        from smolcluster.runtime.qr import qr_lines
+    except ImportError:
+        return lines
+    return lines + qr_lines(link)
 
 
 def layers_text(rank: int, planned: str, note: ServingNote | None) -> str:

@@ -142,6 +142,10 @@ class RunFolder:
         """What the API's rank says of itself now: ServingNote."""
         return self.rank(node, rank) / "serving.json"
 
+    def links_used(self, node: str, rank: int) -> Path:
+        """Which links to its page the API's rank has let somebody in by."""
+        return self.rank(node, rank) / "links_used"
+
     def requests(self, node: str, rank: int) -> Path:
         """RequestRecords, one per line, written by the API's rank."""
         return self.rank(node, rank) / "requests.jsonl"

@@ -198,7 +198,8 @@ class WebInterface(FileModel):
 class InferenceFile(HostsFile):
     """cluster_config_inference.yaml. `model_name`: what is served where no flag says it; `num_layers` is compared.
 
-    `rejoin_wait`: seconds a lost stage is waited for before the others share its layers.
+    `rejoin_wait`: seconds a lost stage is waited for before the others share its layers. `resume_wait`: seconds an
+    answer of a chat goes on with nobody listening.
     """
 
     model_name: str | None = Field(default=None, min_length=1)
@@ -208,6 +209,7 @@ class InferenceFile(HostsFile):
     timeout: float | None = Field(default=None, gt=0)
     request_timeout: float = Field(default=300.0, gt=0)
     rejoin_wait: float = Field(default=15.0, ge=0)
+    resume_wait: float = Field(default=20.0, ge=0)
 
 
 CLUSTER_FILES: dict[str, type[CommonFile]] = {

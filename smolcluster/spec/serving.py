@@ -39,8 +39,8 @@ class ServeSpec(Frozen):
 
     `given`: the person's `stages` say who has which layers; else the ranges here are even ones, for the plan to better.
     `source` and `licence` tell people of the weights. `cache_tokens`: room in all sessions' caches together; None:
-    as many as they need. `rejoin_s`: how long a lost stage is waited for. `api_node` None: rank 0's machine; `listen`
-    are addresses of that machine.
+    as many as they need. `rejoin_s`: how long a lost stage is waited for; `resume_s`: a lost client. `api_node` None:
+    rank 0's machine; `listen` are addresses of that machine.
     """
 
     model_name: str
@@ -59,6 +59,7 @@ class ServeSpec(Frozen):
     comm: CommSpec = Field(default_factory=CommSpec)
     recovery: RecoverySpec = Field(default_factory=RecoverySpec)
     rejoin_s: float = Field(default=15.0, ge=0)
+    resume_s: float = Field(default=20.0, ge=0)
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,7 @@ def _spec(file: InferenceFile, choice: Choice, split: Split, api: str, timeout_s
         comm=comm_of(file),
         recovery=recovery_of(file),
         rejoin_s=file.rejoin_wait,
+        resume_s=file.resume_wait,
     )
 
 

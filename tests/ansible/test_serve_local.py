@@ -14,6 +14,7 @@ from ansible_lab import Cluster, Playing, gone_within
 from ansible_served import PORTS, PROMPT, Tiny, ask, rank_of
 
 from smolcluster.jobs.registry import Registry
+from smolcluster.runtime.onetime import LINK_S, read_onetime
 from smolcluster.runtime.runfolder import JobState, RunFolder, ServingNote, write_atomic
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -180,8 +181,12 @@ def test_a_run_s_key_is_its_owner_s_and_shown_once(local: Cluster, tiny: Tiny) -
     assert stat.S_IMODE((home.path / "api_key").stat().st_mode) == 0o600
     assert len(key) == 43
     assert key.isalnum()
-    assert outcome.text.count(key) == 2, "for clients, and in the link"
-    assert f"page  http://192.0.2.1:5050/?key={key}" in outcome.text
+    assert outcome.text.count(key) == 1, "for clients; the link has a key of its own"
+    [onetime] = re.findall(r"page  http://192\.0\.2\.1:5050/\?key=(\S+)", outcome.text)
+    found = read_onetime(key, onetime)
+    assert found is not None
+    assert abs(found.until - note.time - LINK_S) <= 1
     log = (local.folder / "log").read_text()
     assert "node1  ready" in log
     assert key not in log
+    assert onetime not in log

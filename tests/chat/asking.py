@@ -18,9 +18,17 @@ def refused(answer, status: int) -> dict:
 
 
 def events(answer) -> list:
-    """The data of server-sent events."""
+    """The data of server-sent events. Where they have an id it is the number in their data."""
     assert answer.headers["content-type"].startswith("text/event-stream")
     frames = answer.text.split("\n\n")
     assert frames.pop() == ""
-    data = [frame.removeprefix("data: ") for frame in frames if not frame.startswith(":")]
-    return [text if text == "[DONE]" else json.loads(text) for text in data]
+    told = []
+    for frame in frames:
+        *before, data = frame.split("\n")
+        if data.startswith(":"):
+            continue
+        text = data.removeprefix("data: ")
+        told.append(text if text == "[DONE]" else json.loads(text))
+        if before:
+            assert before == [f"id: {told[-1]['number']}"]
+    return told

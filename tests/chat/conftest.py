@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from smolcluster.chat.backend.api import create_app
 from smolcluster.chat.backend.serve import Serving, bind, urls
 from smolcluster.chat.backend.settings import ApiSettings
 from smolcluster.infer.head import Head
+from smolcluster.runtime.onetime import make_onetime
 from tests.chat.fake_head import FakeHead, written
 from tests.infer.conftest import models, stages
 
@@ -48,6 +50,12 @@ class Served:
         return [json.loads(line) for line in lines]
 
 
+def enter(api: Served) -> str:
+    """Come in by a link: the cookie."""
+    answer = api.client.get("/", params={"key": make_onetime(KEY, time.time())})
+    return answer.headers["set-cookie"].partition(";")[0]
+
+
 @pytest.fixture
 def serve(tmp_path) -> Iterator[Callable[..., Served]]:
     """serve(head, **settings) -> Served; all end with the test."""
@@ -57,7 +65,8 @@ def serve(tmp_path) -> Iterator[Callable[..., Served]]:
             bound = bind(("127.0.0.1",), {"api": 0, "page": 0})
             where = urls(bound)
             files = {"requests_file": tmp_path / "requests.jsonl", "note_file": tmp_path / "serving.json"}
-            app = create_app(head, ApiSettings(**{"urls": where, **files, **changes}))
+            # Who leaves frees the model at once, except in the tests that come back.
+            app = create_app(head, ApiSettings(**{"urls": where, **files, "resume_s": 0, **changes}))
             serving = held.enter_context(Serving(app, bound, leave_s))
             client = held.enter_context(httpx2.Client(base_url=where["api"], timeout=PATIENCE_S))
             return Served(app, serving, where["api"], where["page"], **files, client=client, held=held)

@@ -15,6 +15,7 @@ from smolcluster.infer.local import LocalHead
 from smolcluster.infer.request import Done, Limits, Request, prompt_ids
 from smolcluster.models.sampling import Sampling
 from smolcluster.spec.modelfile import Decoding
+from tests.chat.asking import events
 from tests.chat.conftest import PATIENCE_S
 from tests.infer.infer_models import CONTEXT, LAYERS, VOCABULARY, small_tokenizer
 from tests.infer.test_engine import CUTS, wait_until_free
@@ -179,7 +180,7 @@ def test_many_at_once_do_not_mix_sync_async_and_sockets(stages, models, serve):
             with connect(f"{url}/ws/chat", open_timeout=PATIENCE_S) as talking:
                 for _ in range(2):
                     talking.send(json.dumps({"message": prompt}))
-                    while (event := json.loads(talking.recv(PATIENCE_S)))["type"] == "token":
+                    while (event := json.loads(talking.recv(PATIENCE_S)))["type"] in ("begin", "token"):
                         pass
                     found["socket", prompt] = event["text"]
 
@@ -208,6 +209,25 @@ def test_many_at_once_do_not_mix_sync_async_and_sockets(stages, models, serve):
     for (_, prompt), text in found.items():
         assert text == wanted[prompt]
     assert len(found) == 4 + 2 * len(prompts)
+
+
+def test_an_answer_cut_at_each_event_has_the_same_tokens(stages, models, serve):
+    with real(stages, models) as engine:
+        api = serve(LocalHead(engine, about()), resume_s=PATIENCE_S)
+        body = {"message": "the cat", "stream": True}
+        whole = events(api.client.post("/chat", json=body))
+        assert whole[-1]["text"] == text_of(engine, "the cat")
+        assert whole[-1]["usage"]["completion_tokens"] == 12
+        for cut in range(1, len(whole)):
+            with api.client.stream("POST", "/chat", json=body) as answer:
+                lines = (line for line in answer.iter_lines() if line.startswith("data: "))
+                before = [json.loads(next(lines).removeprefix("data: ")) for _ in range(cut)]
+            url = f"/answers/{before[0]['id']}/events"
+            after = events(api.client.get(url, headers={"Last-Event-ID": str(before[-1]["number"])}))
+            pieces = [event["text"] for event in [*before, *after] if event["type"] == "token"]
+            assert pieces == [event["text"] for event in whole if event["type"] == "token"]
+            assert (after[-1]["text"], after[-1]["usage"]) == (whole[-1]["text"], whole[-1]["usage"])
+        wait_until_free(engine)
 
 
 @pytest.mark.parametrize("way", ["whole", "stream", "socket"])

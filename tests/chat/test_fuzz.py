@@ -38,7 +38,9 @@ def schema():
 
 
 OPERATIONS = {
-    ("/chat", "POST"), ("/config", "GET"), ("/health", "GET"), ("/metrics", "GET"), ("/reconnect", "POST"),
+    ("/answers/{answer}", "DELETE"), ("/answers/{answer}/events", "GET"),
+    ("/chat", "POST"), ("/config", "GET"), ("/health", "GET"), ("/links", "POST"), ("/metrics", "GET"),
+    ("/reconnect", "POST"), ("/stages", "GET"),
     ("/v1/chat/completions", "POST"), ("/v1/completions", "POST"), ("/v1/models", "GET"), ("/v1/models/{model}", "GET"),
 }  # fmt: skip
 

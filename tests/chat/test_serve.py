@@ -111,7 +111,14 @@ def serve_plan(**api) -> ServePlan:
     return ServePlan(
         cluster="test",
         serve=ServeSpec(
-            model_name="small", model=MODEL, stages=STAGES, api_port=0, frontend_port=0, request_timeout_s=12.5, seed=42
+            model_name="small",
+            model=MODEL,
+            stages=STAGES,
+            api_port=0,
+            frontend_port=0,
+            request_timeout_s=12.5,
+            seed=42,
+            resume_s=7.5,
         ),
         layers=4,
         world_size=2,
@@ -180,6 +187,7 @@ def test_a_rank_from_starting_to_closed(tmp_path, head):
                     assert client.post("/chat", json={"message": "hi"}).json()["text"] == "Hello!"
                     request = head.requests[-1]
                     assert request.deadline_s == 12.5
+                    assert client.get("/config").json()["limits"]["resume_s"] == 7.5
                     assert [request.prompt[start:stop] for start, stop in request.literal] == ["hi"]
                 note = noted(file, lambda note: note.state == "lost")
                 assert "head" in note.reason

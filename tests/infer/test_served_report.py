@@ -258,9 +258,16 @@ def test_lines_tell_what_changed_and_nothing_twice() -> None:
 def test_addresses_with_and_without_a_key() -> None:
     urls = {"api": "http://192.0.2.1:8080", "page": "http://192.0.2.1:5050"}
     assert address_lines(urls) == ["api   http://192.0.2.1:8080", "page  http://192.0.2.1:5050"]
-    with_key = ["api   http://192.0.2.1:8080", "page  http://192.0.2.1:5050/?key=k3y", "key   k3y"]
-    assert address_lines(urls, "k3y", elsewhere="mini1") == with_key
+    told = address_lines(urls, "k3y", "0nce", elsewhere="mini1")
+    assert told[:4] == [
+        "api   http://192.0.2.1:8080", "page  http://192.0.2.1:5050/?key=0nce",
+        "key   k3y", "the link lets one browser in, once, within 60 minutes",
+    ]  # fmt: skip
+    # A QR code of version 3 has 29 modules a side, two of border around; two rows of them make a line.
+    assert [len(line) for line in told[4:]] == [33] * 17
+    assert {character for line in told[4:] for character in line} == set("█▀▄ ")
     own = {"api": "http://127.0.0.1:8080", "page": "http://[::1]:5050"}
+    assert len(address_lines(own, "k3y", "0nce", elsewhere="mini1")) == 4, "no QR code: no phone reaches loopback"
     assert address_lines(own, elsewhere="mini1") == [
         "api   http://127.0.0.1:8080  (on mini1 itself)",
         "page  http://[::1]:5050  (on mini1 itself)",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer
 
-from smolcluster.chat.backend.exchange import Exchange
 from smolcluster.chat.backend.refusals import ErrorDetail
 from smolcluster.infer.request import Finish, Strategy
 from smolcluster.models.dense import Precision
+
+if TYPE_CHECKING:
+    from smolcluster.chat.backend.exchange import Exchange
 
 
 class UsageAnswer(BaseModel):
@@ -26,15 +28,29 @@ class UsageAnswer(BaseModel):
         return cls(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
 
 
+class BeginEvent(BaseModel):
+    """The first event of /chat's stream and /ws/chat. `id` is what a lost connection is taken up by.
+
+    `number` counts the events of an answer from 0; server-sent events have it as their `id` too.
+    """
+
+    type: Literal["begin"] = "begin"
+    number: int
+    id: str
+    model: str
+    prompt_tokens: int
+
+
 class TokenEvent(BaseModel):
-    """Of /chat's stream and /ws/chat: text that has become certain."""
+    """Text that has become certain."""
 
     type: Literal["token"] = "token"
+    number: int
     text: str
 
 
-class DoneEvent(BaseModel):
-    """The whole answer, once it has ended: the body of /chat, and the last event of its streams. Times in seconds."""
+class ChatAnswer(BaseModel):
+    """The body of /chat: the whole answer. Times in seconds."""
 
     type: Literal["done"] = "done"
     id: str
@@ -47,16 +63,27 @@ class DoneEvent(BaseModel):
     tokens_per_s: float
 
 
+class DoneEvent(ChatAnswer):
+    """The last event of an answer: all of it. `finish_reason` "cancelled": it was stopped, or nobody listened."""
+
+    number: int
+
+
 class ErrorEvent(BaseModel):
-    """What went wrong, in OpenAI's form. The last event of its request."""
+    """What went wrong, in OpenAI's form. The last event of its request. `number` null: it had not begun."""
 
     type: Literal["error"] = "error"
+    number: int | None = None
     error: ErrorDetail
+
+
+ChatEvent = Annotated[BeginEvent | TokenEvent | DoneEvent | ErrorEvent, Field(discriminator="type")]
 
 
 class LimitsAnswer(BaseModel):
     """What a request may be at most. `context` in tokens: prompt and answer together; a `max_tokens` beyond what it has
-    room for is cut to that. A request without one gets `default_max_tokens`.
+    room for is cut to that. A request without one gets `default_max_tokens`. An answer of /chat or /ws/chat goes on for
+    `resume_s` seconds with nobody listening; its events can be had for `kept_s` seconds after its end.
     """
 
     context: int
@@ -66,6 +93,8 @@ class LimitsAnswer(BaseModel):
     messages: int
     choices: int
     stop_strings: int
+    resume_s: float
+    kept_s: float
 
 
 class StrategyAnswer(BaseModel):
@@ -115,6 +144,56 @@ class HealthAnswer(BaseModel):
     waiting: int | None = None
     tokens: int | None = None
     stages: list[StageAnswer] | None = None
+
+
+StageHealth = Literal["serving", "lost", "recovering"]
+
+
+class StageStrip(BaseModel):
+    """A stage as the page shows it. `layers` is half-open, null: it has none now. `ms_per_token`: how long it computes
+    for a step lately, null before it did; a step is a token of every session that is under way. `health` lost: it
+    cannot be reached; recovering: it is there, and waits for the others or for layers.
+    """
+
+    rank: int
+    node: str
+    layers: tuple[int, int] | None
+    ms_per_token: float | None
+    health: StageHealth
+
+
+class StageEvent(BaseModel):
+    """The chain of stages broke. `time`: seconds since 1970; `nodes` and `ranks`: who was lost, none if nobody was but
+    the stages were connected anew. `done` is empty and `seconds` null until it serves again; `seconds` is until then,
+    to about a second. An event keeps its `number`.
+    """
+
+    number: int
+    time: float
+    ranks: list[int]
+    nodes: list[str]
+    reason: str
+    done: str
+    seconds: float | None
+
+
+class StagesAnswer(BaseModel):
+    """GET /stages. `events`: the last ones, the oldest first."""
+
+    state: Literal["starting", "ready", "lost", "closed"]
+    reason: str
+    epoch: int
+    tokens_per_s: float
+    stages: list[StageStrip]
+    events: list[StageEvent]
+
+
+class LinkAnswer(BaseModel):
+    """POST /links. `qr_svg`: the URL as a QR code, an <svg> element that takes the size it is given."""
+
+    url: str
+    qr_svg: str
+    expires_s: float
 
 
 class ModelCard(BaseModel):

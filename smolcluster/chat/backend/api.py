@@ -1,6 +1,6 @@
 """The HTTP API of a served model, as a FastAPI application.
 
-    /chat  /ws/chat  /config  /health  /reconnect  /metrics      our own
+    /chat  /ws/chat  /answers/...  /links  /stages  /health ...  our own
     /v1/models  /v1/completions  /v1/chat/completions            OpenAI's
     /                                                            the page
 
@@ -21,9 +21,11 @@ from smolcluster import __version__
 from smolcluster.chat.backend.chat_routes import chat_routes
 from smolcluster.chat.backend.door import Door
 from smolcluster.chat.backend.guard import Guard
+from smolcluster.chat.backend.link_routes import link_routes
 from smolcluster.chat.backend.note import keep_note
 from smolcluster.chat.backend.openai_routes import openai_routes
 from smolcluster.chat.backend.openapi import ERRORS, describe
+from smolcluster.chat.backend.page import page_routes
 from smolcluster.chat.backend.refusals import on_http_error, on_invalid
 from smolcluster.chat.backend.service import Service
 from smolcluster.chat.backend.settings import ApiSettings
@@ -46,6 +48,7 @@ def create_app(head: Head, settings: ApiSettings) -> FastAPI:
                 note.cancel()
                 with suppress(asyncio.CancelledError):
                     await note
+            await service.kept.close()
             service.close()
             service.open_threads()
 
@@ -62,9 +65,10 @@ def create_app(head: Head, settings: ApiSettings) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.service = service
-    for routes in (chat_routes, openai_routes, state_routes, socket_routes):
+    for routes in (chat_routes, openai_routes, state_routes, link_routes, socket_routes):
         app.include_router(routes(service))
         app.include_router(routes(service), prefix="/api", include_in_schema=False)
+    app.include_router(page_routes())
     describe(app)
     app.add_middleware(Guard, service=service, door=Door(settings))
     return app

@@ -14,6 +14,7 @@ MOST_CHOICES = 16
 MOST_PROMPTS = 16
 MOST_STOPS = 16
 LONGEST_STOP = 512
+LONGEST_ID = 100
 _MOST_TOKENS = 1 << 31
 # More keys than that, and each would be told of.
 _MOST_KEYS = 256
@@ -184,6 +185,13 @@ class ChatAsked(Decoded):
     def conversation(self) -> list[Message]:
         """All of it."""
         return self.messages or [Message(role="user", content=self.message or "")]
+
+
+class ResumeAsked(Asked):
+    """A message of /ws/chat: go on with an answer, by the `id` of its begin event, after the event of that number."""
+
+    resume: Annotated[str, Field(max_length=LONGEST_ID)]
+    after: Annotated[int, Field(ge=-1, le=_MOST_TOKENS), BeforeValidator(_number)] = -1
 
 
 class StreamOptions(Asked):

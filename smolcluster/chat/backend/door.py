@@ -33,11 +33,6 @@ class Door:
         # Beyond loopback a key is asked for, and the names that a network gives a machine are not ours to know.
         self._names = frozenset(name.lower() for name in names) if settings.local else None
 
-    @property
-    def keyless(self) -> bool:
-        """Whether everybody may come in who can reach it."""
-        return self._key is None
-
     def check_host(self, headers: Mapping[str, str]) -> None:
         """ApiError unless the Host header may be one of ours."""
         host = headers.get("host", "")
@@ -80,9 +75,10 @@ class Door:
         """Whether it is the key. Takes as long for a near miss as for any other."""
         return self._key is not None and hmac.compare_digest(shown.encode("utf-8", "replace"), self._key.encode())
 
-    def cookie(self) -> str:
-        """The Set-Cookie header for somebody who has shown the key."""
-        return f"{COOKIE}={self._ticket}; Path=/; Max-Age={_COOKIE_S}; HttpOnly; SameSite=Strict"
+    def cookie(self, secure: bool) -> str:
+        """The Set-Cookie header for a browser that was let in. `secure`: by https, and it comes by nothing else."""
+        cookie = f"{COOKIE}={self._ticket}; Path=/; Max-Age={_COOKIE_S}; HttpOnly; SameSite=Strict"
+        return f"{cookie}; Secure" if secure else cookie
 
 
 def _name(host: str) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from typing import Literal, Protocol
 
 from smolcluster.chat.backend.answers import (
+    BeginEvent,
+    ChatAnswer,
     ChatChunkChoice,
     ChatCompletionChunk,
     ChatDelta,
@@ -49,30 +52,35 @@ def finish_of(reason: Finish) -> Literal["stop", "length"]:
 
 
 class ChatEvents:
-    """token, ..., then done or error."""
+    """begin, token, ..., then done or error; numbered from 0."""
 
     def __init__(self, exchange: Exchange, model: str) -> None:
         self._exchange = exchange
         self._model = model
         self._texts: list[str] = []
+        self._numbers = itertools.count()
 
     def begin(self) -> list[str]:
-        """Nothing."""
-        return []
+        """The begin event."""
+        exchange = self._exchange
+        begun = BeginEvent(
+            number=next(self._numbers), id=exchange.id, model=self._model, prompt_tokens=exchange.prompt_tokens
+        )
+        return [begun.model_dump_json()]
 
     def event(self, _: int, event: Delta | Done) -> list[str]:
         """A token event, if there is text."""
         self._texts.append(event.text)
-        return [TokenEvent(text=event.text).model_dump_json()] if event.text else []
+        return [TokenEvent(number=next(self._numbers), text=event.text).model_dump_json()] if event.text else []
 
-    def done(self, text: str | None = None) -> DoneEvent:
-        """The whole answer."""
+    def whole(self, text: str) -> ChatAnswer:
+        """The whole answer, of this text."""
         exchange = self._exchange
         written, after_s = exchange.completion_tokens, exchange.seconds - (exchange.first_s or 0)
-        return DoneEvent(
+        return ChatAnswer(
             id=exchange.id,
             model=self._model,
-            text="".join(self._texts) if text is None else text,
+            text=text,
             finish_reason=exchange.finish[0],
             usage=UsageAnswer.of(exchange),
             first_token_s=exchange.first_s,
@@ -82,11 +90,12 @@ class ChatEvents:
 
     def end(self) -> list[str]:
         """The done event."""
-        return [self.done().model_dump_json()]
+        whole = self.whole("".join(self._texts))
+        return [DoneEvent(number=next(self._numbers), **dict(whole)).model_dump_json()]
 
     def error(self, error: ApiError) -> list[str]:
         """The error event."""
-        return [ErrorEvent(error=error.answer().error).model_dump_json()]
+        return [ErrorEvent(number=next(self._numbers), error=error.answer().error).model_dump_json()]
 
 
 class _Chunks(ABC):

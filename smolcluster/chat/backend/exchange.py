@@ -20,7 +20,8 @@ _GRACE_S = 60.0
 
 
 class Exchange:
-    """Use as a context manager, in one task: `submit`, then `next` until none is left; what is left is cancelled.
+    """Use as a context manager, by one task at a time: `submit`, then `next` until none is left. What is left at the
+    end is cancelled.
 
     `kind` begins its id, as OpenAI's do. Counts are of all its texts together.
     """
@@ -103,7 +104,9 @@ class Exchange:
         left_s = self._until - asyncio.get_running_loop().time()
         try:
             if self._events.empty():
-                number, event = await asyncio.wait_for(self._events.get(), min(left_s, within_s or left_s))
+                # Not wait_for: until Python 3.12 it swallows a cancel that comes together with an event.
+                async with asyncio.timeout(min(left_s, within_s or left_s)):
+                    number, event = await self._events.get()
             else:
                 # A send that need not wait lets nobody else run: with many events here, not even who tells that the
                 # client has left.

@@ -10,7 +10,8 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from smolcluster.chat.backend.door import Door
-from smolcluster.chat.backend.page import LOCKED
+from smolcluster.chat.backend.entrance import locked
+from smolcluster.chat.backend.page import PAGE
 from smolcluster.chat.backend.refusals import GONE, ApiError
 from smolcluster.chat.backend.service import Service
 from smolcluster.chat.backend.state_routes import MAY_SEE_ALL
@@ -25,7 +26,7 @@ _HEADERS = [
 ]
 _READING = ("GET", "HEAD")
 # Tells no secret to whoever has no key.
-_OPEN = ("/health", "/api/health")
+_OPEN = frozenset({"/health", "/api/health", *PAGE} - {"/"})
 
 
 class Guard:
@@ -53,12 +54,12 @@ class Guard:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), *_HEADERS]
-                if (b"cache-control", b"no-store") not in message["headers"]:
+                if not any(name == b"cache-control" for name, _ in message["headers"]):
                     message["headers"].append((b"cache-control", b"no-store"))
             await send(message)
 
         try:
-            refused = self._refused(scope)
+            refused = await self._refused(scope)
             if refused is None:
                 await self._app(scope, _Body(receive, self._service), answer)
             else:
@@ -70,14 +71,14 @@ class Guard:
         finally:
             self._service.accounts.answered(_endpoint(scope), status or GONE)
 
-    def _refused(self, scope: Scope) -> Response | None:
+    async def _refused(self, scope: Scope) -> Response | None:
         """The answer to a request that may not come in."""
         headers = _headers(scope)
         try:
             self._door.check_host(headers)
             shown = parse_qs(scope["query_string"].decode("latin-1")).get("key")
-            if scope["path"] == "/" and shown:
-                return self._entered(shown[0])
+            if scope["path"] == "/" and scope["method"] == "GET" and shown:
+                return await self._entered(shown[0], scope, headers)
             if scope["method"] not in _READING:
                 self._door.check_origin(headers)
             scope[MAY_SEE_ALL] = self._door.open_to(headers)
@@ -86,16 +87,22 @@ class Guard:
             self._check_body(headers)
         except ApiError as error:
             if error.status_code == 401 and scope["path"] == "/":
-                return HTMLResponse(LOCKED, 401, error.headers)
+                return PAGE["/"].response(401, error.headers)  # it asks for the key, and has no secret
             return error.response()
         return None
 
-    def _entered(self, shown: str) -> Response:
-        """GET /?key=...: the key leaves the address bar for a cookie."""
-        if not (self._door.is_key(shown) or self._door.keyless):
-            return HTMLResponse(LOCKED, 401, {"WWW-Authenticate": "Bearer"})
-        cookie = {} if self._door.keyless else {"Set-Cookie": self._door.cookie()}
-        return RedirectResponse("/", 303, cookie)
+    async def _entered(self, shown: str, scope: Scope, headers: dict[str, str]) -> Response:
+        """GET /?key=...: the one-time key is used up, and leaves the address bar for a cookie."""
+        links = self._service.links
+        if links is None:
+            return RedirectResponse("/", 303)
+        try:
+            await links.use(shown)
+        except ApiError as error:
+            if self._door.open_to(headers):  # it came in by another one
+                return RedirectResponse("/", 303)
+            return HTMLResponse(locked(headers.get("host", ""), error.detail), error.status_code, error.headers)
+        return RedirectResponse("/", 303, {"Set-Cookie": self._door.cookie(secure=scope["scheme"] == "https")})
 
     def _check_body(self, headers: dict[str, str]) -> None:
         length, kind = headers.get("content-length", "0"), headers.get("content-type", "")

@@ -20,11 +20,11 @@ from smolcluster.chat.backend.answers import (
 )
 from smolcluster.chat.backend.asked import ChatCompletionAsked, CompletionAsked
 from smolcluster.chat.backend.asking import check_model, conversation, requests
-from smolcluster.chat.backend.encoders import ChatChunks, TextChunks, finish_of
+from smolcluster.chat.backend.encoders import ChatChunks, Encoder, TextChunks, finish_of
 from smolcluster.chat.backend.exchange import Exchange
 from smolcluster.chat.backend.openapi import STREAM
 from smolcluster.chat.backend.service import Service
-from smolcluster.chat.backend.streaming import EventStream, while_there
+from smolcluster.chat.backend.streaming import EventStream, frames_of, while_there
 
 
 def openai_routes(service: Service) -> APIRouter:
@@ -34,6 +34,10 @@ def openai_routes(service: Service) -> APIRouter:
 
     async def card() -> ModelCard:
         return ModelCard(id=(await service.about()).name, created=began, owned_by="smolcluster")
+
+    def stream(exchange: Exchange, chunks: Encoder, held: AsyncExitStack) -> Response:
+        settings = service.settings
+        return EventStream(frames_of(exchange, chunks, settings.ping_s), settings.send_s, held.pop_all())
 
     @router.get("/v1/models")
     async def models() -> ModelList:
@@ -62,7 +66,7 @@ def openai_routes(service: Service) -> APIRouter:
             )
             if asked.stream:
                 chunks = ChatChunks(exchange, asked.model, count, asked.with_usage)
-                return EventStream(exchange, chunks, service.settings, held.pop_all())
+                return stream(exchange, chunks, held)
             texts = await while_there(http.receive, exchange.texts())
             return ChatCompletion(
                 id=exchange.id,
@@ -97,7 +101,7 @@ def openai_routes(service: Service) -> APIRouter:
             )
             if asked.stream:
                 chunks = TextChunks(exchange, asked.model, before, asked.with_usage)
-                return EventStream(exchange, chunks, service.settings, held.pop_all())
+                return stream(exchange, chunks, held)
             texts = await while_there(http.receive, exchange.texts())
             return Completion(
                 id=exchange.id,

@@ -1,54 +1,51 @@
-"""The page at /: what is served and how to use it, in plain HTML."""
+"""The chat page: what npm has built from ../frontend into ../page, which ships in the package."""
 
 from __future__ import annotations
 
-from html import escape
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
-from smolcluster.infer.head import About, Health
+from fastapi import APIRouter
+from starlette.responses import Response
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title></head>
-<body>
-<h1>{title}</h1>
-{body}
-</body>
-</html>
-"""
-LOCKED = _PAGE.format(
-    title="smolcluster",
-    body="<p>This page needs a key. Open the link that <code>ansible-playbook inference.yml</code> printed: it carries "
-    "the key once, and a cookie keeps it. If you just did, reload this page.</p>",
-)
+FOLDER = Path(__file__).parents[1] / "page"
+_KINDS = {".css": "text/css", ".html": "text/html", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_YEAR_S = 365 * 24 * 3600
 
 
-def page(about: About | None, health: Health, base: str) -> str:
-    """`base` is how the browser reached us, http://host:port."""
-    if about is None:
-        state = f"<p>Not ready: {escape(health.state)}. {escape(health.reason)}</p>"
-        return _PAGE.format(title="smolcluster", body=f'{state}\n<p><a href="/health">/health</a> tells more.</p>')
-    stages = ", ".join(f"{escape(stage.node)} {stage.start}:{stage.stop}" for stage in health.stages)
-    curl = (
-        f"curl {base}/v1/chat/completions -H 'Content-Type: application/json' \\\n"
-        f'  -d \'{{"model": "{about.name}", "messages": [{{"role": "user", "content": "Hello"}}]}}\''
-    )
-    python = f'OpenAI(base_url="{base}/v1", api_key="the key, or anything where none is needed")'
-    links = "".join(
-        f'<li><a href="{path}">{path}</a> {what}</li>\n'
-        for path, what in (
-            ("/health", "how it does"),
-            ("/config", "the model's configuration"),
-            ("/metrics", "for Prometheus"),
-            ("/openapi.json", "every endpoint"),
+@dataclass(frozen=True)
+class PageFile:
+    """A file of the page. One whose name has a hash of what is in it never changes."""
+
+    content: bytes
+    kind: str
+    hashed: bool
+
+    def response(self, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+        """It, kept by browsers as long as it is true."""
+        keep = f"public, max-age={_YEAR_S}, immutable" if self.hashed else "no-cache"
+        return Response(self.content, status, {"Cache-Control": keep, **(headers or {})}, self.kind)
+
+
+def read_page(folder: Path = FOLDER) -> dict[str, PageFile]:
+    """All its files by their paths, "/" for the first one. They are few and small, so they stay in memory."""
+    files = {
+        f"/{path.relative_to(folder).as_posix()}": PageFile(
+            path.read_bytes(), _KINDS[path.suffix], path.parent.name == "assets"
         )
-    )
-    body = f"""<p>{about.params / 1e6:,.0f} million parameters, {escape(about.precision)}, a context of
-{about.context:,} tokens; layers on {stages or "this machine"}.
-{escape(about.source)}, licence {escape(about.licence)}.</p>
-<p>With the official <code>openai</code> client:</p>
-<pre>{escape(python)}</pre>
-<p>Or:</p>
-<pre>{escape(curl)}</pre>
-<ul>
-{links}</ul>"""
-    return _PAGE.format(title=f"smolcluster: {escape(about.name)}", body=body)
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in _KINDS
+    }
+    return {"/" if path == "/index.html" else path: file for path, file in files.items()}
+
+
+PAGE = read_page()
+
+
+def page_routes() -> APIRouter:
+    """A route for each file: there is no way from a path to any other file of this machine."""
+    router = APIRouter()
+    for path, file in PAGE.items():
+        router.add_api_route(path, file.response, methods=["GET"], response_model=None, include_in_schema=False)
+    return router

@@ -40,8 +40,10 @@ def run_api(config: NodeConfig, plan: ServePlan, me: RankPlan, stop: Stop) -> No
         listen=plan.api.listen,
         key=key,
         request_s=plan.serve.request_timeout_s,
+        resume_s=plan.serve.resume_s,
         requests_file=folder.requests(me.node, me.rank),
         note_file=folder.serving(me.node, me.rank),
+        links_file=folder.links_used(me.node, me.rank),
         urls=urls(bound),
     )
     folder.rank(me.node, me.rank).mkdir(parents=True, exist_ok=True)

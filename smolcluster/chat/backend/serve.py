@@ -81,7 +81,7 @@ class Serving:
                 app,
                 http=http,
                 ws=websocket,
-                # Its access log would have the key of GET /?key=...; requests.jsonl has what there is to know.
+                # Its access log would have the one-time key of GET /?key=...; requests.jsonl has what there is to know.
                 access_log=False,
                 log_config=None,
                 log_level="warning",

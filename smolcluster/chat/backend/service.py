@@ -8,8 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 from smolcluster.chat.backend.accounts import Accounts
+from smolcluster.chat.backend.kept import KeptAnswers
+from smolcluster.chat.backend.links import Links
 from smolcluster.chat.backend.refusals import refusal, too_long
 from smolcluster.chat.backend.settings import ApiSettings
+from smolcluster.chat.backend.stages import StageWatch
 from smolcluster.chat.backend.template import ChatTemplate
 from smolcluster.errors import BusyError, PeerLostError, RequestError, SmolError
 from smolcluster.infer.head import About, Head, Health
@@ -32,6 +35,10 @@ class Service:
         self.accounts = Accounts(settings.requests_file)
         self.leaving = False  # the server is being stopped
         self.open: set[Exchange] = set()
+        self.kept = KeptAnswers(settings)
+        self.watch = StageWatch()
+        key = settings.key
+        self.links = Links(key.get_secret_value(), settings.links_file) if key is not None else None
         self._head = head
         self._about: About | None = None
         self._template: ChatTemplate | None = None
@@ -63,8 +70,13 @@ class Service:
     async def health(self) -> Health:
         """Now. Who asks while somebody else does gets the same answer."""
         if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self.call(self._head.health))
+            self._asking = asyncio.create_task(self._health())
         return await asyncio.shield(self._asking)
+
+    async def _health(self) -> Health:
+        now = await self.call(self._head.health)
+        self.watch.saw(now)
+        return now
 
     async def reconnect(self) -> None:
         """Connect the stages anew. Who asks while it is done waits for the same."""

@@ -1,22 +1,32 @@
-"""What is served and how it does: /config, /health, /reconnect, /metrics, and the page at /."""
+"""What is served and how it does: /config, /health, /stages, /reconnect, /metrics."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
-from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.responses import HTMLResponse, JSONResponse, Response
+import hashlib
+from typing import Annotated
 
-from smolcluster.chat.backend.answers import ConfigAnswer, HealthAnswer, LimitsAnswer, StageAnswer, StrategyAnswer
+from fastapi import APIRouter, Header, Request
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import JSONResponse, Response
+
+from smolcluster.chat.backend.answers import (
+    ConfigAnswer,
+    HealthAnswer,
+    LimitsAnswer,
+    StageAnswer,
+    StagesAnswer,
+    StrategyAnswer,
+)
 from smolcluster.chat.backend.asked import MOST_CHOICES, MOST_MESSAGES, MOST_STOPS
 from smolcluster.chat.backend.gauges import step_ms
-from smolcluster.chat.backend.openapi import NOT_READY
-from smolcluster.chat.backend.page import page
+from smolcluster.chat.backend.openapi import NOT_CHANGED, NOT_READY
 from smolcluster.chat.backend.refusals import RETRY_S, ApiError
 from smolcluster.chat.backend.service import Service
 from smolcluster.infer.head import Health
 from smolcluster.infer.request import sampling_of
 
 MAY_SEE_ALL = "smolcluster.may_see_all"
+_TAG_DIGITS = 32
 
 
 def state_routes(service: Service) -> APIRouter:
@@ -50,6 +60,8 @@ def state_routes(service: Service) -> APIRouter:
                 messages=MOST_MESSAGES,
                 choices=MOST_CHOICES,
                 stop_strings=MOST_STOPS,
+                resume_s=service.settings.resume_s,
+                kept_s=service.settings.kept_s,
             ),
         )
 
@@ -59,6 +71,19 @@ def state_routes(service: Service) -> APIRouter:
         now = await service.health()
         answer = told(now) if request.scope[MAY_SEE_ALL] else HealthAnswer(state=now.state)
         return JSONResponse(answer.model_dump(exclude_none=True), 200 if now.state == "ready" else 503)
+
+    @router.get("/stages", response_model=StagesAnswer, responses=NOT_CHANGED)
+    async def stages(if_none_match: Annotated[str, Header(description="The ETag of the last answer")] = "") -> Response:
+        """The stages, their speeds and what happened to them, also while they do not serve. Cheap to ask every second:
+        304 where nothing has changed.
+        """
+        now = await service.health()
+        body = service.watch.answer(now, service.accounts.tokens_per_s()).model_dump_json().encode()
+        tag = f'"{hashlib.sha256(body).hexdigest()[:_TAG_DIGITS]}"'
+        headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
+        if tag in if_none_match:
+            return Response(status_code=304, headers=headers)
+        return Response(body, 200, headers, "application/json")
 
     @router.post("/reconnect", response_model=HealthAnswer, response_model_exclude_none=True)
     async def reconnect() -> HealthAnswer:
@@ -73,13 +98,6 @@ def state_routes(service: Service) -> APIRouter:
     async def metrics() -> Response:
         """For Prometheus."""
         return Response(service.accounts.metrics(await service.health()), media_type=CONTENT_TYPE_LATEST)
-
-    @router.get("/", include_in_schema=False)
-    async def root(request: Request) -> HTMLResponse:
-        """What is served, and how to use it."""
-        now = await service.health()
-        about = await service.about() if now.state == "ready" else None
-        return HTMLResponse(page(about, now, str(request.base_url).rstrip("/")))
 
     return router
 

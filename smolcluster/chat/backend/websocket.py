@@ -1,22 +1,24 @@
-"""WS /ws/chat: requests like those of POST /chat, one after the other; each is answered with token events and an end.
+"""WS /ws/chat: requests like those of POST /chat, one after the other; each is answered with the same numbered events.
 
-{"type": "cancel"} ends the request under way, whose done event then says so. Closing the socket does too.
+{"type": "cancel"} ends the answer under way, whose done event then says so. {"resume": ID, "after": NUMBER} goes on
+with an answer whose connection was lost, after that event: an answer waits a little for that when its socket closes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import suppress
+from contextlib import AsyncExitStack, aclosing, suppress
 
 from fastapi import APIRouter, WebSocket
 from pydantic import ValidationError
 from starlette.websockets import WebSocketDisconnect
 
 from smolcluster.chat.backend.answers import ErrorEvent
-from smolcluster.chat.backend.asked import ChatAsked
+from smolcluster.chat.backend.asked import ChatAsked, ResumeAsked
 from smolcluster.chat.backend.chat_routes import begin
 from smolcluster.chat.backend.exchange import Exchange
+from smolcluster.chat.backend.kept import KeptAnswer
 from smolcluster.chat.backend.refusals import ApiError, ClientGone, invalid
 from smolcluster.chat.backend.service import Service
 
@@ -43,13 +45,13 @@ class _Talk:
     def __init__(self, websocket: WebSocket, service: Service) -> None:
         self._websocket = websocket
         self._service = service
-        self._asked: asyncio.Queue[ChatAsked | ApiError] = asyncio.Queue()
-        self._exchange: Exchange | None = None
-        self._cancelled = False
+        self._asked: asyncio.Queue[ChatAsked | ResumeAsked | ApiError] = asyncio.Queue()
+        self._answer: KeptAnswer | None = None
+        self._busy = self._cancelled = False
 
     async def run(self) -> None:
         """Until the client leaves, or takes nothing any more."""
-        listening, answering = asyncio.create_task(self._listen()), asyncio.create_task(self._answer())
+        listening, answering = asyncio.create_task(self._listen()), asyncio.create_task(self._answer_all())
         try:
             await asyncio.wait({listening, answering}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -67,44 +69,55 @@ class _Talk:
                 return
             asked = _parsed(message.get("text"))
             if asked is None:
-                if self._exchange is not None:
-                    self._exchange.cancel()
+                if self._answer is not None:
+                    self._answer.cancel()
                 # One that came a moment ago is under way too, although its turn has not come to be taken up.
-                self._cancelled = self._exchange is not None or not self._asked.empty()
+                self._cancelled = self._busy or not self._asked.empty()
             elif self._asked.qsize() >= _MOST_WAITING:
                 await self._put(ErrorEvent(error=_too_many().answer().error).model_dump_json())
             else:
                 self._asked.put_nowait(asked)
 
-    async def _answer(self) -> None:
+    async def _answer_all(self) -> None:
         while True:
             asked = await self._asked.get()
+            self._busy = True
             try:
-                async with Exchange(self._service, _ENDPOINT, "chat", stream=True) as exchange:
-                    self._exchange = exchange
-                    if isinstance(asked, ApiError):
-                        raise asked
-                    await self._tell(exchange, asked)
+                if isinstance(asked, ResumeAsked):
+                    answer = self._service.kept.find(asked.resume)
+                    answer.check(asked.after)
+                    failed = await self._tell(answer, asked.after)
+                else:
+                    failed = await self._tell(await self._begun(asked))
             except ApiError as error:
                 if isinstance(error, ClientGone):
                     raise
                 self._service.accounts.answered(_ENDPOINT, error.status_code)
                 await self._put(ErrorEvent(error=error.answer().error).model_dump_json())
             else:
-                self._service.accounts.answered(_ENDPOINT, 200)
+                self._service.accounts.answered(_ENDPOINT, failed.status_code if failed is not None else 200)
             finally:
-                self._exchange, self._cancelled = None, False
+                self._answer, self._busy, self._cancelled = None, False, False
 
-    async def _tell(self, exchange: Exchange, asked: ChatAsked) -> None:
-        events = await begin(exchange, asked, self._service)
-        if self._cancelled:  # before there was anything to cancel
-            exchange.cancel()
-        while exchange.left:
-            if (item := await exchange.next()) is not None:
-                for text in events.event(*item):
-                    await self._put(text)
-        for text in events.end():
-            await self._put(text)
+    async def _begun(self, asked: ChatAsked | ApiError) -> KeptAnswer:
+        async with AsyncExitStack() as held:
+            exchange = await held.enter_async_context(Exchange(self._service, _ENDPOINT, "chat", stream=True))
+            if isinstance(asked, ApiError):
+                raise asked
+            events = await begin(exchange, asked, self._service)
+            return self._service.kept.keep(exchange, events, held.pop_all())
+
+    async def _tell(self, answer: KeptAnswer, after: int = -1) -> ApiError | None:
+        """Its events after that number; why it ended badly, if it did."""
+        with answer.listened():
+            self._answer = answer
+            if self._cancelled:  # before there was anything to cancel
+                answer.cancel()
+            async with aclosing(answer.events(after)) as events:
+                async for item in events:
+                    if item is not None:
+                        await self._put(item[1])
+        return answer.failed
 
     async def _put(self, text: str) -> None:
         try:
@@ -114,7 +127,7 @@ class _Talk:
             raise ClientGone from error
 
 
-def _parsed(text: str | None) -> ChatAsked | ApiError | None:
+def _parsed(text: str | None) -> ChatAsked | ResumeAsked | ApiError | None:
     """A request, what is wrong with it, or None for a cancel."""
     value: object = None
     with suppress(ValueError, RecursionError):
@@ -124,7 +137,7 @@ def _parsed(text: str | None) -> ChatAsked | ApiError | None:
     if value == {"type": "cancel"}:
         return None
     try:
-        return ChatAsked.model_validate(value)
+        return ResumeAsked.model_validate(value) if "resume" in value else ChatAsked.model_validate(value)
     except ValidationError as error:
         return invalid(error.errors())
 

@@ -1,0 +1,19 @@
+import react from "@vitejs/plugin-react";
+import { defineConfig } from "vitest/config";
+
+// The built page ships in the Python package, beside the backend that serves it.
+export default defineConfig({
+  plugins: [react()],
+  build: {
+    outDir: process.env.PAGE_FOLDER ?? "../page",
+    emptyOutDir: true,
+    // No data: URLs, which the page's Content-Security-Policy does not let in.
+    assetsInlineLimit: 0,
+    modulePreload: { polyfill: false },
+    target: "es2022",
+    reportCompressedSize: false,
+  },
+  // `npm run dev` beside a backend on its usual port.
+  server: { host: "127.0.0.1", proxy: { "/api": { target: "http://127.0.0.1:8080", ws: true, changeOrigin: true } } },
+  test: { environment: "happy-dom", include: ["src/**/*.test.{ts,tsx}"] },
+});
