@@ -15,7 +15,7 @@ pytestmark = IN_CHROMIUM
 
 
 @pytest.mark.skipif(
-    not AXE.exists() and os.environ.get("CI") != "true", reason="axe-core is not installed: make page-deps"
+    not AXE.exists() and os.environ.get("CI") != "true", reason="axe-core is not installed: make page-check"
 )
 def test_nothing_serious_for_those_who_see_or_move_differently(browser, serve):
     tab = browser.tab(serve(says(LIGHTHOUSE)).page_url)
