@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,11 +15,11 @@ from strategy_jobs import context_of
 from strategy_models import model_of, samples_of
 from syncps_star import LR, Paused, Star, samples_at, star, star_of
 
-from smolcluster.comm.mailbox import Delivered
+from smolcluster.comm.mailbox import Delivered, Event, Left
 from smolcluster.spec.run import WireFormat
 from smolcluster.strategies.base import build_strategy
 from smolcluster.strategies.star.leases import Lease
-from smolcluster.strategies.star.messages import leases_in
+from smolcluster.strategies.star.messages import Op, leases_in
 from smolcluster.strategies.star.server import Update
 
 
@@ -276,3 +277,23 @@ def test_every_sample_of_the_run_is_in_one_step_to_its_end() -> None:
     assert [(one.samples, one.late) for one in run.server.updates] == [(12, 0), (6, 0), (6, 0), (6, 0), (6, 1)]
     assert sum(one.samples for one in run.server.updates) == 36
     assert run.server.ledger.applied == 6
+
+
+def test_who_died_before_it_heard_of_the_end_is_told_when_it_comes_again() -> None:
+    made = star(2)
+    post, hear = made.post, made.post.receive
+
+    def depart(rank: int) -> None:
+        post.events.append(Left(post.here.pop(rank), "it has left", orderly=True))
+
+    steps = deque([lambda: depart(2), lambda: post.leave(1), lambda: post.join(1, 3), lambda: depart(1)])
+
+    def receive(timeout_s: float) -> Event | None:
+        if not post.events and steps:
+            steps.popleft()()
+        return hear(timeout_s)
+
+    post.receive = receive  # type: ignore[method-assign]
+    made.server.finish("completed", "", 60.0)
+    assert not steps
+    assert [letter.op for letter in post.letters[1]] == [Op.DONE]

@@ -208,6 +208,8 @@ class StarServer:
             event = self.mailbox.receive(deadline.left())
             if isinstance(event, Joined):
                 told.add(event.member.rank)
+            elif isinstance(event, Left) and not event.orderly:
+                told.discard(event.member.rank)  # it may have died before it heard: its next process will ask
             if event is not None:
                 self._hear(event)
 
