@@ -28,6 +28,7 @@ BENCHMARKS = (
     "unequal",
     "staleness",
     "serving",
+    "page",
 )
 RESULTS = Path(__file__).parent / "results"
 LIMIT_S = 3600
