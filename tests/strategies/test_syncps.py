@@ -120,6 +120,20 @@ def test_a_slow_worker_s_gradient_joins_the_next_step_with_its_own_weight() -> N
     assert torch.allclose(run.params, strategy.flat.params, atol=1e-5)
 
 
+def test_who_was_late_jumps_to_the_newest_weights_whatever_alpha_is() -> None:
+    run = star(2, alpha=0.5)
+    first, slow = run.compute(1), run.compute(2)
+    start = run.params.clone()
+    run.deliver(1, first)
+    run.now += run.contexts[0].run.syncps_timeout_s
+    run.turn()
+    run.compute(1)
+    assert torch.equal(run.workers[1].flat.params, torch.lerp(start, run.params, 0.5))
+    run.deliver(2, slow)
+    run.compute(2)
+    assert torch.equal(run.workers[2].flat.params, run.params)
+
+
 def test_a_gradient_that_came_in_time_is_in_its_step_however_busy_the_server_was() -> None:
     """To take a gradient in, or to update, may take longer than the timeout; others arrive meanwhile."""
     run = star(3)

@@ -175,7 +175,7 @@ class StarServer:
         self.leases.release(push.lease)
         self.ledger.refuse(reason)
         self.note()
-        self._answer(push.member, push.number, reason, True, staleness)
+        self._answer(push.member, push.number, reason, True, staleness, jump=True)
 
     # -- for who drives it ----------------------------------------------------------------------------------------
 
@@ -296,7 +296,10 @@ class StarServer:
             return
         self.on_push(Push(member, number, lease, base, tokens, loss, pull, letter.body))
 
-    def _answer(self, member: Member, number: int, outcome: str, pull: bool, staleness: int) -> None:
+    def _answer(
+        self, member: Member, number: int, outcome: str, pull: bool, staleness: int, jump: bool = False
+    ) -> None:
+        """`jump`: it goes on from these weights alone, whatever it would make of a pull."""
         version = self.centre.version
         weights: Weights = ""
         body: Tensor | None = None
@@ -311,6 +314,7 @@ class StarServer:
             "left": self.leases.left,
             "leases": self._granted(member),
             "weights": weights,
+            "jump": jump,
         }
         self.mailbox.send(member, Letter(Op.ANSWER, number, words, no_body() if body is None else body))
 

@@ -317,7 +317,7 @@ class StarWorker(Replica):
         if self.incoming.take(letter):
             self._version = letter.say("version", int)
             self._since = 0
-            if letter.number:
+            if letter.number and not letter.say("jump", bool):
                 self.pulled()
             else:
                 self.flat.params.copy_(self.incoming.base)

@@ -104,7 +104,7 @@ class Server(StarServer):
         self.leases.keep(push.lease)
         self.note()
         if self.rounds.put(push.member.number, push.lease.number, push, self.clock()):
-            self._answer(push.member, push.number, APPLIED, True, staleness)
+            self._answer(push.member, push.number, APPLIED, True, staleness, jump=True)
 
     def on_turn(self) -> None:
         """Begin, if it is time; close the step, if it is time."""

@@ -6,7 +6,9 @@ from smolcluster.strategies.star.worker import StarWorker
 
 
 class Worker(StarWorker):
-    """A pull is Polyak's average of what it has seen: w <- alpha x server + (1 - alpha) x w. Who joins begins anew."""
+    """A pull is Polyak's average of what it has seen: w <- alpha x server + (1 - alpha) x w. Who joins begins anew, and
+    so does whose gradient was late: what it has is old.
+    """
 
     optimizes = False
 
