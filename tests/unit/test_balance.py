@@ -330,7 +330,7 @@ def test_the_wire_follows_what_was_measured(tmp_path: Path) -> None:
     assert plan.wire == "int8"
     assert (
         "wire auto: int8, since the slowest way of this run, c to a over lan, has 94 Mbit/s, as measured, below the"
-        " 4000 under which int8 pays"
+        " 2500 under which int8 pays"
     ) in plan.notes
 
 

@@ -219,14 +219,14 @@ def test_edp_quantises_where_it_is_asked_to_and_takes_our_own_links() -> None:
     assert "wire bf16: use_quantization says int8, and that was taken" in plan.notes
 
 
-@pytest.mark.parametrize(("mbps", "wire", "side"), [(3999, "int8", "below"), (4000, "fp32", "not below")])
+@pytest.mark.parametrize(("mbps", "wire", "side"), [(2499, "int8", "below"), (2500, "fp32", "not below")])
 def test_auto_takes_int8_where_the_slowest_way_is_slow(tmp_path: Path, mbps: int, wire: str, side: str) -> None:
     inventory = slow(tmp_path, mbps)
     plan = plan_of(inventory, "classicdp", "wire=auto")
     assert plan.wire == wire
     told = [note for note in plan.notes if note.startswith("wire auto")]
     what = f"the slowest way of this run, a to b over lan, has {mbps} Mbit/s"
-    assert told == [f"wire auto: {wire}, since {what}, {side} the 4000 under which int8 pays"]
+    assert told == [f"wire auto: {wire}, since {what}, {side} the 2500 under which int8 pays"]
     assert plan.to_json() == plan_of(inventory, "classicdp", "wire=auto").to_json()
 
 
