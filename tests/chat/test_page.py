@@ -23,10 +23,12 @@ from tests.chat.page import (
     quiet,
     says,
 )  # fmt: skip
-from tests.chat.test_engine import about, real
+from tests.chat.test_engine import about, real, text_of
 
 __all__ = ["browser"]
 pytestmark = IN_CHROMIUM
+# The last answer, as it is to be read.
+SAID = "[...document.querySelectorAll('.assistant .text')].at(-1).innerText.trim()"
 # Has the page's sockets at hand.
 SOCKETS = """window.sockets = []; window.WebSocket = class extends WebSocket {
   constructor(url) { super(url); sockets.push(this); }
@@ -310,3 +312,31 @@ def test_a_stage_is_killed_in_mid_answer(browser, serve, stages, models):
         tab.until("document.querySelector('.stage.lost')")
         assert "Retry when all stages are alive again" in tab.text
         tab.screenshot(SHOTS / "killed.png")
+
+
+def test_settings_change_what_the_model_says(browser, serve, stages, models):
+    """A real model over three processes: one seed is one answer, another seed another one."""
+    with real(stages, models) as engine:
+        tab = browser.tab(serve(LocalHead(engine, about())).page_url)
+        for number, seed in enumerate(("1", "1", "2"), 1):
+            tab.click("Settings")
+            tab.type("Temperature", "1.5")
+            tab.type("Seed", seed)
+            tab.press("Escape")
+            tab.until("!document.querySelector('dialog')")
+            tab.click("New chat")
+            ask(tab, "the cat")
+            tab.until(ENDED)
+            tab.js(f"window.said{number} = {SAID}")
+        one, again, other = (tab.js(f"window.said{number}") for number in (1, 2, 3))
+        assert one
+        assert one == again != other
+        # Greedy is the engine's own word.
+        tab.click("Settings")
+        tab.type("Temperature", "0")
+        tab.press("Escape")
+        tab.until("!document.querySelector('dialog')")
+        tab.click("New chat")
+        ask(tab, "the cat")
+        tab.until(ENDED)
+        assert " ".join(tab.js(SAID).split()) == " ".join(text_of(engine, "the cat").split())
