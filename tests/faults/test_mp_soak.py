@@ -25,7 +25,9 @@ APART = 40
 
 
 def made() -> Plan:
-    run = run_spec("mp", (BATCH, 0, 0), dropout=0.1, max_steps=SHOTS * APART * 3, eval_steps=500, grad_accumulation=4)
+    run = run_spec(
+        "mp", (BATCH, 0, 0), dropout=0.1, max_steps=SHOTS * APART * 3 // 2, eval_steps=500, grad_accumulation=4
+    )
     settings = {
         "model": run.model.model_copy(update={"num_layers": STAGES[-1][1]}),
         "checkpoint": CheckpointSpec(every_steps=5, keep=2),
