@@ -12,6 +12,7 @@ from smolcluster.plan.wires import Complaint
 from smolcluster.spec.built import can_be_started
 from smolcluster.spec.cluster import ClusterSpec
 from smolcluster.spec.participants import can_train
+from smolcluster.spec.pipeline import layers_of
 from smolcluster.spec.problems import listed
 from smolcluster.spec.run import RunSpec
 
@@ -60,9 +61,12 @@ def _split_over(cluster: ClusterSpec, run: RunSpec, seats: Sequence[Seat]) -> li
     names = list(dict.fromkeys(seat.node.name for seat in seats))
     if len(names) < 2:
         names = [node.name for node in cluster.nodes if can_train(node) and can_be_started(node)]
+    memory_mb = {node.name: node.memory_mb for node in cluster.nodes}
+    if len(names) > layers_of(run.model):  # a layer each, for those with the most memory
+        roomy = sorted(names, key=lambda name: -(memory_mb[name] or 0))[: layers_of(run.model)]
+        names = [name for name in names if name in roomy]
     if len(names) < 2:
         return []
-    memory_mb = {node.name: node.memory_mb for node in cluster.nodes}
     split = run.model_copy(update={"strategy": "mp", "stages": ()})
     try:
         training_stages(split, machines_of(names, memory_mb, {}))

@@ -81,3 +81,14 @@ def test_of_split_layers_other_ways_are_named(tmp_path: Path) -> None:
     assert problem.fix == (
         "take a smaller model, give it fewer layers in `stages`, or leave the machine out with --nodes"
     )
+
+
+def test_of_more_machines_than_layers_those_with_the_most_memory_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "lan.smol.yml"
+    three = LAN.format(a=300, b=16384, ranks=1).replace(
+        "networks:", "  c: {connection: local, memory_mb: 8192}\nnetworks:"
+    )
+    path.write_text(three.replace("b: 127.0.0.3", "b: 127.0.0.3, c: 127.0.0.4"))
+    found = resolve(Request(path, "single", overrides=("model.num_layers=2", "training.batch_size=1")))
+    with pytest.raises(ConfigError, match="splits the layers over b, c"):
+        make_plan(found.cluster, found.run, found.notes, found.inputs)
