@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from smolcluster.plan.profile import Profile
+from smolcluster.plan.wires import INT8_PAYS_MBPS
 from tests.jobs.node import until
 
 # Three machines that are this one, on a wire that is not its loopback as far as the inventory knows.
@@ -111,7 +112,7 @@ def test_unequal_machines_are_measured_and_planned_by(project: Path) -> None:
     assert sum(shares) == plan["global_batch"] == 12
     assert shares[1] < min(shares[0], shares[2])
     assert plan["wire"] == "int8"
-    assert "as measured, below the 4000" in planned.stderr
+    assert f"as measured, below the {INT8_PAYS_MBPS:g}" in planned.stderr
     assert "note: predicted: " in planned.stderr
     assert "note: faults" not in planned.stderr, "what was broken to be measured is not planned"
 
