@@ -19,7 +19,7 @@ RUN      := PATH="$(abspath $(BIN)):$$PATH" ANSIBLE_CONFIG="$(CURDIR)/ansible.cf
 PIP      := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cluster setup-dev train serve mnist test soak lab check page page-check page-types bench bench-full format lock clean
+.PHONY: help setup setup-cluster setup-dev train serve mnist test soak wheels lab check page page-check page-types bench bench-full format lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,6 +42,9 @@ test: $(VENV)/.dev  ## every test (ARGS="-k name" for some, JOBS=1 for one after
 
 soak: $(VENV)/.dev  ## what takes long: ten thousand random collectives, ranks killed and frozen everywhere, a hundred runs shot at, a served model under kills
 	$(RUN) $(BIN)/python -m pytest -s -m soak $(ARGS)
+
+wheels: $(VENV)/.dev  ## what constraints.txt pins is there for Macs, Windows PCs and Raspberry Pis (downloads some 600 MB)
+	$(RUN) $(BIN)/python -m pytest -m wheels tests/wheels $(ARGS)
 
 lab: $(VENV)/.dev  ## the home cluster in network namespaces, and a shell on its controller (as root)
 	@$(RUN) $(BIN)/python -m tests.lab

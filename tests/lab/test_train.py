@@ -291,5 +291,6 @@ def test_a_model_that_no_mini_has_room_for_is_trained_by_three(home: Lab) -> Non
         "machines.mini1.memory_mb: the model's state needs 1158 MB there and its process 240, and it has 1024"
         in refused.stderr
     )
+    assert "--strategy mp, which splits the layers over" in refused.stderr
     shared = call(home, *flags, "--strategy", "mp", "--nodes", ",".join(_MINIS))
     assert shared.returncode == 0, shared.stderr

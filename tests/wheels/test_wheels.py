@@ -1,0 +1,127 @@
+"""Every operating system finds its wheels: constraints.txt is resolved for Macs, Windows PCs and Raspberry Pis.
+
+`make wheels` runs these; they ask the package index and download some 600 MB. uv resolves, since pip evaluates the
+markers (`sys_platform == "win32"`) of the machine it runs on; pip downloads.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from packaging.tags import Tag, mac_platforms
+from packaging.utils import canonicalize_name, parse_wheel_filename
+
+ROOT = Path(__file__).resolve().parents[2]
+PYTHONS = ("3.11", "3.12", "3.13")
+# What a node installs. ansible-core comes with every one; whether a controller runs on Windows is Ansible's to say.
+EXTRAS = ("hf", "serve", "ssh")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A kind of machine, as uv and as pip name it. `newest` is the tag that torch's wheels have there."""
+
+    uv: str
+    pip: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return self.pip[0]
+
+
+def glibc(machine: str) -> tuple[str, ...]:
+    """The tags that Debian 12 and Raspberry Pi OS of its time (glibc 2.36) take: pip wants them one by one."""
+    return *(f"manylinux_2_{minor}_{machine}" for minor in range(36, 16, -1)), f"manylinux2014_{machine}"
+
+
+TARGETS = (
+    Target("aarch64-apple-darwin", tuple(mac_platforms((14, 0), "arm64"))),
+    Target("x86_64-pc-windows-msvc", ("win_amd64",)),
+    Target("aarch64-manylinux_2_28", glibc("aarch64")),
+    Target("x86_64-manylinux_2_28", glibc("x86_64")),
+)
+
+
+def pins() -> dict[str, str]:
+    """What constraints.txt pins: version by name."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return {
+        canonicalize_name(name): version
+        for name, _, version in (line.partition("==") for line in lines if not line.startswith("#"))
+    }
+
+
+def resolved(target: Target, python: str) -> dict[str, str]:
+    """All that smolcluster needs on such a machine, if wheels of it are all that may be taken."""
+    command = [
+        *(sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate"),
+        *("--only-binary", ":all:", "--python-platform", target.uv, "--python-version", python),
+        *("--constraint", "constraints.txt", *(word for extra in EXTRAS for word in ("--extra", extra))),
+        "pyproject.toml",
+    ]
+    # torch's wheel for Macs wants macOS 14; uv supposes 13.
+    environment = {**os.environ, "MACOSX_DEPLOYMENT_TARGET": "14.0"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    found = dict(line.split("==") for line in done.stdout.splitlines())
+    assert found, "nothing was resolved"
+    return found
+
+
+@pytest.mark.wheels
+@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+def test_what_is_pinned_has_a_wheel_everywhere(target: Target, python: str) -> None:
+    pinned = pins()
+    found = resolved(target, python)
+    assert {"torch", "numpy", "cryptography", "tokenizers"} <= found.keys()
+    unlike = {name: version for name, version in found.items() if pinned.get(name, version) != version}
+    assert not unlike, "taken in another version than the one pinned"
+    unpinned = [name for name in found if name not in pinned]
+    # Without a CUDA card none of these is used; on Linux the CPU build, which the pins were made with, has none. Every
+    # Python of before 3.12 comes with setuptools, and pip freeze leaves it out.
+    allowed = r"setuptools|" + (r"nvidia-.*|cuda-.*|triton" if "linux" in target.uv else r"colorama")
+    assert not [name for name in unpinned if not re.fullmatch(allowed, name)], "constraints.txt pins it nowhere"
+
+
+@pytest.mark.wheels
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("target", TARGETS[:3], ids=str)
+def test_the_pinned_wheels_can_be_downloaded(target: Target, tmp_path: Path) -> None:
+    """Linux on x86-64 is what this machine installed from; CUDA's gigabytes are not fetched."""
+    python = PYTHONS[0]
+    wanted = {name: version for name, version in resolved(target, python).items() if name in pins()}
+    listed = tmp_path / "wanted.txt"
+    listed.write_text("".join(f"{name}=={version}\n" for name, version in wanted.items()))
+    folder = tmp_path / "wheels"
+    command = [
+        *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"),
+        *("--python-version", python, *(word for tag in target.pip for word in ("--platform", tag))),
+        *("--requirement", str(listed), "--dest", str(folder)),
+    ]
+    done = subprocess.run(command, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=840)
+    assert done.returncode == 0, done.stderr
+    got: dict[str, str] = {}
+    for wheel in folder.iterdir():
+        name, version, _, tags = parse_wheel_filename(wheel.name)
+        got[name] = str(version).partition("+")[0]
+        assert any(fits(tag, target) for tag in tags), wheel.name
+    assert got == wanted
+
+
+def fits(tag: Tag, target: Target) -> bool:
+    """Whether a wheel of that tag is one for such a machine, or for all."""
+    return tag.platform == "any" or tag.platform in target.pip
+
+
+def test_the_extras_that_are_resolved_are_those_of_a_node() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(EXTRAS) | {"samples", "dev"} == set(extras)
