@@ -8,6 +8,7 @@ import time
 import weakref
 from collections import deque
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -231,6 +232,16 @@ def test_a_message_never_overtakes_an_older_one_of_its_tag() -> None:
     inbox._early.clear()
     assert inbox._take(1, 3) is inbox._pending[0].incoming
     assert inbox._take(1, 3) is None, "it has its message"
+
+
+def test_an_inbox_whose_thread_cannot_start_is_closed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where memory is short: the next receive tries again."""
+    inbox = Inbox(Pairs(None, "p2p", [0, 1], 1.0), 0, 2, "test", lambda job: job())
+    with monkeypatch.context() as short:
+        short.setattr(threading.Thread, "start", Mock(side_effect=RuntimeError("can't start new thread")))
+        with pytest.raises(RuntimeError, match="can't start"):
+            inbox.post(Receive(inbox, Flat(torch.empty(1)), 1, 3, 1.0, []))
+    inbox.close()
 
 
 def check_a_place_that_cannot_be_written(fabric: Any) -> str:

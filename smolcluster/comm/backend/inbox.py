@@ -50,13 +50,15 @@ class Inbox:
         with self.turn.state:
             if self._closed:
                 raise PeerLostError(f"the group {self._name} was destroyed")
-            if self._thread is None:
+            if self._waker is None:
                 self._waker = socket.socketpair()
                 for end in self._waker:
                     end.setblocking(False)
                 self._pairs.watch(self._wake)
-                self._thread = threading.Thread(target=self._serve, name=f"smol-{self._name}", daemon=True)
-                self._thread.start()
+            if self._thread is None:
+                thread = threading.Thread(target=self._serve, name=f"smol-{self._name}", daemon=True)
+                thread.start()
+                self._thread = thread  # not before: where memory is short it does not start, and close joins this one
             self._pending.append(receive)
             driven = self.turn.busy
             self.turn.state.notify_all()
