@@ -236,7 +236,7 @@ def test_a_message_never_overtakes_an_older_one_of_its_tag() -> None:
 
 def test_an_inbox_whose_thread_cannot_start_is_closed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where memory is short: the next receive tries again."""
-    inbox = Inbox(Pairs(None, "p2p", [0, 1], 1.0), 0, 2, "test", lambda job: job())
+    inbox = Inbox(Pairs(Mock(), "p2p", [0, 1], 1.0), 0, 2, "test", lambda job: job())
     with monkeypatch.context() as short:
         short.setattr(threading.Thread, "start", Mock(side_effect=RuntimeError("can't start new thread")))
         with pytest.raises(RuntimeError, match="can't start"):
