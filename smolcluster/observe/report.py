@@ -157,7 +157,7 @@ def summarise(story: RunStory) -> Summary:
         gradients=first.gradients if first else None,
         **staleness_account([rank.steps for rank in story.ranks]),
         **_rounds(story),
-        **idle_account(story.plan, [rank.steps for rank in story.ranks]),
+        **idle_account(story.plan, {rank.plan.rank: rank.steps for rank in story.ranks}),
     )
 
 

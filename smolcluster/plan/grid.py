@@ -27,6 +27,10 @@ class Grid:
         """Which pipeline a rank is in."""
         return rank // self.stages
 
+    def feeder_of(self, rank: int) -> int:
+        """The first rank of a rank's pipeline: its samples are the pipeline's."""
+        return rank - self.stage_of(rank)
+
     def pipeline(self, number: int) -> range:
         """The ranks of a pipeline, in the order of their stages."""
         return range(number * self.stages, (number + 1) * self.stages)

@@ -93,11 +93,10 @@ class Synchronous:
         for tensor in self.untrained().values():
             self.collectives.broadcast(tensor)
 
-    def sums_over(self, layout: Layout, ranks: Collectives | None = None) -> Sums:
-        """How gradients of these buckets are summed over ranks (None: all), in the plan's wire format."""
+    def sums_over(self, layout: Layout) -> Sums:
+        """How gradients of these buckets are summed over ranks, in the plan's wire format."""
         # They are those of a loss that is summed over tokens, and multiplied by float16's scale.
-        unit = lambda: self._tokens * self.loss_scale.factor  # noqa: E731
-        return sums_of(self._wire, layout, ranks or self.collectives, unit)
+        return sums_of(self._wire, layout, self.collectives, lambda: self._tokens * self.loss_scale.factor)
 
     # -- the parts of a step --------------------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ from smolcluster.runtime.device import Pending
 from smolcluster.runtime.precision import autocast
 from smolcluster.spec.problems import listed
 from smolcluster.strategies.base import Batch, LossSum, StepResult, TellsClasses, Verdict
-from smolcluster.strategies.flat import Bucket, FlatParameters
+from smolcluster.strategies.flat import Bucket, FlatParameters, Layout
 from smolcluster.strategies.layernorms import LayerNorms
 from smolcluster.strategies.mp.catalogue import Shapes, tell_shapes
 from smolcluster.strategies.mp.ends import TiedEnd
@@ -42,6 +42,7 @@ from smolcluster.strategies.mp.whole import WholeModel
 from smolcluster.strategies.pieces import Piece, Range
 from smolcluster.strategies.replica import COMPARE_EVERY, bucket_bytes_of, fingerprint
 from smolcluster.strategies.stream import GradientStream
+from smolcluster.strategies.sums import Sums, sums_of
 from smolcluster.strategies.synchronous import Synchronous
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ class ModelParallel(Synchronous):
         self._pipeline_ranks = self.grid.pipeline(self.grid.pipeline_of(self.rank))
         self.replicas = open_replicas(self.grid, self.rank, context.device)
         self.flat = FlatParameters(model, self.grid.replicas, bucket_bytes_of(model))
-        self.sums = self.sums_over(self.flat, self.replicas)
+        self.sums = self.sums_over(self.flat)
         self.whole_grads = torch.zeros_like(self.flat.params)
         whole = Piece(0, self.flat.length, self.flat.params)
         self.hold(self.flat, [whole], [whole], [Piece(0, self.flat.length, self.whole_grads)])
@@ -104,6 +105,10 @@ class ModelParallel(Synchronous):
         self._deadline_s = context.run.step_timeout_s
         self._steps = 0
         self._take_first_replica_s()
+
+    def sums_over(self, layout: Layout) -> Sums:
+        """How gradients are summed over the replicas of this stage, in the plan's wire format."""
+        return sums_of(self._wire, layout, self.replicas, lambda: self._tokens * self.loss_scale.factor)
 
     # -- a step ---------------------------------------------------------------------------------------------------
 
