@@ -64,17 +64,17 @@ def pipeline_notes(run: RunSpec, names: Sequence[str], stages: Ranges, samples: 
         f"{listed(names[rank] for rank in grid.pipeline(number))} take {count} sample{'s' if count > 1 else ''}"
         for number, count in enumerate(samples)
     ]
-    return [f"mp: {placed(names, stages)}; {'; '.join(takes)} of a step; {waits}"]
+    return [f"mp: layers {placed(names, stages)}; {'; '.join(takes)} of a step; {waits}"]
 
 
 def placed(names: Sequence[str], stages: Ranges) -> str:
-    """`layers 0:3 on mini1 and pi5, 3:6 on mini2 and pi4`: the machines of each stage."""
+    """`0:3 on mini1 and pi5, 3:6 on mini2 and pi4`: the machines of each stage, `names` being those of all ranks."""
     grid = Grid(len(stages), len(names) // len(stages))
     each = [
         f"{start}:{stop} on {' and '.join(names[rank] for rank in grid.stage(number))}"
         for number, (start, stop) in enumerate(stages)
     ]
-    return f"layers {listed(each)}"
+    return listed(each)
 
 
 def micros_of(run: RunSpec, samples: int) -> int:
