@@ -28,7 +28,8 @@ Mbps = Callable[[str, str], float]
 
 # Ways that compute nearly as fast as the fastest are judged by their wires: speeds differ by a few percent anyway.
 NEARLY = 0.95
-# Of more ways than this only two are looked at: neighbours in the file's order as pipelines, and as replicas.
+# So many ways to seat the machines are all looked at; of more, two: neighbours in the file's order as pipelines, and as
+# replicas, and what the better one becomes by changing places.
 MOST_WAYS = 1000
 _BITS = 8 / 1e6  # of a byte, in megabits
 
@@ -46,6 +47,11 @@ class Layout:
     def grid(self) -> Grid:
         """Where ranks stand."""
         return Grid(len(self.stages), len(self.samples))
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The machines in rank order."""
+        return tuple(seat.node.name for seat in self.seats)
 
     @property
     def samples_by_rank(self) -> tuple[int, ...]:
@@ -76,31 +82,29 @@ def lay_out(run: RunSpec, seats: Sequence[Seat], speeds: Mapping[str, float], mb
     """
     if len(seats) % run.replicas:
         what = f"{len(seats)} ranks cannot form {run.replicas} pipelines of as many stages"
-        raise ConfigError([Problem("", 0, "replicas", what, "name more or fewer machines")])
+        fix = "give every machine one rank (machines.ranks: 1)" if run.stages else "name more or fewer machines"
+        raise ConfigError([Problem("", 0, "stages" if run.stages else "replicas", what, fix)])
     planner = _Planner(run, speeds, mbps, Grid(len(seats) // run.replicas, run.replicas))
     if run.stages or run.replicas == 1:
         return planner.layout(seats)
     planner.refuse_too_few_layers(seats)
-    found: list[tuple[float, Layout]] = []
-    error: ConfigError | None = None
-    for order in _orders(seats, planner.grid):
-        try:
-            layout = planner.layout(order)
-        except ConfigError as problem:
-            error = error or problem
-        else:
-            found.append((planner.pace(layout), layout))
-    if not found:
-        assert error is not None, "there is an order"
-        raise error
-    enough = NEARLY * max(pace for pace, _ in found)
-    quick = (layout for pace, layout in found if pace >= enough)
-    return min(quick, key=lambda layout: (layout.traffic.seconds, layout.traffic.total_s, planner.unlike(layout)))
+    by_stage = [seats[s * run.replicas + number] for number in range(run.replicas) for s in range(planner.grid.stages)]
+    simple = [seats, by_stage]
+    ways = math.factorial(len(seats) - 1) // math.factorial(run.replicas - 1)
+    if ways <= MOST_WAYS:
+        return planner.best([*simple, *_all_orders(seats, planner.grid)])
+    best = planner.best(simple)
+    for _ in seats:  # two change places, and two more, as long as that is better
+        better = planner.best([best.seats, *_swapped(best.seats)])
+        if better.nodes == best.nodes:
+            break
+        best = better
+    return best
 
 
 def layout_notes_of(run: RunSpec, layout: Layout) -> list[str]:
     """What a person should know of it: who has what, what waits, and what it moves."""
-    notes = pipeline_notes(run, [seat.node.name for seat in layout.seats], layout.stages, layout.samples)
+    notes = pipeline_notes(run, layout.nodes, layout.stages, layout.samples)
     if run.replicas > 1:
         traffic = layout.traffic
         within = f"{traffic.hidden / 1e6:.3g} MB from stage to stage and back"
@@ -110,22 +114,20 @@ def layout_notes_of(run: RunSpec, layout: Layout) -> list[str]:
     return notes
 
 
-def _orders(seats: Sequence[Seat], grid: Grid) -> Iterator[Sequence[Seat]]:
-    """Ways to seat them, the file's order first; the first seat stays rank 0. No two are the same but for the numbers
-    of pipelines.
-    """
-    yield seats
-    by_stage = [
-        seats[stage * grid.replicas + number] for number in range(grid.replicas) for stage in range(grid.stages)
-    ]
-    yield by_stage
-    ways = math.factorial(len(seats) - 1) // math.factorial(grid.replicas - 1)
-    if ways > MOST_WAYS:
-        return
+def _all_orders(seats: Sequence[Seat], grid: Grid) -> Iterator[Sequence[Seat]]:
+    """All ways to seat them that differ in more than the numbers of pipelines. The first seat stays rank 0."""
     for groups in _groups(list(range(1, len(seats))), grid, first=(0,)):
         for arranged in product(*(permutations(group) for group in groups[1:])):
             rows = (groups[0], *arranged)
             yield [seats[rows[stage][number]] for number in range(grid.replicas) for stage in range(grid.stages)]
+
+
+def _swapped(seats: Sequence[Seat]) -> Iterator[Sequence[Seat]]:
+    """Each two of them in each other's place, but for rank 0."""
+    for one, other in combinations(range(1, len(seats)), 2):
+        order = list(seats)
+        order[one], order[other] = order[other], order[one]
+        yield order
 
 
 def _groups(left: list[int], grid: Grid, first: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], ...]]:
@@ -159,6 +161,26 @@ class _Planner:
         paces = [self._pace_of(seats, stages, number) for number in range(self.grid.replicas)]
         samples = shares(self.run.training.batch_size, paces)
         return Layout(tuple(seats), stages, samples, self._traffic(seats, stages, samples))
+
+    def best(self, orders: Sequence[Sequence[Seat]]) -> Layout:
+        """Of the orders that compute nearly as fast as the fastest the one whose wires take the least time; of equal
+        ones the first. ConfigError where none fits.
+        """
+        found: list[tuple[float, Layout]] = []
+        error: ConfigError | None = None
+        for order in orders:
+            try:
+                layout = self.layout(order)
+            except ConfigError as problem:
+                error = error or problem
+            else:
+                found.append((self.pace(layout), layout))
+        if not found:
+            assert error is not None, "there is an order"
+            raise error
+        enough = NEARLY * max(pace for pace, _ in found)
+        quick = (layout for pace, layout in found if pace >= enough)
+        return min(quick, key=lambda layout: (layout.traffic.seconds, layout.traffic.total_s, self.unlike(layout)))
 
     def pace(self, layout: Layout) -> float:
         """How fast all pipelines together compute, in samples of any unit."""

@@ -76,6 +76,8 @@ def pipeline_of(
             found.notes.append(origin.note(("stages",), hosts, _names(participants), why))
         elif wrong and of_the_inventory(origin):
             why = f"they are not those of this model, which has {layers} layers"
+            if odd:
+                why = "they do not name as many machines for all layers as there are pipelines"
             found.notes.append(origin.note(("stages",), listed(e.layers for e in split), "layers shared out anew", why))
             _take_machines(found, file, origin, cluster, named, layers, earlier)
         else:

@@ -78,6 +78,7 @@ def wanted_pipelines(
     ways.append(f"write replicas: {listed(str(n) for n in (1, *fits)).replace(', ', ' or ')}")
     if count < _LEAST_STAGES * wanted:
         ways.append("take --strategy classicdp, whose ranks hold all layers")
+        ways.insert(0, "name more machines (--nodes)")
     found.problems.append(origin.problem(_KEY, what, ", or ".join(ways)))
     return found
 

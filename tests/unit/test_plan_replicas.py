@@ -13,7 +13,7 @@ from smolcluster.plan import Plan, make_plan
 from smolcluster.plan.elastic import plan_for
 from smolcluster.plan.grid import Grid
 from smolcluster.plan.profile import Profile
-from smolcluster.spec import Request, resolve
+from smolcluster.spec import Request, resolve, resolve_any_serving
 
 # A head that weighs next to nothing, so that layers are what counts.
 EVEN = ("model.vocab_size=64", "model.num_layers=12", "training.batch_size=32")
@@ -140,10 +140,16 @@ def test_wires_decide_whatever_order_machines_are_named_in(tmp_path: Path) -> No
 
 
 def test_more_machines_than_all_ways_can_be_looked_at_for(tmp_path: Path) -> None:
-    everybody = "a b c d e f g h i j"
-    plan = planned(tmp_path, lan(everybody), *EVEN, TWO)
-    assert sorted(names(plan)) == everybody.split()
+    """Five pairs on fast wires of their own, named in an order in which neither simple way has them together."""
+    pairs = ["ab", "cd", "ef", "gh", "ij"]
+    wires = {f"fast{pair}": (40000, " ".join(pair)) for pair in pairs}
+    cluster = inventory(
+        dict.fromkeys("adfbhjceig", "connection: local"), {"slow": (100, "a b c d e f g h i j"), **wires}
+    )
+    large = ("model.model_dim=1024", "model.num_heads=2", "model.ff_dim=4096", "training.batch_size=2")
+    plan = planned(tmp_path, cluster, *EVEN, TWO, *large)
     assert len(plan.stages) == 5
+    assert sorted("".join(sorted(names(plan)[rank] for rank in plan.grid.stage(s))) for s in range(5)) == pairs
 
 
 # -- unlike machines ---------------------------------------------------------------------------------------------------
@@ -211,6 +217,27 @@ def test_what_is_wrong_with_hosts_is_told_at_once(tmp_path: Path) -> None:
 def test_machines_named_later_replace_stages(tmp_path: Path) -> None:
     plan = planned(tmp_path, lan("a b c d"), *EVEN, file=BY_HAND, nodes=("d", "a"))
     assert (names(plan), plan.replicas) == (["d", "a"], 1)
+
+
+def test_stages_of_an_inventory_give_way_to_replicas(tmp_path: Path) -> None:
+    """They are for serving too, and name one machine for each range."""
+    stages = "[{host: a, layers: '0:3'}, {host: b, layers: '3:6'}, {host: c, layers: '6:9'}, {host: d, layers: '9:12'}]"
+    cluster = lan("a b c d") + f"defaults:\n  stages: {stages}\n"
+    assert planned(tmp_path, cluster, *EVEN).replicas == 1
+    plan = planned(tmp_path, cluster, *EVEN, TWO)
+    assert (plan.replicas, plan.stages) == (2, ((0, 6), (6, 12)))
+    assert any("layers shared out anew" in note and "as there are pipelines" in note for note in plan.notes)
+
+
+def test_one_pipeline_serves_a_model(tmp_path: Path) -> None:
+    """The same file goes for both: what is for training alone is said to be."""
+    path, file = tmp_path / "lan.smol.yml", tmp_path / "mp.yaml"
+    path.write_text(lan("a b c d"))
+    file.write_text(BY_HAND + "replicas: 2\n")
+    served = resolve_any_serving(Request(path, "inference", cluster_config=file, model=""))
+    assert [(stage.node, stage.start, stage.stop) for stage in served.serve.stages] == [("a", 0, 2), ("c", 2, 12)]
+    told = [note.rpartition("mp.yaml:")[2] for note in served.notes if "one pipeline serves a model" in note]
+    assert len(told) == 3
 
 
 # -- what does not go --------------------------------------------------------------------------------------------------
