@@ -78,4 +78,5 @@ def _shown(data: DataSpec) -> str:
 
 def _way(plan: Plan) -> str:
     stage = f" stage {plan.run.fsdp_stage}" if plan.run.strategy == "fsdp" else ""
-    return f"{plan.run.strategy}{stage} on {plan.world_size} rank(s), {plan.global_batch} samples a step"
+    side = f" in {plan.replicas} pipelines" if plan.replicas > 1 else ""
+    return f"{plan.run.strategy}{stage} on {plan.world_size} rank(s){side}, {plan.global_batch} samples a step"

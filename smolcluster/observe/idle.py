@@ -17,15 +17,16 @@ def idle_of(steps: Iterable[StepRecord]) -> float | None:
     return sum(record.comm_s for record in piped) / seconds if seconds else None
 
 
-def idle_account(plan: Plan, ranks: Sequence[Iterable[StepRecord]]) -> dict[str, Any]:
-    """What a summary says of stages that wait: `ranks` are the steps of those that took part at last, in order.
+def idle_account(plan: Plan | None, ranks: Sequence[Iterable[StepRecord]]) -> dict[str, Any]:
+    """What a summary says of stages that wait: `ranks` are the steps of those that took part at last, by that `plan`.
 
     Nothing of a run whose layers are not split.
     """
     shares = [idle_of(steps) for steps in ranks]
-    if not plan.stages or len(shares) < 2 or all(share is None for share in shares):
+    if plan is None or not plan.stages or len(shares) < 2 or all(share is None for share in shares):
         return {}
+    samples = min(rank.samples for rank in plan.ranks if rank.samples)
     return {
         "idle_share": tuple(shares),
-        "idle_planned": idle_share(len(shares), micros_of(plan.run)),
+        "idle_planned": idle_share(len(plan.stages), micros_of(plan.run, samples)),
     }

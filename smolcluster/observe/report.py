@@ -11,10 +11,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from smolcluster.errors import InputError, Problem
+from smolcluster.errors import ConfigError, InputError, Problem
 from smolcluster.observe.idle import idle_account
 from smolcluster.observe.records import Reader
 from smolcluster.observe.staleness import staleness_account
+from smolcluster.plan.elastic import plan_for
 from smolcluster.plan.types import Plan, ProfilePlan, RankPlan, ServePlan
 from smolcluster.runtime.generation import read_generation
 from smolcluster.runtime.metricsfile import GradientRecord, LinkRecord, StepRecord
@@ -68,6 +69,14 @@ class RunStory:
     def has_server(self) -> bool:
         """Whether rank 0 tells of the whole run: workers come and go, and count steps of their own."""
         return self.plan.shape == "STAR"
+
+    @property
+    def plan_at_last(self) -> Plan | None:
+        """The plan of those who took part at last; None where they had no room for it, which is why the run ended."""
+        try:
+            return plan_for(self.plan, [rank.plan.rank for rank in self.ranks])
+        except ConfigError:
+            return None
 
     @property
     def counted(self) -> tuple[RankStory, ...]:
@@ -157,7 +166,7 @@ def summarise(story: RunStory) -> Summary:
         gradients=first.gradients if first else None,
         **staleness_account([rank.steps for rank in story.ranks]),
         **_rounds(story),
-        **idle_account(story.plan, [rank.steps for rank in story.ranks]),
+        **idle_account(story.plan_at_last, [rank.steps for rank in story.ranks]),
     )
 
 

@@ -14,6 +14,7 @@ from smolcluster.observe.profiled import ProfileStory, profile_of, profile_table
 from smolcluster.observe.report import Culprit, RankStory, RunStory
 from smolcluster.observe.served import ServeStory, Story
 from smolcluster.observe.serving_lines import layers_text
+from smolcluster.plan.pipeline import placed
 from smolcluster.runtime.runfolder import GradientAccount, Summary
 
 _COLOUR = {"completed": "green", "failed": "red", "stopped": "yellow"}
@@ -34,7 +35,7 @@ def _parts(story: Story, summary: Summary, followed: bool) -> list[RenderableTyp
         tables = profile_tables(profile_of(story)) if story.whole else []
         parts = [_run_table(summary, _measured_rows(story, summary)), *tables]
     else:
-        parts = [_run_table(summary, _trained_rows(summary)), _rank_table(story, summary)]
+        parts = [_run_table(summary, _trained_rows(story, summary)), _rank_table(story, summary)]
     if summary.status == "failed" and story.culprit is not None:
         parts.append(_failure(story.culprit, followed and story.culprit.root_cause))
     elif summary.reason:
@@ -53,10 +54,11 @@ def _run_table(summary: Summary, rows: list[tuple[str, str]]) -> Table:
     return table
 
 
-def _trained_rows(summary: Summary) -> list[tuple[str, str]]:
+def _trained_rows(story: RunStory, summary: Summary) -> list[tuple[str, str]]:
     rows = [
         ("strategy", f"{summary.strategy}, {summary.world_size} rank(s), transport {summary.transport}"),
         ("parameters", f"{summary.params:,}"),
+        *_layers(story),
         ("steps", f"{summary.steps:,} in {summary.seconds:.1f} s"),
         (summary.counts, f"{summary.tokens:,}, {summary.tokens_per_s:,.0f} per second"),
         ("loss", _change(summary.loss_first, summary.loss_last)),
@@ -71,7 +73,8 @@ def _trained_rows(summary: Summary) -> list[tuple[str, str]]:
         rows.insert(3, ("rounds", f"{summary.rounds:,}{slot}; the ranks' steps are their own"))
     if summary.idle_share is not None and summary.idle_planned is not None:
         waited = ", ".join(map(_percent, summary.idle_share))
-        rows.append(("idle", f"{waited} of a step, stage by stage; planned {_percent(summary.idle_planned)}"))
+        each = "stage by stage" if story.plan.replicas == 1 else "rank by rank"
+        rows.append(("idle", f"{waited} of a step, {each}; planned {_percent(summary.idle_planned)}"))
     if summary.staleness_by_rank is not None:
         each = ", ".join(f"{lag.mean:.2f} ({lag.max})" for lag in summary.staleness_by_rank)
         run = f"{summary.staleness_mean:.2f} steps on average, {summary.staleness_max} at most"
@@ -81,6 +84,14 @@ def _trained_rows(summary: Summary) -> list[tuple[str, str]]:
     if summary.resumed_step is not None:
         rows.insert(0, ("resumed", f"from step {summary.resumed_step:,} of {escape(summary.resumed_from)}"))
     return rows
+
+
+def _layers(story: RunStory) -> list[tuple[str, str]]:
+    """Who held which layers at last, of a model that was split."""
+    plan = story.plan_at_last
+    if plan is None or not plan.stages:
+        return []
+    return [("layers", escape(placed([rank.node for rank in plan.ranks], plan.stages)))]
 
 
 def _gradients(account: GradientAccount) -> str:

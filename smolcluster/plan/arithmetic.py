@@ -59,14 +59,14 @@ def memory_of(
 
     ZeRO (Rajbhandari et al. 2020): stage 1 shards the optimizer state, 2 the gradients too, 3 the parameters too.
     Shards are flat and even, padded to a whole element per rank. A syncps worker has no optimizer, and a server that
-    trains is a worker besides; an mp rank holds its own layers of `stages`, a diloco rank the outer optimizer besides
-    its own. int8 on the wire keeps what it has not sent yet; where replicas get changes (strategies/gathers.py) their
-    owner keeps its shard apart. Under a staleness bound all stages are alike: a replica, its gradient, and of the shard
-    the weights, the box and the moments.
+    trains is a worker besides; an mp rank holds the layers of one of `stages`, a diloco rank the outer optimizer
+    besides its own. int8 on the wire keeps what it has not sent yet; where replicas get changes (strategies/gathers.py)
+    their owner keeps its shard apart. Under a staleness bound all stages are alike: a replica, its gradient, and of the
+    shard the weights, the box and the moments.
     """
     params = param_count(run.model)
     if run.strategy == "mp":
-        params = stage_params(run.model, stages[rank], layers_of(run.model))
+        params = stage_params(run.model, stages[rank % len(stages)], layers_of(run.model))
     shard = -(-params // world_size)
     stage = run.fsdp_stage if run.strategy == "fsdp" else 0
     stale = run.staleness_bound > 0 and world_size > 1

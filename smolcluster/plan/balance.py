@@ -53,14 +53,11 @@ def speed_problems(cluster: ClusterSpec, run: RunSpec, profile: Profile | None) 
 def samples_of(
     run: RunSpec, seats: Sequence[Seat], profile: Profile | None, total: int | None = None
 ) -> tuple[int, ...]:
-    """Samples of one step, by rank. A star's server computes no gradients unless it is asked to; in a chain the
-    first rank feeds everybody.
+    """Samples of one step, by rank. A star's server computes no gradients unless it is asked to.
 
     `total`: the global batch, where it is not that of these ranks. A profile must have all speeds.
     """
     per_rank = run.training.batch_size
-    if run.strategy == "mp":
-        return (per_rank, *(0 for _ in seats[1:]))
     fixed = {s.rank: s.participant.batch_size for s in seats if s.participant.batch_size is not None}
     idle = "server" if not run.server_trains else None
     free = [s for s in seats if s.rank not in fixed and s.participant.role != idle]
@@ -184,7 +181,8 @@ def balance_notes(
     other = differences(profile, cluster, run)
     said = [f"{profile.told} was measured with {'; '.join(other)}: {MEASURE}"] if other and profile.measured else []
     taking = [(seat.node.name, mine) for seat, mine in zip(seats, samples, strict=True) if mine]
-    if "balance" in asks_for_speeds(run) and len(taking) > 1:
+    # Of layers and the shares of pipelines plan/pipeline.py tells.
+    if "balance" in asks_for_speeds(run) and len(taking) > 1 and run.strategy != "mp":
         each = ", ".join(f"{name} {mine}" for name, mine in taking)
         unit = ("tokens/s" if tokens_per_sample(run.model) > 1 else "samples/s") if profile.measured else "speeds"
         speeds = ", ".join(f"{name} {profile.speeds[name]:,.6g}" for name in dict(taking))

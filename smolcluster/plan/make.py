@@ -9,19 +9,19 @@ from smolcluster.plan.arithmetic import memory_of, param_count
 from smolcluster.plan.balance import Options, advice, balance_notes, choose_nodes, samples_of, speed_problems
 from smolcluster.plan.broken import fault_notes, fault_problems
 from smolcluster.plan.hints import option_notes
-from smolcluster.plan.pipeline import machines_of, pipeline_notes, share_of_memory, speeds_of, training_stages
+from smolcluster.plan.layout import Layout, lay_out, layout_notes_of
+from smolcluster.plan.pipeline import share_of_memory, speeds_of
 from smolcluster.plan.ports import Listener, port_problems, ports_of
 from smolcluster.plan.profile import Profile, differences, unmeasured
 from smolcluster.plan.room import too_big
 from smolcluster.plan.seats import Seat, seats_of
 from smolcluster.plan.speeds import Speeds
-from smolcluster.plan.stages import Ranges
 from smolcluster.plan.types import Plan, RankPlan
 from smolcluster.plan.wires import Wires, choose_transport, choose_wire, wires_between
 from smolcluster.spec.cluster import ClusterSpec, Node
 from smolcluster.spec.machines import is_raspberry_pi
 from smolcluster.spec.run import PREDICTED, STARS, CommSpec, RunSpec
-from smolcluster.topology import Shape, Topology
+from smolcluster.topology import NoRouteError, Shape, Topology
 
 SHAPES: dict[str, Shape] = {"edp": "STAR", "syncps": "STAR", "mp": "CHAIN"}
 # The cores a rank may use where the inventory does not say: a Raspberry Pi's four, a Mac mini's performance cores.
@@ -52,6 +52,9 @@ def make_plan(
         total = options.total
         run, chosen = choose_nodes(options, run)
     seats = seats_of(cluster, run)
+    layout, layout_notes = _laid_out(run, seats, speeds)
+    if layout is not None:
+        seats = layout.seats
     shape = SHAPES.get(run.strategy, "MESH")
     # The ends of a chain talk too: about a tied embedding, the whole gradient's norm, the model that is saved.
     met: Shape = "MESH" if shape == "CHAIN" else shape
@@ -59,7 +62,7 @@ def make_plan(
     ports = ports_of([(seat.node.name, seat.participant.port) for seat in seats], wires.listen)
     world_size = len(seats)
     wire, wire_notes = choose_wire(run, wires, speeds)
-    stages, stage_notes = _stages(run, seats, profile) if run.strategy == "mp" else ((), [])
+    stages = layout.stages if layout is not None else ()
     memory = tuple(memory_of(run, seat.rank, world_size, seat.participant.role, wire, stages) for seat in seats)
     # What comes at no known time is heard of over our own links alone (spec/staleness.py).
     wanted = "smol" if run.strategy in STARS or run.staleness_bound else run.comm.transport
@@ -72,10 +75,10 @@ def make_plan(
     problems = [*wires.problems, *wrong, *port_problems(listeners), *too_big(cluster, run, seats, memory)]
     if problems:
         raise ConfigError(Problem(where, 0, key, what, fix) for key, what, fix in problems)
-    samples = samples_of(run, seats, profile, total)
+    samples = layout.samples_by_rank if layout is not None else samples_of(run, seats, profile, total)
     told = [
         *notes,
-        *stage_notes,
+        *layout_notes,
         *wires.notes,
         *chosen,
         *balance_notes(cluster, run, seats, samples, profile),
@@ -94,6 +97,7 @@ def make_plan(
         wire=wire,
         shape=shape,
         stages=stages,
+        replicas=run.replicas,
         global_batch=sum(samples),
         ranks=ranks,
         params=param_count(run.model),
@@ -122,13 +126,20 @@ def buffer_mb(node: Node, comm: CommSpec) -> float:
     return 2.0 if is_raspberry_pi(node.name, node.kind) else 8.0
 
 
-def _stages(run: RunSpec, seats: Sequence[Seat], profile: Profile | None) -> tuple[Ranges, list[str]]:
-    """Every rank's layers of a model that is split, and what a person should know of that."""
-    names, memory = [seat.node.name for seat in seats], {seat.node.name: seat.node.memory_mb for seat in seats}
-    speeds, notes = speeds_of(run, names, profile)
-    machines = machines_of(names, memory, speeds)
-    stages = training_stages(run, machines)
-    return stages, [*pipeline_notes(run, machines, stages), *notes]
+def _laid_out(run: RunSpec, seats: Sequence[Seat], speeds: Speeds) -> tuple[Layout | None, list[str]]:
+    """Where each rank of a model that is split stands, and what a person should know of that."""
+    if run.strategy != "mp":
+        return None, []
+
+    def mbps(src: str, dst: str) -> float:
+        try:
+            return speeds.claimed(speeds.topology.route(src, dst))[0]
+        except NoRouteError:  # told as a problem of the plan
+            return 0.0
+
+    of_machines, notes = speeds_of(run, [seat.node.name for seat in seats], speeds.profile)
+    layout = lay_out(run, seats, of_machines, mbps)
+    return layout, [*layout_notes_of(run, layout), *notes]
 
 
 def _rank(run: RunSpec, seat: Seat, wires: Wires, port: int, samples: int) -> RankPlan:

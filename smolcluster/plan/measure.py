@@ -22,6 +22,7 @@ def make_profile_plan(
             "strategy": "classicdp",
             "fsdp_stage": 0,
             "staleness_bound": 0,
+            "replicas": 1,
             "participants": tuple(each.model_copy(update={"role": "worker"}) for each in run.participants),
             "balance": {},
             "choose_nodes": False,

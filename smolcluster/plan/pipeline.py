@@ -8,12 +8,13 @@ from itertools import accumulate
 
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.plan.arithmetic import STATE_BYTES, block_params, norm_params, position_params
+from smolcluster.plan.grid import Grid
 from smolcluster.plan.profile import Profile
 from smolcluster.plan.shares import shares
 from smolcluster.plan.stages import Machine, ModelWeight, Ranges, fits, split
 from smolcluster.spec.pipeline import layers_of
 from smolcluster.spec.problems import listed
-from smolcluster.spec.run import GPTSpec, NNSpec, RunSpec
+from smolcluster.spec.run import GPTSpec, ModelSpec, NNSpec, RunSpec
 from smolcluster.spec.stages import split_layers
 
 _FLOAT = 4
@@ -25,7 +26,10 @@ _FIX = "take a smaller model, activation_checkpointing, or more machines"
 
 
 def training_stages(run: RunSpec, machines: Sequence[Machine]) -> Ranges:
-    """Half-open ranges of layers in rank order. ConfigError where there are too few layers or too little memory."""
+    """Half-open ranges of layers in the order of stages, each on one of the machines; replicas of a stage are as one.
+
+    ConfigError where there are too few layers or too little memory.
+    """
     count, layers = len(machines), layers_of(run.model)
     if count > layers:
         what = f"{layers} layers cannot be trained on {count} ranks"
@@ -40,21 +44,47 @@ def training_stages(run: RunSpec, machines: Sequence[Machine]) -> Ranges:
     return split(_weight_of(run, run.model, count), machines, _FIX)
 
 
-def pipeline_notes(run: RunSpec, machines: Sequence[Machine], stages: Ranges) -> list[str]:
-    """What a person should know of the split: who has what, and what filling and draining costs."""
-    if len(stages) < 2:
+def pipeline_notes(run: RunSpec, names: Sequence[str], stages: Ranges, samples: Sequence[int]) -> list[str]:
+    """What a person should know of the split: who has what, and what filling and draining costs.
+
+    `names` are the ranks' machines, `samples` those of each pipeline.
+    """
+    if len(names) < 2:
         return []
-    micros = micros_of(run)
+    grid = Grid(len(stages), len(samples))
+    micros = micros_of(run, min(samples))
     idle = idle_share(len(stages), micros)
-    split_up = listed(f"{machine.name} {start}:{stop}" for machine, (start, stop) in zip(machines, stages, strict=True))
     many = f"{micros} micro-batch{'es' if micros > 1 else ''}"
     advice = "; a larger training.grad_accumulation waits less" if idle > 1 / 3 else ""
-    return [f"mp: layers {split_up}; with {many} a stage waits {idle * 100:.0f} % of a step{advice}"]
+    waits = f"with {many} a stage waits {idle * 100:.0f} % of a step{advice}"
+    if grid.replicas == 1:
+        split_up = listed(f"{name} {start}:{stop}" for name, (start, stop) in zip(names, stages, strict=True))
+        return [f"mp: layers {split_up}; {waits}"]
+    takes = [
+        f"{listed(names[rank] for rank in grid.pipeline(number))} take {count} sample{'s' if count > 1 else ''}"
+        for number, count in enumerate(samples)
+    ]
+    return [f"mp: layers {placed(names, stages)}; {'; '.join(takes)} of a step; {waits}"]
 
 
-def micros_of(run: RunSpec) -> int:
-    """How many micro-batches a step's batch passes the stages in."""
-    return min(run.training.grad_accumulation, run.training.batch_size)
+def placed(names: Sequence[str], stages: Ranges) -> str:
+    """`0:3 on mini1 and pi5, 3:6 on mini2 and pi4`: the machines of each stage, `names` being those of all ranks."""
+    grid = Grid(len(stages), len(names) // len(stages))
+    each = [
+        f"{start}:{stop} on {' and '.join(names[rank] for rank in grid.stage(number))}"
+        for number, (start, stop) in enumerate(stages)
+    ]
+    return listed(each)
+
+
+def micros_of(run: RunSpec, samples: int) -> int:
+    """How many micro-batches so many samples, a pipeline's share of a step, pass its stages in."""
+    return min(run.training.grad_accumulation, samples)
+
+
+def head_layers(model: ModelSpec) -> float:
+    """How many layers' work the projection onto the vocabulary is."""
+    return model.vocab_size * model.model_dim / block_params(model) if isinstance(model, GPTSpec) else 0.0
 
 
 def idle_share(stages: int, micros: int) -> float:
@@ -72,18 +102,18 @@ def _fewer(machines: Sequence[Machine], layers: int) -> str:
     return f"name fewer machines: --nodes {','.join(fewer)}"
 
 
-def fewer_stages(run: RunSpec, stages: Ranges, members: Sequence[int], machines: Sequence[Machine]) -> Ranges:
-    """The layers shared out anew among some of the ranks, in proportion to what those had.
+def fewer_stages(run: RunSpec, sizes: Sequence[int], machines: Sequence[Machine]) -> Ranges:
+    """The layers shared out anew among those who are left, in proportion to the `sizes` that they had.
 
-    `machines` are theirs. Where one of them has too little memory for that another split is taken, as near to it as
-    memory lets it be; ConfigError where there is none.
+    Where a machine has too little memory for that another split is taken, as near to it as memory lets it be;
+    ConfigError where there is none.
     """
-    layers, sizes = stages[-1][1], [stages[old][1] - stages[old][0] for old in members]
+    layers = layers_of(run.model)
     ends = list(accumulate(shares(layers, sizes)))
     wanted: Ranges = tuple(zip([0, *ends], ends, strict=False))
     if isinstance(run.model, NNSpec):
         return wanted
-    weight = _weight_of(run, run.model, len(members))
+    weight = _weight_of(run, run.model, len(machines))
     if fits(weight, machines, wanted):
         return wanted
     weighed = [replace(machine, speed=size) for machine, size in zip(machines, sizes, strict=True)]
@@ -104,6 +134,8 @@ def speeds_of(run: RunSpec, names: Sequence[str], profile: Profile | None) -> tu
 
     Ranks on those machines, in order. A profile without one of them tells nothing: speeds of others are no measure.
     """
+    if run.stages and run.replicas > 1 and isinstance(run.balance, dict):
+        return run.balance, []  # of the batch, between the pipelines
     if run.stages:
         said = "balance: stages say who has which layers, so this does nothing"
         return {}, [said] if run.balance and len(names) > 1 else []
@@ -127,7 +159,8 @@ def share_of_memory(memory_mb: int | None, ranks: int) -> int | None:
 
 def _weight_of(run: RunSpec, model: GPTSpec, count: int) -> ModelWeight:
     block, table = block_params(model), model.vocab_size * model.model_dim
-    tokens = -(-run.training.batch_size // run.training.grad_accumulation) * model.max_seq_len
+    share = -(-run.training.batch_size // run.replicas)
+    tokens = -(-share // run.training.grad_accumulation) * model.max_seq_len
     kept = model.model_dim if run.training.activation_checkpointing else _kept(model)
     return ModelWeight(
         layers=model.num_layers,
@@ -136,7 +169,7 @@ def _weight_of(run: RunSpec, model: GPTSpec, count: int) -> ModelWeight:
         head_bytes=STATE_BYTES * (table + norm_params(model)),
         # As many micro-batches are alive in the first stage as there are stages.
         cache_bytes=_FLOAT * kept * tokens * min(count, run.training.grad_accumulation),
-        head_layers=table / block,
+        head_layers=head_layers(model),
     )
 
 

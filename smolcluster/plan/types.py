@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from smolcluster.plan.grid import Grid
 from smolcluster.spec.base import Frozen
 from smolcluster.spec.run import RunSpec, WireFormat
 from smolcluster.spec.serving import ServeSpec
@@ -66,7 +67,8 @@ class MemoryEstimate(Frozen):
 class Plan(Frozen):
     """Everything decided before a run starts. The same inputs give the same plan, byte for byte.
 
-    `stages`: half-open ranges of layers by rank, where the strategy splits them (mp).
+    `stages`: half-open ranges of layers in the order of stages, where the strategy splits them (mp). `replicas`: how
+    many pipelines of them there are.
     """
 
     schema_: int = Field(default=PLAN_SCHEMA, alias="schema", serialization_alias="schema")
@@ -77,12 +79,18 @@ class Plan(Frozen):
     wire: WireFormat = "fp32"
     shape: Literal["MESH", "STAR", "CHAIN"]
     stages: tuple[tuple[int, int], ...] = ()
+    replicas: int = Field(default=1, gt=0, exclude_if=lambda count: count == 1)
     global_batch: int = Field(gt=0)
     ranks: tuple[RankPlan, ...]
     params: int = Field(gt=0)
     memory: tuple[MemoryEstimate, ...]
     notes: tuple[str, ...] = ()
     inputs: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def grid(self) -> Grid:
+        """Where ranks stand whose layers are split."""
+        return Grid(self.world_size // self.replicas, self.replicas)
 
     def to_json(self) -> str:
         """The canonical text of the plan; `digest` is its hash."""

@@ -146,7 +146,7 @@ def choose_wire(run: RunSpec, wires: Wires, speeds: Claims) -> tuple[WireFormat,
     if run.strategy in STARS and run.use_quantization:
         other = f"wire {wanted}: use_quantization says int8, and that was taken"
         return "int8", [other] if wanted not in ("fp32", "auto", "int8") else []
-    if run.strategy not in (*DATA_PARALLEL, *STARS):
+    if not _sums_gradients(run):
         idle = f"wire {wanted}: {run.strategy} has no gradients that ranks sum, so this does nothing"
         return "fp32", [idle] if wanted not in ("fp32", "auto") else []
     if wanted != "auto" or not wires.routes:
@@ -160,9 +160,14 @@ def choose_wire(run: RunSpec, wires: Wires, speeds: Claims) -> tuple[WireFormat,
     return wire, [f"wire auto: {wire}, since {said}, {side} the {INT8_PAYS_MBPS:.0f} under which int8 pays"]
 
 
+def _sums_gradients(run: RunSpec) -> bool:
+    """Whether gradients of this run are summed over ranks, or go to a server: they have a wire format."""
+    return run.strategy in (*DATA_PARALLEL, *STARS) or run.replicas > 1
+
+
 def format_for(run: RunSpec, slowest_mbps: float | None) -> WireFormat:
     """The wire format where the slowest way has so many Mbit/s; None where there is none."""
-    if run.strategy not in (*DATA_PARALLEL, *STARS):
+    if not _sums_gradients(run):
         return "fp32"
     if run.strategy in STARS and run.use_quantization:
         return "int8"

@@ -67,18 +67,26 @@ class _Done:
 
 
 class Collectives:
-    """The collectives that strategies use, over torch.distributed's default group, for tensors of one device.
+    """The collectives that strategies use, for tensors of one device, over `group`: by default torch.distributed's own.
 
-    A rank alone needs no group: its own values are the result. `blocked_s` grows by the seconds the caller spent in
-    here: communication that nothing hid. All ranks must call the same operations in the same order. `staged` forces
-    the way through CPU buffers (the default off the CPU).
+    `rank` and `world_size` are the group's. A rank alone needs no group: its own values are the result. `blocked_s`
+    grows by the seconds the caller spent in here: communication that nothing hid. All ranks must call the same
+    operations in the same order. `staged` forces the way through CPU buffers (the default off the CPU).
     """
 
-    def __init__(self, rank: int, world_size: int, device: torch.device, staged: bool | None = None) -> None:
+    def __init__(
+        self,
+        rank: int,
+        world_size: int,
+        device: torch.device,
+        staged: bool | None = None,
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
         self.rank = rank
         self.world_size = world_size
         self.blocked_s = 0.0
         self._device = device
+        self._group = group
         self._staged = device.type != "cpu" if staged is None else staged
 
     def all_reduce(self, tensor: torch.Tensor) -> Pending:
@@ -87,7 +95,7 @@ class Collectives:
             return _Done()
         began = time.perf_counter()
         buffer, staging = self._buffer(tensor)
-        return self._pending(dist.all_reduce(buffer, async_op=True), staging, began)
+        return self._pending(dist.all_reduce(buffer, group=self._group, async_op=True), staging, began)
 
     def reduce_scatter(self, output: torch.Tensor, tensor: torch.Tensor) -> Pending:
         """Sum over ranks; `output` gets this rank's 1/N and may be that part of `tensor`; its rest is then scratch."""
@@ -96,7 +104,8 @@ class Collectives:
         began = time.perf_counter()
         buffer, _ = self._buffer(tensor)
         mine, staging = self._buffer(output, fill=False)
-        return self._pending(dist.reduce_scatter_single(mine, buffer, async_op=True), staging, began)
+        work = dist.reduce_scatter_single(mine, buffer, group=self._group, async_op=True)
+        return self._pending(work, staging, began)
 
     def all_gather(self, output: torch.Tensor, tensor: torch.Tensor) -> Pending:
         """Every rank's `tensor` one after the other in `output`; `tensor` may be this rank's part of `output`."""
@@ -105,7 +114,8 @@ class Collectives:
         began = time.perf_counter()
         mine, _ = self._buffer(tensor)
         whole, staging = self._buffer(output, fill=False)
-        return self._pending(dist.all_gather_single(whole, mine, async_op=True), staging, began)
+        work = dist.all_gather_single(whole, mine, group=self._group, async_op=True)
+        return self._pending(work, staging, began)
 
     def all_to_all(self, output: torch.Tensor, tensor: torch.Tensor) -> Pending:
         """The r-th of N even parts of `tensor` goes to rank r; what rank r sends lands in the r-th part of `output`."""
@@ -114,7 +124,8 @@ class Collectives:
         began = time.perf_counter()
         mine, _ = self._buffer(tensor)
         theirs, staging = self._buffer(output, fill=False)
-        return self._pending(dist.all_to_all_single(theirs, mine, async_op=True), staging, began)
+        work = dist.all_to_all_single(theirs, mine, group=self._group, async_op=True)
+        return self._pending(work, staging, began)
 
     def broadcast(self, tensor: torch.Tensor, source: int = 0) -> None:
         """The source's values on every rank, in place; returns when they are there."""
@@ -122,7 +133,8 @@ class Collectives:
             return
         began = time.perf_counter()
         buffer, staging = self._buffer(tensor)
-        dist.broadcast(buffer, source)
+        origin = source if self._group is None else dist.get_global_rank(self._group, source)
+        dist.broadcast(buffer, origin, group=self._group)
         if staging is not None:
             staging.give_back()
         self.blocked_s += time.perf_counter() - began
@@ -134,7 +146,7 @@ class Collectives:
         began = time.perf_counter()
         mine = torch.tensor(values, dtype=torch.float64)
         table = torch.empty(self.world_size * len(values), dtype=torch.float64)
-        dist.all_gather_single(table, mine)
+        dist.all_gather_single(table, mine, group=self._group)
         self.blocked_s += time.perf_counter() - began
         rows: list[list[float]] = table.view(self.world_size, len(values)).tolist()
         return rows
@@ -176,7 +188,7 @@ class Collectives:
         return group.verdict(error) if group is not None else error
 
     def _own_group(self) -> GroupLifetime | None:
-        group = dist.group.WORLD if self.world_size > 1 else None
+        group = (self._group or dist.group.WORLD) if self.world_size > 1 else None
         return group if isinstance(group, GroupLifetime) else None
 
     @staticmethod

@@ -157,18 +157,29 @@ def _layers(value: str) -> str:
     return value
 
 
-class StageEntry(FileModel):
-    """One machine of `stages` and its layers, half-open: `{host: mini1, layers: "0:4"}`."""
+def _hosts(value: Any) -> Any:
+    """A lone machine is a list of one."""
+    return value if isinstance(value, list) else [value]
 
-    host: MachineName
+
+class StageEntry(FileModel):
+    """One machine of `stages` and its layers, half-open: `{host: mini1, layers: "0:4"}`. Several machines,
+    `host: [mini1, pi5]`, hold the same layers, each in a pipeline of its own (mp).
+    """
+
+    host: Annotated[list[MachineName], Field(min_length=1), BeforeValidator(_hosts)]
     layers: Annotated[str, AfterValidator(_layers)]
 
 
 class MpFile(HostsFile):
-    """cluster_config_mp.yaml: for training and for inference. `timeout` bounds a request and a step, in seconds."""
+    """cluster_config_mp.yaml: for training and for inference. `timeout` bounds a request and a step, in seconds.
+
+    `replicas`: how many pipelines train side by side; None: as many as `stages` names machines for the same layers.
+    """
 
     timeout: float = Field(default=300.0, gt=0)
     stages: list[StageEntry] | None = Field(default=None, min_length=1)
+    replicas: int | None = Field(default=None, ge=1)
     num_layers: int | None = Field(default=None, gt=0)
     model_name: str | None = None
 
@@ -199,13 +210,14 @@ class InferenceFile(HostsFile):
     """cluster_config_inference.yaml. `model_name`: what is served where no flag says it; `num_layers` is compared.
 
     `rejoin_wait`: seconds a lost stage is waited for before the others share its layers. `resume_wait`: seconds an
-    answer of a chat goes on with nobody listening.
+    answer of a chat goes on with nobody listening. `replicas` is for training: a model is served by one pipeline.
     """
 
     model_name: str | None = Field(default=None, min_length=1)
     num_layers: int | None = Field(default=None, gt=0)
     web_interface: WebInterface = Field(default_factory=WebInterface)
     stages: list[StageEntry] | None = Field(default=None, min_length=1)
+    replicas: int | None = Field(default=None, ge=1)
     timeout: float | None = Field(default=None, gt=0)
     request_timeout: float = Field(default=300.0, gt=0)
     rejoin_wait: float = Field(default=15.0, ge=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from smolcluster.errors import Problem
@@ -132,7 +133,7 @@ def trained_stages(file: CommonFile, origin: Merged, cluster: ClusterSpec) -> li
     if any(origin.height((key,)) > here for key in ("nodes", "server", "workers")):
         return None
     known = {node.name: node for node in cluster.nodes}
-    can = all(entry.host in known and can_train(known[entry.host]) for entry in file.stages)
+    can = all(host in known and can_train(known[host]) for entry in file.stages for host in entry.host)
     return file.stages if can or not of_the_inventory(origin) else None
 
 
@@ -142,8 +143,15 @@ def of_the_inventory(origin: Merged) -> bool:
     return source is not None and source.prefix == ("defaults",)
 
 
+def hosts_of(entries: Sequence[StageEntry]) -> list[str]:
+    """The machines of `stages` in rank order: those of the first pipeline, then those of the next."""
+    most = max((len(entry.host) for entry in entries), default=0)
+    return [entry.host[number] for number in range(most) for entry in entries if number < len(entry.host)]
+
+
 def _stage_places(entries: list[StageEntry]) -> dict[str, KeyPath]:
-    return {entry.host: ("stages", index, "host") for index, entry in enumerate(entries)}
+    indices = {host: index for index, entry in enumerate(entries) for host in entry.host}
+    return {host: ("stages", indices[host], "host") for host in hosts_of(entries)}
 
 
 def _listed_places(file: CommonFile) -> dict[str, KeyPath]:

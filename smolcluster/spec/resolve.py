@@ -112,7 +112,7 @@ def _run(
     # What is shipped says 1, which nobody chose.
     micros = settings.model_from.height(("training", "grad_accumulation")) > 0
     pipeline = pipeline_of(
-        file, origin, cluster, found.participants, bool(found.named), training.model, training.training, micros
+        file, origin, cluster, found.participants, bool(found.named), training, micros, request.earlier
     )
     participants = pipeline.participants
     problems += pipeline.problems
@@ -136,6 +136,7 @@ def _run(
         model=training.model,
         training=pipeline.training,
         stages=pipeline.stages,
+        replicas=pipeline.replicas,
         schedule=training.schedule,
         data=training.data,
         comm=comm_of(file),

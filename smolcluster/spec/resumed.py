@@ -19,6 +19,7 @@ from smolcluster.spec.run import GPTSpec, ModelSpec, RunSpec
 _OF_STRATEGY = {
     "fsdp": ("fsdp_stage", "staleness_bound"),
     "classicdp": ("staleness_bound",),
+    "mp": ("replicas",),
     "diloco": ("outer_every", "outer_lr", "outer_momentum", "outer_overlap", "outer_warmup"),
 }
 # What a GPT's file does not say: it follows from max_seq_len, or from weights that were given once.

@@ -178,7 +178,8 @@ class RunSpec(Frozen):
     `init`: the folder, on the controller, of the weights to start from; None draws them from the seed, unless a
     checkpoint is loaded. `own_vocabulary`: the model's is as large as `model` says, since it came with given weights,
     whatever the tokenizer has. `faults`: what is to be broken on purpose. `stages`: mp's half-open ranges of layers in
-    rank order, where the file gives them; none: the plan shares the layers out. `step_timeout_s`: how long a
+    the order of stages, where the file gives them; none: the plan shares the layers out. `replicas`: how many pipelines
+    of them train side by side, their machines in rank order where `stages` are given. `step_timeout_s`: how long a
     stage of mp waits for one that sends nothing. `outer_*`: diloco's rounds (SGD with
     Nesterov's momentum over them).
     """
@@ -196,6 +197,7 @@ class RunSpec(Frozen):
     balance: dict[str, float] | Literal["auto"] = Field(default_factory=dict)
     choose_nodes: bool = False
     stages: tuple[tuple[int, int], ...] = ()
+    replicas: int = Field(default=1, ge=1, exclude_if=lambda count: count == 1)
     fsdp_stage: int = Field(default=1, ge=0, le=3)
     staleness_bound: int = Field(default=0, ge=0)
     worker_update_interval: int = Field(default=1, ge=1)

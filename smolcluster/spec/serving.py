@@ -220,6 +220,8 @@ def _training_notes(file: InferenceFile, settings: Settings) -> list[str]:
     notes = []
     if file.wire not in ("fp32", "auto"):
         notes.append(settings.cluster_from.note(("wire",), file.wire, "none", "serving sends no gradients"))
+    if file.replicas is not None and file.replicas > 1:
+        notes.append(settings.cluster_from.note(("replicas",), file.replicas, "1", "one pipeline serves a model"))
     if file.faults:
         said = listed([fault.told() for fault in file.faults])
         notes.append(settings.cluster_from.note(("faults",), said, "none", "serving has no steps to begin one at"))

@@ -67,7 +67,14 @@ def stages_of(settings: Settings, cluster: ClusterSpec, model: ServedModel | Non
         split.given = True
         ranges, wrong = ranges_of(file.stages, origin, model.num_layers if model is not None else None)
         split.problems += wrong
-        places: dict[str, KeyPath] = {entry.host: ("stages", index, "host") for index, entry in enumerate(file.stages)}
+        places: dict[str, KeyPath] = {
+            entry.host[0]: ("stages", index, "host") for index, entry in enumerate(file.stages)
+        }
+        split.notes += [
+            origin.note(("stages", index, "host"), listed(entry.host), entry.host[0], "one pipeline serves a model")
+            for index, entry in enumerate(file.stages)
+            if len(entry.host) > 1
+        ]
         if len(places) < len(file.stages):
             split.problems.append(origin.problem(("stages",), "a machine is named twice", "one stage per machine"))
         _note_server(file, settings, next(iter(places)), split)
@@ -99,7 +106,7 @@ def ranges_of(
     """The ranges of `stages`: each starts where the one before ends, from layer 0 to the model's last (None: any)."""
     ranges: list[tuple[int, int]] = []
     problems: list[Problem] = []
-    names = dict.fromkeys(entry.host for entry in entries)
+    names = dict.fromkeys(host for entry in entries for host in entry.host)
     expected = 0
     for index, entry in enumerate(entries):
         start, stop = (int(part) for part in entry.layers.split(":"))
@@ -148,7 +155,7 @@ def _replaced(file: InferenceFile, settings: Settings, split: Split) -> bool:
     for key, named in (("nodes", file.nodes), ("workers", file.workers)):
         if named is not None and origin.height((key,)) > origin.height(("stages",)):
             why = "the later layer wins"
-            said = listed(entry.host for entry in file.stages or ())
+            said = listed(host for entry in file.stages or () for host in entry.host)
             split.notes.append(origin.note(("stages",), said, f"{key}: {listed(named)}", why))
             return True
     return False

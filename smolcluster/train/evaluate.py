@@ -52,7 +52,7 @@ def evaluate(context: RunContext, strategy: Evaluates, data: Samples, stop: Call
     if strategy.evaluates_together:  # as many for everybody, the last ones of some ranks empty
         batches = max(_batches(context, count, rank) for rank in range(context.world_size))
     # Everybody waits for the last when they agree on a stop; between two such moments a chain is filled.
-    together = FILLED * context.world_size if context.plan.shape == "CHAIN" else 1
+    together = FILLED * context.plan.grid.stages if context.plan.shape == "CHAIN" else 1
     total, stopping = LossSum(0.0, 0), False
     for number in range(batches):
         if number % together == 0:
@@ -75,15 +75,16 @@ def evaluate(context: RunContext, strategy: Evaluates, data: Samples, stop: Call
 
 
 def _share(context: RunContext, count: int, rank: int) -> tuple[int, int]:
-    """The half-open range of the split's samples that a rank evaluates: in a chain of stages all of them."""
+    """The half-open range of the split's samples that a rank evaluates, or in a chain of stages all of its ranks."""
+    number, parts = rank, context.world_size
     if context.plan.shape == "CHAIN":
-        return 0, count
-    return count * rank // context.world_size, count * (rank + 1) // context.world_size
+        number, parts = context.plan.grid.pipeline_of(rank), context.plan.grid.replicas
+    return count * number // parts, count * (number + 1) // parts
 
 
 def _batch_size(context: RunContext, rank: int) -> int:
-    """As many samples at once as the rank trains with, or in a chain the first one, which feeds the others."""
-    rank = 0 if context.plan.shape == "CHAIN" else rank
+    """As many samples at once as the rank trains with, or in a chain its first one, which feeds the others."""
+    rank = context.plan.grid.feeder_of(rank) if context.plan.shape == "CHAIN" else rank
     return max(1, math.ceil(context.plan.ranks[rank].samples / context.run.training.grad_accumulation))
 
 

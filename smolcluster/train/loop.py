@@ -26,11 +26,13 @@ PROGRESS_EVERY_S = 2.0
 def share_of(context: RunContext, data: Samples, step: int) -> Batch:
     """A rank's contiguous share of the step's global batch, in micro-batches as even as they can be.
 
-    In a chain of stages every rank's share is all of it.
+    In a chain of stages every rank's share is that of its first one, which is all of it where there is one chain.
     """
-    first = sum(rank.samples for rank in context.plan.ranks[: context.rank])
+    ranks = context.plan.ranks
+    feeder = context.plan.grid.feeder_of(context.rank) if context.plan.shape == "CHAIN" else context.rank
+    first = sum(rank.samples for rank in ranks[:feeder])
     indices = step_indices(data.sample_count("train"), context.plan.global_batch, context.run.seed, step - 1)
-    mine = indices if context.plan.shape == "CHAIN" else indices[first : first + context.me.samples]
+    mine = indices[first : first + ranks[feeder].samples]
     if not len(mine):
         return []
     x, y = data.batch("train", mine)
@@ -125,7 +127,7 @@ class Loop:
         after = self._context.wires.counters()
         local, waited, lr = result.local, feed.waited_s, feed.lr
         compute_s = result.compute_s + slowed_s
-        # Of a batch that passes all stages rank 0's are counted.
+        # Of a batch that passes all stages the first one's are counted.
         tokens = (feed.tokens if self._context.me.samples else 0) if local is None else local.tokens
         step = first - 1 + result.steps
         due = self._due(first, step)

@@ -114,7 +114,8 @@ def _build(context: RunContext, vocabulary: int | None) -> nn.Module:
     run, stages = context.run, context.plan.stages
     if not stages:
         return build_model(run.model, vocabulary, run.seed)
-    return build_stage(run.model, cut(stages, stages[-1][1])[context.rank], vocabulary, run.seed)
+    mine = cut(stages, stages[-1][1])[context.plan.grid.stage_of(context.rank)]
+    return build_stage(run.model, mine, vocabulary, run.seed)
 
 
 def write_model(context: RunContext, data: Samples, model: nn.Module, tensors: dict[str, Tensor]) -> None:

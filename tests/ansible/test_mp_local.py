@@ -27,6 +27,22 @@ def test_mp_from_the_plan_to_the_model(local: Cluster) -> None:
     assert not local.processes()
 
 
+def test_two_pipelines_from_the_plan_to_the_model(local: Cluster) -> None:
+    text = local.inventory.read_text()
+    [line] = [line for line in text.splitlines() if line.strip().startswith("node3: {")]
+    text = text.replace(line, f"{line}\n{line.replace('node3', 'node4')}")
+    local.inventory.write_text(text.replace("node3: 127.0.0.1", "node3: 127.0.0.1, node4: 127.0.0.1"))
+    outcome = local.play("train", "strategy=mp", override=(*with_layers(SHORT, 2), "replicas=2"))
+    run = assert_complete(local, outcome, ("node1", "node2", "node3", "node4"))
+    assert "strategy  mp, 4 ranks in 2 pipelines, CHAIN" in outcome.text
+    assert "layers 0:1 on node1 and node3, 1:2 on node2 and node4" in outcome.text
+    plan = json.loads((run / "plan.json").read_text())
+    assert (plan["stages"], plan["replicas"]) == ([[0, 1], [1, 2]], 2)
+    # A sample of 32 tokens for each of the two.
+    assert summary(local, outcome.run_id)["tokens"] == 8 * 2 * 32
+    assert not local.processes()
+
+
 def test_mp_is_stopped_and_gone_on_with_by_fewer_stages(local: Cluster) -> None:
     overrides = (*with_layers(LONG, 3), "checkpoint.every_steps=5")
     outcome = local.play("train", "strategy=mp", "detach=true", override=overrides)

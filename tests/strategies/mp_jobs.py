@@ -16,6 +16,7 @@ from smolcluster.errors import PeerError
 from smolcluster.models import build_model, build_stage
 from smolcluster.models.nn_stage import NNStage
 from smolcluster.models.partition import cut
+from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.seeding import seed_step
 from smolcluster.runtime.slices import Slice
 from smolcluster.spec.run import GPTSpec, LlamaBlocks, NNSpec
@@ -69,18 +70,32 @@ def whole_of(kind: str, seed: int = 5) -> nn.Module:
     return build_model(spec_of(kind), None, seed)
 
 
-def batch_of(step: int, samples: int, micros: int) -> list[Any]:
+Shares = tuple[int, ...]  # samples of each pipeline
+
+
+def batch_of(step: int, samples: int, micros: int, shares: Shares = (), pipeline: int = 0) -> list[Any]:
+    """A step's samples, or of them the pipeline's contiguous share, in micro-batches."""
     [(x, y)] = shares_of(step, (samples,), 0, samples)
-    return list(zip(x.tensor_split(micros), y.tensor_split(micros), strict=True))
+    if shares:
+        x, y = (whole.split(list(shares))[pipeline] for whole in (x, y))
+    parts = min(micros, len(x))
+    return list(zip(x.tensor_split(parts), y.tensor_split(parts), strict=True))
 
 
-def steps(strategy: Strategy, samples: int, micros: int, count: int, first: int = 0) -> list[Any]:
+def steps(strategy: Strategy, samples: int, micros: int, count: int, first: int = 0, shares: Shares = ()) -> list[Any]:
+    """Steps as all ranks take them together; with replicas each pipeline its share."""
     results = []
+    pipeline = strategy.grid.pipeline_of(strategy.rank) if shares else 0  # type: ignore[attr-defined]
     for step in range(first, first + count):
         if step % 2 == 0:
             strategy.ask_layer_norms()
-        results.append(strategy.train_step(batch_of(step, samples, micros), 1e-2))
+        results.append(strategy.train_step(batch_of(step, samples, micros, shares, pipeline), 1e-2))
     return results
+
+
+def replicated(context: RunContext, replicas: int) -> RunContext:
+    """The same with so many pipelines."""
+    return replace(context, plan=context.plan.model_copy(update={"replicas": replicas}))
 
 
 def train(

@@ -53,6 +53,15 @@ def train(project: Path, *flags: str, settings: str = SMALL) -> tuple[Path, dict
     return run, json.loads((run / "summary.json").read_text())
 
 
+def four_nodes(project: Path) -> Path:
+    """An inventory as the shipped one, with a fourth node."""
+    text = (ROOT / "inventory" / "local.smol.yml").read_text()
+    text = text.replace("  node3: {c", "  node4: {connection: local, threads: 1}\n  node3: {c")
+    path = project / "inventory" / "four.smol.yml"
+    path.write_text(text.replace("node3: 127.0.0.1}", "node3: 127.0.0.1, node4: 127.0.0.1}"))
+    return path
+
+
 def losses(run: Path) -> dict[int, float]:
     """By step, as rank 0 wrote them."""
     [file] = (run / "nodes" / "node1").rglob("metrics.jsonl")
@@ -85,6 +94,41 @@ def test_split_layers_train_as_one_process_and_others_go_on(project: Path) -> No
     # Weights that somebody gives reach the stages that need them.
     _, given = train(project, "--strategy", "mp", "--init", str(run / "model"), "--override", "training.max_steps=1")
     assert given["val_loss_first"] == pytest.approx(split["val_loss"], abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_pipelines_train_as_one_process_and_one_goes_on(project: Path) -> None:
+    four = ("--inventory", str(four_nodes(project)))
+    run, told = train(project, *four, "--strategy", "mp", "--override", "replicas=2,training.max_steps=6")
+    plan = json.loads((run / "plan.json").read_text())
+    assert (plan["stages"], plan["replicas"], plan["world_size"]) == ([[0, 3], [3, 4]], 2, 4)
+    assert [rank["samples"] for rank in plan["ranks"]] == [4, 0, 4, 0]
+    # Each token once, whichever pipeline took it.
+    assert (told["status"], told["steps"], told["tokens"]) == ("completed", 6, 6 * 8 * 16)
+    # Two stages, and a share of four samples in as many micro-batches.
+    assert told["idle_planned"] == pytest.approx(1 / 5)
+    assert [0 < share < 1 for share in told["idle_share"]] == [True] * 4
+    parameters = 4 * told["params"]
+    assert told["wire_bytes_per_step"] > 2 * parameters  # of each stage two replicas, once around a ring of two
+
+    # The resumed run is another split of other nodes, and the two together are one process's.
+    two = ("--nodes", "node1,node2,node3", "--override", "training.max_steps=9")
+    on, went_on = train(project, *four, "--strategy", "mp", "--resume", str(run), *two)
+    assert went_on["resumed_step"] == 6
+    assert len(json.loads((on / "plan.json").read_text())["stages"]) == 3
+    whole, one = train(project, "--strategy", "single", "--override", "training.max_steps=9")
+    expected = losses(whole)
+    got = losses(run) | losses(on)
+    assert list(got) == list(range(1, 10))
+    assert list(got.values()) == pytest.approx(list(expected.values()), abs=1e-5)
+    assert went_on["val_loss"] == pytest.approx(one["val_loss"], abs=1e-5)
+    # A checkpoint names every piece once, and the model is whole.
+    [manifest] = (run / "checkpoints").glob("step-*6.json")
+    entries = [entry for file in json.loads(manifest.read_text())["files"] for entry in file["entries"]]
+    places = [(entry["name"], tuple(entry["offset"])) for entry in entries]
+    assert len(places) == len(set(places))
+    assert load_pretrained(run / "model")(torch.zeros(1, 4, dtype=torch.int64)).shape == (1, 4, 300)
 
 
 def llama_folder(project: Path, tied: bool) -> Path:
