@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 
 import psutil
-from ansible_lab import running_with
+from ansible_lab import ROOT, running_with
 
 _READY_S = 10.0
 _CONFIG = """\
@@ -32,7 +32,7 @@ UsePAM no
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
-SetEnv HOME={home} OMP_NUM_THREADS=1
+SetEnv HOME={home} OMP_NUM_THREADS=1 PYTHONPATH={root}
 Subsystem sftp internal-sftp
 MaxStartups 100
 """
@@ -137,7 +137,9 @@ class Machines:
         port = _free_port(address)
         config = folder / "sshd_config"
         config.write_text(
-            _CONFIG.format(address=address, port=port, folder=folder, keys=self.folder / "key.pub", home=home)
+            _CONFIG.format(
+                address=address, port=port, folder=folder, keys=self.folder / "key.pub", home=home, root=ROOT
+            )
         )
         sshd = _sshd()
         assert sshd is not None
