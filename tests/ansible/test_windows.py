@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import re
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +127,14 @@ def test_a_supervisor_that_was_killed_there_is_started_again(
     ]  # fmt: skip
     victim.kill()
     run.until(r"^win +its supervisor died, killed or with the machine; starting it again", timeout=120)
-    run.until(r"^win +step ", timeout=300)
-    assert [each["state"] for _, each in modules(home, before)].count("started") == 2
+    deadline, pause = time.monotonic() + 300, threading.Event()
+    while [each["state"] for _, each in modules(home, before)].count("started") < 2:
+        assert time.monotonic() < deadline, "".join(run.lines)
+        pause.wait(0.1)
+    seen = len(run.lines)
+    while not any(re.match(r"win +step ", line) for line in run.lines[seen:]):
+        assert time.monotonic() < deadline, "".join(run.lines)
+        pause.wait(0.1)
     run.interrupt()
     run.end(timeout=120)
     gone_within(mixed, 30)

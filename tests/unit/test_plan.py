@@ -11,7 +11,7 @@ from smolcluster.errors import ConfigError
 from smolcluster.plan import Plan, make_plan
 from smolcluster.plan.elastic import plan_for
 from smolcluster.plan.shares import shares
-from smolcluster.spec import Request, resolve, resolve_any
+from smolcluster.spec import Request, resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCAL = ROOT / "inventory" / "local.smol.yml"
