@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from smolcluster.files import hash_of
+from smolcluster.files import hash_of, move_over
 from smolcluster.jobs.types import JobError
 from smolcluster.runtime.access import only_for_user
 from smolcluster.spec.base import Frozen
@@ -97,7 +97,7 @@ def close_parcel(folder: Path, asked: Step) -> int:
         if not asked.whole:
             target = folder / file.name
             target.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(target)
+            move_over(path, target)
     if not asked.whole:
         shutil.rmtree(part, ignore_errors=True)
     elif count == len(asked.files):
@@ -147,7 +147,7 @@ def unpack(run_dir: Path, archive: Path) -> int:
             if path.is_file():
                 target = run_dir / path.relative_to(scratch)
                 target.parent.mkdir(parents=True, exist_ok=True)
-                path.replace(target)
+                move_over(path, target)
                 count += 1
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
