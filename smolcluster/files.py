@@ -1,10 +1,17 @@
-"""What every layer asks of a file: its hash, and what it means when the system refuses one. Knows nothing of runs."""
+"""What every layer asks of a file: its hash, its place, and what it means when the system refuses one. Knows nothing of
+runs.
+"""
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 _FIXES = {
     errno.ENOSPC: "free space there, or keep fewer checkpoints (checkpoint.keep)",
@@ -18,6 +25,34 @@ _FIXES = {
     errno.EISDIR: "move away the folder that stands where a file should be",
     errno.EIO: "the disk fails: replace it",
 }
+Answer = TypeVar("Answer")
+# How long Windows may keep a name to somebody who reads the file, or looks for viruses in it.
+_HELD_S = 2.0
+_LOOK_AGAIN_S = 0.01
+
+
+def move_over(source: Path, target: Path) -> None:
+    """Give a file that is whole its name; a file of that name is replaced in one step. OSError."""
+    _unless_held(lambda: source.replace(target))
+
+
+def read_replaced(path: Path) -> bytes:
+    """Read a file that others replace with `move_over` meanwhile. OSError."""
+    return _unless_held(path.read_bytes)
+
+
+def _unless_held(call: Callable[[], Answer]) -> Answer:
+    """On Windows a file that is open keeps its name, and one that is being replaced cannot be opened: both pass."""
+    if sys.platform != "win32":
+        return call()
+    end, pause = time.monotonic() + _HELD_S, threading.Event()
+    while True:
+        try:
+            return call()
+        except PermissionError:
+            if time.monotonic() > end:
+                raise
+            pause.wait(_LOOK_AGAIN_S)
 
 
 def hash_of(path: Path) -> str:

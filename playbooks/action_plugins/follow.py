@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import json
 import queue
-import shlex
 import signal
 import threading
 import time
@@ -34,6 +33,7 @@ from smolcluster.errors import SmolError
 from smolcluster.jobs import PollResult, poll_job, stop_job
 from smolcluster.jobs.asking import Asking, NoAnswerError
 from smolcluster.jobs.identity import orphaned
+from smolcluster.jobs.remote import posix_command, powershell_command
 from smolcluster.jobs.restarts import SupervisorRestarts
 from smolcluster.jobs.telling import ServedLines, StepLines, Telling
 from smolcluster.jobs.types import START_DEADLINE_S
@@ -223,7 +223,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         """Start a supervisor that takes the run over; why it could not be, or None."""
         self._print("its supervisor died, killed or with the machine; starting it again")
         arguments = {
-            "state": "started", "node_file": self._options["node_file"], "launcher": self._options["launcher"]
+            "state": "started", "node_file": self._options["node_file"], "launcher": self._options["launcher"],
+            "python": self._options["python"],
         }  # fmt: skip
         try:
             answer = self._within(
@@ -240,8 +241,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         """Stdout of `python -m smolcluster job WHAT` on the node. NoAnswerError if it fails or takes too long."""
         run_dir, node = self._options["run_dir"], self._options["node"]
         arguments = ["-m", "smolcluster", "job", what, "--run-dir", run_dir, "--node", node]
-        # The interpreter is not quoted: it may start with ~.
-        command = f"{self._options['python']} {shlex.join(arguments)}"
+        shell = self._connection._shell
+        if getattr(shell, "_IS_WINDOWS", False):
+            script = powershell_command(self._options["python"], arguments)
+            command = shell._encode_script(script, strict_mode=False, preserve_rc=False)
+        else:
+            command = posix_command(self._options["python"], arguments)
         answer = self._within(
             partial(self._low_level_execute_command, command, sudoable=False), self._options["answer_s"]
         )

@@ -4,17 +4,13 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
 try:
-    import smolcluster
     from smolcluster.errors import SmolError
-    from smolcluster.jobs import list_runs, poll_job, start_job, stop_job
-    from smolcluster.jobs.served import served_here
-    from smolcluster.runtime.runfolder import write_atomic
+    from smolcluster.jobs.acting import Action, act
 
     MISSING = ""
 except ImportError as error:
@@ -27,15 +23,17 @@ description:
   - C(checked) says whether this machine can take part - its smolcluster, its work folder, the run that holds it.
   - C(started) starts the supervisor of a node.yaml; C(stopped) ends a run's job here; C(polled) looks at it once;
     C(listed) gives every run this work folder knows.
+  - smolcluster_job.ps1 is its twin for Windows. Both hand everything to smolcluster.jobs.acting.
 options:
   state: {type: str, required: true, choices: [checked, started, stopped, polled, listed], description: What to do.}
   workdir: {type: str, description: "The folder of this machine's runs (checked, listed); may start with ~."}
   node: {type: str, description: "This machine's name in the inventory."}
-  node_file: {type: path, description: The node.yaml to start.}
+  node_file: {type: str, description: The node.yaml to start.}
   node_config: {type: str, description: What is written to C(node_file) first; without it the file is there.}
-  run_dir: {type: path, description: The run's folder on this machine (stopped, polled).}
+  run_dir: {type: str, description: The run's folder on this machine (stopped, polled).}
   replace: {type: bool, default: false, description: Stop an active run first.}
-  launcher: {type: str, default: auto, choices: [auto, child, systemd], description: How a supervisor is started.}
+  launcher: {type: str, default: auto, description: How a supervisor is started (smolcluster.jobs.Launcher).}
+  python: {type: str, description: The interpreter that has smolcluster; only Windows asks for it here.}
 author: smolcluster
 """
 
@@ -58,11 +56,12 @@ _ARGUMENTS: dict[str, Any] = {
     "state": {"type": "str", "required": True, "choices": ["checked", "started", "stopped", "polled", "listed"]},
     "workdir": {"type": "str"},
     "node": {"type": "str"},
-    "node_file": {"type": "path"},
+    "node_file": {"type": "str"},
     "node_config": {"type": "str"},
-    "run_dir": {"type": "path"},
+    "run_dir": {"type": "str"},
     "replace": {"type": "bool", "default": False},
-    "launcher": {"type": "str", "default": "auto", "choices": ["auto", "child", "systemd"]},
+    "launcher": {"type": "str", "default": "auto"},
+    "python": {"type": "str"},
 }
 _NEEDS = [
     ("state", "checked", ["workdir", "node"]),
@@ -73,42 +72,15 @@ _NEEDS = [
 ]
 
 
-def jobs_here(options: dict[str, Any]) -> dict[str, Any]:
-    """Every run that the work folder knows of this node; the active ones are marked."""
-    workdir = Path(options["workdir"]).expanduser().absolute()
-    entries = [entry.model_dump(mode="json", by_alias=True) for entry in list_runs(workdir)]
-    mine = [entry for entry in entries if entry["job"]["node"] == options["node"]]
-    return {"workdir": str(workdir), "jobs": mine}
-
-
-def act(options: dict[str, Any]) -> dict[str, Any]:
-    """Do what `state` asks. SmolError and OSError are the caller's."""
-    state = options["state"]
-    if state in ("checked", "listed"):
-        found = jobs_here(options)
-        return {"changed": False, "version": smolcluster.__version__, "python": sys.executable, **found}
-    if state == "started":
-        node_file = Path(options["node_file"])
-        if options["node_config"]:
-            write_atomic(node_file, options["node_config"])
-        job = start_job(node_file, replace=options["replace"], launcher=options["launcher"])
-        return {"changed": True, "job": job.model_dump(mode="json", by_alias=True)}
-    run_dir = Path(options["run_dir"]).expanduser()
-    if state == "stopped":
-        job = stop_job(run_dir, options["node"])
-        return {"changed": True, "job": job.model_dump(mode="json", by_alias=True)}
-    answer = poll_job(run_dir, options["node"], renew=False)
-    served = served_here(run_dir, options["node"], answer.serving)
-    return {"changed": False, "served": served, **answer.model_dump(mode="json", by_alias=True)}
-
-
 def main() -> None:
     module = AnsibleModule(argument_spec=_ARGUMENTS, required_if=_NEEDS)
     if MISSING:
         module.fail_json(msg=f"{sys.executable} has no smolcluster ({MISSING})")
     try:
-        module.exit_json(**act(module.params))
-    except (SmolError, OSError) as error:
+        given = {key: value for key, value in module.params.items() if value is not None and key != "python"}
+        module.exit_json(**act(Action(**given)))
+    # ValueError: a launcher that smolcluster does not know.
+    except (SmolError, OSError, ValueError) as error:
         module.fail_json(msg=str(error))
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from smolcluster.comm.clock import Deadline
 from smolcluster.comm.endpoint import Endpoint, endpoint_of
 from smolcluster.errors import DeadlineError
+from smolcluster.files import move_over
 
 _LOOK_AGAIN_S = 0.02
 
@@ -27,7 +28,7 @@ def announce(file: Path, where: Endpoint, run_id: str, generation: int) -> None:
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as opened:
             opened.write(text)
-        Path(temporary).replace(file)
+        move_over(Path(temporary), file)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             Path(temporary).unlink()

@@ -10,6 +10,7 @@ import contextlib
 import select
 import socket
 import ssl
+import sys
 from collections.abc import Sequence
 
 from smolcluster.comm.clock import Deadline
@@ -39,7 +40,7 @@ class Wire:
         self.sock = sock
         self.who = who
         self.bytes = 0
-        self._gathers = hasattr(sock, "sendmsg") and not isinstance(sock, ssl.SSLSocket)
+        self._gathers = not isinstance(sock, ssl.SSLSocket)
         self._wants_write = False
 
     def send(self, head: memoryview | bytes, body: memoryview | None = None) -> int:
@@ -50,7 +51,7 @@ class Wire:
         try:
             if body is None:
                 sent = self.sock.send(head)
-            elif self._gathers:
+            elif sys.platform != "win32" and self._gathers:
                 sent = self.sock.sendmsg((head, body))
             elif len(body) <= _JOIN_BYTES:
                 sent = self.sock.send(b"".join((head, body)))
@@ -184,7 +185,7 @@ def await_readable(readers: Sequence[Wire], waker: socket.socket, wait_s: float)
         raise PeerLostError(f"the connection to {who} was closed: {_reason(error)}") from error
 
 
-if hasattr(select, "poll"):
+if sys.platform != "win32":
 
     def _poll_many(readers: Sequence[Wire], waker: socket.socket, wait_s: float) -> bool:
         """Whether the waker was called."""
@@ -208,7 +209,7 @@ if hasattr(select, "poll"):
         poller.register(number, select.POLLOUT)
         return bool(poller.poll(0))
 
-else:  # Windows
+else:
 
     def _poll_many(readers: Sequence[Wire], waker: socket.socket, wait_s: float) -> bool:
         write = [wire.fd() for wire in readers if wire.awaits_room(reading=True)]

@@ -1,14 +1,24 @@
-"""`python -m smolcluster job start|poll|stop|status`: one node's part of a run. JSON on stdout, errors on stderr."""
+"""`python -m smolcluster job start|poll|stop|status`: one node's part of a run. JSON on stdout, errors on stderr.
+
+`act` and `parcel` are what the playbooks' modules call where Ansible runs no Python: options as JSON on stdin, so that
+nothing has to survive a command line. All JSON is ASCII, whatever code page a Windows console has.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
+import tarfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
+from pydantic import ValidationError
 
-from smolcluster.jobs import Launcher, list_runs, poll_job, start_job, stop_job
+from smolcluster.errors import ConfigError, Problem
+from smolcluster.jobs import JobError, Launcher, list_runs, poll_job, start_job, stop_job
+from smolcluster.jobs.acting import Action, act
+from smolcluster.jobs.parcel import Step, step
 from smolcluster.jobs.types import ASKED_GRACE_S, MAX_GRACE_S
 from smolcluster.spec.base import Frozen
 
@@ -18,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+Options = TypeVar("Options", bound=Frozen)
 RunDir = Annotated[Path, typer.Option("--run-dir", help="The run's folder on this node.")]
 NodeName = Annotated[str, typer.Option("--node", help="This node's name in the inventory.")]
 
@@ -65,8 +76,38 @@ def stop(
 def status(workdir: Annotated[Path, typer.Option("--workdir", help="The folder this node's runs live in.")]) -> None:
     """List the runs this node knows; the active ones are marked."""
     runs = [entry.model_dump(mode="json", by_alias=True) for entry in list_runs(workdir)]
-    typer.echo(json.dumps({"workdir": str(workdir), "runs": runs}, indent=2))
+    _say({"workdir": str(workdir), "runs": runs})
+
+
+@app.command("act")
+def act_() -> None:
+    """What the module smolcluster_job does: its options as JSON on stdin, its result on stdout."""
+    _say(act(_options(Action)))
+
+
+@app.command()
+def parcel() -> None:
+    """What the module smolcluster_tree does: its options as JSON on stdin, its result on stdout."""
+    asked = _options(Step)
+    try:
+        _say(step(asked))
+    except tarfile.TarError as error:
+        raise JobError(f"{asked.run_dir}: {error}") from error
+
+
+def _options(kind: type[Options]) -> Options:
+    try:
+        return kind.model_validate_json(sys.stdin.buffer.read())
+    except ValidationError as error:
+        fix = "use the same version of smolcluster on the controller and on this node (ansible-playbook setup.yml)"
+        raise ConfigError(
+            Problem("stdin", 0, ".".join(map(str, each["loc"])), each["msg"], fix) for each in error.errors()
+        ) from error
 
 
 def _print(value: Frozen) -> None:
-    typer.echo(value.model_dump_json(by_alias=True, indent=2))
+    _say(json.loads(value.model_dump_json(by_alias=True)))
+
+
+def _say(value: dict[str, Any]) -> None:
+    typer.echo(json.dumps(value, indent=2))

@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from smolcluster.errors import HandshakeError, PeerError, PeerLostError, ProtocolError
+from smolcluster.files import read_replaced
 from smolcluster.jobs.types import CONTROL_DEADLINE_S
 from smolcluster.jobs.wire import (
     CONTROL_SCHEMA,
@@ -134,7 +135,7 @@ class ControlServer:
 def ask(path: Path, request: Request, deadline_s: float = CONTROL_DEADLINE_S) -> Reply:
     """Ask the supervisor whose control.json is at path. PeerError if it is gone, silent or not who it should be."""
     try:
-        file = ControlFile.model_validate_json(path.read_bytes())
+        file = ControlFile.model_validate_json(read_replaced(path))
     except FileNotFoundError as error:
         raise PeerLostError(f"no supervisor listens for this run (there is no {path})") from error
     except (OSError, ValidationError) as error:

@@ -21,6 +21,7 @@ from typing import IO
 
 from pydantic import Field, ValidationError
 
+from smolcluster.files import read_replaced
 from smolcluster.jobs.identity import ProcessId, alive, end, identify
 from smolcluster.jobs.types import JobError, JobRefused
 from smolcluster.runtime.runfolder import write_atomic
@@ -125,7 +126,7 @@ class Registry:
 
     def _read(self) -> Active | None:
         try:
-            return Active.model_validate_json(self.path.read_bytes())
+            return Active.model_validate_json(read_replaced(self.path))
         except FileNotFoundError:
             return None
         except ValidationError as error:

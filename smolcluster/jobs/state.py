@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
+from smolcluster.files import read_replaced
 from smolcluster.jobs.types import JobError, JobMissing
 from smolcluster.runtime.generation import read_generation
 from smolcluster.runtime.runfolder import JobState, RunFolder, write_atomic
@@ -35,7 +36,7 @@ def read_state(folder: RunFolder, node: str) -> JobState:
     """The node's job.json. JobMissing if there is none, JobError if it is not ours."""
     path = folder.job_state(node)
     try:
-        return JobState.model_validate_json(path.read_bytes())
+        return JobState.model_validate_json(read_replaced(path))
     except FileNotFoundError:
         raise JobMissing(
             f"{node}: there is no run in {folder.path} on this node (no {path.relative_to(folder.path).as_posix()}).\n"

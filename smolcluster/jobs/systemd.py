@@ -84,7 +84,9 @@ def start(unit: str, log: Path, folder: Path, supervisor: Sequence[str]) -> None
 
 
 def _user_id() -> int:
-    return 0 if sys.platform == "win32" else os.getuid()
+    if sys.platform == "win32":
+        return 0
+    return os.getuid()
 
 
 def _lingers() -> bool:

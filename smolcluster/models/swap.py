@@ -48,7 +48,7 @@ def exchange(one: Path, other: Path) -> bool:
         elif sys.platform == "darwin":
             done = library.renamex_np(os.fsencode(one), os.fsencode(other), ctypes.c_uint(_RENAME_SWAP))
         else:
-            return False
+            done = -1
     except (AttributeError, OSError, TypeError):  # a C library without it; Windows has no library of this kind at all
         return False
     return int(done) == 0

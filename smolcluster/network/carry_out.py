@@ -10,14 +10,12 @@
 PLAN is what `python -m smolcluster network diff --json` has for one machine; - reads it from stdin. Arm before you
 apply: if the change cuts the connection that would call the guard off, the guard gives it back. How
 plans that stay are taken back lies in FILE.kept, the newest first. A guard does not outlive a reboot: the files that
-PLAN has under `boot` are there as long as it waits, and have the system call take-back when it comes up. It needs a
-Unix; for Windows see roles/network_apply/files.
+PLAN has under `boot` have the system call take-back when it comes up. For Windows: roles/network_apply/files.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
@@ -95,6 +93,8 @@ class Place:
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """Nobody else arms, applies or takes back meanwhile."""
+        import fcntl  # POSIX only
+
         with self.file.with_name(f"{self.file.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             try:

@@ -9,7 +9,6 @@ from smolcluster.plan.pipeline import machines_of, training_stages
 from smolcluster.plan.seats import Seat
 from smolcluster.plan.types import MemoryEstimate
 from smolcluster.plan.wires import Complaint
-from smolcluster.spec.built import can_be_started
 from smolcluster.spec.cluster import ClusterSpec
 from smolcluster.spec.participants import can_train
 from smolcluster.spec.pipeline import layers_of
@@ -60,7 +59,7 @@ def _split_over(cluster: ClusterSpec, run: RunSpec, seats: Sequence[Seat]) -> li
     """The machines that could train the model a few layers each: the run's own, or where it is on one all there are."""
     names = list(dict.fromkeys(seat.node.name for seat in seats))
     if len(names) < 2:
-        names = [node.name for node in cluster.nodes if can_train(node) and can_be_started(node)]
+        names = [node.name for node in cluster.nodes if can_train(node)]
     memory_mb = {node.name: node.memory_mb for node in cluster.nodes}
     if len(names) > layers_of(run.model):  # a layer each, for those with the most memory
         roomy = sorted(names, key=lambda name: -(memory_mb[name] or 0))[: layers_of(run.model)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pydantic import Field, ValidationError
 
+from smolcluster.files import read_replaced
 from smolcluster.runtime.runfolder import RunFolder, write_atomic
 from smolcluster.spec.base import Frozen
 
@@ -47,7 +48,7 @@ class GenerationNote(Frozen):
 def read_generation(folder: RunFolder, node: str, rank: int) -> GenerationNote | None:
     """The rank's note; None before its first start, or where the note cannot be read."""
     try:
-        return GenerationNote.model_validate_json(folder.generation(node, rank).read_bytes())
+        return GenerationNote.model_validate_json(read_replaced(folder.generation(node, rank)))
     except (OSError, ValidationError):
         return None
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from smolcluster.files import explain_with_path
+from smolcluster.files import explain_with_path, read_replaced
 from smolcluster.runtime.runfolder import RankResult, RunFolder, ServingNote, write_atomic
 
 log = logging.getLogger("smolcluster.worker")
@@ -60,7 +60,7 @@ def _write(path: Path, result: RankResult) -> None:
 
 def _read(path: Path) -> RankResult | None:
     try:
-        return RankResult.model_validate_json(path.read_bytes())
+        return RankResult.model_validate_json(read_replaced(path))
     except (FileNotFoundError, ValidationError):
         return None
 
@@ -68,6 +68,6 @@ def _read(path: Path) -> RankResult | None:
 def read_serving(folder: RunFolder, node: str, rank: int) -> ServingNote | None:
     """What the API's rank said last; None if it said nothing, or nothing whole."""
     try:
-        return ServingNote.model_validate_json(folder.serving(node, rank).read_bytes())
+        return ServingNote.model_validate_json(read_replaced(folder.serving(node, rank)))
     except (FileNotFoundError, ValidationError):
         return None

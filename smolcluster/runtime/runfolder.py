@@ -16,6 +16,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from smolcluster.files import move_over
 from smolcluster.spec.base import Frozen
 
 RESULT_SCHEMA = 1
@@ -43,7 +44,7 @@ def write_atomic(path: Path, content: str | bytes, mode: int = 0o644) -> None:
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(mode)
-        Path(temporary).replace(path)
+        move_over(Path(temporary), path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             Path(temporary).unlink()

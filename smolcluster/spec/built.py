@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from smolcluster.errors import Problem
-from smolcluster.spec.cluster import ClusterSpec, Node
+from smolcluster.spec.cluster import ClusterSpec
 from smolcluster.spec.document import KeyPath
 from smolcluster.spec.layers import Merged
 from smolcluster.spec.problems import listed
 
 BUILT = ("single", "classicdp", "fsdp", "edp", "syncps", "mp", "diloco")
 NOT_ENCRYPTED = "this wire is not private: traffic is authenticated but not encrypted until certificates are set up"
-NO_WINDOWS = "training on Windows nodes comes with setup.yml, in a later release"
-NO_WINDOWS_STAGE = "serving on Windows nodes comes with setup.yml, in a later release"
 NO_TABLET = "a tablet computes its layers in an app of ours, which comes in a later release"
 
 
@@ -25,33 +23,11 @@ def refuse_strategy(strategy: str) -> list[Problem]:
     return [Problem(f"--strategy {strategy}", 0, "", what, f"use one of {listed(BUILT)}")]
 
 
-def can_be_started(node: Node) -> bool:
-    """Whether ranks can be started on that machine: not yet on a Windows machine that is reached over the network."""
-    return node.kind != "windows" or node.connection == "local"
-
-
-def refuse_machines(named: Mapping[str, KeyPath], cluster: ClusterSpec, origin: Merged) -> list[Problem]:
-    """Machines that a file or --nodes names, and on which no rank can be started yet."""
-    fix = "leave it out, or train with --nodes that name the others"
-    return [
-        origin.problem(place, f"{name}: {NO_WINDOWS}", fix)
-        for name, place in named.items()
-        if not can_be_started(cluster.node(name))
-    ]
-
-
-def refuse_stages(named: Mapping[str, KeyPath], cluster: ClusterSpec, origin: Merged) -> list[Problem]:
-    """Machines that were to compute layers of a served model and cannot be started yet."""
-    nodes = [cluster.node(name) for name in named]
-    others = [node.name for node in nodes if node.kind != "ipados" and can_be_started(node)]
-    fix = f"serve with the others: --nodes {','.join(others)}" if others else "name machines with macOS or Linux"
-    return [
-        origin.problem(
-            named[node.name], f"{node.name}: {NO_TABLET if node.kind == 'ipados' else NO_WINDOWS_STAGE}", fix
-        )
-        for node in nodes
-        if node.name not in others
-    ]
+def refuse_tablets(named: Mapping[str, KeyPath], cluster: ClusterSpec, origin: Merged) -> list[Problem]:
+    """Tablets that were to compute layers of a served model."""
+    others = [name for name in named if cluster.node(name).kind != "ipados"]
+    fix = f"serve with the others: --nodes {','.join(others)}" if others else "name machines that can be logged into"
+    return [origin.problem(place, f"{name}: {NO_TABLET}", fix) for name, place in named.items() if name not in others]
 
 
 def refuse_encryption(encrypt: str, cluster: Merged) -> list[Problem]:

@@ -8,7 +8,7 @@ from smolcluster.errors import ConfigError, Problem
 from smolcluster.spec.cluster import ClusterSpec
 from smolcluster.spec.clusterfile import CLUSTER_FILES
 from smolcluster.spec.document import read_document
-from smolcluster.spec.participants import can_train, starts_by_itself, taking_part
+from smolcluster.spec.participants import can_train, taking_part
 from smolcluster.spec.recognise import recognise
 from smolcluster.spec.request import Request
 from smolcluster.spec.settings import gather
@@ -29,7 +29,7 @@ def strategies_of(cluster: ClusterSpec, inventory: Path) -> dict[str, tuple[str,
     groups: dict[str, tuple[str, ...]] = {}
     problems: list[Problem] = []
     for strategy in [kind] if kind in CLUSTER_FILES else CLUSTER_FILES:
-        able = serves_by_itself if strategy == "inference" else can_train if kind in CLUSTER_FILES else starts_by_itself
+        able = serves_by_itself if strategy == "inference" else can_train
         capable = [node for node in cluster.nodes if able(node)]
         if len(capable) < (1 if strategy in (*_LONE, "inference") else 2):
             continue

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from smolcluster.errors import Problem
-from smolcluster.spec.built import NO_WINDOWS, can_be_started
 from smolcluster.spec.cluster import ClusterSpec, Node
 from smolcluster.spec.clusterfile import AUTO, CommonFile, HostsFile, MeshFile, MeshWorker, MpFile, StageEntry
 from smolcluster.spec.document import KeyPath
@@ -48,7 +47,7 @@ def taking_part(file: CommonFile, origin: Merged, cluster: ClusterSpec, strategy
         names = _chosen(chosen, tuple(places), found, origin)
         places = {name: places.get(name, ("nodes", chosen.index(name))) for name in names}
     elif not places:
-        places = _everybody(cluster, strategy, found)
+        places = _everybody(cluster, found)
     _check_known(places, cluster, found, origin)
     if found.problems:
         return found
@@ -87,22 +86,13 @@ def _may_choose(strategy: str, found: TakingPart, origin: Merged) -> bool:
     return False
 
 
-def starts_by_itself(node: Node) -> bool:
-    """Whether a machine that nobody names takes part: it can train, and ranks can be started there."""
-    return can_train(node) and can_be_started(node)
-
-
-def _everybody(cluster: ClusterSpec, strategy: str, found: TakingPart) -> dict[str, KeyPath]:
-    """Every machine that takes part where nobody is named; those that are left out for now are noted."""
-    where = f"inventory {cluster.name}"
-    taken = [node.name for node in cluster.nodes if starts_by_itself(node)]
-    left = [node.name for node in cluster.nodes if can_train(node) and not can_be_started(node)]
+def _everybody(cluster: ClusterSpec, found: TakingPart) -> dict[str, KeyPath]:
+    """Every machine that takes part where nobody is named."""
+    taken = [node.name for node in cluster.nodes if can_train(node)]
     if not taken:
-        why = f"; {listed(left)}: {NO_WINDOWS}" if left else ""
-        what = f"no machine of {cluster.name} can train{why}"
-        found.problems.append(Problem(where, 0, "machines", what, "add one that runs macOS or Linux"))
-    elif strategy != "single":
-        found.notes += [f"{where}: {name} is left out: {NO_WINDOWS}" for name in left]
+        what = f"no machine of {cluster.name} can train"
+        fix = "add one that runs macOS, Linux or Windows"
+        found.problems.append(Problem(f"inventory {cluster.name}", 0, "machines", what, fix))
     return dict.fromkeys(taken, ())
 
 

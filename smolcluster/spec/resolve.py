@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from smolcluster.errors import ConfigError, Problem
-from smolcluster.spec.built import BUILT, refuse_encryption, refuse_machines, refuse_strategy
+from smolcluster.spec.built import refuse_encryption, refuse_strategy
 from smolcluster.spec.cluster import ClusterSpec
 from smolcluster.spec.clusterfile import (
     CLUSTER_FILES,
@@ -71,8 +71,6 @@ def _resolve(request: Request, runnable: bool) -> Resolved:
     # An inventory made from this very file cannot contradict it.
     own = not made_from(document)
     found = taking_part(settings.cluster, settings.cluster_from, cluster, request.strategy)
-    if runnable and request.strategy in BUILT:
-        problems += refuse_machines(found.named, cluster, settings.cluster_from)
     run, run_notes, wrong = _run(request, cluster, settings, training, found, own)
     problems += wrong
     if run is None:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.spec.base import Frozen
-from smolcluster.spec.built import refuse_encryption, refuse_stages
+from smolcluster.spec.built import refuse_encryption, refuse_tablets
 from smolcluster.spec.cluster import ClusterSpec
 from smolcluster.spec.clusterfile import InferenceFile
 from smolcluster.spec.consistency import address_notes, buffer_notes, check_free_port
@@ -113,9 +113,9 @@ def _resolve(request: Request, find: Find | None, runnable: bool) -> Served:
     problems += split.problems
     if split.stages:
         api = api_node(file, cluster, split.stages[0].node)
-        problems += check_web(file, origin, cluster, api, runnable)
+        problems += check_web(file, origin, cluster, api)
     if split.stages and runnable:
-        problems += refuse_stages(split.places, cluster, origin) + refuse_encryption(file.encrypt, origin)
+        problems += refuse_tablets(split.places, cluster, origin) + refuse_encryption(file.encrypt, origin)
         nodes = [cluster.node(stage.node) for stage in split.stages]
         if not problems:
             problems += check_free_port(split.stages[0].port, [*nodes, cluster.node(api)], origin)

@@ -11,7 +11,6 @@ from itertools import pairwise
 
 from smolcluster.errors import Problem
 from smolcluster.spec.base import Frozen
-from smolcluster.spec.built import can_be_started
 from smolcluster.spec.cluster import ClusterSpec, Node
 from smolcluster.spec.clusterfile import AUTO, InferenceFile, StageEntry
 from smolcluster.spec.document import KeyPath
@@ -49,7 +48,7 @@ def can_serve(node: Node) -> bool:
 
 def serves_by_itself(node: Node) -> bool:
     """Whether a machine that nobody names may get a stage: it can be started there."""
-    return node.connection != "none" and can_be_started(node)
+    return node.connection != "none"
 
 
 def split_layers(layers: int, parts: int) -> tuple[tuple[int, int], ...]:

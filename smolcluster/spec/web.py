@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from smolcluster.errors import Problem
-from smolcluster.spec.built import can_be_started, refuse_stages
 from smolcluster.spec.cluster import ClusterSpec, Node
 from smolcluster.spec.clusterfile import InferenceFile
 from smolcluster.spec.document import KeyPath
@@ -24,9 +23,7 @@ def api_node(file: InferenceFile, cluster: ClusterSpec, head: str) -> str:
     return node.name if node is not None and asked and _runs(node) else head
 
 
-def check_web(
-    file: InferenceFile, origin: Merged, cluster: ClusterSpec, node: str, runnable: bool = True
-) -> list[Problem]:
+def check_web(file: InferenceFile, origin: Merged, cluster: ClusterSpec, node: str) -> list[Problem]:
     """The API's machine exists and can be started, and the addresses are its own."""
     names = tuple(one.name for one in cluster.nodes)
     if node not in names:
@@ -37,8 +34,6 @@ def check_web(
     if machine.connection == "none":
         what = f"{node} cannot answer for the API: connection none, nothing can be started there"
         problems.append(origin.problem(_HOST, what, "name a machine that is reached by ssh, or the controller"))
-    elif runnable and not can_be_started(machine):
-        problems += refuse_stages({node: _HOST}, cluster, origin)
     own = [network.members[node] for network in cluster.networks if node in network.members]
     for index, address in enumerate(file.web_interface.listen):
         here = (*_LISTEN, index)
@@ -54,4 +49,4 @@ def check_web(
 
 
 def _runs(node: Node) -> bool:
-    return node.connection != "none" and can_be_started(node)
+    return node.connection != "none"

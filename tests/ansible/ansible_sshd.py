@@ -16,9 +16,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import ClassVar
 
 import psutil
-from ansible_lab import running_with
+from ansible_lab import ROOT, running_with
 
 _READY_S = 10.0
 _CONFIG = """\
@@ -32,8 +33,8 @@ UsePAM no
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
-SetEnv HOME={home} OMP_NUM_THREADS=1
-Subsystem sftp internal-sftp
+SetEnv HOME={home} OMP_NUM_THREADS=1 PYTHONPATH={root} {more}
+Subsystem sftp {sftp}
 MaxStartups 100
 """
 
@@ -52,6 +53,9 @@ class Machine:
 class Machines:
     """node2 on 127.0.0.2 and node3 on 127.0.0.3, for as long as the context is open."""
 
+    # By the last number of its address.
+    names: ClassVar[dict[int, str]] = {2: "node2", 3: "node3"}
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.machines: list[Machine] = []
@@ -63,7 +67,7 @@ class Machines:
             return "no sshd here (Debian: apt install openssh-server)"
         try:
             for number in (2, 3, 4):
-                _free_port(f"127.0.0.{number}")
+                free_port(f"127.0.0.{number}")
         except OSError as error:
             return f"127.0.0.2 is no address of this machine ({error}); macOS: sudo ifconfig lo0 alias 127.0.0.2"
         return ""
@@ -73,8 +77,8 @@ class Machines:
             # Where sshd, started as root, wants to lock its unprivileged part in.
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         _keygen(self.folder / "key")
-        for number in (2, 3):
-            self.machines.append(self._start(f"node{number}", f"127.0.0.{number}"))
+        for number, name in self.names.items():
+            self.machines.append(self._start(name, f"127.0.0.{number}"))
         known = [self._known(machine) for machine in self.machines]
         (self.folder / "known_hosts").write_text("".join(known))
         (self.folder / "ssh_config").write_text(
@@ -111,7 +115,7 @@ class Machines:
         """An inventory of node1 (this machine, 127.0.0.4) and the machines; nobody serves the port of `off`."""
         lines = [f"  node1: {{connection: local, workdir: {folder}/runs, threads: 1}}"]
         for machine in self.machines:
-            port = _free_port(machine.address) if machine.name == off else machine.port
+            port = free_port(machine.address) if machine.name == off else machine.port
             lines.append(
                 f"  {machine.name}: {{kind: linux, host: {machine.address}, ssh_port: {port}, threads: 1,"
                 f" user: {getpass.getuser()}, python: {python}, workdir: '~/work-{folder.name}/runs'}}"
@@ -121,7 +125,7 @@ class Machines:
         return (
             "schema: 1\nname: lab\ncontroller: node1\nmachines:\n" + "\n".join(lines) + "\nnetworks:\n"
             f"  wire: {{medium: ethernet, subnet: 127.0.0.0/8, private: true, members: {{{wires}}}}}\n"
-            f"defaults:\n  port: {_free_port(*members.values())}\n  data: {{dataset: pydoc}}\n"
+            f"defaults:\n  port: {free_port(*members.values())}\n  data: {{dataset: pydoc}}\n"
         )
 
     def work(self, folder: Path, node: str) -> Path:
@@ -129,15 +133,25 @@ class Machines:
         machine = next(machine for machine in self.machines if machine.name == node)
         return machine.home / f"work-{folder.name}" / "runs"
 
-    def _start(self, name: str, address: str) -> Machine:
+    def _start(self, name: str, address: str, more: str = "", sftp: str = "internal-sftp") -> Machine:
+        """`more` goes into its environment; `sftp` answers for files."""
         folder = self.folder / name
         home = folder / "home"
-        home.mkdir(parents=True)
+        home.mkdir(parents=True, exist_ok=True)
         _keygen(folder / "host_key")
-        port = _free_port(address)
+        port = free_port(address)
         config = folder / "sshd_config"
         config.write_text(
-            _CONFIG.format(address=address, port=port, folder=folder, keys=self.folder / "key.pub", home=home)
+            _CONFIG.format(
+                address=address,
+                port=port,
+                folder=folder,
+                keys=self.folder / "key.pub",
+                home=home,
+                root=ROOT,
+                more=more,
+                sftp=sftp,
+            )
         )
         sshd = _sshd()
         assert sshd is not None
@@ -160,7 +174,7 @@ def _keygen(path: Path) -> None:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
 
 
-def _free_port(*addresses: str) -> int:
+def free_port(*addresses: str) -> int:
     """A port that is free on all these addresses."""
     while True:
         with socket.socket() as first:

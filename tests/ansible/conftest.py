@@ -13,6 +13,7 @@ import pytest
 from ansible_lab import Cluster, Playing
 from ansible_served import Tiny, make_tiny
 from ansible_sshd import Machines
+from ansible_windows import Home
 
 LOCAL = """\
 schema: 1
@@ -82,6 +83,23 @@ def machines() -> Iterator[Machines]:
         pytest.skip(reason)
     with Machines(Path(tempfile.mkdtemp(prefix="smol-ssh-"))) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def home() -> Iterator[Home]:
+    """The guide's machines for edp, a Windows PC among them that is played."""
+    if reason := Machines.why_not() or Home.why_no_files():
+        pytest.skip(reason)
+    with Home(Path(tempfile.mkdtemp(prefix="smol-home-"))) as running:
+        yield running
+
+
+@pytest.fixture
+def mixed(home: Home, folder: Path, cache: Path) -> Cluster:
+    """mini1 is the controller itself; pi5, win and macbook are reached over SSH."""
+    inventory = folder / "home.smol.yml"
+    inventory.write_text(home.inventory(folder, sys.executable))
+    return Cluster(folder, inventory, cache, env=home.environment())
 
 
 @pytest.fixture

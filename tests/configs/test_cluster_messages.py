@@ -62,7 +62,7 @@ CLUSTER = {
     "count without a list": (
         "fsdp",
         "num_workers: 3",
-        "c.yaml:1: num_workers: says 3, but 6 ranks take part | write 6, or leave num_workers out",
+        "c.yaml:1: num_workers: says 3, but 7 ranks take part | write 7, or leave num_workers out",
     ),
     "rank twice": (
         "fsdp",

@@ -14,8 +14,7 @@ from smolcluster.spec.machines import own_kind
 ROOT = Path(__file__).resolve().parents[2]
 LOCAL = ROOT / "inventory" / "local.smol.yml"
 HOME = ROOT / "inventory" / "home.smol.yml"
-CAPABLE = ("mini1", "mini2", "mini3", "macbook", "pi5", "pi4")
-WINDOWS = "training on Windows nodes comes with setup.yml, in a later release"
+CAPABLE = ("mini1", "mini2", "mini3", "macbook", "pi5", "pi4", "win")
 
 
 def nodes(strategy: str, inventory: Path = HOME, **flags: object) -> tuple[str, ...]:
@@ -58,36 +57,26 @@ def test_groups_of_the_home_inventory() -> None:
     assert (groups["inference_server"], groups["inference_stages"]) == (("mini1",), ("mini1", "ipad", "mini2"))
 
 
-def test_windows_machines_are_left_out_where_nobody_is_named() -> None:
+def test_windows_machines_take_part_named_or_not(tmp_path: Path) -> None:
     """The plan, the groups and the playbook's preflight say one thing."""
-    notes = resolve(Request(HOME, "fsdp")).notes
-    assert f"inventory home: win is left out: {WINDOWS}" in notes
-    assert not [note for note in resolve(Request(HOME, "single")).notes if "Windows" in note]
-
-
-@pytest.mark.parametrize("strategy", ["fsdp", "single"])
-def test_a_windows_machine_that_is_named_is_refused(strategy: str) -> None:
-    with pytest.raises(ConfigError) as refused:
-        resolve(Request(HOME, strategy, nodes=("win",)))
-    assert f"--nodes win: nodes[0]: win: {WINDOWS}\n" in str(refused.value)
-
-
-def test_a_windows_machine_in_a_yaml_is_refused_at_its_line(tmp_path: Path) -> None:
+    assert not [note for note in resolve(Request(HOME, "fsdp")).notes if "left out" in note]
+    assert [part.node for part in resolve(Request(HOME, "single", nodes=("win",))).run.participants] == ["win"]
     path = tmp_path / "c.yaml"
     path.write_text("fsdp_stage: 1\nnodes: [mini1,\n  win]\n")
-    with pytest.raises(ConfigError) as refused:
-        resolve(Request(HOME, "fsdp", cluster_config=path))
-    assert f"c.yaml:3: nodes[1]: win: {WINDOWS}" in str(refused.value)
-    assert [p.node for p in resolve_any(Request(HOME, "fsdp", cluster_config=path)).run.participants] == [
-        "mini1",
-        "win",
-    ]
+    assert [p.node for p in resolve(Request(HOME, "fsdp", cluster_config=path)).run.participants] == ["mini1", "win"]
 
 
-def test_windows_machines_alone_cannot_train(tmp_path: Path) -> None:
+def test_windows_machines_alone_can_train(tmp_path: Path) -> None:
     path = tmp_path / "own.smol.yml"
     path.write_text("schema: 1\nname: own\nmachines: {win1: {}, win2: {}}\n")
-    with pytest.raises(ConfigError, match=r"no machine of own can train; win1, win2: training on Windows"):
+    assert nodes("fsdp", path) == ("win1", "win2")
+    assert strategies_of(load_inventory(path), path)["fsdp"] == ("win1", "win2")
+
+
+def test_tablets_alone_cannot_train(tmp_path: Path) -> None:
+    path = tmp_path / "own.smol.yml"
+    path.write_text("schema: 1\nname: own\nmachines: {ipad: {}}\n")
+    with pytest.raises(ConfigError, match=r"no machine of own can train\n +fix: add one that runs macOS, Linux or Win"):
         resolve(Request(path, "fsdp"))
     assert "fsdp" not in strategies_of(load_inventory(path), path)
 

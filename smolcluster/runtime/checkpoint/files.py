@@ -8,6 +8,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from smolcluster.files import move_over
+
 # Large enough that hashing and writing let go of the interpreter for long, small enough to stop between two of them.
 CHUNK_BYTES = 4 << 20
 PART = ".part"
@@ -47,7 +49,7 @@ class WholeFile:
         """Give the file its name; it is on the disk when this returns. OSError."""
         os.fsync(self._file.fileno())
         self._file.close()
-        self._part.replace(self.path)
+        move_over(self._part, self.path)
         sync_folder(self.path.parent)
 
     def __enter__(self) -> WholeFile:
