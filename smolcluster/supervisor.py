@@ -16,11 +16,13 @@ from pathlib import Path
 from types import FrameType
 
 from smolcluster.errors import SmolError
+from smolcluster.jobs import schtasks
 from smolcluster.jobs.nodefile import load_node, load_plan, ranks_of
 from smolcluster.jobs.registry import Registry
 from smolcluster.jobs.supervise import Supervisor
 from smolcluster.jobs.supervise_each import EachSupervisor
 from smolcluster.jobs.supervise_together import TogetherSupervisor
+from smolcluster.jobs.types import JobError
 from smolcluster.jobs.winjob import tie_children_to_me
 from smolcluster.plan.types import ServePlan
 
@@ -32,13 +34,20 @@ def main(arguments: Sequence[str] | None = None, worker: tuple[str, ...] = _WORK
     parser = argparse.ArgumentParser(prog="python -m smolcluster.supervisor", description=__doc__)
     parser.add_argument("node_yaml", type=Path, help="this host's node.yaml")
     parser.add_argument("--claim", default="", help="the claim of the process that started this one")
+    parser.add_argument("--log", type=Path, help="the file that takes all output, for a starter that has none")
+    parser.add_argument("--task", default="", help="the scheduled task of this very job, deleted when it ends")
     given = parser.parse_args(arguments)
+    if given.log is not None:
+        _write_to(given.log)
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         return supervise(given.node_yaml.absolute(), given.claim, worker)
     except SmolError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    finally:
+        if given.task:
+            _forget_task(given.task)
 
 
 def supervise(node_file: Path, claim_nonce: str, worker: tuple[str, ...]) -> int:
@@ -57,6 +66,23 @@ def supervise(node_file: Path, claim_nonce: str, worker: tuple[str, ...]) -> int
         supervisor = TogetherSupervisor(node_file, config, plan, registry, claim, os.environ, worker)
     _stop_on_signals(supervisor)
     return supervisor.run()
+
+
+def _write_to(log: Path) -> None:
+    """From now on this process's output, and that of whatever it starts without one of its own, goes to the file."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+
+
+def _forget_task(name: str) -> None:
+    try:
+        schtasks.delete(name)
+    except JobError as error:
+        print(error, file=sys.stderr)
 
 
 def _stop_on_signals(supervisor: Supervisor) -> None:

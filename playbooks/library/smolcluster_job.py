@@ -35,7 +35,11 @@ options:
   node_config: {type: str, description: What is written to C(node_file) first; without it the file is there.}
   run_dir: {type: path, description: The run's folder on this machine (stopped, polled).}
   replace: {type: bool, default: false, description: Stop an active run first.}
-  launcher: {type: str, default: auto, choices: [auto, child, systemd], description: How a supervisor is started.}
+  launcher:
+    type: str
+    default: auto
+    choices: [auto, child, systemd, launchd, schtasks]
+    description: How a supervisor is started.
 author: smolcluster
 """
 
@@ -54,6 +58,7 @@ version: {description: The version of smolcluster there., type: str, returned: c
 python: {description: The interpreter, absolute., type: str, returned: checked}
 """
 
+LAUNCHERS = ["auto", "child", "systemd", "launchd", "schtasks"]
 _ARGUMENTS: dict[str, Any] = {
     "state": {"type": "str", "required": True, "choices": ["checked", "started", "stopped", "polled", "listed"]},
     "workdir": {"type": "str"},
@@ -62,7 +67,7 @@ _ARGUMENTS: dict[str, Any] = {
     "node_config": {"type": "str"},
     "run_dir": {"type": "path"},
     "replace": {"type": "bool", "default": False},
-    "launcher": {"type": "str", "default": "auto", "choices": ["auto", "child", "systemd"]},
+    "launcher": {"type": "str", "default": "auto", "choices": LAUNCHERS},
 }
 _NEEDS = [
     ("state", "checked", ["workdir", "node"]),

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from smolcluster.jobs.service_call import call
 from smolcluster.jobs.types import JobError
 
 _MARK = Path("/run/systemd/system")
-_COMMAND_DEADLINE_S = 20.0
 
 
 def present() -> bool:
@@ -66,21 +65,8 @@ def start(unit: str, log: Path, folder: Path, supervisor: Sequence[str]) -> None
             "systemd would end the run when you log out, because lingering is off for this user.\n"
             "    fix: `sudo loginctl enable-linger $USER` on this node, or use --launcher child"
         )
-    try:
-        done = subprocess.run(
-            command(unit, log, folder, supervisor, user_id),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_COMMAND_DEADLINE_S,
-            check=False,
-        )
-    except FileNotFoundError as error:
-        raise JobError("there is no systemd-run on this node; use --launcher child") from error
-    except subprocess.TimeoutExpired as error:
-        raise JobError(f"systemd-run did not answer within {_COMMAND_DEADLINE_S:g} s; use --launcher child") from error
-    if done.returncode != 0:
-        raise JobError(f"systemd-run could not start {unit}: {done.stderr.strip() or f'exit code {done.returncode}'}")
+    words = command(unit, log, folder, supervisor, user_id)
+    call(words, "systemd-run", f"could not start {unit}", "use --launcher child")
 
 
 def _user_id() -> int:
