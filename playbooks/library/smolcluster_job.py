@@ -13,6 +13,7 @@ try:
     import smolcluster
     from smolcluster.errors import SmolError
     from smolcluster.jobs import bootservice, list_runs, poll_job, start_job, stop_job
+    from smolcluster.jobs.housekeeping import prune
     from smolcluster.jobs.served import served_here
     from smolcluster.runtime.runfolder import write_atomic
 
@@ -30,11 +31,13 @@ description:
   - C(bootable) says what serving at boot takes here; C(boot_planned) gives the service that does it for a node.yaml,
     C(boot_noted) writes down that it is there, C(boot_forgotten) that none is any more. The role boot_service does
     what takes an administrator.
+  - C(pruned) deletes old runs of a work folder that nobody needs.
 options:
   state:
     type: str
     required: true
-    choices: [checked, started, stopped, polled, listed, bootable, boot_planned, boot_noted, boot_forgotten]
+    choices: [checked, started, stopped, polled, listed, bootable, boot_planned, boot_noted, boot_forgotten,
+      pruned]
     description: What to do.
   workdir:
     type: str
@@ -43,6 +46,8 @@ options:
   node_file: {type: path, description: The node.yaml to start.}
   node_config: {type: str, description: What is written to C(node_file) first; without it the file is there.}
   run_dir: {type: path, description: The run's folder on this machine (stopped, polled).}
+  keep: {type: int, default: 0, description: How many of the newest runs are kept (pruned); 0 for all.}
+  caches: {type: bool, default: false, description: Whether data and weights go too that no run left uses (pruned).}
   replace: {type: bool, default: false, description: Stop an active run first.}
   launcher:
     type: str
@@ -65,6 +70,7 @@ boot:
   description: The service that starts what this node serves, when the machine starts; null where there is none.
   type: dict
   returned: checked, listed, boot_planned, boot_noted
+freed: {description: "Runs, caches and bytes that were deleted, old runs kept.", type: dict, returned: pruned}
 administrator:
   description: Whether that service takes an administrator's rights.
   type: bool
@@ -85,6 +91,7 @@ STATES = [
     "boot_planned",
     "boot_noted",
     "boot_forgotten",
+    "pruned",
 ]
 LAUNCHERS = ["auto", "child", "systemd", "launchd", "schtasks"]
 _ARGUMENTS: dict[str, Any] = {
@@ -94,6 +101,8 @@ _ARGUMENTS: dict[str, Any] = {
     "node_file": {"type": "path"},
     "node_config": {"type": "str"},
     "run_dir": {"type": "path"},
+    "keep": {"type": "int", "default": 0},
+    "caches": {"type": "bool", "default": False},
     "replace": {"type": "bool", "default": False},
     "launcher": {"type": "str", "default": "auto", "choices": LAUNCHERS},
 }
@@ -103,6 +112,7 @@ _NEEDS = [
     ("state", "started", ["node_file"]),
     ("state", "boot_planned", ["node_file"]),
     ("state", "boot_noted", ["node_file"]),
+    ("state", "pruned", ["workdir"]),
     ("state", "boot_forgotten", ["workdir", "node"]),
     ("state", "stopped", ["run_dir", "node"]),
     ("state", "polled", ["run_dir", "node"]),
@@ -147,6 +157,9 @@ def act(options: dict[str, Any]) -> dict[str, Any]:
     state = options["state"]
     if "boot" in state:
         return act_on_boot(options)
+    if state == "pruned":
+        freed = prune(Path(options["workdir"]).expanduser(), options["keep"], options["caches"])
+        return {"changed": bool(freed.runs or freed.caches), "freed": freed.plain()}
     if state in ("checked", "listed"):
         found = jobs_here(options)
         return {"changed": False, "version": smolcluster.__version__, "python": sys.executable, **found}

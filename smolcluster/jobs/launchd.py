@@ -29,8 +29,8 @@ _INSTEAD = "use --launcher child"
 
 
 def present() -> bool:
-    """Whether launchd runs this machine."""
-    return sys.platform == "darwin" and shutil.which("launchctl") is not None
+    """Whether launchd runs this machine: no other system has its tool."""
+    return shutil.which("launchctl") is not None
 
 
 def usable() -> bool:
