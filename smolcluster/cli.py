@@ -24,6 +24,7 @@ from smolcluster.commands import (
     prepare,
     profile,
     report,
+    runs,
     serve,
     weights,
 )
@@ -47,6 +48,7 @@ app.command("checkpoint")(checkpoint.checkpoint)
 app.command("fetch")(fetch.fetch)
 app.command("generate")(generate.generate)
 app.command("report")(report.report)
+app.command("runs")(runs.runs)
 app.command("enroll")(enroll.enroll)
 app.command("serve")(serve.serve)
 app.command("link")(link.link)

@@ -38,7 +38,10 @@ def start(
     node_yaml: Annotated[Path, typer.Argument(help="This host's node.yaml.")],
     replace: Annotated[bool, typer.Option("--replace", help="Stop a run that is active on this node first.")] = False,
     launcher: Annotated[
-        Launcher, typer.Option(help="How the supervisor is started; auto: systemd where its units outlive a login.")
+        Launcher,
+        typer.Option(
+            help="How the supervisor is started; auto: systemd where its units outlive a login, on Windows a task."
+        ),
     ] = "auto",
 ) -> None:
     """Start this node's ranks under a supervisor; returns when they run. Exit 2: another is active, 3: failed."""

@@ -1,4 +1,6 @@
-"""`python -m smolcluster report RUN_DIR`: the summary and the plots of a run, from what it left in its folder."""
+"""`python -m smolcluster report RUN_DIR`: the summary and the plots of a run, from what it left in its folder; with
+--bundle also the archive that a person sends with a report of trouble.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,21 @@ def report(
     followed: Annotated[
         bool, typer.Option("--followed", help="Leave out why a rank failed: whoever followed the run has read it.")
     ] = False,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            "--bundle",
+            metavar="FILE.tar.gz",
+            help="Write what to send with a report of trouble: no secrets, and names and addresses replaced.",
+        ),
+    ] = None,
+    doctor: Annotated[
+        Path, typer.Option("--check", metavar="JSON", help="What check.yml found, for the bundle; where there is one.")
+    ] = Path("inventory/doctor.json"),
 ) -> None:
     """Write summary.json and plots/ of a run and print its summary. A failed run is told, and is no failure of this.
 
-    Of a run that a supervisor here is still at nothing is written.
+    Of a run that a supervisor here is still at nothing is written. With --bundle only the archive is, of any run.
     """
     from smolcluster.jobs import active_here
     from smolcluster.observe.records import Reader
@@ -33,6 +46,9 @@ def report(
     if not run_dir.exists():
         fix = guess(which, otherwise="give a folder under runs/, or runs/latest")
         raise InputError([Problem(which, 0, "", "there is no such run", fix)])
+    if bundle is not None:
+        write_bundle(run_dir, bundle, doctor)
+        return
     nodes = dict.fromkeys(rank.node for rank in plan_in(run_dir, Reader()).ranks)
     # Whoever followed it has seen it end, or has given it up.
     active = () if followed else active_here(run_at(run_dir), nodes)
@@ -41,6 +57,26 @@ def report(
         typer.echo(f"how it goes: python -m smolcluster job status --workdir {run_at(run_dir).parent}")
         return
     report_on(run_dir, followed)
+
+
+def write_bundle(run_dir: Path, file: Path, doctor: Path) -> None:
+    """Show what goes into the archive, then write it. InputError if it is no run."""
+    import time
+
+    from smolcluster.observe.bundle import entries_of, write
+    from smolcluster.observe.records import Reader
+    from smolcluster.observe.report import plan_in
+    from smolcluster.runtime.runfolder import RunFolder, run_at
+
+    folder = RunFolder(run_at(run_dir))
+    entries = entries_of(folder, plan_in(run_dir, Reader()), doctor if doctor.is_file() else None)
+    for entry in entries:
+        typer.echo(f"  {entry.name:<44} {len(entry.text.encode()):>9,} bytes")
+    typer.echo(
+        "Names of machines and users, addresses and home folders are replaced; secrets and variables are left out."
+    )
+    write(file, entries, time.time())
+    typer.echo(f"written: {file}. Look into it before you send it: tar -xzf {file}")
 
 
 def report_on(run_dir: Path, followed: bool = False) -> Summary:

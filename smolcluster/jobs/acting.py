@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import smolcluster
+from smolcluster.jobs import bootservice
+from smolcluster.jobs.housekeeping import prune
 from smolcluster.jobs.launch import Launcher, start_job
 from smolcluster.jobs.poll import list_runs, poll_job
 from smolcluster.jobs.served import served_here
@@ -20,18 +22,36 @@ from smolcluster.spec.base import Frozen
 class Action(Frozen):
     """The module's options. Which of them a state needs is the module's to ask; folders may start with ~."""
 
-    state: Literal["checked", "started", "stopped", "polled", "listed"]
+    state: Literal[
+        "checked",
+        "started",
+        "stopped",
+        "polled",
+        "listed",
+        "bootable",
+        "boot_planned",
+        "boot_noted",
+        "boot_forgotten",
+        "pruned",
+    ]
     workdir: str = ""
     node: str = ""
     node_file: str = ""
     node_config: str = ""
     run_dir: str = ""
+    keep: int = 0
+    caches: bool = False
     replace: bool = False
     launcher: Launcher = "auto"
 
 
 def act(action: Action) -> dict[str, Any]:
     """Do what `state` asks; the module's result. SmolError and OSError are the caller's."""
+    if "boot" in action.state:
+        return act_on_boot(action)
+    if action.state == "pruned":
+        freed = prune(Path(action.workdir).expanduser(), action.keep, action.caches)
+        return {"changed": bool(freed.runs or freed.caches), "freed": freed.plain()}
     if action.state in ("checked", "listed"):
         found = jobs_here(action.workdir, action.node)
         return {"changed": False, "version": smolcluster.__version__, "python": sys.executable, **found}
@@ -40,19 +60,43 @@ def act(action: Action) -> dict[str, Any]:
         if action.node_config:
             write_atomic(node_file, action.node_config)
         job = start_job(node_file, replace=action.replace, launcher=action.launcher)
-        return {"changed": True, "job": job.model_dump(mode="json", by_alias=True)}
+        return {"changed": True, "job": _plain(job)}
     run_dir = Path(action.run_dir).expanduser()
     if action.state == "stopped":
         job = stop_job(run_dir, action.node)
-        return {"changed": True, "job": job.model_dump(mode="json", by_alias=True)}
+        return {"changed": True, "job": _plain(job)}
     answer = poll_job(run_dir, action.node, renew=False)
     served = served_here(run_dir, action.node, answer.serving)
-    return {"changed": False, "served": served, **answer.model_dump(mode="json", by_alias=True)}
+    return {"changed": False, "served": served, **_plain(answer)}
 
 
 def jobs_here(workdir: str, node: str) -> dict[str, Any]:
     """Every run that the work folder knows of this node; the active ones are marked."""
     folder = Path(workdir).expanduser().absolute()
-    entries = [entry.model_dump(mode="json", by_alias=True) for entry in list_runs(folder)]
+    entries = [_plain(entry) for entry in list_runs(folder)]
     mine = [entry for entry in entries if entry["job"]["node"] == node]
-    return {"workdir": str(folder), "jobs": mine}
+    boot = bootservice.read_note(folder, node)
+    return {"workdir": str(folder), "jobs": mine, "boot": _plain(boot) if boot else None}
+
+
+def act_on_boot(action: Action) -> dict[str, Any]:
+    """Do what one of the states of a service that starts at boot asks."""
+    if action.state == "bootable":
+        return {"changed": False, "administrator": bootservice.needs_administrator()}
+    if action.state == "boot_forgotten":
+        path = bootservice.note_path(Path(action.workdir).expanduser().absolute(), action.node)
+        there = path.exists()
+        path.unlink(missing_ok=True)
+        return {"changed": there}
+    service = bootservice.service_for(Path(action.node_file).expanduser())
+    if action.state == "boot_planned":
+        return {"changed": False, "boot": _plain(service)}
+    before = bootservice.read_note(Path(service.run_dir).parent, service.node)
+    if before != service:
+        bootservice.write_note(service)
+    return {"changed": before != service, "boot": _plain(service)}
+
+
+def _plain(value: Frozen) -> dict[str, Any]:
+    plain: dict[str, Any] = value.model_dump(mode="json", by_alias=True)
+    return plain

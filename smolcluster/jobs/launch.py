@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from smolcluster.jobs import systemd
+from smolcluster.jobs import launchd, schtasks, systemd
 from smolcluster.jobs.identity import wait_gone
 from smolcluster.jobs.nodefile import load_node, load_plan, ranks_of
 from smolcluster.jobs.registry import Active, Registry
@@ -31,7 +31,9 @@ from smolcluster.jobs.types import (
 from smolcluster.plan.types import NodeConfig, RankPlan
 from smolcluster.runtime.runfolder import JobState, RunFolder
 
-Launcher = Literal["auto", "child", "systemd"]
+# How a supervisor is started; `auto` becomes one of the others.
+Way = Literal["child", "systemd", "launchd", "schtasks"]
+Launcher = Literal["auto", "child", "systemd", "launchd", "schtasks"]
 _SUPERVISOR = ("-m", "smolcluster.supervisor")
 # A supervisor that was claimed for takes over or ends; between two looks at job.json.
 _LOOK_UP_S = 0.05
@@ -115,12 +117,15 @@ def _is_ending(other: Active, node: str) -> bool:
     return ended and wait_gone(other.owner, CONTROL_DEADLINE_S)
 
 
-def _choose(launcher: Launcher, ranks: Sequence[RankPlan]) -> Literal["child", "systemd"]:
+def _choose(launcher: Launcher, ranks: Sequence[RankPlan]) -> Way:
     if launcher != "auto":
         return launcher
     # The local default needs no unit: its controller is this machine. Not every rank is dialled by another.
     if all(_is_loopback(address) for rank in ranks for address in (*rank.listen, *rank.peers.values())):
         return "child"
+    if schtasks.usable():
+        return "schtasks"
+    # A Mac's runs are children: launchd.py says why.
     return "systemd" if systemd.usable() else "child"
 
 
@@ -131,12 +136,23 @@ def _is_loopback(address: str) -> bool:
         return address == "localhost"
 
 
-def _start(launch: _Launch, launcher: Literal["child", "systemd"]) -> Callable[[], bool]:
+def _start(launch: _Launch, way: Way) -> Callable[[], bool]:
     """Start the supervisor; gives a question: has it ended already?"""
-    config = launch.config
-    if launcher == "systemd":
-        unit = systemd.unit_name(config.run_id, config.node, config.generation)
-        systemd.start(unit, launch.log, Path(config.run_dir), launch.command)
+    config, folder = launch.config, Path(launch.config.run_dir)
+    name = (config.run_id, config.node, config.generation)
+    if way == "systemd":
+        systemd.start(systemd.unit_name(*name), launch.log, folder, launch.command)
+        return lambda: False
+    if way == "launchd":
+        plist = RunFolder(folder).node(config.node) / "smolcluster.plist"
+        launchd.start(launchd.label(*name), plist, launch.log, folder, launch.command)
+        return lambda: False
+    if way == "schtasks":
+        xml = RunFolder(folder).node(config.node) / "smolcluster-task.xml"
+        about = f"smolcluster {config.run_id} on {config.node}"
+        # A task's output goes nowhere by itself.
+        command = (*launch.command, "--log", str(launch.log))
+        schtasks.start(schtasks.task_name(*name), about, xml, folder, command)
         return lambda: False
     child = _spawn(launch)
     # If this process stays (a controller that starts local nodes itself), its child must not stay as a zombie.
@@ -163,7 +179,8 @@ def _spawn(launch: _Launch) -> subprocess.Popen[bytes]:
 
     if sys.platform != "win32":
         return popen(0)
-    # Windows' sshd puts a session into a job object that ends with it. Leaving it may be forbidden. Untested there.
+    # Windows' sshd puts a session into a job object that ends with it (schtasks.py). Leaving it may be forbidden.
+    # Untested there.
     try:
         return popen(_DETACHED_PROCESS | _NEW_GROUP | _BREAKAWAY)
     except PermissionError:

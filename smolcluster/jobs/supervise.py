@@ -143,6 +143,7 @@ class Supervisor(ABC):
         """Start a rank; its log begins with why, if it was started before. False if it cannot be: then all stop."""
         log = self._folder.log(self._config.node, plan.rank)
         if why_again:
+            log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("a", encoding="utf-8") as file:
                 file.write(f"---- {why_again}\n")
         command = (self._config.python, *self._worker, str(self._node_file), "--rank", str(plan.rank))

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from smolcluster.jobs.service_call import call
 from smolcluster.jobs.types import JobError
+from smolcluster.plan.systemd_text import systemd_path, systemd_word
 
 _MARK = Path("/run/systemd/system")
-_COMMAND_DEADLINE_S = 20.0
 
 
 def present() -> bool:
@@ -22,20 +22,17 @@ def present() -> bool:
 
 def usable() -> bool:
     """Whether a unit would live on after its starter logs out: the system's manager, or a user's that lingers."""
-    return present() and (_user_id() == 0 or _lingers())
+    return present() and (user_id() == 0 or _lingers())
 
 
-def unit_name(run_id: str, node: str, generation: int) -> str:
-    """A unit name systemd accepts; the generation makes that of a restart another."""
-    return re.sub(r"[^A-Za-z0-9:_.-]", "-", f"smolcluster-{run_id}-{node}-{generation}")
+def unit_name(*parts: object) -> str:
+    """A unit name systemd accepts: of a run, a node and a generation, which makes that of a restart another."""
+    return re.sub(r"[^A-Za-z0-9:_.-]", "-", "-".join(["smolcluster", *map(str, parts)]))
 
 
 def command(unit: str, log: Path, folder: Path, supervisor: Sequence[str], user_id: int) -> list[str]:
     """The systemd-run command line that starts the supervisor. Pure."""
-    run = ["systemd-run"]
-    if user_id != 0:
-        # Without a login session (cron, some SSH set-ups) the variable that names the user's bus is not set.
-        run = ["env", f"XDG_RUNTIME_DIR=/run/user/{user_id}", "systemd-run", "--user"]
+    run = [*_manager("systemd-run", user_id)]
     properties = {
         "Type": "exec",
         # A run that died is a result to be reported, not a service to be revived.
@@ -58,32 +55,60 @@ def command(unit: str, log: Path, folder: Path, supervisor: Sequence[str], user_
     ]
 
 
+def manager(user_id: int) -> tuple[str, ...]:
+    """The start of a systemctl command line for the system's manager (0), or that user's. Pure."""
+    return _manager("systemctl", user_id)
+
+
+def service(about: str, log: Path, folder: Path, supervisor: Sequence[str], user: str, target: str) -> str:
+    """The text of a unit that starts the supervisor with `target`, as `user` where one is named. Pure."""
+    return f"""\
+# Written by smolcluster's inference.yml -e on_boot=true; stop.yml takes it away.
+[Unit]
+Description={about.replace("%", "%%")}
+Wants=network-online.target
+After=network-online.target
+StartLimitIntervalSec=0
+
+[Service]
+Type=exec
+{f"User={user}" if user else "# The user whose manager runs this."}
+WorkingDirectory={systemd_path(str(folder))}
+ExecStart={" ".join(map(systemd_word, supervisor))}
+StandardOutput=append:{systemd_path(str(log))}
+StandardError=append:{systemd_path(str(log))}
+# The supervisor itself goes on after a failure of its ranks; it ends only when it was killed, or has nothing to serve.
+Restart=on-abnormal
+RestartSec=10
+KillMode=mixed
+TimeoutStopSec=15
+
+[Install]
+WantedBy={target}
+"""
+
+
 def start(unit: str, log: Path, folder: Path, supervisor: Sequence[str]) -> None:
     """Start the unit; returns when the supervisor has been executed. JobError with systemd's own words if not."""
-    user_id = _user_id()
-    if user_id != 0 and not _lingers():
+    own = user_id()
+    if own != 0 and not _lingers():
         raise JobError(
             "systemd would end the run when you log out, because lingering is off for this user.\n"
             "    fix: `sudo loginctl enable-linger $USER` on this node, or use --launcher child"
         )
-    try:
-        done = subprocess.run(
-            command(unit, log, folder, supervisor, user_id),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_COMMAND_DEADLINE_S,
-            check=False,
-        )
-    except FileNotFoundError as error:
-        raise JobError("there is no systemd-run on this node; use --launcher child") from error
-    except subprocess.TimeoutExpired as error:
-        raise JobError(f"systemd-run did not answer within {_COMMAND_DEADLINE_S:g} s; use --launcher child") from error
-    if done.returncode != 0:
-        raise JobError(f"systemd-run could not start {unit}: {done.stderr.strip() or f'exit code {done.returncode}'}")
+    words = command(unit, log, folder, supervisor, own)
+    call(words, "systemd-run", f"could not start {unit}", "use --launcher child")
 
 
-def _user_id() -> int:
+def _manager(program: str, user_id: int) -> tuple[str, ...]:
+    if user_id == 0:
+        return (program,)
+    # Without a login session (cron, some SSH set-ups) the variable that names the user's bus is not set.
+    return "env", f"XDG_RUNTIME_DIR=/run/user/{user_id}", program, "--user"
+
+
+def user_id() -> int:
+    """Who this process is; 0 is root, and Windows' everybody."""
     if sys.platform == "win32":
         return 0
     return os.getuid()

@@ -13,6 +13,7 @@ from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 import jinja2
 
 from smolcluster.errors import ConfigError, Problem
+from smolcluster.plan.systemd_text import systemd_path, systemd_word
 from smolcluster.plan.types import NODE_SCHEMA, NodeConfig, Plan, ProfilePlan, ServePlan
 from smolcluster.spec.cluster import ClusterSpec, Kind, Node
 
@@ -85,18 +86,6 @@ def node_config(plan: Plan | ServePlan, node: Node) -> NodeConfig:
         ranks=tuple(rank.rank for rank in plan.ranks if rank.node == node.name),
         model_dir=str(run_dir / "model") if has_stage else None,
     )
-
-
-def systemd_path(text: str) -> str:
-    """A path as a setting's whole value: % means itself, a leading ~ the user's home. Spaces need no quotes there."""
-    escaped = text.replace("%", "%%")
-    return "%h" + escaped[1:] if escaped.startswith("~/") else escaped
-
-
-def systemd_word(text: str) -> str:
-    """A path as one word of a command line."""
-    escaped = systemd_path(text).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"' if any(mark in text for mark in " \t\"'") else escaped
 
 
 def _at_home(node: Node) -> str:

@@ -65,13 +65,13 @@ def test_unit_that_would_end_with_the_login_is_refused(
     new_node: NodeMaker, stand_in: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(systemd, "_lingers", lambda: False)
-    monkeypatch.setattr(systemd, "_user_id", lambda: 1000)
+    monkeypatch.setattr(systemd, "user_id", lambda: 1000)
     with pytest.raises(JobError, match="loginctl enable-linger"):
         new_node("run").start(launcher="systemd")
 
 
 def test_without_systemd_run(new_node: NodeMaker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(systemd, "_user_id", lambda: 0)
+    monkeypatch.setattr(systemd, "user_id", lambda: 0)
     with pytest.raises(JobError, match="there is no systemd-run on this node"):
         new_node("run").start(launcher="systemd")

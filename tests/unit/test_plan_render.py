@@ -12,7 +12,8 @@ import yaml
 
 from smolcluster.errors import ConfigError
 from smolcluster.plan import NodeConfig, Plan, make_plan
-from smolcluster.plan.render import render, systemd_word
+from smolcluster.plan.render import render
+from smolcluster.plan.systemd_text import systemd_word
 from smolcluster.spec import ClusterSpec, Request, load_inventory, resolve_any
 
 HOME = Path(__file__).resolve().parents[2] / "inventory" / "home.smol.yml"

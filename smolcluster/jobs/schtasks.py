@@ -1,0 +1,123 @@
+"""Starting a supervisor as a scheduled task of Windows, so that it outlives the SSH session that started it.
+
+Windows' sshd puts all that a session starts into a job object and ends it with the session; a task is started by the
+scheduler, outside of it. It runs hidden, without a time limit, also on battery, and whether or not its user is logged
+on: S4U, which stores no password and in return cannot log in to other Windows machines, which we do not need.
+
+The task goes when its job ends: the supervisor deletes it last. Written to Microsoft's documentation and tried with
+stand-ins only: there is no Windows here.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from pathlib import Path
+
+from smolcluster.jobs.service_call import call
+from smolcluster.runtime.runfolder import write_atomic
+
+NAMESPACE = "http://schemas.microsoft.com/windows/2004/02/mit/task"
+# The scheduler's folder of ours.
+FOLDER = "\\smolcluster\\"
+_INSTEAD = "use --launcher child"
+# Below normal processes a little: a PC that is somebody's desk stays usable. 7, a task's default, also slows the disk.
+_PRIORITY = "5"
+
+
+def present() -> bool:
+    """Whether this machine has Windows' task scheduler."""
+    return sys.platform == "win32" and shutil.which("schtasks") is not None
+
+
+def usable() -> bool:
+    """Whether a task would outlive its starter's session: wherever there are tasks."""
+    return present()
+
+
+def task_name(*parts: object) -> str:
+    """A task's full name that the scheduler accepts."""
+    return FOLDER + re.sub(r"[^A-Za-z0-9._-]", "-", "-".join(map(str, parts)))
+
+
+def definition(about: str, user: str, folder: Path, supervisor: Sequence[str], at_boot: bool = False) -> str:
+    """The task's XML: started on demand, or `at_boot`. Pure."""
+    ElementTree.register_namespace("", NAMESPACE)
+    task = ElementTree.Element(_tag("Task"), version="1.2")
+    _add(_add(task, "RegistrationInfo"), "Description", about)
+    triggers = _add(task, "Triggers")
+    if at_boot:
+        _add(_add(triggers, "BootTrigger"), "Enabled", "true")
+    principal = _add(_add(task, "Principals"), "Principal")
+    principal.set("id", "Author")
+    _add(principal, "UserId", user)
+    _add(principal, "LogonType", "S4U")
+    _add(principal, "RunLevel", "LeastPrivilege")
+    settings = _add(task, "Settings")
+    for name, value in (
+        ("MultipleInstancesPolicy", "IgnoreNew"),
+        ("DisallowStartIfOnBatteries", "false"),
+        ("StopIfGoingOnBatteries", "false"),
+        # Its ranks are ended in order by the supervisor; the scheduler's own way is to kill.
+        ("AllowHardTerminate", "true"),
+        ("StartWhenAvailable", "true"),
+        ("Hidden", "true"),
+        ("ExecutionTimeLimit", "PT0S"),
+        ("Priority", _PRIORITY),
+    ):
+        _add(settings, name, value)
+    actions = _add(task, "Actions")
+    actions.set("Context", "Author")
+    action = _add(actions, "Exec")
+    _add(action, "Command", supervisor[0])
+    _add(action, "Arguments", subprocess.list2cmdline(supervisor[1:]))
+    _add(action, "WorkingDirectory", str(folder))
+    ElementTree.indent(task)
+    return f'<?xml version="1.0" encoding="UTF-16"?>\n{ElementTree.tostring(task, encoding="unicode")}\n'
+
+
+def commands(name: str, xml: Path) -> tuple[list[str], list[str]]:
+    """What registers the task (in place of one of that name), and what runs it. Pure."""
+    return ["schtasks", "/Create", "/TN", name, "/XML", str(xml), "/F"], ["schtasks", "/Run", "/TN", name]
+
+
+def start(name: str, about: str, xml: Path, folder: Path, supervisor: Sequence[str]) -> None:
+    """Register and run the task, whose definition is written to `xml`. JobError with the scheduler's own words."""
+    register(name, definition(about, user_here(), folder, (*supervisor, "--task", name)), xml)
+    call(commands(name, xml)[1], "schtasks", f"could not start {name}", _INSTEAD)
+
+
+def register(name: str, text: str, xml: Path) -> None:
+    """Make the task known to the scheduler. JobError with its own words if it refuses."""
+    # schtasks reads no other encoding reliably.
+    write_atomic(xml, text.encode("utf-16"))
+    call(commands(name, xml)[0], "schtasks", f"could not register {name}", _INSTEAD)
+
+
+def delete(name: str) -> None:
+    """Take a task away; a program that it started runs on. JobError if there is none."""
+    call(["schtasks", "/Delete", "/TN", name, "/F"], "schtasks", f"could not delete {name}", _INSTEAD)
+
+
+def end(name: str) -> None:
+    """End what the task started. JobError if there is no such task."""
+    call(["schtasks", "/End", "/TN", name], "schtasks", f"could not end {name}", _INSTEAD)
+
+
+def user_here() -> str:
+    """Who we are, as the scheduler wants it: MACHINE\\user."""
+    return call(["whoami"], "whoami", "did not say who we are", _INSTEAD).strip()
+
+
+def _tag(name: str) -> str:
+    return f"{{{NAMESPACE}}}{name}"
+
+
+def _add(parent: ElementTree.Element, name: str, text: str | None = None) -> ElementTree.Element:
+    child = ElementTree.SubElement(parent, _tag(name))
+    child.text = text
+    return child

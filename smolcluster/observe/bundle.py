@@ -1,0 +1,190 @@
+"""What a person sends with a report of trouble, or of where smolcluster was tried: one archive, of what is named here.
+
+    about.json        when, versions, this machine's system, processor and memory
+    plan.json summary.json profile.json
+    nodes/<node>/job.json supervisor.txt            logs: their ends
+    nodes/<node>/rank-<r>/result.json generation.json pace.json serving.json log.txt
+    nodes/<node>/rank-<r>/metrics.jsonl             thinned, the first and the last record of each kind kept
+    network.json      the newest report of network.yml beside the run
+    check.json        the doctor's, where there is one
+
+Nothing else of a run's folder is looked at but its secret files, so that what stands in them is taken out wherever else
+it may stand. Everything goes through anonymous.py.
+"""
+
+from __future__ import annotations
+
+import getpass
+import importlib.metadata
+import io
+import json
+import platform
+import socket
+import tarfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from smolcluster import __version__
+from smolcluster.observe.anonymous import Anonymous
+from smolcluster.plan.types import Plan, ServePlan
+from smolcluster.runtime.runfolder import RunFolder, read_json, write_atomic
+
+BUNDLE_SCHEMA = 1
+_TAIL_BYTES = 200_000
+_MOST_RECORDS = 500
+_OF_RUN = ("plan.json", "summary.json", "profile.json")
+_OF_NODE = ("job.json",)
+_OF_RANK = ("result.json", "generation.json", "pace.json", "serving.json")
+_PACKAGES = (
+    "torch",
+    "numpy",
+    "pydantic",
+    "transformers",
+    "safetensors",
+    "ansible-core",
+    "fastapi",
+    "uvicorn",
+    "psutil",
+)
+# Files whose content must stand nowhere.
+_SECRETS = ("secret", "api_key", "control.json", "links_used")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of the archive."""
+
+    name: str
+    text: str
+
+
+def entries_of(folder: RunFolder, plan: Plan | ServePlan, doctor: Path | None = None) -> tuple[Entry, ...]:
+    """The archive's files, of a run here: anonymous, in order. What cannot be read is left out."""
+    nodes = tuple(dict.fromkeys(rank.node for rank in plan.ranks))
+    hidden = Anonymous(nodes, (socket.gethostname(),), _users(folder), _secrets_in(folder.path))
+    found: list[_Raw] = [("about.json", [_about()])]
+    found += _documents(folder.path, _OF_RUN)
+    for node in nodes:
+        found += _documents(folder.node(node), _OF_NODE, f"nodes/{node}/")
+        found += _log(folder.supervisor_log(node), f"nodes/{node}/supervisor.txt")
+    for rank in plan.ranks:
+        here, name = folder.rank(rank.node, rank.rank), f"nodes/{rank.node}/rank-{rank.rank}/"
+        found += _documents(here, _OF_RANK, name)
+        found += _log(folder.log(rank.node, rank.rank), f"{name}log.txt")
+        found += _metrics(folder.metrics(rank.node, rank.rank), f"{name}metrics.jsonl")
+    network = max(folder.path.parent.glob("network/*/report.json"), default=None)
+    for path, name in ((network, "network.json"), (doctor or folder.path / "check.json", "check.json")):
+        if path is not None:
+            found += [(name, content) for _, content in _documents(path.parent, (path.name,))]
+    # All is read before anything is replaced: a name may be known as one only by what stands in another file.
+    for _, content in found:
+        hidden.learn(content if isinstance(content, str) else json.dumps(content))
+    return tuple(Entry(hidden.text(name), _shown(name, content, hidden)) for name, content in found)
+
+
+def write(path: Path, entries: tuple[Entry, ...], made: float) -> None:
+    """Write a .tar.gz of the entries, whole or not at all. `made`: the time that the files are given. OSError."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w:gz") as archive:
+        for entry in entries:
+            data = entry.text.encode()
+            # Nobody's name, number or rights go along.
+            about = tarfile.TarInfo(f"smolcluster-report/{entry.name}")
+            about.size, about.mtime, about.mode = len(data), int(made), 0o644
+            archive.addfile(about, io.BytesIO(data))
+    write_atomic(path, content.getvalue())
+
+
+def _about() -> dict[str, object]:
+    versions: dict[str, str] = {}
+    for name in _PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return {
+        "schema": BUNDLE_SCHEMA,
+        "made": time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime()),
+        "smolcluster": __version__,
+        "python": platform.python_version(),
+        "packages": versions,
+        "system": platform.system(),
+        "release": platform.release(),
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
+        "memory_mb": psutil.virtual_memory().total // 1_000_000,
+    }
+
+
+def _processor() -> str:
+    """The chip's name, where the system tells it in a file; else what Python knows."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith(("model name", "Model", "Hardware")):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _users(folder: RunFolder) -> Iterator[str]:
+    yield getpass.getuser()
+    with suppress(OSError, KeyError, NotImplementedError):
+        yield folder.path.owner()
+
+
+def _secrets_in(path: Path) -> Iterator[str]:
+    """The words in a run's secret files, also where there are several of a kind."""
+    for file in (one for name in _SECRETS for one in path.rglob(name) if one.is_file()):
+        with suppress(OSError):
+            text = file.read_text(encoding="utf-8", errors="replace")
+            yield text.strip()
+            # A port is no secret, and stands in many a place.
+            yield from (word for word in text.replace('"', " ").replace(",", " ").split() if len(word) >= 12)
+
+
+# A file's name, and its text or the JSON objects in it.
+_Raw = tuple[str, str | list[object]]
+
+
+def _documents(folder: Path, names: tuple[str, ...], under: str = "") -> Iterator[_Raw]:
+    for name in names:
+        with suppress(OSError, ValueError):
+            yield under + name, [read_json(folder / name)]
+
+
+def _log(path: Path, name: str) -> Iterator[_Raw]:
+    with suppress(OSError), path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - _TAIL_BYTES))
+        text = file.read().decode("utf-8", errors="replace")
+        # The first line may be half of one: half a secret would not be known as one.
+        yield name, text if size <= _TAIL_BYTES else text.partition("\n")[2]
+
+
+def _metrics(path: Path, name: str) -> Iterator[_Raw]:
+    """At most so many records, evenly spread, with each kind's first and last."""
+    with suppress(OSError):
+        records = [record for line in path.read_text(encoding="utf-8").splitlines() if (record := _record(line))]
+        kinds: dict[frozenset[str], list[int]] = {}
+        for number, record in enumerate(records):
+            kinds.setdefault(frozenset(record), []).append(number)
+        step = max(1, -(-len(records) // _MOST_RECORDS))
+        kept = {*range(0, len(records), step), *(one for each in kinds.values() for one in (each[0], each[-1]))}
+        yield name, [records[number] for number in sorted(kept)]
+
+
+def _record(line: str) -> dict[str, object] | None:
+    with suppress(ValueError):
+        value = json.loads(line)
+        return value if isinstance(value, dict) else None
+    return None
+
+
+def _shown(name: str, content: str | list[object], hidden: Anonymous) -> str:
+    if isinstance(content, str):
+        return hidden.text(content)
+    indent = None if name.endswith(".jsonl") else 2
+    return "".join(json.dumps(hidden.value(one), indent=indent) + "\n" for one in content)

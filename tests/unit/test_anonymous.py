@@ -1,0 +1,82 @@
+"""What may be shown to strangers: each kind of secret and name is replaced, and what helps to understand stays."""
+
+from __future__ import annotations
+
+import pytest
+
+from smolcluster.observe.anonymous import Anonymous
+
+HEX = "0123456789abcdef" * 4
+URLSAFE = "Zk3-qT9_pLm2-Xv7aWc8_RtYs4"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("open('/Users/ann/my diary/of may.txt')", "open('~/.../of may.txt')"),
+        (f"the secret {HEX} is wrong", "the secret <secret> is wrong"),
+        ("Authorization: Bearer abc.def-123456", "Authorization: <secret> <secret>"),
+        ("key=hunter2 next", "key=<secret> next"),
+        ('"api_key": "hunter2"', '"api_key": <secret>'),
+        ("WANDB_API_KEY=x1 and HOME=/x", "WANDB_API_KEY=<value> and HOME=<value>"),
+        ("GREETING=hallo", "GREETING=<value>"),
+        ("http://10.0.0.1:8000/?key=abcdefgh&x=1", "http://net1.1:8000/?key=<secret>&x=1"),
+        ("https://ann:pw@host/x", "https://<secret>@host/x"),
+        ("hf_abcdefghijkl and sk-abcdefghijkl", "<secret> and <secret>"),
+        (f"onetime {URLSAFE}.", "onetime <secret>."),
+        ("a\n-----BEGIN PRIVATE KEY-----\nMIIabc\n-----END PRIVATE KEY-----\nb", "a\n<secret>\nb"),
+        ("cut: -----BEGIN OPENSSH PRIVATE KEY-----\nb3Blbn", "cut: <secret>"),
+        ("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA ann@mac", "<secret>"),
+        ("the known word is said", "the <secret> is said"),
+        ("/home/ann/.smolcluster/runs/run-1/log.txt:3", "~/.../log.txt:3"),
+        ("in /Users/ann", "in ~"),
+        ("/Users/ann/book.txt", "~/book.txt"),
+        ("C:\\Users\\Ann Smith\\my runs\\node.yaml", "~/.../node.yaml"),
+        ("/root/.cache/x y", "~/.../x y"),
+        ("ssh ann@mini1.local", "ssh user1@node1.local"),
+        ("Ann's machine", "user1's machine"),
+        ("mini1 asks MINI1 and pi5, not mini10", "node1 asks node1 and node2, not mini10"),
+        ("at nas.fritz.box", "at host2.local"),
+        ("workstation", "host1"),
+        ("10.10.0.1 10.10.0.2 10.10.1.1 10.10.0.1", "net1.1 net1.2 net2.1 net1.1"),
+        ("127.0.0.1:29500 and 0.0.0.0", "127.0.0.1:29500 and 0.0.0.0"),
+        ("fe80::1c2b:3aff:fe4d:5e6f%en0 ::1", "ip6-1 ::1"),
+        ("aa:bb:cc:dd:ee:0F AA-BB-CC-DD-EE-0f", "mac1 mac2"),
+        # What must stay readable.
+        ("2026-11-29 14:12:20,972 rank 0 ended: tokens: 1,024 tokens_per_s=3.5", None),
+        ("torch 2.7.1, step 8/8, loss 4.1234e-05", None),
+        ("layers 0:10 as planned, port 8000", None),
+        ('  File "smolcluster/infer/rank.py", line 42, in run_stage', None),
+    ],
+)
+def test_replaced(text: str, said: str | None) -> None:
+    hidden = Anonymous(["mini1", "pi5"], ["workstation"], ["ann", "root"], ["known word"])
+    assert hidden.text(text) == (text if said is None else said)
+
+
+def test_a_machines_name_is_learnt_where_it_stands_as_one() -> None:
+    hidden = Anonymous(["mini1"])
+    hidden.learn("ann@kitchen-pi and nas.local, mini1.local")
+    assert hidden.text("the nas and kitchen-pi and mini1") == "the host2 and host1 and node1"
+
+
+def test_the_same_is_always_the_same_and_values_keep_their_form() -> None:
+    hidden = Anonymous(["mini1"])
+    value = {
+        "mini1": {"listen": ["10.10.0.1"], "tokens": 7, "key": True, "token": "abc", "secrets": ["x", "y"]},
+        "peers": {"0": "10.10.0.1"},
+        "tokenizer": "bpe:2048",
+        "secret_file": "/home/ann/secret",
+        "loss": 1.5,
+        "none": None,
+        "path": "/home/ann/Very Private/book one.txt",
+    }
+    assert hidden.value(value) == {
+        "node1": {"listen": ["net1.1"], "tokens": 7, "key": True, "token": "<secret>", "secrets": ["<secret>"] * 2},
+        "peers": {"0": "net1.1"},
+        "tokenizer": "bpe:2048",
+        "secret_file": "<secret>",
+        "loss": 1.5,
+        "none": None,
+        "path": "~/.../book one.txt",
+    }

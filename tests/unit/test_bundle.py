@@ -1,0 +1,136 @@
+"""`report RUN --bundle FILE`: what it holds, and that of secrets planted everywhere none gets in."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import socket
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from smolcluster.cli import main
+from smolcluster.observe.bundle import entries_of
+from smolcluster.runtime.newrun import fill_folder
+from smolcluster.runtime.runfolder import RunFolder, write_atomic
+from tests.jobs.node import make_plan
+
+# Each is looked for, word for word, in all that is written.
+PLANTED = (
+    "s3cr3t-of-the-run", "the-api-key-of-it", "control-token-1", "hunter2", "hf_plantedplantedplanted", "Very Private",
+    "MIIEvplanted", "0123456789abcdef0123456789abcdef01234567", "annabel", "kitchen-mac", "kitchen-pi", "192.168.178",
+    "2001:db8", "de:ad:be:ef", "values-of-variables", "prompt of a person", "diary.sqlite",
+)  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    folder = RunFolder(tmp_path / "runs" / "run-1")
+    plan = make_plan("kitchen-mac", ("run", "run"), listen=("192.168.178.20",))
+    data = plan.run.data.model_copy(update={"path": "/home/annabel/Very Private/book.txt"})
+    plan = plan.model_copy(update={"run": plan.run.model_copy(update={"data": data, "project_name": "annabel"})})
+    plan = plan.model_copy(update={"notes": ("kitchen-pi.local at 192.168.178.21 has no key: hunter2",)})
+    fill_folder(folder, plan.to_json())
+    write_atomic(folder.path / "secret", "s3cr3t-of-the-run")
+    write_atomic(folder.path / "api_key", "the-api-key-of-it")
+    node = folder.node("kitchen-mac")
+    write_atomic(folder.control("kitchen-mac"), json.dumps({"port": 4711, "token": "control-token-1"}))
+    write_atomic(node / "node.yaml", "secret_file: /home/annabel/hunter2\n")
+    write_atomic(node / "ca.key", "-----BEGIN PRIVATE KEY-----\nMIIEvplanted\n-----END PRIVATE KEY-----\n")
+    write_atomic(node / "diary.sqlite", "diary.sqlite")
+    told = {"schema": 1, "reason": "annabel@kitchen-pi said password=hunter2", "token": "hunter2"}
+    write_atomic(folder.summary, json.dumps(told))
+    write_atomic(folder.job_state("kitchen-mac"), json.dumps({"node": "kitchen-mac", "authorization": "hunter2"}))
+    log = (
+        "it dials kitchen-pi.local (192.168.178.21, 2001:db8::17, de:ad:be:ef:00:01) as annabel\n"
+        "s3cr3t-of-the-run the-api-key-of-it control-token-1 hf_plantedplantedplanted\n"
+        "wandb: 0123456789abcdef0123456789abcdef01234567\n"
+        "SSH_AUTH=values-of-variables PATH=values-of-variables\n"
+        "-----BEGIN RSA PRIVATE KEY-----\nMIIEvplanted\n-----END RSA PRIVATE KEY-----\n"
+        "RuntimeError: bad things at /Users/annabel/Very-Private/train.py:17\n"
+    )
+    for rank in (0, 1):
+        write_atomic(folder.log("kitchen-mac", rank), log)
+        lines = [json.dumps({"step": step, "loss": 1.0 / step, "time": step}) for step in range(1, 3001)]
+        lines.insert(1500, json.dumps({"step": 1500, "peer": 1, "mbps": 900.0}))
+        write_atomic(folder.metrics("kitchen-mac", rank), "\n".join([*lines, '{"torn": ']))
+        write_atomic(folder.requests("kitchen-mac", rank), "prompt of a person\n")
+    write_atomic(folder.supervisor_log("kitchen-mac"), "x" * 300_000 + " hunter2\n" + log)
+    network = tmp_path / "runs" / "network" / "20261129-1200" / "report.json"
+    write_atomic(network, json.dumps({"pairs": [{"from": "kitchen-mac", "to": "192.168.178.21"}]}))
+    write_atomic(tmp_path / "doctor.json", json.dumps({"nodes": {"kitchen-mac": {"chip": "Apple M4"}}}))
+    return folder
+
+
+def written(run: RunFolder, tmp_path: Path) -> dict[str, str]:
+    file = tmp_path / "out.tar.gz"
+    assert main(["report", str(run.path), "--bundle", str(file), "--check", str(tmp_path / "doctor.json")]) == 0
+    with tarfile.open(file) as archive:
+        for member in archive.getmembers():
+            assert (member.uid, member.gid, member.uname, member.gname) == (0, 0, "", "")
+        return {member.name: archive.extractfile(member).read().decode() for member in archive.getmembers()}  # type: ignore[union-attr]
+
+
+def test_of_secrets_planted_everywhere_none_gets_in(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(getpass, "getuser", lambda: "annabel")
+    monkeypatch.setenv("PLANTED", "values-of-variables")
+    found = written(run, tmp_path)
+    told = "".join([*found, *found.values(), capsys.readouterr().out.partition("written:")[0]])
+    assert [word for word in PLANTED if word.lower() in told.lower()] == []
+    assert socket.gethostname() not in told or socket.gethostname() in ("localhost", "host1")
+    assert os.fspath(Path.home()) not in told
+
+
+def test_what_helps_is_there_and_is_shown_before(
+    run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = written(run, tmp_path)
+    under = "smolcluster-report/"
+    names = [name.removeprefix(under) for name in found]
+    ranks = [f"nodes/node1/rank-{rank}/{name}" for rank in (0, 1) for name in ("log.txt", "metrics.jsonl")]
+    assert names == [
+        "about.json", "plan.json", "summary.json", "nodes/node1/job.json", "nodes/node1/supervisor.txt", *ranks,
+        "network.json", "check.json",
+    ]  # fmt: skip
+    said = capsys.readouterr().out
+    assert all(name in said for name in names)
+    assert said.index("check.json") < said.index("written: ")
+    about = json.loads(found[f"{under}about.json"])
+    assert about["memory_mb"] > 0
+    assert "torch" in about["packages"]
+    assert set(about) >= {"smolcluster", "python", "system", "machine", "processor", "cores"}
+    plan = json.loads(found[f"{under}plan.json"])
+    assert plan["run"]["data"]["path"] == "~/.../book.txt"
+    assert plan["ranks"][0]["listen"] == [plan["ranks"][1]["listen"][0]] == ["net1.1"]
+    assert plan["notes"] == ["host2.local at net1.2 has no key: <secret>"]
+    log = found[f"{under}nodes/node1/rank-0/log.txt"]
+    assert "RuntimeError: bad things at ~/.../train.py:17" in log
+    assert "it dials host2.local (net1.2, ip6-1, mac1) as " in log
+    assert json.loads(found[f"{under}check.json"]) == {"nodes": {"node1": {"chip": "Apple M4"}}}
+    assert json.loads(found[f"{under}network.json"]) == {"pairs": [{"from": "node1", "to": "net1.2"}]}
+
+
+def test_metrics_are_thinned_and_each_kinds_ends_kept(run: RunFolder, tmp_path: Path) -> None:
+    found = written(run, tmp_path)
+    lines = [json.loads(line) for line in found["smolcluster-report/nodes/node1/rank-0/metrics.jsonl"].splitlines()]
+    assert 400 < len(lines) <= 504
+    assert (lines[0]["step"], lines[-1]["step"]) == (1, 3000)
+    assert [line for line in lines if "mbps" in line] == [{"step": 1500, "peer": 1, "mbps": 900.0}]
+
+
+def test_no_run_no_archive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(tmp_path / "nothing"), "--bundle", str(tmp_path / "x.tar.gz")]) == 2
+    assert not (tmp_path / "x.tar.gz").exists()
+
+
+def test_what_is_missing_or_broken_is_left_out(run: RunFolder) -> None:
+    run.summary.write_text("{broken")
+    for rank in (0, 1):
+        run.log("kitchen-mac", rank).unlink()
+    names = [entry.name for entry in entries_of(run, make_plan("kitchen-mac", ("run", "run")))]
+    assert "summary.json" not in names
+    assert not [name for name in names if name.endswith("log.txt")]
