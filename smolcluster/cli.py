@@ -25,6 +25,7 @@ from smolcluster.commands import (
     profile,
     report,
     serve,
+    simulate,
     weights,
 )
 from smolcluster.errors import ConfigError, SmolError
@@ -49,6 +50,7 @@ app.command("generate")(generate.generate)
 app.command("report")(report.report)
 app.command("enroll")(enroll.enroll)
 app.command("serve")(serve.serve)
+app.command("simulate")(simulate.simulate)
 app.command("link")(link.link)
 app.command("weights")(weights.weights)
 app.add_typer(job.app, name="job")

@@ -41,8 +41,9 @@ class Crew:
 
 @dataclass(frozen=True)
 class Forecast:
-    """`label`: the strategy, of fsdp with its stage. `bytes_per_step`: sent by all ranks. `memory_mb`: by machine, with
-    the processes; what autograd keeps of a step is not in it. `limit`: what the larger part of a step goes to.
+    """`label`: the strategy, of fsdp with its stage. `rate`: tokens (samples) a second. `bytes_per_step`: sent by all
+    ranks. `rank_mb`: memory of each rank on `nodes`, with its process; what autograd keeps of a step is not in it.
+    `limit`: what most of a step goes to.
     """
 
     label: str
@@ -50,7 +51,8 @@ class Forecast:
     samples: int
     rate: float
     bytes_per_step: int
-    memory_mb: dict[str, int]
+    nodes: tuple[str, ...]
+    rank_mb: tuple[int, ...]
     limit: Limit
 
     @property
@@ -58,24 +60,33 @@ class Forecast:
         """Seconds of a global batch."""
         return self.prediction.step_s
 
+    @property
+    def memory_mb(self) -> dict[str, int]:
+        """By machine."""
+        found: dict[str, int] = defaultdict(int)
+        for node, need in zip(self.nodes, self.rank_mb, strict=True):
+            found[node] += need
+        return dict(found)
+
 
 def forecast(run: RunSpec, crew: Crew) -> Forecast:
     """Of this run by these ranks."""
     params, samples = param_count(run.model), sum(crew.samples)
     prediction = _predicted(run, params, crew)
     micros = max(1, min(micros_of(run), max(crew.samples)))
-    memory: dict[str, int] = defaultdict(int)
-    for rank, node in enumerate(crew.nodes):
+    rank_mb = []
+    for rank in range(len(crew.nodes)):
         role = "server" if run.strategy in STARS and rank == 0 else "worker"
-        memory[node] += memory_of(run, rank, len(crew.nodes), role, crew.wire, crew.stages).total_bytes
-        memory[node] += PROCESS_MB * _MB
+        state = memory_of(run, rank, len(crew.nodes), role, crew.wire, crew.stages).total_bytes
+        rank_mb.append(-(-state // _MB) + PROCESS_MB)
     return Forecast(
         label=label_of(run),
         prediction=prediction,
         samples=samples,
         rate=samples * tokens_per_sample(run.model) / prediction.step_s,
         bytes_per_step=sum(sent_in_a_step(run, crew.wire, crew.samples, crew.stages, micros)),
-        memory_mb={node: -(-size // _MB) for node, size in memory.items()},
+        nodes=crew.nodes,
+        rank_mb=tuple(rank_mb),
         limit="computing" if prediction.compute_s >= prediction.wire_s else "the wire",
     )
 
