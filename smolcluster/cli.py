@@ -13,6 +13,7 @@ import typer
 from smolcluster.commands import (
     check,
     checkpoint,
+    doctor,
     enroll,
     fetch,
     generate,
@@ -41,6 +42,7 @@ app = typer.Typer(
 )
 app.command("init")(init.init)
 app.command("check")(check.check)
+app.command("doctor")(doctor.doctor)
 app.command("plan")(plan.plan)
 app.command("prepare")(prepare.prepare)
 app.command("profile")(profile.profile)

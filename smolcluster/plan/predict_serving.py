@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from smolcluster.plan.decoding import DecodePace
 from smolcluster.plan.predict import Links
 from smolcluster.plan.stages import Ranges
+from smolcluster.spec.run import GPTSpec
 from smolcluster.spec.shape import DecoderShape
 
 PIECE = 128
@@ -78,4 +79,27 @@ def predict_serving(
         prompt=PIECE / piece_s,
         hops_ms=sum(hops_s(1, 1)) * 1000,
         bytes_per_token=sent * _VALUE_BYTES,
+    )
+
+
+def decoder_of(model: GPTSpec) -> DecoderShape:
+    """The shape of a model that is trained here, as it is when it is served."""
+    blocks, heads = model.llama, model.num_heads
+    return DecoderShape(
+        family="gpt2" if blocks is None else "llama",
+        width=model.model_dim,
+        layers=model.num_layers,
+        heads=heads,
+        kv_heads=heads if blocks is None else blocks.kv_heads,
+        head_dim=model.model_dim // heads if blocks is None else blocks.head_dim,
+        ff_width=model.ff_dim,
+        vocab_size=model.vocab_size,
+        max_positions=model.num_positions,
+        norm_eps=1e-5 if blocks is None else blocks.norm_eps,
+        tied=model.tie_embeddings,
+        qkv_bias=blocks is None or blocks.qkv_bias,
+        out_bias=blocks is None or blocks.out_bias,
+        mlp_bias=blocks is None or blocks.mlp_bias,
+        qk_norm=blocks is not None and blocks.qk_norm,
+        rope=None if blocks is None else blocks.rope,
     )
