@@ -13,6 +13,7 @@ import typer
 from smolcluster.commands import (
     check,
     checkpoint,
+    doctor,
     enroll,
     fetch,
     generate,
@@ -26,6 +27,7 @@ from smolcluster.commands import (
     report,
     runs,
     serve,
+    simulate,
     weights,
 )
 from smolcluster.errors import ConfigError, SmolError
@@ -41,6 +43,7 @@ app = typer.Typer(
 )
 app.command("init")(init.init)
 app.command("check")(check.check)
+app.command("doctor")(doctor.doctor)
 app.command("plan")(plan.plan)
 app.command("prepare")(prepare.prepare)
 app.command("profile")(profile.profile)
@@ -51,6 +54,7 @@ app.command("report")(report.report)
 app.command("runs")(runs.runs)
 app.command("enroll")(enroll.enroll)
 app.command("serve")(serve.serve)
+app.command("simulate")(simulate.simulate)
 app.command("link")(link.link)
 app.command("weights")(weights.weights)
 app.add_typer(job.app, name="job")

@@ -1,9 +1,14 @@
 """How long a step of a data parallel strategy will take, from measured speeds. Pure arithmetic; no torch.
 
-A step is as slow as its slowest rank's computing, and what of the communication nothing hides:
+Gradients leave in buckets while backward goes on. A rank's collectives run one after the other, so what a step takes is
+a line of events: a bucket leaves when backward has come to it and the one before it is through. Through means, for one
+pass (a reduce-scatter or an all-gather) of a bucket over N ranks,
 
-    wire_s   bytes of a ring's optimum over the slowest link in use, and half a round trip for each of its hops
-    hidden   the part that leaves while backward computes (two thirds of the computing), at most what there is to hide
+    its bytes, (N-1)/N of them, over the slowest link in use · half a round trip for each of the N-1 hops
+
+int8 goes straight to each owner instead of around: one hop. When all has come the ranks exchange a few numbers (as many
+hops again), and stages 1 and 2 gather the new parameters bucket by bucket. Stage 3 gathers a unit while the one before
+it computes. A step's computing is the slowest rank's.
 
 Under a staleness bound K nobody waits for the exchange of a step before K more are computed: then a step takes
 
@@ -18,21 +23,22 @@ in it. It is for choosing between machines, and good for that as far as the link
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
+from smolcluster.plan.buckets import bucket_lengths, frame_bytes, unit_lengths
 from smolcluster.plan.shares import Cost
+from smolcluster.plan.traffic import rows_apart
 from smolcluster.spec.run import RunSpec, WireFormat
 
 # From one machine to another: Mbit/s and round trip in milliseconds.
 Link = tuple[float, float]
 Links = Callable[[str, str], Link]
 
-_BYTES: dict[WireFormat, float] = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.016}
-# Backward is about twice the work of forward, and gradients leave while it runs, in so many buckets: the last one
-# leaves when there is nothing left to hide it behind.
-_BACKWARD = 2 / 3
-_BUCKETS = 8
+# Backward is about twice the work of forward.
+BACKWARD = 2 / 3
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,19 @@ class Prediction:
         return self.compute_s + self.wire_s
 
 
+@dataclass(frozen=True)
+class Way:
+    """What every pass has to go over: the slowest link in use, the longest round trip, how many hops one pass is."""
+
+    mbps: float
+    rtt_s: float
+    hops: int
+
+    def pass_s(self, sent_bytes: float, hops: int | None = None) -> float:
+        """Seconds of one pass in which each rank sends so much."""
+        return sent_bytes * 8 / (self.mbps * 1e6) + (self.hops if hops is None else hops) * self.rtt_s / 2
+
+
 def predict(
     run: RunSpec, params: int, wire: WireFormat, nodes: Sequence[str], costs: Sequence[Cost], samples: Sequence[int],
     links: Links,
@@ -55,29 +74,87 @@ def predict(
     """A step of ranks on those machines, in rank order, each with its samples."""
     count, bound = len(nodes), run.staleness_bound
     sharded = count if (run.strategy == "fsdp" and run.fsdp_stage >= 1) or bound else 1
-    compute_s = max(cost.update_s / sharded + mine * cost.sample_s for cost, mine in zip(costs, samples, strict=True))
+    compute_s, mine_s = max(
+        (cost.update_s / sharded + mine * cost.sample_s, mine * cost.sample_s)
+        for cost, mine in zip(costs, samples, strict=True)
+    )
     if count == 1:
         return Prediction(compute_s, 0.0)
-    stage = run.fsdp_stage if run.strategy == "fsdp" else 0
-    # Reduce-scatter and all-gather of gradients and parameters; stage 3 gathers parameters twice.
-    passes = 3 if stage == 3 else 2
-    used = [links(a, b) for a, b in _ways(nodes, everybody=wire == "int8" or bound > 0)]
-    slowest_mbps, longest_ms = min(mbps for mbps, _ in used), max(rtt for _, rtt in used)
-    sent = passes * (count - 1) / count * params * _BYTES[wire]
-    sending_s = sent * 8 / (slowest_mbps * 1e6)
+    straight = wire == "int8" or bound > 0
+    way = way_of(nodes, links, straight)
+    lengths = bucket_lengths(params, count)
     if bound:
-        in_turn_s = compute_s + sending_s + longest_ms / 1000
+        shard = sum(lengths) // count
+        sending_s = way.pass_s(2 * (count - 1) * frame_bytes(wire, shard), 0)
+        in_turn_s = compute_s + sending_s + way.rtt_s
         return Prediction(compute_s, max(compute_s, sending_s, in_turn_s / (bound + 1)) - compute_s)
-    hops = passes * (count - 1) * _BUCKETS
-    wire_s = sending_s + hops * longest_ms / 2000
-    # Stages 1 to 3 gather parameters when backward is over or has not begun: that part is seen in full.
-    leaving = {0: 1.0, 1: 1 / 2, 2: 1 / 2, 3: 1 / 3}[stage] * (_BUCKETS - 1) / _BUCKETS
-    hidden = min(wire_s * leaving, compute_s * _BACKWARD)
-    return Prediction(compute_s, wire_s - hidden)
+    # The tally of a step, and of a tied embedding the rows that were looked up: one all-gather each.
+    after_s = way.pass_s(0, count - 1)
+    if rows := rows_apart(run, wire, samples):
+        after_s += way.pass_s((count - 1) * rows, count - 1)
+    stage = run.fsdp_stage if run.strategy == "fsdp" else 0
+    passes = [_pass_s(way, wire, length, count) for length in lengths]
+    if stage == 3:
+        units = unit_lengths(run.model, count, parted=rows > 0)
+        # Before it begins the ranks tell each other how many micro-batches they have.
+        wire_s = _by_units([(_pass_s(way, wire, n, count), times) for n, times in units], mine_s)
+        return Prediction(compute_s, wire_s + after_s + way.pass_s(0, count - 1))
+    ready = [through / sum(lengths) for through in accumulate(lengths)]
+    if stage:
+        return Prediction(compute_s, _behind(passes, ready, mine_s) + after_s + sum(passes))
+    return Prediction(compute_s, _behind([2 * each for each in passes], ready, mine_s) + after_s)
 
 
-def _ways(nodes: Sequence[str], everybody: bool) -> list[tuple[str, str]]:
+def way_of(nodes: Sequence[str], links: Links, straight: bool) -> Way:
+    """What the passes of these ranks go over: around a ring, or `straight` from everybody to everybody."""
+    used = [links(a, b) for a, b in _ways(nodes, everybody=straight)]
+    slowest, longest_ms = min(mbps for mbps, _ in used), max(rtt for _, rtt in used)
+    return Way(slowest, longest_ms / 1000, 1 if straight else len(nodes) - 1)
+
+
+def exchange_s(wire: WireFormat, params: int, way: Way, count: int) -> float:
+    """Seconds in which all ranks sum a flat model, and nobody computes."""
+    return sum(2 * _pass_s(way, wire, length, count) for length in bucket_lengths(params, count))
+
+
+def _pass_s(way: Way, wire: WireFormat, length: int, count: int) -> float:
+    return way.pass_s((count - 1) * frame_bytes(wire, length // count))
+
+
+def _behind(passes: Sequence[float], ready: Sequence[float], mine_s: float) -> float:
+    """Seconds from the end of backward until the last bucket is through; each is `ready` after a part of backward."""
+    began, backward_s = (1 - BACKWARD) * mine_s, BACKWARD * mine_s
+    through = 0.0
+    for took, part in zip(passes, ready, strict=True):
+        through = max(through, began + backward_s * part) + took
+    return through - mine_s
+
+
+def _by_units(units: Sequence[tuple[float, int]], mine_s: float) -> float:
+    """Seconds that stage 3 waits: each unit is gathered while the one before it computes, blocks in backward once more;
+    a unit's gradients are scattered when the one after it has been gathered. Units compute alike long.
+    """
+    forward_s, backward_s = (1 - BACKWARD) * mine_s / len(units), BACKWARD * mine_s / len(units)
+    gathered = [took for took, _ in units]
+    # What is read at both ends is gathered for both, and stays from the loss to backward.
+    gathered[-1 if units[0][1] > 1 else 0] += sum(took for took, times in (units[0], units[-1]) if times > 1)
+    lane = now = 0.0
+    for took in gathered:
+        lane += took
+        now = max(now, lane) + forward_s
+    lane, blocks = now, range(1, len(units) - 1)
+    for number in reversed(range(len(units))):
+        began, ready = now, now
+        if number - 1 in blocks:
+            ready = lane = max(lane, began) + units[number - 1][0]
+        lane = max(lane, began + backward_s) + units[number][0]
+        now = max(began + backward_s, ready)
+    return max(now, lane) - mine_s
+
+
+def _ways(nodes: Sequence[str], everybody: bool) -> set[tuple[str, str]]:
     """The pairs that send to each other: neighbours in the ring, or everybody to everybody."""
-    if everybody:
-        return [(a, b) for i, a in enumerate(nodes) for j, b in enumerate(nodes) if i != j]
-    return [(node, nodes[(rank + 1) % len(nodes)]) for rank, node in enumerate(nodes)]
+    if not everybody:
+        return set(zip(nodes, [*nodes[1:], nodes[0]], strict=True))
+    ranks = Counter(nodes)
+    return {(a, b) for a in ranks for b in ranks if a != b or ranks[a] > 1}

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from smolcluster.plan.decoding import DecodePace
 from smolcluster.spec.base import Frozen
 from smolcluster.spec.cluster import ClusterSpec
 from smolcluster.spec.run import GPTSpec, ModelSpec, Precision, RunSpec
@@ -32,13 +33,17 @@ class LinkSpeed(Frozen):
 
 
 class NodeMeasure(Frozen):
-    """One machine as it was measured. `update_s`: of a rank's step, what the optimizer takes whatever the batch is."""
+    """One machine as it was measured. `update_s`: of a rank's step, what the optimizer takes whatever the batch is.
+
+    `decode`: how fast it computes the layers of the same model when that is served; None where nobody measured it.
+    """
 
     ranks: int = Field(gt=0)
     update_s: float = Field(ge=0)
     device: str
     threads: int = Field(gt=0)
     versions: dict[str, str]
+    decode: DecodePace | None = None
 
 
 class Measured(Frozen):

@@ -9,7 +9,7 @@ from smolcluster.plan.predict import Link
 from smolcluster.plan.profile import Profile, tokens_per_sample
 from smolcluster.plan.seats import Seat
 from smolcluster.plan.shares import Cost
-from smolcluster.spec.run import RunSpec
+from smolcluster.spec.run import ModelSpec, RunSpec
 from smolcluster.topology import NoRouteError, Route, Topology
 
 
@@ -44,14 +44,15 @@ class Speeds:
 
 def costs_of(run: RunSpec, profile: Profile, seats: Sequence[Seat]) -> list[Cost]:
     """What a sample and an update cost each rank: seconds if the profile is of this model, else any unit."""
-    return [_cost(run, profile, seat) for seat in seats]
+    return [cost_of(run.model, profile, seat.node.name, seat.ranks_here) for seat in seats]
 
 
-def _cost(run: RunSpec, profile: Profile, seat: Seat) -> Cost:
-    speed, measured = profile.speeds[seat.node.name], profile.measured
-    node = measured.nodes.get(seat.node.name) if measured is not None else None
+def cost_of(model: ModelSpec, profile: Profile, name: str, ranks_here: int = 1) -> Cost:
+    """The same of one of a machine's ranks."""
+    speed, measured = profile.speeds[name], profile.measured
+    node = measured.nodes.get(name) if measured is not None else None
     if measured is None or node is None:
-        return Cost(tokens_per_sample(run.model) * seat.ranks_here / speed)
+        return Cost(tokens_per_sample(model) * ranks_here / speed)
     step_s = measured.batch_size * tokens_per_sample(measured.model) * node.ranks / speed
     # An update that seems to take all of it was disturbed: a sample takes something.
     update_s = min(node.update_s, step_s / 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel, RootModel, ValidationError
 
@@ -11,9 +12,12 @@ from smolcluster.spec.clusterfile import CLUSTER_FILES
 from smolcluster.spec.document import Document, read_document
 from smolcluster.spec.layers import merge
 from smolcluster.spec.modelfile import MODEL_FILES, ServedModel, Weights
+from smolcluster.spec.paper import MachinesTable
 from smolcluster.spec.problems import did_you_mean, explain, listed
 
 FOLDER = Path(__file__).resolve().parent.parent / "configs"
+
+Table = TypeVar("Table", bound=BaseModel)
 
 
 class ServedModels(RootModel[dict[str, ServedModel]]):
@@ -29,6 +33,7 @@ FILE_MODELS: dict[str, type[BaseModel]] = {
     **{f"{name}_config.yaml": model for name, model in MODEL_FILES.items()},
     "model_config_inference.yaml": ServedModels,
     "model_weights.yaml": WeightsTable,
+    "machines.yaml": MachinesTable,
 }
 
 
@@ -61,14 +66,26 @@ def weights_table(inventory: Path, alone: bool = True) -> dict[str, Weights]:
 
     `alone` False leaves it to somebody else to report files in `configs/` that cannot be read.
     """
+    return _table("model_weights.yaml", WeightsTable, inventory, alone).root
+
+
+def machines_table(inventory: Path) -> MachinesTable:
+    """machines.yaml, the person's own over the shipped one. ConfigError."""
+    return _table("machines.yaml", MachinesTable, inventory, alone=True)
+
+
+def _table(name: str, model: type[Table], inventory: Path, alone: bool) -> Table:
     own, problems = overlays(inventory)
     if alone and problems:
         raise ConfigError(problems)
-    name = "model_weights.yaml"
     layers = [document for document in (shipped(name), own.get(name)) if document is not None]
-    for document in layers:
+    whole = model is WeightsTable  # the entries of an own file are whole ones; of others it may say a part
+    for document in layers if whole else ():
         try:
-            WeightsTable.model_validate(document.data)
+            model.model_validate(document.data)
         except ValidationError as error:
-            raise ConfigError(explain(error, document, WeightsTable)) from None
-    return WeightsTable.model_validate(merge(layers).data).root
+            raise ConfigError(explain(error, document, model)) from None
+    try:
+        return model.model_validate(merge(layers).data)
+    except ValidationError as error:
+        raise ConfigError(explain(error, layers[-1], model)) from None

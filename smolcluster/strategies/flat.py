@@ -15,8 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-# Shards start on cache lines: 16 floats of 4 bytes.
-ALIGN_ELEMENTS = 16
+from smolcluster.plan.buckets import ALIGN_ELEMENTS
 
 Named = tuple[str, nn.Parameter]
 

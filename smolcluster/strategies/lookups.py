@@ -15,14 +15,12 @@ from torch import nn
 
 from smolcluster.comm.codec import codec_of
 from smolcluster.models.lookup import LookupSink, Room
+from smolcluster.plan.traffic import MOST_EXTRA
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.device import Collectives
 from smolcluster.spec.run import GPTSpec
 from smolcluster.strategies.flat import Layout, trainable
 from smolcluster.strategies.pieces import Piece, slices_of
-
-# The rows may add this much to the bytes of a step.
-MOST_EXTRA = 0.02
 
 
 @runtime_checkable

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import nn
 
+from smolcluster.plan.buckets import bucket_bytes
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.device import Pending
 from smolcluster.runtime.slices import CARRIED, Slice, fill
@@ -24,11 +25,6 @@ from smolcluster.strategies.synchronous import Synchronous
 
 log = logging.getLogger(__name__)
 
-# A bucket is small enough that several travel during backward, and big enough that the start of a collective costs
-# next to nothing. BUCKET_BYTES is the most.
-BUCKETS = 8
-LEAST_BUCKET_BYTES = 1 << 20
-BUCKET_BYTES = 16 << 20
 # Replicas on different devices drift apart by roundings: compared this often, in steps.
 COMPARE_EVERY = 100
 # What all replicas hold of a parameter whose owner has come further: the name of that in a checkpoint.
@@ -222,5 +218,4 @@ def fingerprint(held: torch.Tensor) -> float:
 
 def bucket_bytes_of(model: nn.Module) -> int:
     """How large a bucket of this model's gradients is."""
-    total = sum(parameter.nbytes for _, parameter in trainable(model))
-    return min(BUCKET_BYTES, max(LEAST_BUCKET_BYTES, total // BUCKETS))
+    return bucket_bytes(sum(parameter.nbytes for _, parameter in trainable(model)))

@@ -7,11 +7,12 @@ from typing import Any
 from unittest import mock
 
 import torch
-from strategy_jobs import context_of
+from strategy_jobs import context_of, no_heartbeat
 from strategy_models import LENGTH, VOCAB, shares_of
 from strategy_pool import FABRICS
 from torch import nn
 
+from smolcluster.comm.link import Link
 from smolcluster.errors import PeerError
 from smolcluster.models import build_model, build_stage
 from smolcluster.models.nn_stage import NNStage
@@ -193,3 +194,15 @@ def one_is_stuck(rank: int, world_size: int, kind: str, bounds: Bounds, timeout_
     except PeerError as error:
         return str(error)
     return "it did not notice"
+
+
+@mock.patch.object(Link, "pulse", no_heartbeat)
+def sent_per_step(rank: int, world_size: int, kind: str, bounds: Bounds, samples: int, micros: int) -> int:
+    """Bytes that a rank sends in a step."""
+    strategy = build_strategy(context_of("mp", rank, world_size, samples=samples), stage_of(kind, bounds, rank))
+    steps(strategy, samples, micros, 2)
+    before = FABRICS[rank].counters().bytes_out
+    strategy.train_step(batch_of(2, samples, micros), 1e-2)
+    sent = FABRICS[rank].counters().bytes_out - before
+    strategy.close()
+    return int(sent)

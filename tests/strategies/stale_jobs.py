@@ -16,10 +16,10 @@ from strategy_pool import FABRICS
 
 from smolcluster.comm.backend.lifetime import GroupLifetime
 from smolcluster.errors import PeerError
+from smolcluster.plan import buckets
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.slices import Slice, fill
 from smolcluster.spec.run import WireFormat
-from smolcluster.strategies import replica
 from smolcluster.strategies.base import Fences, NotFiniteError, build_strategy
 from smolcluster.strategies.pieces import whole_slices
 from smolcluster.strategies.stale import StaleSynchronous
@@ -49,7 +49,7 @@ def train_with_fences(
     kind: str = "tiny",
     late: tuple[float, ...] = (),
     wire: WireFormat = "fp32",
-    bucket: int = replica.BUCKET_BYTES,
+    bucket: int = buckets.BUCKET_BYTES,
     **training: Any,
 ) -> dict[str, Any]:
     """`late`: by rank, the seconds that it takes longer for a step."""

@@ -14,6 +14,7 @@ from strategy_models import LENGTH, VOCAB, ChainLM, TinyLM, model_of, samples_of
 from torch.nn.functional import cross_entropy, linear
 
 from smolcluster.comm.link import Link
+from smolcluster.plan import buckets
 from smolcluster.plan.types import MemoryEstimate, Plan, RankPlan
 from smolcluster.runtime.context import Alone, RunContext
 from smolcluster.runtime.runfolder import RunFolder
@@ -88,9 +89,9 @@ def steps_of(strategy: Strategy, shares: tuple[int, ...], rank: int, count: int,
 @contextlib.contextmanager
 def buckets_of(size: int) -> Iterator[None]:
     """Replicas built meanwhile cut their parameters into buckets of so many bytes."""
-    usual, replica.BUCKET_BYTES = replica.BUCKET_BYTES, size
+    usual, buckets.BUCKET_BYTES = buckets.BUCKET_BYTES, size
     yield
-    replica.BUCKET_BYTES = usual
+    buckets.BUCKET_BYTES = usual
 
 
 @contextlib.contextmanager
@@ -111,7 +112,7 @@ def train(
     count: int,
     kind: str = "tiny",
     micro: int = 64,
-    bucket: int = replica.BUCKET_BYTES,
+    bucket: int = buckets.BUCKET_BYTES,
     staged: bool = False,
 ) -> dict[str, Any]:
     """Losses, norms and final parameters of a run. Ranks start from different weights: rank 0's must win."""

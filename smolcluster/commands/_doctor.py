@@ -1,0 +1,173 @@
+"""The parts of a check: machines, every strategy's plan with its prediction, what to change, what serving would do."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from smolcluster.commands._profile import plan_training, read_profile
+from smolcluster.commands._request import request_from
+from smolcluster.doctor.machines import Finding, findings_of, read_machines
+from smolcluster.doctor.machines import Machine as Row
+from smolcluster.doctor.report import (
+    Check,
+    Predicted,
+    Serving,
+    alone_of,
+    changes_of,
+    measurement_of,
+    predicted_of,
+    serving_of,
+    slow_links,
+)
+from smolcluster.errors import ConfigError
+from smolcluster.plan.forecast import label_of
+from smolcluster.plan.outlook import Case, case_of, gains
+from smolcluster.plan.predict_serving import decoder_of, predict_serving
+from smolcluster.plan.profile import Profile, tokens_per_sample, unmeasured
+from smolcluster.plan.speeds import Speeds
+from smolcluster.plan.stages import Machine, split, weight_of
+from smolcluster.plan.types import Plan
+from smolcluster.spec.cluster import ClusterSpec
+from smolcluster.spec.inventory import load_inventory
+from smolcluster.spec.problems import listed
+from smolcluster.spec.run import GPTSpec
+from smolcluster.topology import Topology
+
+# fsdp with each of its stages besides.
+STRATEGIES = ("single", "classicdp", "fsdp", "mp", "diloco", "edp", "syncps")
+# What is served of a check: the run's own model.
+MODEL = "this model"
+MEASURE = "ansible-playbook check.yml -e profile=true"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The flags."""
+
+    inventory: Path
+    strategy: str
+    model: str | None
+    dataset: str | None
+    config: Path | None
+    nodes: str | None
+    overrides: tuple[str, ...]
+    profile: Path | None
+    days: float
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A strategy's plan and what is predicted of it; or why there is none."""
+
+    label: str
+    plan: Plan | None
+    case: Case | None
+    why_not: str = ""
+
+
+def checked(asked: Asked, told: Mapping[str, Any] | None, now: datetime.datetime) -> Check:
+    """All of it. ConfigError where the asked strategy's own config is bad, or the profile."""
+    cluster = load_inventory(asked.inventory)
+    speeds, _ = read_profile(asked.profile, asked.inventory)
+    names = tuple(name.strip() for name in (asked.nodes or "").split(",") if name.strip())
+    machines: list[Row] = []
+    findings: list[Finding] = []
+    if told is not None:
+        machines = read_machines(cluster, told, names)
+        findings = findings_of(cluster, machines, _torch())
+    if speeds is not None:
+        findings += slow_links(cluster, speeds)
+    first = _planned(cluster, asked, asked.strategy, None, speeds, strict=True)
+    planned = {one.label: one for one in [first, *_others(cluster, asked, first, speeds)]}
+    cases = {label: one.case for label, one in planned.items() if one.case is not None}
+    best: tuple[Any, ...] = ()
+    if first.case is not None and first.plan is not None and speeds is not None:
+        best = changes_of(gains(cluster, first.case, cases, first.plan, speeds))
+    run = first.plan.run if first.plan is not None else None
+    return Check(
+        time=now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        cluster=cluster.name,
+        counts="samples" if run is not None and tokens_per_sample(run.model) == 1 else "tokens",
+        machines=tuple(machines),
+        findings=tuple(findings),
+        measured=measurement_of(speeds, now, asked.days) if speeds is not None else None,
+        strategy=first.label,
+        predictions=tuple(_row(one) for one in planned.values()),
+        alone=alone_of(list(cases.values())),
+        serving=_serving(cluster, first, speeds),
+        gains=best,
+    )
+
+
+def _torch() -> str | None:
+    try:
+        return metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _others(cluster: ClusterSpec, asked: Asked, first: _Planned, speeds: Profile | None) -> list[_Planned]:
+    found = []
+    for name in STRATEGIES:
+        for stage in range(4) if name == "fsdp" else (None,):
+            one = _planned(cluster, asked, name, stage, speeds)
+            if one.label != first.label:
+                found.append(one)
+    return found
+
+
+def _planned(
+    cluster: ClusterSpec, asked: Asked, strategy: str, stage: int | None, speeds: Profile | None, strict: bool = False
+) -> _Planned:
+    """One strategy's plan. `strict`: its bad config is raised, else told in its row."""
+    label = strategy if stage is None else f"{strategy} {stage}"
+    extra = [] if stage is None else [f"fsdp_stage={stage}"]
+    if stage == 3:
+        extra.append("staleness_bound=0")  # it gathers parameters in the middle of a step
+    overrides = [*asked.overrides, *extra]
+    try:
+        request = request_from(
+            asked.inventory, strategy, asked.model, asked.dataset, asked.config, None, asked.nodes, overrides
+        )
+        _, plan = plan_training(request, asked.profile)
+    except ConfigError as error:
+        if strict:
+            raise
+        return _Planned(label, None, None, f"{error.problems[0].key} {error.problems[0].what}".strip())
+    label = label_of(plan.run)
+    if speeds is None:
+        return _Planned(label, plan, None, f"nothing was measured: {MEASURE}")
+    if missing := unmeasured(speeds, plan.run):
+        return _Planned(label, plan, None, f"{speeds.told} has no speed of {listed(missing)}: {MEASURE}")
+    return _Planned(label, plan, case_of(cluster, plan, speeds))
+
+
+def _row(one: _Planned) -> Predicted:
+    return predicted_of(one.case.forecast) if one.case else Predicted(strategy=one.label, why_not=one.why_not)
+
+
+def _serving(cluster: ClusterSpec, first: _Planned, speeds: Profile | None) -> Serving | None:
+    """What the model of this run would do served by its machines, layers shared out by memory and speed; None for one
+    that is not served.
+    """
+    if first.plan is None or not isinstance(first.plan.run.model, GPTSpec):
+        return None
+    nodes = list(dict.fromkeys(rank.node for rank in first.plan.ranks))
+    shape = decoder_of(first.plan.run.model)
+    measured = speeds.measured.nodes if speeds is not None and speeds.measured is not None else {}
+    known = [pace for node in nodes if node in measured and (pace := measured[node].decode) is not None]
+    if speeds is None or len(known) < len(nodes):
+        return Serving(model=MODEL, why_not=f"nobody measured how fast these machines decode: {MEASURE}")
+    machines = [Machine(node, cluster.node(node).memory_mb, speeds.speeds[node]) for node in nodes]
+    try:
+        ranges = split(weight_of(shape, "fp32", shape.max_positions), machines[: shape.layers])
+    except ConfigError as error:
+        return Serving(model=MODEL, why_not=error.problems[0].what)
+    layers = {node: f"{start}:{stop}" for node, (start, stop) in zip(nodes, ranges, strict=False)}
+    links = Speeds(Topology(cluster), speeds).link
+    return serving_of(MODEL, layers, predict_serving(shape, list(layers), known, ranges, links))

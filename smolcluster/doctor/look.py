@@ -1,0 +1,143 @@
+"""Runs on a machine, with nothing but Python's standard library: looks around and prints one JSON object.
+
+    python3 look.py PYTHON WORKDIR CONTROLLER_TIME
+
+PYTHON is the interpreter that the inventory names for smolcluster; it may not be there yet. CONTROLLER_TIME is the
+controller's clock (seconds) when it asked. It reads and changes nothing. What cannot be told is null.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+SCHEMA = 1
+_ASK_S = 20.0
+# What an installation says of itself, without importing torch.
+_VERSIONS = (
+    "import json, platform; from importlib import metadata\n"
+    "def version(name):\n"
+    "    try: return metadata.version(name)\n"
+    "    except metadata.PackageNotFoundError: return None\n"
+    "try:\n"
+    "    import smolcluster; own = smolcluster.__version__\n"
+    "except ImportError: own = None\n"
+    "print(json.dumps({'python': platform.python_version(), 'smolcluster': own, 'torch': version('torch')}))\n"
+)
+# vcgencmd get_throttled: bits that are on now, and (16 higher) that were since it was started.
+_PI_BITS = {0: "too little voltage", 1: "clock capped", 2: "throttled", 3: "soft temperature limit"}
+
+
+def ask(command: Sequence[str]) -> str | None:
+    """A command's stdout; None when it is missing, fails or does not end."""
+    try:
+        environment = {**os.environ, "LC_ALL": "C", "LANG": "C"}
+        done = subprocess.run(
+            command, capture_output=True, timeout=_ASK_S, env=environment, stdin=subprocess.DEVNULL, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.decode(errors="replace") if done.returncode == 0 else None
+
+
+def versions(python: str) -> dict[str, str | None]:
+    """Of the interpreter that runs smolcluster here; all None where there is none."""
+    told = ask([str(Path(python).expanduser()), "-c", _VERSIONS])
+    try:
+        return dict(json.loads(told or ""))
+    except ValueError:
+        return {"python": None, "smolcluster": None, "torch": None}
+
+
+def free_disk_mb(workdir: str) -> int | None:
+    """Where runs lie, or will lie."""
+    folder = Path(workdir).expanduser().absolute()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        return shutil.disk_usage(folder).free >> 20
+    except OSError:
+        return None
+
+
+def memory_mb() -> tuple[int | None, int | None]:
+    """All of it, and what is free or could be freed at once."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        said = {line.split(":")[0]: int(line.split()[1]) >> 10 for line in lines if line.endswith(" kB")}
+        return said.get("MemTotal"), said.get("MemAvailable")
+    except (OSError, ValueError):
+        pass
+    total = ask(["sysctl", "-n", "hw.memsize"])
+    pages = ask(["vm_stat"])
+    free = None
+    if pages is not None:
+        size = re.search(r"page size of (\d+)", pages)
+        counts = re.findall(r"Pages (?:free|inactive|speculative|purgeable):\s+(\d+)", pages)
+        free = sum(map(int, counts)) * int(size[1]) >> 20 if size else None
+    return (int(total) >> 20 if total and total.strip().isdigit() else None), free
+
+
+def temperature_c() -> float | None:
+    """The hottest zone that Linux tells; a Mac tells none without an administrator."""
+    found = []
+    for zone in Path("/sys/class/thermal").glob("thermal_zone*/temp"):
+        try:
+            found.append(int(zone.read_text(encoding="ascii")) / 1000)
+        except (OSError, ValueError):
+            continue
+    return max((value for value in found if 0 < value < 150), default=None)
+
+
+def throttled() -> str | None:
+    """What slows the machine down now; "" for nothing, None where nobody tells."""
+    told = ask(["vcgencmd", "get_throttled"])
+    if told is not None and (bits := re.search(r"0x([0-9a-fA-F]+)", told)):
+        value = int(bits[1], 16)
+        return ", ".join(what for bit, what in _PI_BITS.items() if value >> bit & 1)
+    told = ask(["pmset", "-g", "therm"])
+    if told is not None:
+        limit = re.search(r"CPU_Speed_Limit\s*=\s*(\d+)", told)
+        return f"clock limited to {limit[1]} %" if limit and int(limit[1]) < 100 else ""
+    return None
+
+
+def look(python: str, workdir: str, controller_time: float) -> dict[str, object]:
+    """All of it."""
+    now = time.time()
+    total, free = memory_mb()
+    return {
+        "schema": SCHEMA,
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "versions": versions(python),
+        "clock": {"asked": controller_time, "here": now},
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "disk_free_mb": free_disk_mb(workdir),
+        "memory_mb": total,
+        "memory_free_mb": free,
+        "temperature_c": temperature_c(),
+        "throttled": throttled(),
+    }
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print what was found. Exit code 2 for a wrong call."""
+    if len(arguments) != 3:
+        print("usage: look.py PYTHON WORKDIR CONTROLLER_TIME", file=sys.stderr)
+        return 2
+    json.dump(look(arguments[0], arguments[1], float(arguments[2])), sys.stdout)
+    print()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
