@@ -23,6 +23,7 @@ from smolcluster.commands import (
     plan,
     prepare,
     profile,
+    provision,
     report,
     serve,
     weights,
@@ -53,6 +54,7 @@ app.command("link")(link.link)
 app.command("weights")(weights.weights)
 app.add_typer(job.app, name="job")
 app.add_typer(network.app, name="network")
+app.add_typer(provision.app, name="provision", hidden=True)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,0 +1,74 @@
+"""setup.yml and teardown.yml over SSH: bare homes, a folder of wheels that installs in seconds, and no other network.
+
+From real wheels, on hosts that have nothing of this project in sight: tests/lab/test_setup.py.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from ansible_lab import SHORT, Cluster, Outcome
+from ansible_sshd import Machines
+from ansible_wheels import make_folder
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+NODES = ("node2", "node3")
+PYTHON = str(Path(sys.base_prefix, "bin", "python3"))
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("wheels"))
+
+
+@pytest.fixture
+def bare(remote: Cluster) -> Cluster:
+    """The machines as a person writes them down before setup.yml: nothing is said of an interpreter."""
+    text = remote.inventory.read_text()
+    remote.inventory.write_text(text.replace(f" python: {sys.executable},", "").replace("/runs'}", "/.runs'}"))
+    return remote
+
+
+def home(machines: Machines, name: str) -> Path:
+    return next(machine.home for machine in machines.machines if machine.name == name)
+
+
+def listing(path: Path) -> set[str]:
+    return {each.relative_to(path).as_posix() for each in path.rglob("*")}
+
+
+def changed(outcome: Outcome) -> dict[str, int]:
+    return {name: int(count) for name, count in re.findall(r"^(\S+) +: ok=\d+ +changed=(\d+)", outcome.text, re.M)}
+
+
+def test_from_a_bare_home_to_a_training_and_back(bare: Cluster, machines: Machines, wheels: Path) -> None:
+    before = {name: listing(home(machines, name)) for name in NODES}
+    given = (f"wheels={wheels}", f"interpreter={PYTHON}", f"runtime_cache={bare.folder}/built")
+
+    refused = bare.play("train", override=SHORT)
+    assert refused.code == 2
+    assert "fix: ansible-playbook setup.yml" in refused.text
+
+    done = bare.play("setup", *given)
+    assert done.code == 0, done.text
+    assert min(changed(done)[name] for name in NODES) > 0
+    note = json.loads((home(machines, "node2") / ".smolcluster" / "runtime.json").read_text())
+    assert (note["schema"], note["build"], note["extras"]) == (1, "cpu", ["serve"])
+    again = bare.play("setup", *given)
+    assert again.code == 0, again.text
+    assert {changed(again)[name] for name in NODES} == {0}
+
+    run = bare.play("train", "strategy=fsdp", override=SHORT)
+    assert run.code == 0, run.text
+    # The machines' own copy of smolcluster did it.
+    told = json.loads((bare.runs / run.run_id / "summary.json").read_text())
+    assert (told["status"], told["world_size"]) == ("completed", 3)
+
+    back = bare.play("teardown", "runs=true")
+    assert back.code == 0, back.text
+    assert {name: listing(home(machines, name)) for name in NODES} == before
+    assert {changed(bare.play("teardown", "runs=true"))[name] for name in NODES} == {0}
