@@ -11,6 +11,7 @@ import sys
 import typer
 
 from smolcluster.commands import (
+    bootstrap,
     check,
     checkpoint,
     enroll,
@@ -48,6 +49,7 @@ app.command("checkpoint")(checkpoint.checkpoint)
 app.command("fetch")(fetch.fetch)
 app.command("generate")(generate.generate)
 app.command("report")(report.report)
+app.command("bootstrap")(bootstrap.bootstrap)
 app.command("enroll")(enroll.enroll)
 app.command("serve")(serve.serve)
 app.command("link")(link.link)

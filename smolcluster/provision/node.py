@@ -1,7 +1,7 @@
 """On a machine: say what is there, and install smolcluster into ~/.smolcluster. Standard library, Python 3.8 and newer.
 
     python -I - look  '{"root": "~/.smolcluster"}'      what is there, as JSON
-    python -I - install '{...}'                         what plan.py decided for this machine; JSON again
+    python -I - install '{...}'                         what plan.py decided for this machine; JSON again. @FILE is read
 
 setup.yml sends this file's text. Nothing outside the root is touched. `runtime.json` is written last and in one step: a
 root without it holds at most a half install, which is made anew.
@@ -225,7 +225,9 @@ def write(path: Path, text: str) -> None:
 
 def main(arguments: list[str]) -> int:
     """Do one verb; JSON on stdout, a failure's words on stderr."""
-    verb, order = arguments[0], json.loads(arguments[1])
+    verb, given = arguments[:2]
+    # Windows PowerShell loses the quotes of an argument: there it is a file.
+    order = json.loads(Path(given[1:]).read_text(encoding="utf-8") if given.startswith("@") else given)
     root = Path(order["root"]).expanduser()
     try:
         said = look(root, order.get("python", "")) if verb == "look" else install(root, order)
