@@ -1,4 +1,4 @@
-"""`python -m smolcluster bootstrap macos | linux | windows`: what is typed on a bare machine to allow the first login."""
+"""`python -m smolcluster bootstrap macos | linux | windows`: what allows the first login to a bare machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m smolcluster provision wheel | plan | uv`: what setup.yml asks on the controller. JSON, for the playbook."""
+"""`python -m smolcluster provision wheel | plan | uv`: what setup.yml asks on the controller, as JSON."""
 
 from __future__ import annotations
 
@@ -44,15 +44,21 @@ def plan() -> None:
     wrong = [extra for extra in given["wanted"].get("extras", ()) if extra not in known]
     if wrong:
         raise InputError(
-            Problem("", 0, f"-e extras={extra}", "there is no such extra", did_you_mean(extra, known)) for extra in wrong
+            Problem("", 0, f"-e extras={extra}", "there is no such extra", did_you_mean(extra, known))
+            for extra in wrong
         )
     folder = Path(given["wanted"].get("folder") or ".")
     if not folder.is_dir():
-        raise InputError([Problem("", 0, f"-e wheels={folder}", "there is no such folder", "name one of wheels, or none")])
+        raise InputError(
+            [Problem("", 0, f"-e wheels={folder}", "there is no such folder", "name one of wheels, or none")]
+        )
     try:
         found = Found.model_validate(given["found"])
         extras = tuple(given["wanted"].get("extras", ()))
-        more = {"pins": (CHECKOUT / "constraints.txt").read_text("utf-8"), "requirements": requirements(CHECKOUT, extras)}
+        more = {
+            "pins": (CHECKOUT / "constraints.txt").read_text("utf-8"),
+            "requirements": requirements(CHECKOUT, extras),
+        }
         wanted = Wanted.model_validate({**given["wanted"], "folder": given["wanted"].get("folder") or None, **more})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]

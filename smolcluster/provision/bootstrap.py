@@ -30,7 +30,7 @@ _MACOS = Bootstrap(
         ),
         (
             "the Mac sleeps before it is set up",
-            "System Settings, Energy: prevent automatic sleeping, until setup.yml is through; a run holds off sleep itself",
+            "System Settings, Energy: prevent automatic sleeping until setup.yml is through; runs hold it off themselves",
         ),
     ),
 )
@@ -60,7 +60,7 @@ _WINDOWS = Bootstrap(
         ),
         (
             "nothing answers on port 22",
-            "the network counts as public: Get-NetConnectionProfile | Set-NetConnectionProfile -NetworkCategory Private",
+            "the network is public: Get-NetConnectionProfile | Set-NetConnectionProfile -NetworkCategory Private",
         ),
     ),
 )
@@ -71,7 +71,7 @@ Then, on the machine you call the playbooks on:
     python -m smolcluster enroll USER@HOST
     ansible-playbook -i inventory/home.smol.yml setup.yml -K
 
--K asks for the password of sudo, once for all; machines that differ have theirs in Ansible Vault (roles/runtime/README.md).
+-K asks for the password of sudo, once for all machines; where they differ see Ansible Vault in roles/runtime/README.md.
 """
 
 

@@ -1,4 +1,4 @@
-"""On a machine, as root: exceptions in the firewall that is on, and their way back. Standard library, Python 3.8 and newer.
+"""On a machine, as root: exceptions in the firewall that is on, and their way back. Standard library, Python 3.8.
 
     python -I - add    '{"note": FILE, "ports": [65432, 65531], "subnets": [...], "program": VENV_PYTHON}'
     python -I - remove '{"note": FILE}'
@@ -15,6 +15,7 @@ import os
 import re
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,33 @@ def says(*command: str) -> str:
         return ""
 
 
-class Ufw:
+class Firewall(ABC):
+    """One kind of firewall."""
+
+    name: str
+
+    @abstractmethod
+    def on(self) -> bool:
+        """Whether it is what decides here."""
+
+    @abstractmethod
+    def rules(self, order: dict[str, Any]) -> list[Rule]:
+        """The exceptions that an order means here; they say how they are taken back."""
+
+    @abstractmethod
+    def there(self, rule: Rule) -> bool:
+        """Whether a rule is there, whoever added it."""
+
+    @abstractmethod
+    def add(self, rule: Rule) -> None:
+        """Add one that is not there."""
+
+    @abstractmethod
+    def remove(self, rule: Rule) -> None:
+        """Take one back that is there."""
+
+
+class Ufw(Firewall):
     """Ubuntu's and Raspberry Pi OS's usual one. It keeps its rules itself."""
 
     name = "ufw"
@@ -74,7 +101,7 @@ class Ufw:
         return ["proto", "tcp", "from", rule["from"], "to", "any", "port", rule["ports"]]
 
 
-class Firewalld:
+class Firewalld(Firewall):
     """Fedora's. A rule is added to what runs and to what is kept."""
 
     name = "firewalld"
@@ -103,9 +130,9 @@ class Firewalld:
             run("firewall-cmd", *kept, f"--remove-rich-rule={rule['rule']}")
 
 
-class Nft:
+class Nft(Firewall):
     """Rules that somebody wrote by hand, or iptables over nftables: ours go before the others of each chain for what
-    comes in that refuses anything. They are gone with the next boot, as such rules are unless their owner keeps them."""
+    comes in that refuses anything. They are gone with the next boot, as such rules are until their owner keeps them."""
 
     name = "nftables"
 
@@ -126,7 +153,17 @@ class Nft:
 
     def add(self, rule: Rule) -> None:
         way = "ip6" if ":" in rule["from"] else "ip"
-        words = [way, "saddr", rule["from"], "tcp", "dport", rule["ports"], "accept", "comment", f'"{self._comment(rule)}"']
+        words = [
+            way,
+            "saddr",
+            rule["from"],
+            "tcp",
+            "dport",
+            rule["ports"],
+            "accept",
+            "comment",
+            f'"{self._comment(rule)}"',
+        ]
         run("nft", "insert", "rule", rule["family"], rule["table"], rule["chain"], *words)
 
     def remove(self, rule: Rule) -> None:
@@ -159,19 +196,19 @@ class Nft:
         return found
 
 
-class Mac:
+class Mac(Firewall):
     """The application firewall lets programs in, not ports. It is told even while it is off: it may be switched on."""
 
     name = "application firewall"
 
     def on(self) -> bool:
-        return os.path.exists(_MAC)
+        return Path(_MAC).exists()
 
     def rules(self, order: dict[str, Any]) -> list[Rule]:
-        real = os.path.realpath(order["program"])
+        real = Path(order["program"]).resolve()
         # A framework's interpreter starts the program of its bundle: that is the one which listens.
-        bundle = os.path.join(os.path.dirname(os.path.dirname(real)), "Resources", "Python.app")
-        programs = [real, bundle] if os.path.isdir(bundle) else [real]
+        bundle = real.parents[1] / "Resources" / "Python.app"
+        programs = [str(path) for path in ([real, bundle] if bundle.is_dir() else [real])]
         known = self._known()
         return [{"kind": "macos", "program": path, "before": known.get(path, "")} for path in programs]
 
@@ -191,7 +228,7 @@ class Mac:
         return dict(listed)
 
 
-_KINDS = {"ufw": Ufw(), "firewalld": Firewalld(), "nftables": Nft(), "macos": Mac()}
+_KINDS: dict[str, Firewall] = {"ufw": Ufw(), "firewalld": Firewalld(), "nftables": Nft(), "macos": Mac()}
 
 
 def add(order: dict[str, Any]) -> dict[str, Any]:
@@ -202,11 +239,15 @@ def add(order: dict[str, Any]) -> dict[str, Any]:
     wanted = active.rules(order) if active else []
     notes = []
     if isinstance(active, Mac) and "enabled" in says(_MAC, "--getblockall").lower():
-        notes.append("the Mac's firewall blocks all incoming connections, whatever it was told of programs: System Settings")
+        notes.append(
+            "the Mac's firewall blocks all incoming connections, whatever it was told of programs: System Settings"
+        )
     stale = [rule for rule in kept if not any(same(rule, each) for each in wanted)]
     missing = [rule for rule in wanted if active and not active.there(rule)]
     if isinstance(active, Nft) and missing:
-        notes.append("the rules of nftables last until the next boot; call setup.yml --tags firewall again, or write them down")
+        notes.append(
+            "the rules of nftables last until the next boot; call setup.yml --tags firewall again, or write them down"
+        )
     text = [f"{active.name}: allow {said(rule)}" for rule in missing] if active else []
     text += [f"no longer allow {said(rule)}" for rule in stale]
     if not order.get("check"):

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from packaging import tags
-from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
+from smolcluster.errors import InputError, Problem
 from smolcluster.provision.facts import Interpreter
 
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
@@ -61,11 +61,16 @@ def read_pins(text: str) -> dict[str, str]:
 
 
 def choose(
-    wheels: Sequence[Wheel], wanted: Iterable[str], pins: Mapping[str, str], interpreter: Interpreter, *, build: str = ""
+    wheels: Sequence[Wheel],
+    wanted: Iterable[str],
+    pins: Mapping[str, str],
+    interpreter: Interpreter,
+    *,
+    build: str = "",
 ) -> Chosen:
     """The wheels of these requirements and all that they need. `build`: cpu or cuda where torch has several there."""
     ranks = {tag: rank for rank, tag in enumerate(supported(interpreter))}
-    environment = {**default_environment(), **interpreter.markers}
+    environment = {**interpreter.markers}
     chosen, queue = Chosen(), [(Requirement(line), "") for line in wanted]
     seen: set[tuple[str, str]] = set()
     while queue:
@@ -132,7 +137,11 @@ def _order(wheel: Wheel, ranks: Mapping[tags.Tag, int], build: str) -> tuple[boo
 
 
 def _needs(wheel: Wheel) -> list[str]:
-    with zipfile.ZipFile(wheel.path) as archive:
-        name = next(each for each in archive.namelist() if each.endswith(".dist-info/METADATA") and each.count("/") == 1)
-        text = archive.read(name).decode("utf-8", "replace")
-    return email.parser.HeaderParser().parsestr(text).get_all("Requires-Dist") or []
+    try:
+        with zipfile.ZipFile(wheel.path) as archive:
+            inside = [each for each in archive.namelist() if each.count("/") == 1]
+            text = archive.read(next(each for each in inside if each.endswith(".dist-info/METADATA")))
+    except (zipfile.BadZipFile, StopIteration):
+        what = "is no whole wheel, perhaps half of a download"
+        raise InputError([Problem(str(wheel.path), 0, "", what, "download it again")]) from None
+    return email.parser.BytesHeaderParser().parsebytes(text).get_all("Requires-Dist") or []

@@ -9,6 +9,7 @@ root without it holds at most a half install, which is made anew.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -52,12 +53,11 @@ def look(root: Path, wish: str = "") -> dict[str, Any]:
     """What is there: interpreters that may do (or only the one that was wished for), the note of what is installed,
     wheels, the graphics card."""
     note: dict[str, Any] = {}
-    try:
+    # Nothing, or a half one: the same.
+    with contextlib.suppress(OSError, ValueError):
         note = json.loads((root / NOTE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        pass  # nothing, or a half one: the same
     store = root / "wheels"
-    asked = [said for said in map(ask, [wish] if wish else candidates(root)) if said]
+    asked = [said for said in map(ask, [Path(wish)] if wish else candidates(root)) if said]
     return {
         "schema": 1,
         "root": str(root),
@@ -72,27 +72,27 @@ def look(root: Path, wish: str = "") -> dict[str, Any]:
     }
 
 
-def candidates(root: Path) -> list[str]:
-    """Interpreters that may be Python 3.11 or newer, the ones we would rather have first; each once."""
+def candidates(root: Path) -> list[Path]:
+    """Interpreters that may be Python 3.11 or newer, the ones we would rather have first."""
     names = ["python3.12", "python3.13", "python3.11", "python3.14", "python3", "python"]
     folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
     folders += ["/opt/homebrew/bin", "/usr/local/bin", "/usr/bin"]
-    found = [os.path.join(folder, name + end) for name in names for folder in folders for end in ("", ".exe")]
-    places = [(Path("/Library/Frameworks/Python.framework/Versions"), "3*/bin/python3"), (root / "python", "*/bin/python3")]
-    places += [(root / "python", "*/python.exe")]
+    found = [Path(folder, name + end) for name in names for folder in folders for end in ("", ".exe")]
+    found += sorted(Path("/Library/Frameworks/Python.framework/Versions").glob("3*/bin/python3"))
+    found += [*sorted((root / "python").glob("*/bin/python3")), *sorted((root / "python").glob("*/python.exe"))]
     if os.environ.get("LOCALAPPDATA"):
-        places.append((Path(os.environ["LOCALAPPDATA"], "Programs", "Python"), "Python3*/python.exe"))
-    found += [str(path) for folder, pattern in places for path in sorted(folder.glob(pattern))]
-    # The venv's own links are the ones that an install may remove.
-    own = os.path.join(str(root), "venv")
-    real = {os.path.realpath(path): path for path in reversed(found) if os.path.isfile(path) and not path.startswith(own)}
-    return [path for path in dict.fromkeys(found) if real.get(os.path.realpath(path)) == path]
+        found += sorted(Path(os.environ["LOCALAPPDATA"], "Programs", "Python").glob("Python3*/python.exe"))
+    # Not the environment's own, which an install may remove.
+    files = [path for path in found if path.is_file() and root / "venv" not in path.parents]
+    return list({path.resolve(): path for path in reversed(files)}.values())[::-1]
 
 
-def ask(python: str | Path) -> dict[str, Any]:
+def ask(python: Path) -> dict[str, Any]:
     """What an interpreter says of itself; nothing if it is none, or an older one."""
     try:
-        done = subprocess.run([str(python), "-I", "-c", _QUESTION], capture_output=True, text=True, timeout=_ASK_S, check=False)
+        done = subprocess.run(
+            [str(python), "-I", "-c", _QUESTION], capture_output=True, text=True, timeout=_ASK_S, check=False
+        )
         said = json.loads(done.stdout) if done.returncode == 0 else {}
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return {}
@@ -151,7 +151,9 @@ def make_venv(root: Path, order: dict[str, Any]) -> None:
 def pip(root: Path, order: dict[str, Any], words: list[str]) -> None:
     """`pip install` in the environment."""
     start = ["-I", "-m", "pip"] if not order["pip_wheel"] else [str(root / "wheels" / order["pip_wheel"] / "pip")]
-    command = [str(venv_python(root)), *start, "install", "--quiet", "--no-input", "--no-cache-dir"]
+    # Python compiles what it imports when it does; all of PyTorch and transformers takes a Pi minutes.
+    words = ["--quiet", "--no-input", "--no-cache-dir", "--no-compile", *words]
+    command = [str(venv_python(root)), *start, "install"]
     environment = dict(os.environ, PIP_DISABLE_PIP_VERSION_CHECK="1")
     if order["offline"]:
         # Nothing but the folder: no index, pins or links of this machine's own.

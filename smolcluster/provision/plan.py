@@ -11,6 +11,8 @@ import shlex
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from smolcluster.files import hash_of
 from smolcluster.provision.facts import Found, Interpreter
 from smolcluster.provision.folder import Chosen, choose, read_folder, read_pins
@@ -24,15 +26,15 @@ State = Literal["ready", "install", "python", "pip", "left", "refused"]
 # What is kept of a wheel, unpacked, and its wheel beside it; measured on PyTorch's.
 _UNPACKED = 5
 _JETSON = (
-    "a Jetson: its PyTorch is NVIDIA's own, for its JetPack, and cannot come from here. Make an environment with it by "
-    "hand, `pip install --no-deps` the wheel of smolcluster there, and name its interpreter as `python:` in the inventory"
+    "a Jetson: its PyTorch is NVIDIA's own, for its JetPack, and cannot come from here. Make an environment with that, "
+    "`pip install` smolcluster there by hand, and name its interpreter as `python:` in the inventory"
 )
 _HEAVY = (
     "pip takes PyTorch's ordinary build here, which brings several GB of CUDA; for the CPU build give pip's options as "
     '-e torch_cpu_args="..." (as PIP_ARGS of make)'
 )
 _NO_CUDA = (
-    "there is an NVIDIA card, and PyTorch's ordinary build for Windows does not use it: give pip's options for the CUDA "
+    "there is an NVIDIA card, which PyTorch's ordinary build for Windows does not use: give pip's options for the CUDA "
     'build as -e torch_cuda_args="...", or say `device: cpu` in the inventory'
 )
 
@@ -60,7 +62,7 @@ class Step(Frozen):
     why: str = ""
     notes: tuple[str, ...] = ()
     send: tuple[str, ...] = ()
-    order: dict[str, Any] = {}
+    order: dict[str, Any] = Field(default_factory=dict)
 
 
 def decide(found: Found, wanted: Wanted) -> Step:
@@ -78,7 +80,9 @@ def decide(found: Found, wanted: Wanted) -> Step:
     interpreter, chosen = _interpreter(found.interpreters, wanted, build)
     if chosen.missing:
         named = f"{wanted.folder} lacks for Python {_dotted(interpreter)} there: {', '.join(chosen.missing)}"
-        return Step(state="refused", why=f"{named}\n    fix: python -m pip download -c constraints.txt -d FOLDER '.[serve]'")
+        return Step(
+            state="refused", why=f"{named}\n    fix: python -m pip download -c constraints.txt -d FOLDER '.[serve]'"
+        )
     pip_wheel = "" if interpreter.pip else _pip_wheel(wanted)
     if not interpreter.venv or not (interpreter.pip or pip_wheel):
         return Step(state="pip", why=f"{interpreter.python} has no pip for a new environment (ensurepip)")

@@ -30,7 +30,9 @@ def fetch_uv(system: str, machine: str, cache: Path, version: str, folder: Path 
         raise _none(f"there is no uv for {system} on {machine}")
     wheel = _in_folder(folder, system, machine) if folder is not None else _download(system, machine, cache, version)
     with zipfile.ZipFile(wheel) as archive:
-        inside = [name for name in archive.namelist() if name.rpartition("/")[2] in ("uv", "uv.exe") and ".data/" in name]
+        inside = [
+            name for name in archive.namelist() if name.rpartition("/")[2] in ("uv", "uv.exe") and ".data/" in name
+        ]
         if len(inside) != 1:
             raise _none(f"{wheel} holds no program")
         content = archive.read(inside[0])

@@ -1,5 +1,5 @@
-"""A folder of wheels that installs in seconds: every dependency is an empty wheel of the version that is pinned, and one
-of them brings the packages of the environment that runs the tests into view."""
+"""A folder of wheels that installs in seconds: every dependency is an empty wheel of the version that is pinned, and
+one of them brings the packages of the environment that runs the tests into view."""
 
 from __future__ import annotations
 

@@ -30,7 +30,17 @@ def wheels() -> Path:
     stamp = WHEELS / "made-of"
     told = "".join(path.read_text() for path in sources)
     if not stamp.exists() or stamp.read_text() != told:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--constraint", "constraints.txt", "--dest", str(WHEELS)]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--constraint",
+            "constraints.txt",
+            "--dest",
+            str(WHEELS),
+        ]
         subprocess.run([*command, ".[serve]"], cwd=ROOT, check=True, timeout=1800)
         stamp.write_text(told)
     return WHEELS
@@ -71,7 +81,9 @@ def test_from_bare_hosts_to_a_training_and_back(bare: Lab, wheels: Path) -> None
     assert {changed(again.stdout)[name] for name in NODES} == {0}
 
     flags = ["-e", "strategy=fsdp", "-e", "dataset=pydoc", "-e", f"nodes={','.join(NODES)}", "-e", "ship_lease_s=150"]
-    run = play(bare, "train.yml", *flags, "-e", "follow_answer_s=150", "-e", f"override={','.join(SMALL)}", inventory=inventory)
+    run = play(
+        bare, "train.yml", *flags, "-e", "follow_answer_s=150", "-e", f"override={','.join(SMALL)}", inventory=inventory
+    )
     assert run.returncode == 0, run.stdout + run.stderr
     match = re.search(r"^Run (\S+)$", run.stdout, re.MULTILINE)
     assert match, run.stdout

@@ -1,7 +1,7 @@
 """No sleep while a run is active: the supervisor holds what its system has for that, and lets it go with the run.
 
-Nothing of the machine's settings is changed, so nothing has to be taken back, however the supervisor ends. A system that
-refuses is told in the supervisor's log; the run goes on.
+Nothing of the machine's settings is changed, so nothing has to be taken back, however the supervisor ends. A system
+that refuses is told in the supervisor's log; the run goes on.
 """
 
 from __future__ import annotations

@@ -36,8 +36,9 @@ def hold(why: str) -> AbstractContextManager[object]:
 def _start(what: str, why: str) -> subprocess.Popen[bytes]:
     # What it runs says that the inhibitor is held, and ends with our end of the pipe, however this process ends.
     command = ["systemd-inhibit", f"--what={what}", "--who=smolcluster", f"--why={why}", "--mode=block"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([*command, "sh", "-c", "echo held; exec cat >/dev/null"], **pipes)
+    command += ["sh", "-c", "echo held; exec cat >/dev/null"]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe)
 
 
 @contextmanager

@@ -14,8 +14,8 @@ def hold(_why: str) -> AbstractContextManager[object]:
     """Idle, disk and (on a power supply) system sleep are held off. OSError where there is no caffeinate."""
     # It watches this process, and ends with it, however that ends.
     command = ["caffeinate", "-i", "-m", "-s", "-w", str(os.getpid())]
-    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return _held(subprocess.Popen(command, **quiet))
+    nothing = subprocess.DEVNULL
+    return _held(subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing))
 
 
 @contextmanager
