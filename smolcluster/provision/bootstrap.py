@@ -30,7 +30,7 @@ _MACOS = Bootstrap(
         ),
         (
             "the Mac sleeps before it is set up",
-            "System Settings, Energy: prevent automatic sleeping until setup.yml is through; runs hold it off themselves",
+            "System Settings, Energy: prevent automatic sleeping until setup.yml is through; runs hold off sleep",
         ),
     ),
 )
