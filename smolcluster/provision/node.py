@@ -77,6 +77,9 @@ def candidates(root: Path) -> list[Path]:
     names = ["python3.12", "python3.13", "python3.11", "python3.14", "python3", "python"]
     folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
     folders += ["/opt/homebrew/bin", "/usr/local/bin", "/usr/bin"]
+    if sys.platform == "darwin":
+        # Apple's own is older, and where it is missing what stands for it opens a window.
+        folders = [folder for folder in folders if folder != "/usr/bin"]
     found = [Path(folder, name + end) for name in names for folder in folders for end in ("", ".exe")]
     found += sorted(Path("/Library/Frameworks/Python.framework/Versions").glob("3*/bin/python3"))
     found += [*sorted((root / "python").glob("*/bin/python3")), *sorted((root / "python").glob("*/python.exe"))]

@@ -6,14 +6,16 @@ From real wheels, on hosts that have nothing of this project in sight: tests/lab
 from __future__ import annotations
 
 import json
+import platform
 import re
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 from ansible_lab import SHORT, Cluster, Outcome
 from ansible_sshd import Machines
-from ansible_wheels import make_folder
+from ansible_wheels import make_folder, make_wheel
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 NODES = ("node2", "node3")
@@ -80,3 +82,59 @@ def test_from_a_bare_home_to_a_training_and_back(bare: Cluster, machines: Machin
     assert back.code == 0, back.text
     assert {name: listing(home(machines, name)) for name in NODES} == before
     assert {changed(bare.play("teardown", *TAGS, "runs=true"))[name] for name in NODES} == {0}
+
+
+# What plays uv: it "gets" the interpreter of the tests.
+_UV = f"""\
+#!/bin/sh
+[ "$1 $2 $3 $4" = "--no-config python install --no-bin" ] || exit 1
+mkdir -p "$UV_PYTHON_INSTALL_DIR/cpython/bin" && ln -sf {PYTHON} "$UV_PYTHON_INSTALL_DIR/cpython/bin/python3"
+"""
+# A machine on which nothing else is found.
+_NO_PYTHON = "ls $HOME/.smolcluster/python/*/bin/python3 2>/dev/null; true"
+
+
+def test_a_machine_without_python_a_half_install_and_another_version(
+    bare: Cluster, machines: Machines, wheels: Path, tmp_path: Path
+) -> None:
+    before = listing(home(machines, "node2"))
+    root = home(machines, "node2") / ".smolcluster"
+    folder = Path(shutil.copytree(wheels, tmp_path / "wheels"))
+    given = ("nodes=node2", f"wheels={folder}", f"runtime_cache={bare.folder}/built")
+
+    without = bare.play("setup", *TAGS, *given, f"runtime_find={_NO_PYTHON}")
+    assert without.code == 2
+    assert "node2: there is no Python 3.11 or newer, and uv, which could get one, cannot be had" in without.text
+    assert f"{folder} has no wheel of uv for Linux on {platform.machine()}" in without.text
+    assert "node2: not all was done" in without.text
+
+    make_wheel(folder, "uv", "0.1", {"uv-0.1.data/scripts/uv": _UV}, f"py3-none-manylinux2014_{platform.machine()}")
+    done = bare.play("setup", *TAGS, *given, f"runtime_find={_NO_PYTHON}", f"interpreter={PYTHON}")
+    assert done.code == 0, done.text
+    assert (root / "python" / "cpython" / "bin" / "python3").exists()
+    assert (root / "runtime.json").exists()
+
+    # Another version there, of which preflight says how it is mended.
+    (package,) = root.glob("venv/lib/python*/site-packages/smolcluster")
+    version = package / "__init__.py"
+    version.write_text(version.read_text().replace("__version__ = ", '__version__ = "0.0.1" or '))
+    refused = bare.play("train", "nodes=node1,node2", override=SHORT)
+    assert refused.code == 2
+    assert "node2: it has smolcluster 0.0.1, the controller " in refused.text
+    assert "fix: ansible-playbook setup.yml -e nodes=node2 brings this one there" in refused.text
+
+    # What was cut off in the middle, and a file that is not what it was, are made good.
+    (root / "runtime.json").unlink()
+    (root / "venv" / "junk").touch()
+    torch = next((root / "wheels").glob("torch-*"))
+    whole = torch.read_bytes()
+    torch.write_bytes(b"half")
+    mended = bare.play("setup", *TAGS, *given, f"interpreter={PYTHON}")
+    assert mended.code == 0, mended.text
+    assert torch.read_bytes() == whole
+    assert not (root / "venv" / "junk").exists()
+    assert "0.0.1" not in version.read_text()
+
+    back = bare.play("teardown", *TAGS, "nodes=node2")
+    assert back.code == 0, back.text
+    assert listing(home(machines, "node2")) == before
