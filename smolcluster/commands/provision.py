@@ -16,11 +16,27 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @app.command("wheel")
-def wheel(folder: Annotated[Path, typer.Argument(help="Where it goes.")]) -> None:
+def wheel(
+    folder: Annotated[Path, typer.Argument(help="Where it goes.")],
+    extras: Annotated[str, typer.Option(help="The extras that will be asked for; refused if there is no such.")] = "",
+    wheels: Annotated[str, typer.Option(help="The folder of wheels that will be read; refused if it is none.")] = "",
+) -> None:
     """Build smolcluster's wheel out of this checkout. The same sources give the same bytes."""
-    from smolcluster.provision.wheel import NAME, build_wheel
+    from smolcluster.errors import InputError, Problem
+    from smolcluster.provision.wheel import NAME, build_wheel, extras_of
     from smolcluster.runtime.runfolder import write_atomic
+    from smolcluster.spec.problems import did_you_mean
 
+    known, asked = extras_of(CHECKOUT), [extra for extra in extras.split(",") if extra]
+    problems = [
+        Problem("", 0, f"-e extras={extra}", "there is no such extra", did_you_mean(extra, known))
+        for extra in asked
+        if extra not in known
+    ]
+    if wheels and not any(Path(wheels).glob("*.whl")):
+        problems.append(Problem("", 0, f"-e wheels={wheels}", "is no folder of wheels", "see roles/runtime/README.md"))
+    if problems:
+        raise InputError(problems)
     content, path = build_wheel(CHECKOUT), folder / NAME
     same = path.exists() and path.read_bytes() == content
     if not same:
@@ -36,30 +52,14 @@ def plan() -> None:
     from smolcluster.errors import InputError, Problem
     from smolcluster.provision.facts import Found
     from smolcluster.provision.plan import Wanted, decide
-    from smolcluster.provision.wheel import extras_of, requirements
-    from smolcluster.spec.problems import did_you_mean
+    from smolcluster.provision.wheel import requirements
 
     given = json.load(sys.stdin)
-    known = extras_of(CHECKOUT)
-    wrong = [extra for extra in given["wanted"].get("extras", ()) if extra not in known]
-    if wrong:
-        raise InputError(
-            Problem("", 0, f"-e extras={extra}", "there is no such extra", did_you_mean(extra, known))
-            for extra in wrong
-        )
-    folder = Path(given["wanted"].get("folder") or ".")
-    if not folder.is_dir():
-        raise InputError(
-            [Problem("", 0, f"-e wheels={folder}", "there is no such folder", "name one of wheels, or none")]
-        )
+    extras = tuple(given["wanted"].get("extras", ()))
+    own = {"pins": (CHECKOUT / "constraints.txt").read_text("utf-8"), "requirements": requirements(CHECKOUT, extras)}
     try:
         found = Found.model_validate(given["found"])
-        extras = tuple(given["wanted"].get("extras", ()))
-        more = {
-            "pins": (CHECKOUT / "constraints.txt").read_text("utf-8"),
-            "requirements": requirements(CHECKOUT, extras),
-        }
-        wanted = Wanted.model_validate({**given["wanted"], "folder": given["wanted"].get("folder") or None, **more})
+        wanted = Wanted.model_validate({**given["wanted"], "folder": given["wanted"].get("folder") or None, **own})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
