@@ -11,6 +11,7 @@ import sys
 import typer
 
 from smolcluster.commands import (
+    bootstrap,
     check,
     checkpoint,
     doctor,
@@ -24,6 +25,7 @@ from smolcluster.commands import (
     plan,
     prepare,
     profile,
+    provision,
     report,
     runs,
     serve,
@@ -52,6 +54,7 @@ app.command("fetch")(fetch.fetch)
 app.command("generate")(generate.generate)
 app.command("report")(report.report)
 app.command("runs")(runs.runs)
+app.command("bootstrap")(bootstrap.bootstrap)
 app.command("enroll")(enroll.enroll)
 app.command("serve")(serve.serve)
 app.command("simulate")(simulate.simulate)
@@ -59,6 +62,7 @@ app.command("link")(link.link)
 app.command("weights")(weights.weights)
 app.add_typer(job.app, name="job")
 app.add_typer(network.app, name="network")
+app.add_typer(provision.app, name="provision", hidden=True)
 
 
 def main(arguments: list[str] | None = None) -> int:

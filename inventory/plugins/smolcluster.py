@@ -71,7 +71,7 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
                 self.inventory.set_variable(kind, key, value)
         for node in cluster.nodes:
             self.inventory.add_host(node.name, group=node.kind)
-            for key, value in _host_vars(node, self._kind_defaults(node.kind)).items():
+            for key, value in _host_vars(node, self._kind_defaults(node.kind), cluster).items():
                 self.inventory.set_variable(node.name, key, value)
         # status.yml and stop.yml ask all but these: not even a role's arguments could be validated there.
         self.inventory.add_group(_NOT_LOGGED_INTO)
@@ -120,12 +120,13 @@ def _common_vars(path: Path, cluster: ClusterSpec) -> dict[str, Any]:
     }
 
 
-def _host_vars(node: Node, defaults: dict[str, Any]) -> dict[str, Any]:
+def _host_vars(node: Node, defaults: dict[str, Any], cluster: ClusterSpec) -> dict[str, Any]:
     python = node.python or (sys.executable if node.connection == "local" else defaults["smol_default_python"])
     values: dict[str, Any] = {
         "ansible_host": node.host,
         "ansible_connection": _CONNECTIONS[node.connection],
-        "ansible_python_interpreter": python,
+        # Ansible quotes it, so that no shell expands a ~; sshd starts what it is told in the user's home.
+        "ansible_python_interpreter": python.removeprefix("~/") if node.connection == "ssh" else python,
         "smol_node": node.name,
         "smol_kind": node.kind,
         "smol_connection": node.connection,
@@ -135,9 +136,17 @@ def _host_vars(node: Node, defaults: dict[str, Any]) -> dict[str, Any]:
         "smol_memory_mb": node.memory_mb,
         "smol_ranks": node.ranks,
         "smol_train": node.train,
+        "smol_subnets": _subnets(cluster),
     }
     if node.connection == "ssh":
         values["ansible_port"] = node.ssh_port
         if node.user:
             values["ansible_user"] = node.user
     return values
+
+
+def _subnets(cluster: ClusterSpec) -> list[str]:
+    """From where machines of the cluster may come, gateways included; nothing where a wire's addresses are unknown."""
+    wires = [wire for wire in cluster.networks if wire.medium != "loopback"]
+    known = {str(wire.subnet) for wire in wires if wire.subnet}
+    return sorted(known) if all(wire.subnet for wire in wires) else []

@@ -26,7 +26,8 @@ _CLOSE = 0.7
 # Variables of the roles themselves, which their defaults document.
 _OF_ROLES = (
     "ansible_", "smol_", "plan_", "preflight_", "run_folder_", "ship_", "job_", "follow_", "collect_", "report_",
-    "network_", "boot_service_", "housekeeping_", "doctor_",
+    "network_", "boot_service_", "housekeeping_", "doctor_", "runtime_", "clock_", "awake_", "firewall_",
+    "certificates_", "reach_",
 )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from smolcluster.jobs.awake import kept_awake
 from smolcluster.jobs.control import ControlServer
 from smolcluster.jobs.endings import describe, exit_code_of, result_for
 from smolcluster.jobs.lease import Lease
@@ -97,7 +98,8 @@ class Supervisor(ABC):
         with ControlServer(self._folder.control(self._config.node), self._answer) as control:
             try:
                 self._publish("starting")
-                self._run_ranks()
+                with kept_awake(f"run {self._config.run_id}"):
+                    self._run_ranks()
             finally:
                 self._end_all()
             code = self._finish()

@@ -63,19 +63,21 @@ class Cluster:
         return self.folder / "runs"
 
     def command(self, playbook: str, *variables: str, override: Sequence[str] = ()) -> list[str]:
-        """The command line of a playbook of the root, or a path; `variables` as after -e, or --limit and its value."""
+        """The command line of a playbook of the root, or a path; `variables` as after -e, or --limit or --tags
+        and its value."""
         caches = [f"run_folder_cache={self.cache}", f"plan_cache={self.cache}"]
         extra = [f"smol_runs={self.runs}", *caches, "follow_every_s=0.5", *variables]
         if override:
             extra.append(f"override={','.join(override)}")
-        if "--limit" in extra:
-            at = extra.index("--limit")
-            limit, extra = extra[at : at + 2], extra[:at] + extra[at + 2 :]
-        else:
-            limit = []
+        options: list[str] = []
+        for option in ("--limit", "--tags"):
+            if option in extra:
+                at = extra.index(option)
+                options += extra[at : at + 2]
+                extra = extra[:at] + extra[at + 2 :]
         flags = [part for each in extra for part in ("-e", each)]
         file = ROOT / f"{playbook}.yml" if "/" not in playbook else playbook
-        return [str(BIN / "ansible-playbook"), str(file), "-i", str(self.inventory), *limit, *flags]
+        return [str(BIN / "ansible-playbook"), str(file), "-i", str(self.inventory), *options, *flags]
 
     def play(self, playbook: str, *variables: str, override: Sequence[str] = (), timeout: float = 300) -> Outcome:
         """Call a playbook and wait for its end."""

@@ -46,9 +46,11 @@ def test_every_file(file: Path) -> None:
 def test_the_files_are_there() -> None:
     names = [file.relative_to(ROOT / "roles").as_posix() for file in FILES]
     assert names == [
+        "firewall/files/firewall.ps1",
         "network_apply/files/carry_out.ps1",
         "network_gather/files/gather.ps1",
         "network_probe/files/ping.ps1",
+        "runtime/files/node.ps1",
     ]
 
 

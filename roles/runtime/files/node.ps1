@@ -1,0 +1,90 @@
+# Calls node.py on a Windows PC, or takes off what it made. Nobody has run this on a real one.
+#   look, install   node.py's own verbs; its JSON, or nothing where there is no Python yet
+#   python          let uv get a Python
+#   remove          what there is of ours; with Runs, of the runs, too
+param(
+    [Parameter(Mandatory)] [string] $Verb,
+    [Parameter(Mandatory)] [string] $Root,
+    [string] $Script = '',
+    [string] $Order = '{}',
+    [string] $Version = '',
+    [string] $Mirror = '',
+    [string] $Workdir = '',
+    [string[]] $Ours = @(),
+    [bool] $Runs = $false
+)
+$ErrorActionPreference = 'Stop'
+$base = $Root -replace '^~', $env:USERPROFILE
+$work = $Workdir -replace '^~', $env:USERPROFILE
+
+function Find-Python {
+    # What lies in WindowsApps opens the store instead of running.
+    $known = @(Get-Command -Name @('python.exe', 'python3.exe') -All -ErrorAction SilentlyContinue | ForEach-Object { $_.Source })
+    $known += @(Get-ChildItem "$env:LOCALAPPDATA\Programs\Python\Python3*\python.exe" -ErrorAction SilentlyContinue |
+            ForEach-Object { $_.FullName })
+    $known += @(Get-ChildItem "$base\python\*\python.exe" -ErrorAction SilentlyContinue | ForEach-Object { $_.FullName })
+    $known | Where-Object { $_ -notmatch 'WindowsApps' } | Select-Object -First 1
+}
+
+function Invoke-Node {
+    $python = Find-Python
+    if (-not $python) {
+        return ''
+    }
+    $folder = Join-Path ([IO.Path]::GetTempPath()) ([Guid]::NewGuid())
+    New-Item -ItemType Directory -Path $folder | Out-Null
+    try {
+        # Files, since Windows PowerShell loses the quotes of an argument. No byte order mark.
+        [IO.File]::WriteAllText("$folder\node.py", $Script)
+        [IO.File]::WriteAllText("$folder\order.json", $Order)
+        $said = & $python -I "$folder\node.py" $Verb "@$folder\order.json" 2> "$folder\words.txt"
+        if ($LASTEXITCODE -ne 0) {
+            throw (Get-Content -Raw -Path "$folder\words.txt")
+        }
+        return [string]$said
+    } finally {
+        Remove-Item -Recurse -Force -Path $folder
+    }
+}
+
+function Get-Left {
+    $found = @($Ours | Where-Object { Test-Path (Join-Path $base $_) } | ForEach-Object { Join-Path $base $_ })
+    if ($Runs -and (Test-Path $work)) {
+        # A run's folder is known by its plan; a work folder may be anything that the inventory names.
+        $found += @(Get-ChildItem -Path $work -Directory -Force | Where-Object {
+                (Test-Path (Join-Path $_.FullName 'plan.json')) -or ($_.Name -in '.active', '.data')
+            } | ForEach-Object { $_.FullName })
+    }
+    $found
+}
+
+switch ($Verb) {
+    'python' {
+        $env:UV_PYTHON_INSTALL_DIR = "$base\python"
+        $env:UV_NO_CACHE = '1'
+        if ($Mirror) {
+            $env:UV_PYTHON_INSTALL_MIRROR = $Mirror
+        }
+        $words = & "$base\bin\uv.exe" --no-config python install --no-bin $Version 2>&1 | Out-String
+        if ($LASTEXITCODE -ne 0) {
+            throw $words
+        }
+        $Ansible.Changed = $true
+    }
+    'remove' {
+        $Ansible.Changed = $false
+        foreach ($path in Get-Left) {
+            Remove-Item -Recurse -Force -Path $path
+            $Ansible.Changed = $true
+        }
+        foreach ($path in @($work, $base)) {
+            if ($path -and (Test-Path $path) -and -not (Get-ChildItem -Path $path -Force)) {
+                Remove-Item -Path $path
+            }
+        }
+    }
+    default {
+        $Ansible.Changed = $Verb -eq 'install'
+        $Ansible.Result = @{ said = Invoke-Node; home = $base; machine = $env:PROCESSOR_ARCHITECTURE }
+    }
+}

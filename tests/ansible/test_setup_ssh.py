@@ -1,0 +1,145 @@
+"""setup.yml and teardown.yml over SSH: bare homes, a folder of wheels that installs in seconds, and no other network.
+
+From real wheels, on hosts that have nothing of this project in sight: tests/lab/test_setup.py.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from ansible_lab import SHORT, Cluster, Outcome
+from ansible_sshd import Machines
+from ansible_wheels import make_folder, make_wheel
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+NODES = ("node2", "node3")
+# The machines share this machine's firewall and polkit, which no test may touch.
+TAGS = ("--tags", "runtime,clock")
+PYTHON = str(Path(sys.base_prefix, "bin", "python3"))
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("wheels"))
+
+
+@pytest.fixture
+def bare(remote: Cluster, machines: Machines) -> Cluster:
+    """The machines before setup.yml. What they call home is not where sshd lets a login begin: so the interpreter is
+    named with its whole path."""
+    lines = []
+    for line in remote.inventory.read_text().splitlines(keepends=True):
+        name = line.strip().partition(":")[0]
+        own = f"{home(machines, name)}/.smolcluster/venv/bin/python" if name in NODES and "python:" in line else ""
+        moved = line.replace(f"python: {sys.executable}", f"python: {own}")
+        lines.append(re.sub(r"'~/work-[^']+'", "~/.smolcluster/runs", moved) if own else line)
+    remote.inventory.write_text("".join(lines))
+    return remote
+
+
+def home(machines: Machines, name: str) -> Path:
+    return next(machine.home for machine in machines.machines if machine.name == name)
+
+
+def listing(path: Path) -> set[str]:
+    return {each.relative_to(path).as_posix() for each in path.rglob("*")}
+
+
+def changed(outcome: Outcome) -> dict[str, int]:
+    return {name: int(count) for name, count in re.findall(r"^(\S+) +: ok=\d+ +changed=(\d+)", outcome.text, re.M)}
+
+
+def test_from_a_bare_home_to_a_training_and_back(bare: Cluster, machines: Machines, wheels: Path) -> None:
+    before = {name: listing(home(machines, name)) for name in NODES}
+    given = (f"wheels={wheels}", f"interpreter={PYTHON}", f"runtime_cache={bare.folder}/built")
+
+    refused = bare.play("train", override=SHORT)
+    assert refused.code == 2
+    assert "fix: ansible-playbook setup.yml" in refused.text
+
+    done = bare.play("setup", *TAGS, *given)
+    assert done.code == 0, done.text
+    assert min(changed(done)[name] for name in NODES) > 0
+    note = json.loads((home(machines, "node2") / ".smolcluster" / "runtime.json").read_text())
+    assert (note["schema"], note["build"], note["extras"]) == (1, "cpu", ["serve"])
+    again = bare.play("setup", *TAGS, *given)
+    assert again.code == 0, again.text
+    assert {changed(again)[name] for name in NODES} == {0}
+
+    run = bare.play("train", "strategy=fsdp", override=SHORT)
+    assert run.code == 0, run.text
+    # The machines' own copy of smolcluster did it.
+    told = json.loads((bare.runs / run.run_id / "summary.json").read_text())
+    assert (told["status"], told["world_size"]) == ("completed", 3)
+
+    back = bare.play("teardown", *TAGS, "runs=true")
+    assert back.code == 0, back.text
+    assert {name: listing(home(machines, name)) for name in NODES} == before
+    assert {changed(bare.play("teardown", *TAGS, "runs=true"))[name] for name in NODES} == {0}
+
+
+# What plays uv: it "gets" the interpreter of the tests.
+_UV = f"""\
+#!/bin/sh
+[ "$1 $2 $3 $4" = "--no-config python install --no-bin" ] || exit 1
+mkdir -p "$UV_PYTHON_INSTALL_DIR/cpython/bin" && ln -sf {PYTHON} "$UV_PYTHON_INSTALL_DIR/cpython/bin/python3"
+"""
+# A machine on which nothing else is found.
+_NO_PYTHON = "ls $HOME/.smolcluster/python/*/bin/python3 2>/dev/null; true"
+
+
+def test_a_machine_without_python_a_half_install_and_another_version(
+    bare: Cluster, machines: Machines, wheels: Path, tmp_path: Path
+) -> None:
+    before = listing(home(machines, "node2"))
+    root = home(machines, "node2") / ".smolcluster"
+    folder = Path(shutil.copytree(wheels, tmp_path / "wheels"))
+    given = ("nodes=node2", f"wheels={folder}", f"runtime_cache={bare.folder}/built")
+
+    wrong = bare.play("setup", *TAGS, "nodes=node2", f"wheels={tmp_path}", "extras=serv")
+    assert wrong.code == 2
+    assert "2 problems.\n" in wrong.text
+    assert "-e extras=serv: there is no such extra" in wrong.text
+    assert f"-e wheels={tmp_path}: is no folder of wheels" in wrong.text
+
+    without = bare.play("setup", *TAGS, *given, f"runtime_find={_NO_PYTHON}")
+    assert without.code == 2
+    assert "node2: there is no Python 3.11 or newer, and uv, which could get one, cannot be had" in without.text
+    assert f"{folder} has no wheel of uv for Linux on {platform.machine()}" in without.text
+
+    make_wheel(folder, "uv", "0.1", {"uv-0.1.data/scripts/uv": _UV}, f"py3-none-manylinux2014_{platform.machine()}")
+    done = bare.play("setup", *TAGS, *given, f"runtime_find={_NO_PYTHON}", f"interpreter={PYTHON}")
+    assert done.code == 0, done.text
+    assert (root / "python" / "cpython" / "bin" / "python3").exists()
+    assert (root / "runtime.json").exists()
+
+    # Another version there, of which preflight says how it is mended.
+    (package,) = root.glob("venv/lib/python*/site-packages/smolcluster")
+    version = package / "__init__.py"
+    version.write_text(version.read_text().replace("__version__ = ", '__version__ = "0.0.1" or '))
+    refused = bare.play("train", "nodes=node1,node2", override=SHORT)
+    assert refused.code == 2
+    assert "node2: it has smolcluster 0.0.1, the controller " in refused.text
+    assert "fix: ansible-playbook setup.yml -e nodes=node2 brings this one there" in refused.text
+
+    # What was cut off in the middle, and a file that is not what it was, are made good.
+    (root / "runtime.json").unlink()
+    (root / "venv" / "junk").touch()
+    torch = next((root / "wheels").glob("torch-*"))
+    whole = torch.read_bytes()
+    torch.write_bytes(b"half")
+    mended = bare.play("setup", *TAGS, *given, f"interpreter={PYTHON}")
+    assert mended.code == 0, mended.text
+    assert torch.read_bytes() == whole
+    assert not (root / "venv" / "junk").exists()
+    assert "0.0.1" not in version.read_text()
+
+    back = bare.play("teardown", *TAGS, "nodes=node2")
+    assert back.code == 0, back.text
+    assert listing(home(machines, "node2")) == before

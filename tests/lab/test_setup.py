@@ -1,0 +1,153 @@
+"""setup.yml from bare hosts with real wheels and no outside network, a training on what it made, and the way back."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from . import Lab
+from .disk import USER
+from .playing import changed, play
+from .training import ROOT, SMALL, inside, inventory_of
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+NODES = ("mini1", "mini2")
+WHEELS = ROOT / ".cache" / "wheels"
+# What setup.yml could change on a host. Logs and what runs are the host's own.
+_FOLDERS = "/Users /Library /etc /opt /usr/local /var/lib /var/db"
+
+
+@pytest.fixture(scope="session")
+def wheels() -> Path:
+    """Everything that a node needs, from the index that this machine's pip knows; made once."""
+    sources = [ROOT / "constraints.txt", ROOT / "pyproject.toml"]
+    stamp = WHEELS / "made-of"
+    told = "".join(path.read_text() for path in sources)
+    if not stamp.exists() or stamp.read_text() != told:
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--constraint",
+            "constraints.txt",
+            "--dest",
+            str(WHEELS),
+        ]
+        subprocess.run([*command, ".[serve]"], cwd=ROOT, check=True, timeout=1800)
+        stamp.write_text(told)
+    return WHEELS
+
+
+@pytest.fixture(scope="module")
+def bare(namespaces: None, wheels: Path) -> Iterator[Lab]:
+    """Two minis without anything of ours on the Wi-Fi, as they come: no network.yml. The MacBook is the controller."""
+    with Lab(only=["macbook", *NODES]) as running:
+        content = json.loads(running.inventory())
+        for name in NODES:
+            del content["machines"][name]["python"]
+        content["networks"] = {"wifi": content["networks"]["wifi"]}
+        running.controller.write(inventory_of(running), json.dumps(content), owner=USER)
+        yield running
+
+
+def listing(lab: Lab, name: str) -> str:
+    """Every file of a host that somebody could have left there."""
+    script = f"find {_FOLDERS} -xdev ! -path '*/lab-*' -printf '%y %p %l\\n' 2>/dev/null | sort"
+    return lab.host(name).run(["sh", "-c", script]).stdout
+
+
+@pytest.mark.soak
+def test_from_bare_hosts_to_a_training_and_back(bare: Lab, wheels: Path) -> None:
+    inventory = inventory_of(bare)
+    for name in NODES:
+        assert bare.host(name).run(["python3", "-c", "import smolcluster"], user=USER, check=False).returncode
+        assert bare.host(name).run(["python3", "-c", "import torch"], user=USER, check=False).returncode
+    before = {name: listing(bare, name) for name in NODES}
+
+    done = play(bare, "setup.yml", "-e", f"wheels={wheels}", inventory=inventory)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in NODES:
+        assert f"{name}  sending " in done.stdout
+        note = json.loads(bare.host(name).read(f"{bare.host(name).home}/.smolcluster/runtime.json"))
+        assert (note["python"], note["torch"].partition("+")[0]) == ("/usr/bin/python3.11", "2.13.0")
+        # The stand-in's firewall is off and is told all the same: what listens is the real program, not the link to it.
+        told = [words for words in bare.host(name).calls("socketfilterfw") if words[1] in ("--add", "--unblockapp")]
+        program = "/usr/bin/python3.11"
+        assert told == [["socketfilterfw", "--add", program], ["socketfilterfw", "--unblockapp", program]]
+    again = play(bare, "setup.yml", "-e", f"wheels={wheels}", inventory=inventory)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert {changed(again.stdout)[name] for name in NODES} == {0}
+
+    flags = ["-e", "strategy=fsdp", "-e", "dataset=pydoc", "-e", f"nodes={','.join(NODES)}", "-e", "ship_lease_s=150"]
+    run = play(
+        bare, "train.yml", *flags, "-e", "follow_answer_s=150", "-e", f"override={','.join(SMALL)}", inventory=inventory
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    match = re.search(r"^Run (\S+)$", run.stdout, re.MULTILINE)
+    assert match, run.stdout
+    told = json.loads((inside(bare, ROOT / "runs" / match[1]) / "summary.json").read_text())
+    assert (told["status"], told["world_size"], told["steps"]) == ("completed", 2, 8)
+
+    bare.switch_off("mini2")
+    back = play(bare, "teardown.yml", "-e", "runs=true", inventory=inventory)
+    assert back.returncode != 0
+    assert "mini2: it cannot be reached" in back.stdout + back.stderr
+    assert listing(bare, "mini1") == before["mini1"]
+    bare.reboot("mini2")
+    back = play(bare, "teardown.yml", "-e", "runs=true", inventory=inventory)
+    assert back.returncode == 0, back.stdout + back.stderr
+    assert {name: listing(bare, name) for name in NODES} == before
+
+
+_RULES = """\
+table inet filter {
+  chain input { type filter hook input priority 0; policy drop; iif "lo" accept; ip6 nexthdr icmpv6 accept;
+    ct state established accept; tcp dport 22 accept; }
+}
+"""
+_OTHERS = ("--tags", "firewall,awake,clock", "-e", "nodes=mini1,pi5")
+
+
+@pytest.fixture
+def pair(namespaces: None) -> Iterator[Lab]:
+    """A mini and the Pi that is plugged into it: a Linux under systemd, with rules of its own."""
+    with Lab(only=["macbook", "mini1", "pi5"]) as running:
+        running.controller.write(inventory_of(running), running.inventory(), owner=USER)
+        running.host("pi5").run(["nft", "-f", "-"], text=_RULES)
+        running.host("pi5").run(["mkdir", "-p", "/etc/polkit-1/rules.d"])
+        yield running
+
+
+def test_what_needs_an_administrator_and_back(pair: Lab) -> None:
+    inventory, pi = inventory_of(pair), pair.host("pi5")
+    before = {name: listing(pair, name) for name in ("mini1", "pi5")}
+    rules = pi.run(["nft", "list", "ruleset"]).stdout
+
+    dry = play(pair, "setup.yml", *_OTHERS, "--check", inventory=inventory)
+    assert dry.returncode == 0, dry.stdout + dry.stderr
+    assert {name: listing(pair, name) for name in before} == before
+
+    done = play(pair, "setup.yml", *_OTHERS, inventory=inventory)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "pi5  nftables: allow TCP 65432-65531 from 192.168.50.0/24" in done.stdout
+    assert "its clock is" not in done.stdout, "both have the same one"
+    now = pi.run(["nft", "list", "ruleset"]).stdout
+    assert 'ip saddr 192.168.50.0/24 tcp dport 65432-65531 accept comment "smolcluster ' in now
+    assert f'subject.user == "{USER}"' in pi.read("/etc/polkit-1/rules.d/50-smolcluster-awake.rules")
+    again = play(pair, "setup.yml", *_OTHERS, inventory=inventory)
+    assert (again.returncode, set(changed(again.stdout).values())) == (0, {0}), again.stdout
+
+    back = play(pair, "teardown.yml", *_OTHERS, inventory=inventory)
+    assert back.returncode == 0, back.stdout + back.stderr
+    assert pi.run(["nft", "list", "ruleset"]).stdout == rules
+    assert {name: listing(pair, name) for name in before} == before
+    back = play(pair, "teardown.yml", *_OTHERS, inventory=inventory)
+    assert (back.returncode, set(changed(back.stdout).values())) == (0, {0}), back.stdout
