@@ -13,6 +13,7 @@ import typer
 from smolcluster.commands import (
     check,
     checkpoint,
+    compare,
     enroll,
     fetch,
     generate,
@@ -47,6 +48,7 @@ app.command("checkpoint")(checkpoint.checkpoint)
 app.command("fetch")(fetch.fetch)
 app.command("generate")(generate.generate)
 app.command("report")(report.report)
+app.command("compare")(compare.compare)
 app.command("enroll")(enroll.enroll)
 app.command("serve")(serve.serve)
 app.command("link")(link.link)
