@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -34,9 +35,8 @@ def write_comparison(stories: Sequence[RunStory], folder: Path, target_loss: flo
         axes.set_xlabel(_AXES[over])
         axes.set_ylabel("loss; dots: validation")
 
-    return [
-        path for over in _AXES for path in save_figure(folder / f"loss-{over}", lambda axes, o=over: paint(axes, o))
-    ]
+    drawn = [save_figure(folder / f"loss-{over}", partial(paint, over=over)) for over in _AXES]
+    return [path for files in drawn for path in files]
 
 
 def _plain(text: str) -> str:

@@ -104,17 +104,8 @@ def time_to(points: Sequence[tuple[float, float]], loss: float) -> float | None:
     return next((at for at, value in points if value <= loss), None)
 
 
-def by_step(story: RunStory, value: Callable[[StepRecord], float], most: int = MOST_POINTS) -> tuple[Points, ...]:
-    """A value of every rank that took steps, over its own: means of stretches where there are too many steps."""
-    return tuple(
-        _means([(float(record.step), value(record)) for record in rank.steps], most)
-        for rank in story.counted
-        if rank.steps
-    )
-
-
-def _means(points: Points, most: int) -> Points:
-    """A mean for each stretch of points, at its last one's place."""
+def means(points: Points, most: int = MOST_POINTS) -> Points:
+    """A mean for each stretch of points, at its last one's place; as they are where there are few."""
     length = -(-len(points) // most)
     if length <= 1:
         return points

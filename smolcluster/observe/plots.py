@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 
 from smolcluster.observe.curves import MOST_POINTS, Points, longest, loss_points, thinned, val_points
 from smolcluster.observe.drawing import save_figure
+from smolcluster.observe.gradients import layer_norms
 from smolcluster.observe.report import RunStory, sent_at
 from smolcluster.runtime.metricsfile import StepRecord
 from smolcluster.runtime.runfolder import Summary
@@ -117,27 +118,13 @@ def _time(axes: Axes, story: RunStory, _: Summary) -> None:
 
 
 def _gradients(axes: Axes, story: RunStory, _: Summary) -> None:
-    records = max((rank.gradients for rank in story.ranks), key=len)
-    blocks = sorted({_block(name) for record in records for name in record.norms}, key=_in_order)
-    colours = mpl.colormaps["viridis"](np.linspace(0, 0.95, len(blocks)))
-    for block, colour in zip(blocks, colours, strict=True):
-        sums = [sum(norm**2 for name, norm in r.norms.items() if _block(name) == block) for r in records]
-        axes.plot([r.step for r in records], np.sqrt(sums), marker=".", linewidth=1, color=colour, label=block)
+    layers = layer_norms(story)
+    colours = mpl.colormaps["viridis"](np.linspace(0, 0.95, len(layers)))
+    for (layer, points), colour in zip(layers.items(), colours, strict=True):
+        axes.plot(*zip(*points, strict=True), marker=_marker(points), linewidth=1, color=colour, label=layer)
     axes.set_yscale("log")
     axes.set_ylabel("norm of the mean gradient")
     axes.set_title(f"{story.run_id}: gradients by layer")
-
-
-def _block(name: str) -> str:
-    """The layer a parameter belongs to: h.3 for h.3.attn.c_attn.weight, ln_f for ln_f.weight."""
-    parts = name.split(".")
-    numbered = next((index for index, part in enumerate(parts) if part.isdecimal()), None)
-    return ".".join(parts[:-1] if numbered is None else parts[: numbered + 1]) or name
-
-
-def _in_order(block: str) -> list[tuple[bool, int, str]]:
-    """Block 10 comes after block 9."""
-    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in block.split(".")]
 
 
 def _by_step(story: RunStory, value: Callable[[StepRecord], float]) -> tuple[np.ndarray, np.ndarray]:

@@ -82,6 +82,11 @@ class RunFolder:
         return self.path / "plots"
 
     @property
+    def page(self) -> Path:
+        """The report as one page."""
+        return self.path / "report.html"
+
+    @property
     def checkpoints(self) -> Path:
         """Manifests."""
         return self.path / "checkpoints"
