@@ -26,6 +26,7 @@ from smolcluster.commands import (
     profile,
     report,
     serve,
+    watch,
     weights,
 )
 from smolcluster.errors import ConfigError, SmolError
@@ -49,6 +50,7 @@ app.command("fetch")(fetch.fetch)
 app.command("generate")(generate.generate)
 app.command("report")(report.report)
 app.command("compare")(compare.compare)
+app.command("watch")(watch.watch)
 app.command("enroll")(enroll.enroll)
 app.command("serve")(serve.serve)
 app.command("link")(link.link)

@@ -53,9 +53,11 @@ class Event:
     text: str
 
 
-def events_of(folder: RunFolder, ranks: tuple[RankPlan, ...]) -> tuple[Event, ...]:
-    """What the logs tell, in order of time: the last MOST_EVENTS. The same words of several ranks are one event."""
-    found = [event for node in dict.fromkeys(rank.node for rank in ranks) for event in _told(folder, node, ranks)]
+def events_of(folder: RunFolder, ranks: tuple[RankPlan, ...], read_bytes: int = READ_BYTES) -> tuple[Event, ...]:
+    """What the ends of the logs tell, in order of time, MOST_EVENTS at most. Several ranks' same words are one."""
+    found = [
+        event for node in dict.fromkeys(rank.node for rank in ranks) for event in _told(folder, node, ranks, read_bytes)
+    ]
     once: dict[tuple[str, str, int], Event] = {}
     for event in sorted(found, key=lambda event: (event.time or 0.0, event.kind == "end")):
         # What several ranks say of the same moment.
@@ -74,12 +76,12 @@ def training_events(folder: RunFolder, story: RunStory) -> tuple[Event, ...]:
     return (*events, Event(None, rank.plan.node, "straggler", what))
 
 
-def _told(folder: RunFolder, node: str, ranks: tuple[RankPlan, ...]) -> Iterator[Event]:
-    for line in _lines(folder.supervisor_log(node)):
+def _told(folder: RunFolder, node: str, ranks: tuple[RankPlan, ...], read_bytes: int) -> Iterator[Event]:
+    for line in _lines(folder.supervisor_log(node), read_bytes):
         yield from _event(line, node, _SUPERVISOR)
     for rank in ranks:
         if rank.node == node:
-            for line in _lines(folder.log(node, rank.rank)):
+            for line in _lines(folder.log(node, rank.rank), read_bytes):
                 yield from _event(line, node, _RANK)
 
 
@@ -102,13 +104,13 @@ def _seconds(stamp: str, zone: str) -> float | None:
     return (when.replace(tzinfo=datetime.UTC) if zone else when.astimezone()).timestamp()
 
 
-def _lines(path: Path) -> Iterator[str]:
+def _lines(path: Path, read_bytes: int) -> Iterator[str]:
     """The lines of a log's end, none where it cannot be read."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)
-            file.seek(max(0, size - READ_BYTES))
+            file.seek(max(0, size - read_bytes))
             lines = file.read().decode("utf-8", errors="replace").splitlines()
     except OSError:
         return
-    yield from lines[1 if size > READ_BYTES else 0 :]
+    yield from lines[1 if size > read_bytes else 0 :]

@@ -164,6 +164,10 @@ class RunFolder:
         """On the controller: how following the node ended. Written by the playbook for its other nodes."""
         return self.path / ".follow" / node
 
+    def heard(self, node: str) -> Path:
+        """On the controller: what a node that is elsewhere answered last. Written by the playbook, for `watch`."""
+        return self.path / ".follow" / ".heard" / f"{node}.json"
+
     @property
     def was_ready(self) -> Path:
         """On the controller: made when the served model answered for the first time."""
