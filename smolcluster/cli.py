@@ -14,6 +14,7 @@ from smolcluster.commands import (
     bootstrap,
     check,
     checkpoint,
+    compare,
     doctor,
     enroll,
     fetch,
@@ -30,6 +31,7 @@ from smolcluster.commands import (
     runs,
     serve,
     simulate,
+    watch,
     weights,
 )
 from smolcluster.errors import ConfigError, SmolError
@@ -55,6 +57,8 @@ app.command("generate")(generate.generate)
 app.command("report")(report.report)
 app.command("runs")(runs.runs)
 app.command("bootstrap")(bootstrap.bootstrap)
+app.command("compare")(compare.compare)
+app.command("watch")(watch.watch)
 app.command("enroll")(enroll.enroll)
 app.command("serve")(serve.serve)
 app.command("simulate")(simulate.simulate)

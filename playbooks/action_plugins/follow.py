@@ -118,6 +118,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             if isinstance(answer, PollResult):
                 answered, why = time.monotonic(), ""
                 note = answer.serving or note
+                self._keep(answer)
                 self._show(lines.lines(answer, answered))
                 self._ready(answer.serving)
                 if answer.job.lost and self._straggles() is None and self._restarts.due(answer.job, answered):
@@ -303,6 +304,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return None
 
     # What is said
+
+    def _keep(self, answer: PollResult) -> None:
+        """Leave what a node elsewhere answered for `python -m smolcluster watch`. It is worth no failure."""
+        if Path(self._options["run_dir"]).expanduser() == self._home.path and self._options["local"]:
+            return  # the node's own files lie there
+        with contextlib.suppress(OSError):
+            write_atomic(self._home.heard(self._options["node"]), answer.model_dump_json(by_alias=True))
 
     def _ended(self, answer: PollResult) -> dict[str, Any]:
         failed = [failure.model_dump(mode="json") for failure in answer.failed]

@@ -32,6 +32,7 @@ def report(
     doctor: Annotated[
         Path, typer.Option("--check", metavar="JSON", help="What check.yml found, for the bundle; where there is one.")
     ] = Path("inventory/doctor.json"),
+    html: Annotated[bool, typer.Option("--html", help="Write report.html too, one page that has all in it.")] = False,
 ) -> None:
     """Write summary.json and plots/ of a run and print its summary. A failed run is told, and is no failure of this.
 
@@ -56,7 +57,7 @@ def report(
         typer.echo(f"{run_dir}: it is still running ({', '.join(active)}); it has a report when it has ended")
         typer.echo(f"how it goes: python -m smolcluster job status --workdir {run_at(run_dir).parent}")
         return
-    report_on(run_dir, followed)
+    report_on(run_dir, followed, html)
 
 
 def write_bundle(run_dir: Path, file: Path, doctor: Path) -> None:
@@ -79,9 +80,9 @@ def write_bundle(run_dir: Path, file: Path, doctor: Path) -> None:
     typer.echo(f"written: {file}. Look into it before you send it: tar -xzf {file}")
 
 
-def report_on(run_dir: Path, followed: bool = False) -> Summary:
+def report_on(run_dir: Path, followed: bool = False, html: bool = False) -> Summary:
     """Write summary.json and plots/ of a run (requests.jsonl where a model was served, profile.json where machines were
-    measured), print its summary, give it.
+    measured) and as `html` its page, print its summary, give it.
     """
     from rich.console import Console
 
@@ -99,6 +100,11 @@ def report_on(run_dir: Path, followed: bool = False) -> Summary:
     write_atomic(folder.summary, summary.model_dump_json(by_alias=True, indent=2) + "\n")
     console = Console(soft_wrap=False)
     show(console, story, summary, followed)
+    if html:
+        from smolcluster.observe.page.write import write_page
+
+        write_page(folder, story, summary)
+        console.print(f"page: {run_dir / folder.page.name}", highlight=False, soft_wrap=True)
     if isinstance(story, ProfileStory):
         if story.whole and summary.status == "completed":
             write_atomic(folder.profile, profile_of(story).model_dump_json(by_alias=True, indent=2) + "\n")

@@ -60,7 +60,7 @@ def train(
     print_notes(plan.notes)
     run = lay_out(resolved, plan, found.path if found is not None else None)
     code = run_in_this_process(run, plan) if plan.world_size == 1 else run_in_processes(run, plan)
-    summary = report_on(run.folder.path)
+    summary = report_on(run.folder.path, html=True)
     if plan.run.recovery.elastic or plan.shape == "STAR":  # whoever was lost ended badly, and the run may be complete
         code = summary.exit_code
     if code:

@@ -5,21 +5,22 @@ SVG for documents, PNG for a quick look.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
+from smolcluster.observe.curves import MOST_POINTS, Points, longest, loss_points, thinned, val_points
+from smolcluster.observe.drawing import save_figure
+from smolcluster.observe.gradients import layer_norms
 from smolcluster.observe.report import RunStory, sent_at
 from smolcluster.runtime.metricsfile import StepRecord
-from smolcluster.runtime.runfolder import Summary, write_atomic
+from smolcluster.runtime.runfolder import Summary
 from smolcluster.runtime.scores import perplexity
 
-SIZE_INCHES = (7.0, 4.0)
+MOST_DOTS = 60
 
 Painter = Callable[[Axes, RunStory, Summary], None]
 
@@ -38,37 +39,25 @@ def write_plots(story: RunStory, summary: Summary, folder: Path) -> list[Path]:
 
 
 def _save(base: Path, paint: Painter, story: RunStory, summary: Summary) -> list[Path]:
-    with mpl.rc_context({"svg.hashsalt": "smolcluster"}):  # the same records give the same file, byte for byte
-        figure = Figure(figsize=SIZE_INCHES, layout="constrained")
-        axes = figure.add_subplot()
+    def draw(axes: Axes) -> None:
         paint(axes, story, summary)
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlabel("step")
-        axes.legend(frameon=False)
-        svg, png = io.BytesIO(), io.BytesIO()
-        figure.savefig(svg, format="svg", metadata={"Date": None})
-        figure.savefig(png, format="png", dpi=144)
-    files = {base.with_suffix(".svg"): svg, base.with_suffix(".png"): png}
-    for path, drawn in files.items():
-        write_atomic(path, drawn.getvalue())
-    return list(files)
+
+    return save_figure(base, draw)
 
 
 def _loss(axes: Axes, story: RunStory, summary: Summary) -> None:
-    records = _longest(story)
-    axes.plot([r.step for r in records], [r.loss for r in records], linewidth=1, alpha=0.7, label="training")
-    points = [(r.step, r.val_loss) for r in records if r.val_loss is not None]
-    if summary.val_loss_first is not None:
-        points.insert(0, (0, summary.val_loss_first))
+    axes.plot(*zip(*thinned(loss_points(story)), strict=True), linewidth=1, alpha=0.7, label="training")
+    points = thinned(val_points(story))
     if points:
-        axes.plot(*zip(*points, strict=True), marker="o", label="validation")
+        axes.plot(*zip(*points, strict=True), marker=_marker(points), label="validation")
     axes.set_ylabel(f"loss (nats per {summary.counts.removesuffix('s')})")
     axes.set_title(f"{story.run_id}: loss")
 
 
 def _score(axes: Axes, story: RunStory, summary: Summary) -> None:
-    axes.plot(*zip(*_scores(story, summary), strict=True), marker="o", label="validation")
+    points = thinned(_scores(story, summary))
+    axes.plot(*zip(*points, strict=True), marker=_marker(points), label="validation")
     if summary.val_accuracy is None:
         axes.set_yscale("log")
         axes.set_ylabel(f"perplexity per token of {summary.tokenizer}")
@@ -78,16 +67,19 @@ def _score(axes: Axes, story: RunStory, summary: Summary) -> None:
         axes.set_title(f"{story.run_id}: accuracy")
 
 
-def _scores(story: RunStory, summary: Summary) -> list[tuple[int, float]]:
+def _scores(story: RunStory, summary: Summary) -> Points:
     """Accuracy in per cent, or perplexity, at the steps it was measured at; of a model that has none, nothing."""
-    records = _longest(story)
+    records = longest(story)
     if summary.val_accuracy is not None:
         return [(r.step, 100 * r.val_accuracy) for r in records if r.val_accuracy is not None]
     if summary.perplexity is None:
         return []
-    measured = [(r.step, perplexity(r.val_loss)) for r in records if r.val_loss is not None]
-    first = summary.val_loss_first
-    return measured if first is None else [(0, perplexity(first)), *measured]
+    return [(step, perplexity(loss)) for step, loss in val_points(story)]
+
+
+def _marker(points: Points) -> str:
+    """Each measurement as a dot, where they can be told apart."""
+    return "o" if len(points) <= MOST_DOTS else ""
 
 
 def _throughput(axes: Axes, story: RunStory, summary: Summary) -> None:
@@ -126,36 +118,24 @@ def _time(axes: Axes, story: RunStory, _: Summary) -> None:
 
 
 def _gradients(axes: Axes, story: RunStory, _: Summary) -> None:
-    records = max((rank.gradients for rank in story.ranks), key=len)
-    blocks = sorted({_block(name) for record in records for name in record.norms}, key=_in_order)
-    colours = mpl.colormaps["viridis"](np.linspace(0, 0.95, len(blocks)))
-    for block, colour in zip(blocks, colours, strict=True):
-        sums = [sum(norm**2 for name, norm in r.norms.items() if _block(name) == block) for r in records]
-        axes.plot([r.step for r in records], np.sqrt(sums), marker=".", linewidth=1, color=colour, label=block)
+    layers = layer_norms(story)
+    colours = mpl.colormaps["viridis"](np.linspace(0, 0.95, len(layers)))
+    for (layer, points), colour in zip(layers.items(), colours, strict=True):
+        axes.plot(*zip(*points, strict=True), marker=_marker(points), linewidth=1, color=colour, label=layer)
     axes.set_yscale("log")
     axes.set_ylabel("norm of the mean gradient")
     axes.set_title(f"{story.run_id}: gradients by layer")
 
 
-def _block(name: str) -> str:
-    """The layer a parameter belongs to: h.3 for h.3.attn.c_attn.weight, ln_f for ln_f.weight."""
-    parts = name.split(".")
-    numbered = next((index for index, part in enumerate(parts) if part.isdecimal()), None)
-    return ".".join(parts[:-1] if numbered is None else parts[: numbered + 1]) or name
-
-
-def _in_order(block: str) -> list[tuple[bool, int, str]]:
-    """Block 10 comes after block 9."""
-    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in block.split(".")]
-
-
-def _longest(story: RunStory) -> tuple[StepRecord, ...]:
-    """The loss is the same on every rank: take whoever recorded most of it."""
-    return max((rank.steps for rank in story.counted), key=len)
-
-
-def _by_step(story: RunStory, value: Callable[[StepRecord], float]) -> tuple[list[int], np.ndarray]:
-    """A value of every rank at the steps that all ranks recorded: steps, and an array (ranks, steps)."""
+def _by_step(story: RunStory, value: Callable[[StepRecord], float]) -> tuple[np.ndarray, np.ndarray]:
+    """A value of every rank at the steps that all ranks recorded: steps, and an array (ranks, steps). Of more steps
+    than can be drawn, means of stretches, at the last step of each."""
     tables = [{record.step: value(record) for record in rank.steps} for rank in story.counted if rank.steps]
-    steps = sorted(set.intersection(*(set(table) for table in tables)))
-    return steps, np.array([[table[step] for step in steps] for table in tables])
+    steps = np.array(sorted(set.intersection(*(set(table) for table in tables))), dtype=np.int64)
+    values = np.array([[table[step] for step in steps.tolist()] for table in tables])
+    length = -(-len(steps) // MOST_POINTS)
+    if length <= 1:
+        return steps, values
+    starts = np.arange(0, len(steps), length)
+    widths = np.diff(np.append(starts, len(steps)))
+    return steps[starts + widths - 1], np.add.reduceat(values, starts, axis=1) / widths

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -111,7 +112,12 @@ def _with_validation(steps: Iterable[StepRecord], measured: Mapping[int, Validat
 
 
 def _record(line: str, path: Path, number: int) -> StepRecord | LinkRecord | GradientRecord | ValidationRecord | None:
-    """The record of a line; None when it is none."""
+    """The record of a line; None when it is none. Nearly all are whole steps of this version: these are parsed once."""
+    if '"loss":' in line and '"norms":' not in line:
+        with contextlib.suppress(ValidationError):
+            step = StepRecord.model_validate_json(line)
+            if step.schema_ == METRICS_SCHEMA:
+                return step
     value = _parsed(line)
     if value is None:
         return None

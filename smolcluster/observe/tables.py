@@ -11,6 +11,7 @@ from rich.text import Text
 
 from smolcluster.observe.idle import idle_of
 from smolcluster.observe.profiled import ProfileStory, profile_of, profile_tables
+from smolcluster.observe.ranks import figures_of
 from smolcluster.observe.report import Culprit, RankStory, RunStory
 from smolcluster.observe.served import ServeStory, Story
 from smolcluster.observe.serving_lines import layers_text
@@ -180,18 +181,15 @@ def _rank_row(rank: RankStory) -> list[str]:
     if rank.result is None:
         return [*head, "[red]no result[/]", "", "", "", "", "", ""]
     result = rank.result
-    seconds = sum(record.step_s for record in rank.steps)
-    speed = sum(record.tokens for record in rank.steps) / seconds if seconds else 0.0
+    did = figures_of(rank.steps)
     rounds = any(record.inner_steps is not None for record in rank.steps)
-    own = sum(record.own_steps for record in rank.steps)
-    count = max(1, own)
     return [
         *head,
         f"[{_COLOUR[result.status]}]{result.status}[/]",
-        f"{own if rounds else result.steps:,}",
-        f"{speed:,.0f}",
-        f"{sum(record.compute_s for record in rank.steps) / count:.3f} s",
-        f"{sum(record.comm_s for record in rank.steps) / count:.3f} s",
+        f"{did.steps if rounds else result.steps:,}",
+        f"{did.tokens_per_s:,.0f}",
+        f"{did.compute_s:.3f} s",
+        f"{did.wait_s:.3f} s",
         f"{result.wire_bytes_out / 1e6:,.0f} MB",
         f"{result.peak_rss_mb:,.0f} MB",
     ]

@@ -83,6 +83,11 @@ class RunFolder:
         return self.path / "plots"
 
     @property
+    def page(self) -> Path:
+        """The report as one page."""
+        return self.path / "report.html"
+
+    @property
     def checkpoints(self) -> Path:
         """Manifests."""
         return self.path / "checkpoints"
@@ -159,6 +164,10 @@ class RunFolder:
     def followed(self, node: str) -> Path:
         """On the controller: how following the node ended. Written by the playbook for its other nodes."""
         return self.path / ".follow" / node
+
+    def heard(self, node: str) -> Path:
+        """On the controller: what a node that is elsewhere answered last. Written by the playbook, for `watch`."""
+        return self.path / ".follow" / ".heard" / f"{node}.json"
 
     @property
     def was_ready(self) -> Path:

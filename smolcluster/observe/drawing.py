@@ -1,0 +1,33 @@
+"""A figure of matplotlib as SVG for documents and PNG for a quick look, the same bytes for the same records."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from smolcluster.runtime.runfolder import write_atomic
+
+SIZE_INCHES = (7.0, 4.0)
+
+
+def save_figure(base: Path, paint: Callable[[Axes], None]) -> list[Path]:
+    """Draw one plot into base.svg and base.png, each whole or not at all; gives the files. `paint` names the axes."""
+    with mpl.rc_context({"svg.hashsalt": "smolcluster"}):
+        figure = Figure(figsize=SIZE_INCHES, layout="constrained")
+        axes = figure.add_subplot()
+        paint(axes)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+        svg, png = io.BytesIO(), io.BytesIO()
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+        figure.savefig(png, format="png", dpi=144)
+    files = {base.with_suffix(".svg"): svg, base.with_suffix(".png"): png}
+    for path, drawn in files.items():
+        write_atomic(path, drawn.getvalue())
+    return list(files)
