@@ -14,6 +14,7 @@ from smolcluster.commands import (
     check,
     checkpoint,
     enroll,
+    export,
     fetch,
     generate,
     init,
@@ -51,6 +52,8 @@ app.command("enroll")(enroll.enroll)
 app.command("serve")(serve.serve)
 app.command("link")(link.link)
 app.command("weights")(weights.weights)
+app.command("export-coreml")(export.export_coreml)
+app.command("export-onnx")(export.export_onnx)
 app.add_typer(job.app, name="job")
 app.add_typer(network.app, name="network")
 

@@ -1,1 +1,1 @@
-"""Stages on tablets: Core ML packages and ONNX files of a stage's layers, and the protocol in which they are computed."""
+"""Stages on tablets: layers as Core ML packages and ONNX files, and the protocol that they are computed by."""

@@ -50,8 +50,8 @@ def save_coreml(
 ) -> None:
     """Write the program to the folder `file`, which ends in .mlpackage and is not there yet.
 
-    `context`: positions in the cache; `lengths`: the T that it takes. Quantised weights are symmetric: int8 with a scale
-    per output channel, int4 with one per INT4_BLOCK values where a row is a multiple of that, else per channel.
+    `context`: positions in the cache; `lengths`: the T that it takes. Quantised weights are symmetric: int8 with a
+    scale per output channel, int4 with one per INT4_BLOCK values where rows are multiples of that, else per channel.
     """
     ct = coremltools()
     with quiet():
@@ -71,7 +71,8 @@ def _convert(ct: Any, decoder: Decoder, context: int, lengths: Sequence[int]) ->
     from coremltools.converters.mil.mil import Builder, Function, Program, get_new_symbol, types
 
     shape = decoder.shape
-    tokens = get_new_symbol()
+    fixed = len(lengths) == 1  # one shape is none to enumerate
+    tokens = lengths[0] if fixed else get_new_symbol()
     cache = (len(decoder.layers), shape.kv_heads, context, shape.head_dim)
     inputs = {
         "hidden": Builder.placeholder((1, tokens, shape.width), dtype=types.fp16),
@@ -86,9 +87,12 @@ def _convert(ct: Any, decoder: Decoder, context: int, lengths: Sequence[int]) ->
         out = emit(ops, decoder, given["hidden"], context)
         function.set_outputs([Builder.identity(x=out, name="out")])
     program.add_function("main", function)
+    shapes = {
+        "hidden": [(1, length, shape.width) for length in lengths],
+        "positions": [(length,) for length in lengths],
+    }
     flexible = {
-        "hidden": ct.EnumeratedShapes([(1, length, shape.width) for length in lengths], default=(1, 1, shape.width)),
-        "positions": ct.EnumeratedShapes([(length,) for length in lengths], default=(1,)),
+        name: of_it[0] if fixed else ct.EnumeratedShapes(of_it, default=of_it[0]) for name, of_it in shapes.items()
     }
     kinds = {"hidden": np.float16, "positions": np.int32}
     return ct.convert(

@@ -37,12 +37,10 @@ class Interpreter:
                 raise _problem(package, f"cannot be read: {error}") from error
         main = program.functions["main"]
         self._outputs = [var.name for var in main.outputs]
-        self._states = {
-            state.name: tuple(state.type.stateType.arrayType.shape) for state in spec.description.state
-        }
-        self.lengths = [
-            tuple(one.shape) for one in spec.description.input[0].type.multiArrayType.enumeratedShapes.shapes
-        ]
+        self._states = {state.name: tuple(state.type.stateType.arrayType.shape) for state in spec.description.state}
+        hidden = spec.description.input[0].type.multiArrayType
+        enumerated = [tuple(one.shape) for one in hidden.enumeratedShapes.shapes]
+        self.lengths = [shape[1] for shape in enumerated or [tuple(hidden.shape)]]
         self._constants: dict[str, Array] = {}
         self._steps: list[Any] = []
         for operation in main.operations:
@@ -162,7 +160,11 @@ def _slice_by_index(given: Inputs) -> Array:
 
 def _slice_by_size(given: Inputs) -> Array:
     x: Array = given["x"]
-    return x[tuple(slice(int(start), int(start) + int(size)) for start, size in zip(given["begin"], given["size"], strict=True))]
+    return x[
+        tuple(
+            slice(int(start), int(start) + int(size)) for start, size in zip(given["begin"], given["size"], strict=True)
+        )
+    ]
 
 
 def _slice_update(given: Inputs) -> Array:
@@ -183,6 +185,10 @@ def _slices(given: Inputs, rank: int) -> tuple[slice, ...]:
         )
         for axis in range(rank)
     )
+
+
+def _shape(given: Inputs) -> Array:
+    return np.array(given["x"].shape, np.int32)
 
 
 def _cast(given: Inputs) -> Array:
@@ -216,10 +222,10 @@ _KNOWN: dict[str, Callable[[Inputs], Array]] = {
     "real_div": _binary(np.divide),
     "reduce_max": _reduced(np.max),
     "reduce_mean": _reduced(np.mean),
-    "reshape": lambda given: np.reshape(given["x"], [int(size) for size in given["shape"]]),
+    "reshape": lambda given: given["x"].reshape([int(size) for size in given["shape"]]),
     "rsqrt": lambda given: 1 / np.sqrt(_wide(given["x"]) + _wide(given["epsilon"])),
     "select": lambda given: np.where(given["cond"], given["a"], given["b"]),
-    "shape": lambda given: np.array(given["x"].shape, np.int32),
+    "shape": _shape,
     "silu": _silu,
     "slice_by_index": _slice_by_index,
     "slice_by_size": _slice_by_size,
@@ -227,7 +233,7 @@ _KNOWN: dict[str, Callable[[Inputs], Array]] = {
     "softmax": _softmax,
     "squeeze": lambda given: np.squeeze(given["x"], tuple(int(axis) for axis in given["axes"])),
     "sub": _binary(np.subtract),
-    "transpose": lambda given: np.transpose(given["x"], [int(axis) for axis in given["perm"]]),
+    "transpose": lambda given: given["x"].transpose([int(axis) for axis in given["perm"]]),
     "read_state": lambda given: given["input"],
     "coreml_update_state": lambda given: given["value"],
 }
