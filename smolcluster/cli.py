@@ -17,6 +17,7 @@ from smolcluster.commands import (
     compare,
     doctor,
     enroll,
+    export,
     fetch,
     generate,
     init,
@@ -64,6 +65,8 @@ app.command("serve")(serve.serve)
 app.command("simulate")(simulate.simulate)
 app.command("link")(link.link)
 app.command("weights")(weights.weights)
+app.command("export-coreml")(export.export_coreml)
+app.command("export-onnx")(export.export_onnx)
 app.add_typer(job.app, name="job")
 app.add_typer(network.app, name="network")
 app.add_typer(provision.app, name="provision", hidden=True)

@@ -47,6 +47,10 @@ class Rotation:
         """cos and sin, (N, 1, head_dim) each, of N positions."""
         return self._cos[positions].unsqueeze(1), self._sin[positions].unsqueeze(1)
 
+    def table(self, positions: int) -> tuple[Tensor, Tensor]:
+        """cos and sin, (positions, head_dim) each, of the first ones."""
+        return self._cos[:positions], self._sin[:positions]
+
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """(..., N, heads, head_dim) turned."""

@@ -1,0 +1,100 @@
+"""`export-coreml` and `export-onnx`: a stage's layers as what a tablet's app, or its browser, computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from smolcluster.commands._request import DEFAULT_INVENTORY, DownloadOption, InventoryOption, request_from
+from smolcluster.errors import InputError, Problem
+
+if TYPE_CHECKING:
+    from smolcluster.models.decoder import Decoder
+    from smolcluster.tablet.export import Exported
+
+PRECISIONS = ("fp16", "int8", "int4")
+CACHE = Path(".cache/tablet")
+
+StageModelOption = Annotated[
+    str, typer.Option("--model", help="A name in model_weights.yaml, a model folder, a hub id.")
+]
+LayersOption = Annotated[str, typer.Option("--layers", help='The stage\'s, half-open: "4:8".')]
+OutOption = Annotated[Path, typer.Option("--out", help="Where exports are kept, each under its own hash.")]
+PositionsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--context", help="Positions in a session's cache. [default: the model's, 2048 at most]", show_default=False
+    ),
+]
+VerifyOption = Annotated[bool, typer.Option("--verify", help="Compute with it, and compare with torch.")]
+
+
+def export_coreml(
+    model: StageModelOption,
+    layers: LayersOption,
+    out: OutOption = CACHE,
+    precision: Annotated[str, typer.Option(help=f"Of the weights: {', '.join(PRECISIONS)}.")] = "fp16",
+    context: PositionsOption = None,
+    lengths: Annotated[str, typer.Option(help="Tokens that it takes at once; a prompt goes in pieces.")] = "1,8,64",
+    verify: VerifyOption = False,
+    inventory: InventoryOption = DEFAULT_INVENTORY,
+    download: DownloadOption = False,
+) -> None:
+    """A stage's layers as a Core ML package for an iPad (iOS 18): made once, with a cache of keys and values inside."""
+    problems = []
+    if precision not in PRECISIONS:
+        problems.append(
+            Problem("", 0, "--precision", f'"{precision}" is none', f"write one of {', '.join(PRECISIONS)}")
+        )
+    counts = [int(part) if part.strip().isdecimal() else 0 for part in lengths.split(",")]
+    if not all(1 <= count <= 512 for count in counts):
+        problems.append(
+            Problem("", 0, "--lengths", f'"{lengths}" are no numbers of 1 to 512', "write --lengths 1,8,64")
+        )
+    if problems:
+        raise InputError(problems)
+    from smolcluster.tablet.coreml import coremltools
+    from smolcluster.tablet.export import export_coreml as export
+
+    coremltools()  # what is not installed is said before gigabytes are read
+    decoder, name, positions = _stage(model, layers, context, inventory, download)
+    _tell(export(decoder, name, positions, out, precision, counts), decoder, verify)  # type: ignore[arg-type]
+
+
+def export_onnx(
+    model: StageModelOption,
+    layers: LayersOption,
+    out: OutOption = CACHE,
+    context: PositionsOption = None,
+    verify: VerifyOption = False,
+    inventory: InventoryOption = DEFAULT_INVENTORY,
+    download: DownloadOption = False,
+) -> None:
+    """A stage's layers as an ONNX file for a tablet's browser: made once, in float32, the cache goes in and out."""
+    from smolcluster.tablet.export import export_onnx as export
+
+    decoder, name, positions = _stage(model, layers, context, inventory, download)
+    _tell(export(decoder, name, positions, out), decoder, verify)
+
+
+def _stage(
+    model: str, layers: str, context: int | None, inventory: Path | None, download: bool
+) -> tuple[Decoder, str, int]:
+    from smolcluster.infer.weights import find_weights
+    from smolcluster.spec.shipped import weights_table
+    from smolcluster.tablet.export import load_for_tablet
+
+    found = find_weights(model, weights_table(request_from(inventory).inventory), download=download)
+    decoder, positions = load_for_tablet(found.folder, layers, context)
+    return decoder, Path(model).name, positions
+
+
+def _tell(exported: Exported, decoder: Decoder, verified: bool) -> None:
+    how = "made now" if exported.made else "made before"
+    typer.echo(f"{exported.file}\n  layers   {exported.manifest.layers}, {how}\n  hash     {exported.manifest.hash}")
+    if verified:
+        from smolcluster.tablet.verify import verify
+
+        typer.echo(f"  torch    {verify(exported, decoder)}")
