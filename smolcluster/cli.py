@@ -11,6 +11,7 @@ import sys
 import typer
 
 from smolcluster.commands import (
+    certificate,
     check,
     checkpoint,
     enroll,
@@ -51,6 +52,7 @@ app.command("enroll")(enroll.enroll)
 app.command("serve")(serve.serve)
 app.command("link")(link.link)
 app.command("weights")(weights.weights)
+app.add_typer(certificate.app, name="certificate")
 app.add_typer(job.app, name="job")
 app.add_typer(network.app, name="network")
 

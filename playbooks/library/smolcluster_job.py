@@ -11,7 +11,9 @@ from ansible.module_utils.basic import AnsibleModule
 
 try:
     import smolcluster
-    from smolcluster.errors import SmolError
+    from smolcluster.certs.checking import check_node
+    from smolcluster.certs.places import node_folder
+    from smolcluster.errors import InputError, SmolError
     from smolcluster.jobs import list_runs, poll_job, start_job, stop_job
     from smolcluster.jobs.served import served_here
     from smolcluster.runtime.runfolder import write_atomic
@@ -33,6 +35,7 @@ options:
   node: {type: str, description: "This machine's name in the inventory."}
   node_file: {type: path, description: The node.yaml to start.}
   node_config: {type: str, description: What is written to C(node_file) first; without it the file is there.}
+  ca: {type: str, default: "", description: Of which authority this node must have a certificate (checked).}
   run_dir: {type: path, description: The run's folder on this machine (stopped, polled).}
   replace: {type: bool, default: false, description: Stop an active run first.}
   launcher: {type: str, default: auto, choices: [auto, child, systemd], description: How a supervisor is started.}
@@ -52,6 +55,8 @@ served: {description: What this node does for a served model; empty for a traini
 workdir: {description: The work folder, absolute., type: str, returned: checked, listed}
 version: {description: The version of smolcluster there., type: str, returned: checked}
 python: {description: The interpreter, absolute., type: str, returned: checked}
+certificates: {description: Where this node's certificates lie; empty: none needed., type: str, returned: checked}
+certificate_problem: {description: Why others would refuse it; empty: they would not., type: str, returned: checked}
 """
 
 _ARGUMENTS: dict[str, Any] = {
@@ -60,6 +65,7 @@ _ARGUMENTS: dict[str, Any] = {
     "node": {"type": "str"},
     "node_file": {"type": "path"},
     "node_config": {"type": "str"},
+    "ca": {"type": "str", "default": ""},
     "run_dir": {"type": "path"},
     "replace": {"type": "bool", "default": False},
     "launcher": {"type": "str", "default": "auto", "choices": ["auto", "child", "systemd"]},
@@ -81,11 +87,24 @@ def jobs_here(options: dict[str, Any]) -> dict[str, Any]:
     return {"workdir": str(workdir), "jobs": mine}
 
 
+def certificates_here(options: dict[str, Any]) -> dict[str, Any]:
+    """The folder of this node's certificates and why the other nodes would refuse them, where there is an authority."""
+    if not options["ca"]:
+        return {"certificates": "", "certificate_problem": ""}
+    folder = node_folder(options["node"])
+    try:
+        check_node(folder, options["node"], options["ca"])
+    except InputError as error:
+        told = "\n".join(f"{each.what} ({each.file})\n    fix: {each.fix}" for each in error.problems)
+        return {"certificates": str(folder.path), "certificate_problem": told}
+    return {"certificates": str(folder.path), "certificate_problem": ""}
+
+
 def act(options: dict[str, Any]) -> dict[str, Any]:
     """Do what `state` asks. SmolError and OSError are the caller's."""
     state = options["state"]
     if state in ("checked", "listed"):
-        found = jobs_here(options)
+        found = jobs_here(options) | certificates_here(options)
         return {"changed": False, "version": smolcluster.__version__, "python": sys.executable, **found}
     if state == "started":
         node_file = Path(options["node_file"])

@@ -40,11 +40,11 @@ def plan_training(request: Request, profile: Path | None = None, measure: bool =
     if problems:
         raise ConfigError(problems)
     if measure:
-        return resolved, make_profile_plan(resolved.cluster, resolved.run, resolved.notes, resolved.inputs)
+        return resolved, make_profile_plan(resolved.cluster, resolved.run, resolved.notes, resolved.inputs, request.ca)
     if speeds is not None and not concerns(speeds, resolved.cluster, resolved.run):
         speeds, inputs = None, {}
     inputs = {**resolved.inputs, **inputs}
-    return resolved, make_plan(resolved.cluster, resolved.run, resolved.notes, inputs, speeds)
+    return resolved, make_plan(resolved.cluster, resolved.run, resolved.notes, inputs, speeds, request.ca)
 
 
 def to_measure(request: Request) -> Request:

@@ -45,9 +45,8 @@ def plan_serving(
     if problems:
         raise ConfigError(problems)
     assert served.shape is not None, "resolve_here found the weights"
-    plan = make_serve_plan(
-        served.cluster, served.serve, served.shape, speeds, served.notes, {**served.inputs, **inputs}
-    )
+    inputs = {**served.inputs, **inputs}
+    plan = make_serve_plan(served.cluster, served.serve, served.shape, speeds, served.notes, inputs, request.ca)
     return served, plan
 
 
