@@ -26,7 +26,7 @@ _CLOSE = 0.7
 # Variables of the roles themselves, which their defaults document.
 _OF_ROLES = (
     "ansible_", "smol_", "plan_", "preflight_", "run_folder_", "ship_", "job_", "follow_", "collect_", "report_",
-    "network_",
+    "network_", "certificates_",
 )  # fmt: skip
 
 

@@ -36,6 +36,7 @@ options:
   node_file: {type: path, description: The node.yaml to start.}
   node_config: {type: str, description: What is written to C(node_file) first; without it the file is there.}
   ca: {type: str, default: "", description: Of which authority this node must have a certificate (checked).}
+  crl: {type: str, default: "", description: The SHA-256 of that authority's list of revoked ones (checked).}
   run_dir: {type: path, description: The run's folder on this machine (stopped, polled).}
   replace: {type: bool, default: false, description: Stop an active run first.}
   launcher: {type: str, default: auto, choices: [auto, child, systemd], description: How a supervisor is started.}
@@ -66,6 +67,7 @@ _ARGUMENTS: dict[str, Any] = {
     "node_file": {"type": "path"},
     "node_config": {"type": "str"},
     "ca": {"type": "str", "default": ""},
+    "crl": {"type": "str", "default": ""},
     "run_dir": {"type": "path"},
     "replace": {"type": "bool", "default": False},
     "launcher": {"type": "str", "default": "auto", "choices": ["auto", "child", "systemd"]},
@@ -93,7 +95,7 @@ def certificates_here(options: dict[str, Any]) -> dict[str, Any]:
         return {"certificates": "", "certificate_problem": ""}
     folder = node_folder(options["node"])
     try:
-        check_node(folder, options["node"], options["ca"])
+        check_node(folder, options["node"], options["ca"], options["crl"])
     except InputError as error:
         told = "\n".join(f"{each.what} ({each.file})\n    fix: {each.fix}" for each in error.problems)
         return {"certificates": str(folder.path), "certificate_problem": told}

@@ -16,7 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from smolcluster.certs.ledger import Issued, Ledger, read_ledger
 from smolcluster.certs.names import DOMAINS, NETWORKS, ordered
 from smolcluster.certs.node import Bundle, key_digest
-from smolcluster.certs.places import NODES_HOME, AuthorityFolder
+from smolcluster.certs.places import NODES_HOME, RENEW, AuthorityFolder
 from smolcluster.errors import InputError, Problem
 from smolcluster.files import write_atomic
 from smolcluster.locks import locked
@@ -79,7 +79,10 @@ class Authority:
             ledger = read_ledger(self.folder.issued)
             if any(each.key == digest and each.revoked for each in ledger.certificates):
                 what = f"{node}: its key was revoked"
-                fix = f"if the machine is in your hands again: remove {NODES_HOME}/{node} on it, and sign anew"
+                fix = (
+                    "take it out of the inventory; or, with the machine in your hands:"
+                    f" remove {NODES_HOME}/{node} on it, then {RENEW}"
+                )
                 raise InputError([Problem("", 0, "", what, fix)])
             for known in reversed(ledger.of(node)):
                 left = known.not_after - self._now

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from smolcluster.certs.places import RENEW, AuthorityFolder, NodeFolder
 from smolcluster.errors import InputError, Problem
+from smolcluster.files import hash_of
 
 _END = "-----END CERTIFICATE-----"
 # Of OpenSSL's x509_vfy.h, which `ssl` does not name: what a person can do something about.
@@ -81,9 +82,10 @@ def refusal(error: ssl.SSLCertVerificationError) -> str:
     return told.get(error.verify_code, f"this cluster's CA did not sign ({error.verify_message})")
 
 
-def check_node(folder: NodeFolder, node: str, ca: str) -> None:
+def check_node(folder: NodeFolder, node: str, ca: str, crl: str = "") -> None:
     """Whether a node can take part: its files are there, belong together, and the other nodes would accept them, by the
-    clock of this machine. `ca` is the fingerprint of the cluster's authority. InputError says what to do.
+    clock of this machine. `ca` is the fingerprint of the cluster's authority, `crl` the hash of its list of revoked
+    ones, where that is known. InputError says what to do.
     """
     fix = f"{RENEW} (on the controller)"
 
@@ -101,6 +103,8 @@ def check_node(folder: NodeFolder, node: str, ca: str) -> None:
         if known != ca:
             what = f"its certificate is of another cluster's authority ({known[:12]}, this one is {ca[:12]})"
             raise problem(folder.ca, what)
+        if crl and hash_of(folder.crl) != crl:
+            raise problem(folder.crl, "its list of revoked certificates is not the newest")
         _meet_itself(folder)
     except ssl.SSLCertVerificationError as error:
         clock = error.verify_code in (_NOT_YET, _CRL_NOT_YET)

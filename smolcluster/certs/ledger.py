@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
 from pydantic import Field, ValidationError
 
+from smolcluster.certs.places import NODES_HOME, RENEW, AuthorityFolder
 from smolcluster.errors import InputError, Problem
 from smolcluster.spec.base import Frozen
 
@@ -36,6 +38,23 @@ class Ledger(Frozen):
     def of(self, node: str) -> tuple[Issued, ...]:
         """Those of one node."""
         return tuple(each for each in self.certificates if each.node == node)
+
+
+def refuse_uncertified(folder: AuthorityFolder, nodes: Iterable[str]) -> None:
+    """InputError naming the nodes of a plan that were revoked, or never had a certificate: they need not be asked."""
+    ledger, problems = read_ledger(folder.issued), []
+    for node in nodes:
+        own = ledger.of(node)
+        if not own:
+            what, fix = f"{node} has no certificate of this cluster yet", RENEW
+        elif all(each.revoked for each in own):
+            what = f"{node} was revoked on {own[-1].revoked:%Y-%m-%d}"
+            fix = f"leave it out, or, with the machine in your hands: remove {NODES_HOME}/{node} on it, then {RENEW}"
+        else:
+            continue
+        problems.append(Problem(str(folder.issued), 0, "", what, fix))
+    if problems:
+        raise InputError(problems)
 
 
 def read_ledger(path: Path) -> Ledger:

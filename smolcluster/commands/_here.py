@@ -22,8 +22,9 @@ from types import FrameType
 import yaml
 
 from smolcluster.certs.checking import check_node
-from smolcluster.certs.places import node_folder
+from smolcluster.certs.places import authority_folder, node_folder
 from smolcluster.errors import ConfigError, Problem
+from smolcluster.files import hash_of
 from smolcluster.jobs import start_job, stop_job
 from smolcluster.jobs.restarts import SupervisorRestarts
 from smolcluster.jobs.types import JobError, JobRefused, PollResult
@@ -77,8 +78,9 @@ def lay_out(
     a node without the certificate that its links want.
     """
     if plan.ca:
+        newest = hash_of(authority_folder().crl)
         for node in nodes_of(plan):
-            check_node(node_folder(node), node, plan.ca)
+            check_node(node_folder(node), node, plan.ca, newest)
     fill_folder(folder, plan.to_json(), isinstance(plan, ServePlan) and plan.api.asks_for_key)
     files = {}
     for node in nodes_of(plan):

@@ -1,6 +1,7 @@
 """Machines on this machine: an sshd each on 127.0.0.2, .3 ... with own host keys, ports and homes. Real SSH, no mocks.
 
-They all log in as the user who runs the tests; what makes them different machines is HOME, the address, and the port.
+They have the project under test, whatever is installed, and all log in as the user who runs the tests; what makes them
+different machines is HOME, the address, and the port.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 
 import psutil
-from ansible_lab import running_with
+from ansible_lab import ROOT, running_with
 
 _READY_S = 10.0
 _CONFIG = """\
@@ -32,7 +33,7 @@ UsePAM no
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
-SetEnv HOME={home} OMP_NUM_THREADS=1
+SetEnv HOME={home} OMP_NUM_THREADS=1 PYTHONPATH={root}
 Subsystem sftp internal-sftp
 MaxStartups 100
 """
@@ -137,7 +138,9 @@ class Machines:
         port = _free_port(address)
         config = folder / "sshd_config"
         config.write_text(
-            _CONFIG.format(address=address, port=port, folder=folder, keys=self.folder / "key.pub", home=home)
+            _CONFIG.format(
+                address=address, port=port, folder=folder, keys=self.folder / "key.pub", home=home, root=ROOT
+            )
         )
         sshd = _sshd()
         assert sshd is not None
