@@ -12,6 +12,7 @@ import typer
 
 from smolcluster.commands import (
     bootstrap,
+    certificate,
     check,
     checkpoint,
     compare,
@@ -67,6 +68,7 @@ app.command("link")(link.link)
 app.command("weights")(weights.weights)
 app.command("export-coreml")(export.export_coreml)
 app.command("export-onnx")(export.export_onnx)
+app.add_typer(certificate.app, name="certificate")
 app.add_typer(job.app, name="job")
 app.add_typer(network.app, name="network")
 app.add_typer(provision.app, name="provision", hidden=True)

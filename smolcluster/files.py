@@ -1,12 +1,13 @@
-"""What every layer asks of a file: its hash, its place, and what it means when the system refuses one. Knows nothing of
-runs.
-"""
+"""What every layer asks of a file: its hash, writing it whole, what a refusal of the system means. Knows no runs."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
+import os
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -59,6 +60,29 @@ def hash_of(path: Path) -> str:
     """A file's SHA-256, in hex. OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomic(path: Path, content: str | bytes, mode: int = 0o644) -> None:
+    """Write text or bytes so that a reader sees the old file or the whole new one, also after a crash. Makes the
+    folder. OSError, of `path` itself where the system refuses it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        error.filename = str(path)  # nobody knows the temporary one
+        raise
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(mode)
+        Path(temporary).replace(path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            Path(temporary).unlink()
+        raise
 
 
 def is_refusal(error: BaseException) -> bool:

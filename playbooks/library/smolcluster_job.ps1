@@ -14,6 +14,8 @@ $spec = @{
         node_file = @{ type = 'str' }
         node_config = @{ type = 'str' }
         run_dir = @{ type = 'str' }
+        ca = @{ type = 'str'; default = '' }
+        crl = @{ type = 'str'; default = '' }
         keep = @{ type = 'int'; default = 0 }
         caches = @{ type = 'bool'; default = $false }
         replace = @{ type = 'bool'; default = $false }

@@ -41,6 +41,8 @@ options:
   node: {type: str, description: "This machine's name in the inventory."}
   node_file: {type: str, description: The node.yaml to start.}
   node_config: {type: str, description: What is written to C(node_file) first; without it the file is there.}
+  ca: {type: str, default: "", description: Of which authority this node must have a certificate (checked).}
+  crl: {type: str, default: "", description: The SHA-256 of that authority's list of revoked ones (checked).}
   run_dir: {type: str, description: The run's folder on this machine (stopped, polled).}
   keep: {type: int, default: 0, description: How many of the newest runs are kept (pruned); 0 for all.}
   caches: {type: bool, default: false, description: Whether data and weights go too that no run left uses (pruned).}
@@ -76,6 +78,8 @@ served: {description: What this node does for a served model; empty for a traini
 workdir: {description: The work folder, absolute., type: str, returned: checked, listed}
 version: {description: The version of smolcluster there., type: str, returned: checked}
 python: {description: The interpreter, absolute., type: str, returned: checked}
+certificates: {description: Where this node's certificates lie; empty: none needed., type: str, returned: checked}
+certificate_problem: {description: Why others would refuse it; empty: they would not., type: str, returned: checked}
 """
 
 STATES = [
@@ -97,6 +101,8 @@ _ARGUMENTS: dict[str, Any] = {
     "node": {"type": "str"},
     "node_file": {"type": "str"},
     "node_config": {"type": "str"},
+    "ca": {"type": "str", "default": ""},
+    "crl": {"type": "str", "default": ""},
     "run_dir": {"type": "str"},
     "keep": {"type": "int", "default": 0},
     "caches": {"type": "bool", "default": False},

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import selectors
 import socket
 import threading
@@ -26,6 +27,8 @@ from smolcluster.comm.tls import TlsContexts
 from smolcluster.comm.wire import Wire, await_ready
 from smolcluster.errors import DeadlineError, HandshakeError, PeerError, PeerLostError
 
+log = logging.getLogger("smolcluster.comm")
+
 # A stranger may hold a thread for this long, and this many may do so at once.
 HANDSHAKE_S = 5.0
 MOST_NEWCOMERS = 64
@@ -34,6 +37,8 @@ MOST_THREADS = 2 * MOST_NEWCOMERS
 # With no descriptor left for the next connection, how long until we look again.
 _OUT_OF_FILES_S = 0.05
 _OUT_OF_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+# So many refusals are logged one by one.
+MOST_LOGGED = 50
 _TLS_CLIENT_HELLO = b"\x16"
 
 
@@ -78,6 +83,7 @@ class Listener:
         self._newcomers: dict[threading.Thread, _Newcomer] = {}
         self._turned_away: deque[tuple[str, int, str]] = deque(maxlen=MOST_THREADS)
         self.refusals: deque[PeerError] = deque(maxlen=20)
+        self._refused_so_far = 0
         self._failure: PeerError | None = None
         self._closing = False
         self._wake_in, self._wake_out = socket.socketpair()
@@ -262,7 +268,9 @@ class Listener:
         if opened.recv(1, socket.MSG_PEEK) != _TLS_CLIENT_HELLO:
             return
         if self._tls is None:
-            raise HandshakeError(f"{who} speaks TLS, this side has no certificate. Fix: run setup.yml on this machine.")
+            raise HandshakeError(
+                f"{who} speaks TLS, this side has no certificate. Fix: ansible-playbook certificates.yml."
+            )
         wrapped = self._tls.start(opened, serving=True, who=who)
         with self._arrived:
             newcomer.opened = wrapped
@@ -305,4 +313,11 @@ class Listener:
     def _refused(self, error: PeerError) -> None:
         with self._arrived:
             self.refusals.append(error)
+            self._refused_so_far += 1
+            number = self._refused_so_far
             self._arrived.notify_all()
+        # Whoever floods us must not fill the disk: after the first ones only each hundredth is told.
+        if number <= MOST_LOGGED:
+            log.warning("refused: %s", error)
+        elif number % 100 == 0:
+            log.warning("refused %d so far, the last: %s", number, error)

@@ -220,7 +220,8 @@ class Mesh:
             if self._encrypt.get(peer, False):
                 if self._tls is None:
                     raise PeerError(
-                        f"the link to {who} must be encrypted and this rank has no certificate. Fix: run setup.yml."
+                        f"the link to {who} must be encrypted and this rank has no certificate. "
+                        "Fix: ansible-playbook certificates.yml."
                     )
                 plain, opened = opened, self._tls.start(opened, serving=False, who=f"{who} at {where}")
                 self._dials(opened, instead_of=plain)

@@ -12,9 +12,12 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
+from smolcluster.certs.checking import check_node, der_of, make_context, refusal
+from smolcluster.certs.places import NodeFolder
 from smolcluster.comm.clock import Deadline
 from smolcluster.comm.wire import HungUpError
-from smolcluster.errors import DeadlineError, HandshakeError, PeerError
+from smolcluster.errors import DeadlineError, HandshakeError, InputError, PeerError, Problem
+from smolcluster.plan.types import RankPlan
 
 
 @dataclass(frozen=True)
@@ -26,23 +29,28 @@ class TlsContexts:
     fingerprint: bytes
 
     @classmethod
-    def from_files(cls, certificate: Path, key: Path, ca: Path) -> TlsContexts:
-        """Contexts from PEM files: this node's certificate and key, and the CA that signed every node's."""
-        first = certificate.read_text(encoding="ascii").split("-----END CERTIFICATE-----")[0]
-        der = ssl.PEM_cert_to_DER_cert(first + "-----END CERTIFICATE-----\n")
-        contexts = []
-        for side in (ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT):
-            context = ssl.SSLContext(side)
-            context.minimum_version = ssl.TLSVersion.TLSv1_3
-            context.load_cert_chain(certificate, key)
-            context.load_verify_locations(ca)
-            # Nodes move between addresses and have .local names: who it is, the run's secret and rank say.
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_REQUIRED
-            contexts.append(context)
-        # Tickets a send-only client never reads turn its close into a reset that loses the tail.
-        contexts[0].num_tickets = 0
-        return cls(contexts[0], contexts[1], hashlib.sha256(der).digest())
+    def from_files(cls, certificate: Path, key: Path, ca: Path, crl: Path | None = None) -> TlsContexts:
+        """Contexts from PEM files: this node's certificate and key, the CA that signed every node's, and its list of
+        revoked ones. OSError, ssl.SSLError, ValueError.
+        """
+        server, client = (
+            make_context(side, certificate, key, ca, crl) for side in (ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT)
+        )
+        return cls(server, client, hashlib.sha256(der_of(certificate)).digest())
+
+    @classmethod
+    def of_node(cls, folder: str | None, me: RankPlan, authority: str) -> TlsContexts | None:
+        """What rank `me` needs of its node's certificates; None where none of its links is encrypted. `folder` is that
+        of node.yaml, `authority` the plan's. InputError: no certificate that the other nodes would accept.
+        """
+        if not any(me.encrypt.values()):
+            return None
+        if folder is None:
+            what = f"links of {me.node} must be encrypted, and node.yaml names no certificates"
+            raise InputError([Problem("node.yaml", 0, "certificates", what, "run the playbook again")])
+        files = NodeFolder(Path(folder))
+        check_node(files, me.node, authority)
+        return cls.from_files(files.certificate, files.key, files.ca, files.crl)
 
     def start(self, opened: socket.socket, serving: bool, who: str) -> ssl.SSLSocket:
         """The TLS side of a connected socket, which it takes over; nothing is said yet."""
@@ -60,9 +68,7 @@ class TlsContexts:
         except TimeoutError as error:
             raise DeadlineError(f"{who} did not finish the TLS handshake within {deadline.seconds:g} s") from error
         except ssl.SSLCertVerificationError as error:
-            raise HandshakeError(
-                f"{who} showed a certificate that this cluster's CA did not sign ({error.verify_message})"
-            ) from error
+            raise HandshakeError(f"{who} showed a certificate that {refusal(error)}") from error
         except (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionError) as error:
             raise HungUpError(f"{who} hung up during the TLS handshake: {error.strerror or error}") from error
         except (OSError, ValueError) as error:

@@ -21,7 +21,10 @@ from types import FrameType
 
 import yaml
 
+from smolcluster.certs.checking import check_node
+from smolcluster.certs.places import authority_folder, node_folder
 from smolcluster.errors import ConfigError, Problem
+from smolcluster.files import hash_of
 from smolcluster.jobs import start_job, stop_job
 from smolcluster.jobs.restarts import SupervisorRestarts
 from smolcluster.jobs.types import JobError, JobRefused, PollResult
@@ -71,7 +74,13 @@ def new_folder(workdir: Path, kind: str) -> RunFolder:
 def lay_out(
     folder: RunFolder, plan: Plan | ServePlan, data_dir: Path, own: Callable[[str], dict[str, str | None]]
 ) -> Run:
-    """Write the run's folder. `own`: fields of node.yaml that differ by node."""
+    """Write the run's folder. `own`: fields of node.yaml that differ by node. InputError, before anything is written:
+    a node without the certificate that its links want.
+    """
+    if plan.ca:
+        newest = hash_of(authority_folder().crl)
+        for node in nodes_of(plan):
+            check_node(node_folder(node), node, plan.ca, newest)
     fill_folder(folder, plan.to_json(), isinstance(plan, ServePlan) and plan.api.asks_for_key)
     files = {}
     for node in nodes_of(plan):
@@ -87,6 +96,7 @@ def lay_out(
             python=sys.executable,
             lease_s=LEASE_S,
             ranks=tuple(rank.rank for rank in plan.ranks if rank.node == node),
+            certificates=str(node_folder(node).path) if plan.ca else None,
         ).model_copy(update=own(node))
         files[node] = folder.node(node) / "node.yaml"
         write_atomic(files[node], yaml.safe_dump(config.model_dump(by_alias=True, mode="json"), sort_keys=False))

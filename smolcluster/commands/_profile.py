@@ -8,10 +8,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from smolcluster.certs.ledger import refuse_uncertified
+from smolcluster.certs.places import authority_folder
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.plan import make_plan, make_profile_plan
 from smolcluster.plan.profile import PROFILE_SCHEMA, Profile, concerns
-from smolcluster.plan.types import Plan
+from smolcluster.plan.types import Plan, ServePlan
 from smolcluster.runtime.runfolder import PROFILE
 from smolcluster.spec import resolve
 from smolcluster.spec.document import display
@@ -39,12 +41,22 @@ def plan_training(request: Request, profile: Path | None = None, measure: bool =
         raise ConfigError((*problems, *error.problems)) from None
     if problems:
         raise ConfigError(problems)
+    cluster, run, notes = resolved.cluster, resolved.run, resolved.notes
+    plan: Plan
     if measure:
-        return resolved, make_profile_plan(resolved.cluster, resolved.run, resolved.notes, resolved.inputs)
-    if speeds is not None and not concerns(speeds, resolved.cluster, resolved.run):
-        speeds, inputs = None, {}
-    inputs = {**resolved.inputs, **inputs}
-    return resolved, make_plan(resolved.cluster, resolved.run, resolved.notes, inputs, speeds)
+        plan = make_profile_plan(cluster, run, notes, resolved.inputs, request.ca)
+    else:
+        if speeds is not None and not concerns(speeds, cluster, run):
+            speeds, inputs = None, {}
+        plan = make_plan(cluster, run, notes, {**resolved.inputs, **inputs}, speeds, request.ca)
+    certified(plan)
+    return resolved, plan
+
+
+def certified(plan: Plan | ServePlan) -> None:
+    """InputError where a link is encrypted and one of the nodes has no certificate, or not any more."""
+    if plan.ca:
+        refuse_uncertified(authority_folder(), dict.fromkeys(rank.node for rank in plan.ranks))
 
 
 def to_measure(request: Request) -> Request:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from smolcluster.certs.checking import authority_fingerprint
+from smolcluster.certs.places import authority_folder
 from smolcluster.commands._init import find_start
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.spec.clusterfile import CLUSTER_FILES
@@ -165,6 +167,7 @@ def request_from(
         init=start,
         earlier=earlier,
         problems=tuple(problems),
+        ca=authority_fingerprint(authority_folder()),
     )
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from smolcluster.commands._profile import read_profile
+from smolcluster.commands._profile import certified, read_profile
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.plan.profile import Profile
 from smolcluster.plan.serve import make_serve_plan
@@ -45,9 +45,9 @@ def plan_serving(
     if problems:
         raise ConfigError(problems)
     assert served.shape is not None, "resolve_here found the weights"
-    plan = make_serve_plan(
-        served.cluster, served.serve, served.shape, speeds, served.notes, {**served.inputs, **inputs}
-    )
+    inputs = {**served.inputs, **inputs}
+    plan = make_serve_plan(served.cluster, served.serve, served.shape, speeds, served.notes, inputs, request.ca)
+    certified(plan)
     return served, plan
 
 

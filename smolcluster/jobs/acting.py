@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import smolcluster
+from smolcluster.certs.checking import check_node
+from smolcluster.certs.places import node_folder
+from smolcluster.errors import InputError
 from smolcluster.jobs import bootservice
 from smolcluster.jobs.housekeeping import prune
 from smolcluster.jobs.launch import Launcher, start_job
@@ -39,6 +42,8 @@ class Action(Frozen):
     node_file: str = ""
     node_config: str = ""
     run_dir: str = ""
+    ca: str = ""
+    crl: str = ""
     keep: int = 0
     caches: bool = False
     replace: bool = False
@@ -53,7 +58,7 @@ def act(action: Action) -> dict[str, Any]:
         freed = prune(Path(action.workdir).expanduser(), action.keep, action.caches)
         return {"changed": bool(freed.runs or freed.caches), "freed": freed.plain()}
     if action.state in ("checked", "listed"):
-        found = jobs_here(action.workdir, action.node)
+        found = jobs_here(action.workdir, action.node) | certificates_here(action)
         return {"changed": False, "version": smolcluster.__version__, "python": sys.executable, **found}
     if action.state == "started":
         node_file = Path(action.node_file).expanduser()
@@ -77,6 +82,19 @@ def jobs_here(workdir: str, node: str) -> dict[str, Any]:
     mine = [entry for entry in entries if entry["job"]["node"] == node]
     boot = bootservice.read_note(folder, node)
     return {"workdir": str(folder), "jobs": mine, "boot": _plain(boot) if boot else None}
+
+
+def certificates_here(action: Action) -> dict[str, str]:
+    """The folder of this node's certificates and why other nodes would refuse them, where there is an authority."""
+    if not action.ca:
+        return {"certificates": "", "certificate_problem": ""}
+    folder = node_folder(action.node)
+    try:
+        check_node(folder, action.node, action.ca, action.crl)
+    except InputError as error:
+        told = "\n".join(f"{each.what} ({each.file})\n    fix: {each.fix}" for each in error.problems)
+        return {"certificates": str(folder.path), "certificate_problem": told}
+    return {"certificates": str(folder.path), "certificate_problem": ""}
 
 
 def act_on_boot(action: Action) -> dict[str, Any]:

@@ -11,19 +11,16 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import sys
-import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from pydantic import Field, ValidationError
 
 from smolcluster.files import read_replaced
 from smolcluster.jobs.identity import ProcessId, alive, end, identify
 from smolcluster.jobs.types import JobError, JobRefused
+from smolcluster.locks import locked
 from smolcluster.runtime.runfolder import write_atomic
 from smolcluster.spec.base import Frozen
 
@@ -141,13 +138,12 @@ class Registry:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # Never deleted: removing a lock file lets two holders lock two different files of one name.
-        with self.path.with_suffix(".lock").open("a+b") as file:
-            _lock(file, self.path)
+        with contextlib.ExitStack() as stack:
             try:
-                yield
-            finally:
-                _unlock(file)
+                stack.enter_context(locked(self.path.with_suffix(".lock"), _LOCK_DEADLINE_S))
+            except TimeoutError as error:
+                raise JobError(f"{self.path}: {error}") from error
+            yield
 
 
 def end_ranks(entry: Active) -> None:
@@ -164,41 +160,3 @@ def _me() -> ProcessId:
     me = identify(os.getpid())
     assert me is not None, "this process runs"
     return me
-
-
-def _lock(file: IO[bytes], path: Path) -> None:
-    deadline = time.monotonic() + _LOCK_DEADLINE_S
-    pause = threading.Event()
-    while not _try_lock(file):
-        if time.monotonic() > deadline:
-            raise JobError(f"{path}: locked by another process for more than {_LOCK_DEADLINE_S:.0f} s")
-        pause.wait(0.02)
-
-
-# File locks have no wait with a deadline on any system, so they are tried. The part for Windows is untested.
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try_lock(file: IO[bytes]) -> bool:
-        file.seek(0)
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-
-    def _unlock(file: IO[bytes]) -> None:
-        file.seek(0)
-        msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
-else:
-    import fcntl
-
-    def _try_lock(file: IO[bytes]) -> bool:
-        try:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    def _unlock(file: IO[bytes]) -> None:
-        fcntl.flock(file.fileno(), fcntl.LOCK_UN)

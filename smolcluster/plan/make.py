@@ -8,6 +8,7 @@ from smolcluster.errors import ConfigError, Problem
 from smolcluster.plan.arithmetic import memory_of, param_count
 from smolcluster.plan.balance import Options, advice, balance_notes, choose_nodes, samples_of, speed_problems
 from smolcluster.plan.broken import fault_notes, fault_problems
+from smolcluster.plan.encryption import Encryption
 from smolcluster.plan.hints import option_notes
 from smolcluster.plan.layout import Layout, lay_out, layout_notes_of
 from smolcluster.plan.pipeline import share_of_memory, speeds_of
@@ -34,10 +35,12 @@ def make_plan(
     notes: Sequence[str] = (),
     inputs: Mapping[str, str] | None = None,
     profile: Profile | None = None,
+    ca: str = "",
 ) -> Plan:
     """What every rank must do. ConfigError when machines cannot reach each other or the model does not fit.
 
     `profile` has measured speeds: what is left to them ("auto") is decided, and how long a step takes predicted.
+    `ca` is the fingerprint of the cluster's authority, "" where it has no certificates.
     """
     where = f"inventory {cluster.name}"
     topology = Topology(cluster)
@@ -58,7 +61,8 @@ def make_plan(
     shape = SHAPES.get(run.strategy, "MESH")
     # The ends of a chain talk too: about a tied embedding, the whole gradient's norm, the model that is saved.
     met: Shape = "MESH" if shape == "CHAIN" else shape
-    wires = wires_between(topology, [(s.node.name, s.participant.dials) for s in seats], met, run.comm.encrypt)
+    encryption = Encryption(run.comm.encrypt, ca)
+    wires = wires_between(topology, [(s.node.name, s.participant.dials) for s in seats], met, encryption)
     ports = ports_of([(seat.node.name, seat.participant.port) for seat in seats], wires.listen)
     world_size = len(seats)
     wire, wire_notes = choose_wire(run, wires, speeds)
@@ -102,6 +106,7 @@ def make_plan(
         ranks=ranks,
         params=param_count(run.model),
         memory=memory,
+        ca=ca if any(any(links.values()) for links in wires.encrypt) else "",
         notes=tuple(dict.fromkeys(told)),
         inputs=dict(sorted((inputs or {}).items())),
     )

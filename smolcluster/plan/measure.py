@@ -11,7 +11,11 @@ from smolcluster.spec.run import RecoverySpec, RunSpec
 
 
 def make_profile_plan(
-    cluster: ClusterSpec, run: RunSpec, notes: Sequence[str] = (), inputs: Mapping[str, str] | None = None
+    cluster: ClusterSpec,
+    run: RunSpec,
+    notes: Sequence[str] = (),
+    inputs: Mapping[str, str] | None = None,
+    ca: str = "",
 ) -> ProfilePlan:
     """As make_plan of the run, but nothing is left to speeds, and nobody starts again: a measurement is made anew.
 
@@ -30,5 +34,5 @@ def make_profile_plan(
             "recovery": RecoverySpec(max_restarts=0),
         }
     )
-    plan = make_plan(cluster, plain, notes, inputs)
+    plan = make_plan(cluster, plain, notes, inputs, ca=ca)
     return ProfilePlan(**{name: getattr(plan, name) for name in type(plan).model_fields if name != "schema_"})

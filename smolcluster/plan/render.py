@@ -12,6 +12,7 @@ from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
 import jinja2
 
+from smolcluster.certs.places import NODES_HOME
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.plan.systemd_text import systemd_path, systemd_word
 from smolcluster.plan.types import NODE_SCHEMA, NodeConfig, Plan, ProfilePlan, ServePlan
@@ -69,7 +70,7 @@ def node_config(plan: Plan | ServePlan, node: Node) -> NodeConfig:
     """The node's node.yaml for a run named after the plan, in the folders the inventory gives."""
     digest = plan.digest()
     run_id = f"preview-{plan.kind if isinstance(plan, ServePlan | ProfilePlan) else plan.run.strategy}-{digest[:4]}"
-    run_dir = _path(node, _at_home(node)) / run_id
+    run_dir = _path(node, _at_home(node, node.workdir)) / run_id
     has_stage = any(rank.node == node.name and rank.role == "stage" for rank in plan.ranks)
     return NodeConfig(
         schema=NODE_SCHEMA,
@@ -85,16 +86,17 @@ def node_config(plan: Plan | ServePlan, node: Node) -> NodeConfig:
         lease_s=LEASE_S,
         ranks=tuple(rank.rank for rank in plan.ranks if rank.node == node.name),
         model_dir=str(run_dir / "model") if has_stage else None,
+        certificates=str(_path(node, _at_home(node, NODES_HOME)) / node.name) if plan.ca else None,
     )
 
 
-def _at_home(node: Node) -> str:
-    """The workdir, its ~ as the user's home where that is known."""
-    if not node.workdir.startswith("~") or node.user is None:
-        return node.workdir
+def _at_home(node: Node, folder: str) -> str:
+    """A folder there, its ~ as the user's home where that is known."""
+    if not folder.startswith("~") or node.user is None:
+        return folder
     homes = {"macos": "/Users/", "windows": "C:/Users/", "linux": "/home/"}
     home = "/root" if node.user == "root" else homes[node.kind] + node.user
-    return home + node.workdir.removeprefix("~")
+    return home + folder.removeprefix("~")
 
 
 def _path(node: Node, text: str) -> PurePath:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from smolcluster.errors import ConfigError, Problem
+from smolcluster.plan.encryption import Encryption
 from smolcluster.plan.make import DEFAULT_THREADS, buffer_mb
 from smolcluster.plan.ports import Listener, port_problems, ports_of
 from smolcluster.plan.profile import Profile
@@ -25,16 +26,20 @@ def make_serve_plan(
     profile: Profile | None = None,
     notes: Sequence[str] = (),
     inputs: Mapping[str, str] | None = None,
+    ca: str = "",
 ) -> ServePlan:
     """What every rank must do: the stages, the first of them the head, and last the one that answers HTTP.
 
-    `shape` is the model's own; `profile` has measured speeds. ConfigError with everything that stands in the way:
+    `shape` is the model's own; `profile` has measured speeds; `ca` as for make_plan.
+    ConfigError with everything that stands in the way:
     machines that cannot reach each other, a model that does not fit, ports that are in each other's way.
     """
     stages = [cluster.node(stage.node) for stage in serve.stages]
     web = cluster.node(serve.api_node) if serve.api_node is not None else stages[0]
     nodes = [*stages, web]
-    wires = serving_wires(Topology(cluster), [node.name for node in nodes], serve.comm.encrypt)
+    encryption = Encryption(serve.comm.encrypt, ca)
+    wires = serving_wires(Topology(cluster), [node.name for node in nodes], encryption)
+    https = encryption.of_api(serve.listen)
     bases = [(stage.node, stage.port) for stage in serve.stages]
     ports = ports_of(bases, wires.listen)
     where = f"inventory {cluster.name}"
@@ -66,7 +71,14 @@ def make_serve_plan(
             )
             for rank, (start, stop) in enumerate(ranges)
         ),
-        api=ApiPlan(rank=len(stages), listen=serve.listen, api_port=serve.api_port, frontend_port=serve.frontend_port),
+        api=ApiPlan(
+            rank=len(stages),
+            listen=serve.listen,
+            api_port=serve.api_port,
+            frontend_port=serve.frontend_port,
+            tls=https,
+        ),
+        ca=ca if https or any(any(links.values()) for links in wires.encrypt) else "",
         params=shape.params,
         notes=tuple(dict.fromkeys((*notes, *wires.notes, *_alone(stages, weight, profile)))),
         inputs=dict(sorted((inputs or {}).items())),

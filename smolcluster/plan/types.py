@@ -68,7 +68,8 @@ class Plan(Frozen):
     """Everything decided before a run starts. The same inputs give the same plan, byte for byte.
 
     `stages`: half-open ranges of layers in the order of stages, where the strategy splits them (mp). `replicas`: how
-    many pipelines of them there are.
+    many pipelines of them there are. `ca`: the SHA-256 of the certificate of the authority whose nodes are let in,
+    where a link is encrypted.
     """
 
     schema_: int = Field(default=PLAN_SCHEMA, alias="schema", serialization_alias="schema")
@@ -84,6 +85,7 @@ class Plan(Frozen):
     ranks: tuple[RankPlan, ...]
     params: int = Field(gt=0)
     memory: tuple[MemoryEstimate, ...]
+    ca: str = ""
     notes: tuple[str, ...] = ()
     inputs: dict[str, str] = Field(default_factory=dict)
 
@@ -125,13 +127,14 @@ class StagePlan(Frozen):
 class ApiPlan(Frozen):
     """The rank that people talk to. Addresses are its own; ports may be 0 for any free one.
 
-    `listen` beyond loopback asks everybody for the key.
+    `listen` beyond loopback asks everybody for the key. `tls`: it speaks HTTPS with its node's certificate.
     """
 
     rank: int = Field(gt=0)
     listen: tuple[str, ...]
     api_port: int = Field(ge=0, le=65535)
     frontend_port: int = Field(ge=0, le=65535)
+    tls: bool = False
 
     @property
     def asks_for_key(self) -> bool:
@@ -140,7 +143,7 @@ class ApiPlan(Frozen):
 
 
 class ServePlan(Frozen):
-    """Everything decided before a model is served: plan.json of a run of kind inference. Bytes as for Plan.
+    """Everything decided before a model is served: plan.json of a run of kind inference. Bytes, and `ca`, as for Plan.
 
     `layers`: the model's. `world_size` counts the stages and the API's rank.
     """
@@ -155,6 +158,7 @@ class ServePlan(Frozen):
     stages: tuple[StagePlan, ...]
     api: ApiPlan
     params: int = Field(gt=0)
+    ca: str = ""
     notes: tuple[str, ...] = ()
     inputs: dict[str, str] = Field(default_factory=dict)
 
@@ -180,7 +184,7 @@ class NodeConfig(Frozen):
     `resume_from` is the folder of an earlier run, or one of its manifests: training starts from its checkpoint. It may
     be on other nodes only. A generation above 0 looks into `run_dir` first.
     For a served model: `model_dir` is its folder on this host, where a stage is; `api_key_file` holds the key, where
-    the API is and asks for one.
+    the API is and asks for one. `certificates` is the folder of the node's, where a link or the API is encrypted.
     """
 
     schema_: int = Field(default=NODE_SCHEMA, alias="schema", serialization_alias="schema")
@@ -199,3 +203,4 @@ class NodeConfig(Frozen):
     resume_from: str | None = None
     model_dir: str | None = None
     api_key_file: str | None = None
+    certificates: str | None = None

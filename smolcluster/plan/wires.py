@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from smolcluster.spec.built import NOT_ENCRYPTED
+from smolcluster.plan.encryption import Encryption, encryption_notes
 from smolcluster.spec.cluster import Node
 from smolcluster.spec.run import DATA_PARALLEL, STARS, RunSpec, WireFormat
 from smolcluster.topology import NoRouteError, Route, Shape, Topology, neighbours
@@ -34,17 +34,17 @@ def wires_between(
     topology: Topology,
     seats: Sequence[tuple[str, str | None]],
     shape: Shape,
-    encrypt: Literal["auto", "always", "never"],
+    encryption: Encryption,
 ) -> Wires:
     """Routes of every pair that talks. `seats` holds, by rank, the machine and the address its file says it dials."""
     dials = [neighbours(shape, rank, len(seats)) for rank in range(len(seats))]
-    wires, routes = _routed(topology, [node for node, _ in seats], dials, encrypt)
+    wires, routes = _routed(topology, [node for node, _ in seats], dials, encryption)
     wires.notes[:0] = _dial_notes(seats, routes)
     wires.listen = [listen or ("127.0.0.1",) for listen in wires.listen]
     return wires
 
 
-def serving_wires(topology: Topology, nodes: Sequence[str], encrypt: Literal["auto", "always", "never"]) -> Wires:
+def serving_wires(topology: Topology, nodes: Sequence[str], encryption: Encryption) -> Wires:
     """Routes of a served model. `nodes` are its stages' machines in order, and last the API's.
 
     Neighbours talk, all talk with the head, and the API dials the head and nobody else. Stages that are no neighbours
@@ -54,14 +54,14 @@ def serving_wires(topology: Topology, nodes: Sequence[str], encrypt: Literal["au
     stages = range(api)
     dials = [tuple(other for other in stages if other != rank) for rank in stages]
     spare = {(a, b) for a in stages for b in stages if abs(a - b) > 1 and 0 not in (a, b)}
-    return _routed(topology, nodes, [*dials, (0,)], encrypt, spare)[0]
+    return _routed(topology, nodes, [*dials, (0,)], encryption, spare)[0]
 
 
 def _routed(
     topology: Topology,
     nodes: Sequence[str],
     dials: Sequence[Sequence[int]],
-    encrypt: Literal["auto", "always", "never"],
+    encryption: Encryption,
     spare: Collection[tuple[int, int]] = (),
 ) -> tuple[Wires, dict[tuple[int, int], Route]]:
     """The wires of ranks on those machines, where rank r may dial `dials[r]`; without a `spare` one it goes."""
@@ -86,13 +86,13 @@ def _routed(
         mine = {peer: route for (src, peer), route in routes.items() if src == rank}
         dialled = {src: route for (src, dst), route in sorted(routes.items()) if dst == rank}
         wires.peers.append({peer: route.host for peer, route in sorted(mine.items())})
-        # Certificates come with a later version: until then nothing runs in TLS, and the notes say where it should.
-        wires.encrypt.append(dict.fromkeys(sorted(mine | dialled), False))
+        # A link is one thing to both its ends, whoever dials and whatever the way back is.
+        ways = {peer: [way for way in (mine.get(peer), dialled.get(peer)) if way] for peer in sorted(mine | dialled)}
+        wires.encrypt.append({peer: any(map(encryption.covers, both)) for peer, both in ways.items()})
         wires.listen.append(tuple(dict.fromkeys(route.host for route in dialled.values())))
     wires.private = all(route.private for route in routes.values())
     wires.routes = tuple(routes.values())
-    if encrypt == "auto":
-        wires.notes += _open_wires(list(routes.values()))
+    wires.notes += encryption_notes(encryption, wires.routes)
     return wires, routes
 
 
@@ -107,21 +107,16 @@ def _dial_notes(seats: Sequence[tuple[str, str | None]], routes: dict[tuple[int,
     return notes
 
 
-def _open_wires(routes: Sequence[Route]) -> list[str]:
-    """One note for every wire in use that others may be on."""
-    names = sorted({name for route in routes for name in route.exposed})
-    return [f"network {name}: {NOT_ENCRYPTED}" for name in names]
-
-
 def choose_transport(
     wanted: Literal["smol", "gloo", "auto"], nodes: Sequence[Node], wires: Wires
 ) -> tuple[Literal["smol", "gloo"], list[Complaint]]:
     """gloo only where all machines share an OS family and nobody else is on the wires: it has no authentication."""
     kinds = sorted({node.kind for node in nodes})
+    encrypted = any(said for links in wires.encrypt for said in links.values())
     if wanted == "smol":
         return "smol", []
     if wanted == "auto":
-        return ("gloo" if len(kinds) == 1 and wires.private else "smol"), []
+        return ("gloo" if len(kinds) == 1 and wires.private and not encrypted else "smol"), []
     problems: list[Complaint] = []
     if len(kinds) > 1:
         what = f"gloo cannot join {' and '.join(kinds)}: a gloo group cannot span operating systems"
@@ -129,6 +124,9 @@ def choose_transport(
     if not wires.private:
         what = "gloo neither authenticates nor encrypts, and not every wire of this run is private"
         problems.append(("transport", what, "use transport: smol, or declare the network `private: true`"))
+    elif encrypted:
+        what = "gloo does not encrypt, and encrypt: always asks for it"
+        problems.append(("transport", what, "use transport: smol, or encrypt: auto"))
     return "gloo", problems
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from smolcluster.comm.config import JOIN_S, GroupConfig, read_secret
 from smolcluster.comm.muster import Ground, muster
 from smolcluster.comm.quorum import Entry, Muster
+from smolcluster.comm.tls import TlsContexts
 from smolcluster.plan.elastic import plan_for
 from smolcluster.plan.types import NodeConfig
 from smolcluster.runtime.context import RunContext
@@ -58,6 +59,7 @@ def enter(context: RunContext, config: NodeConfig) -> tuple[GroupConfig | None, 
         generation=number,
         secret=secret,
         endpoint_file=folder.endpoint(context.node_of(0)),
+        tls=TlsContexts.of_node(config.certificates, context.me, context.plan.ca),
         after=after,
         entered=entered,
     )
@@ -76,6 +78,7 @@ def _muster(context: RunContext, config: NodeConfig, secret: bytes) -> Muster:
         generation=entry.generation + 1,
         secret=secret,
         endpoint_file=None,
+        tls=TlsContexts.of_node(config.certificates, context.me, context.plan.ca),
     )
     ground = Ground(
         config=group,

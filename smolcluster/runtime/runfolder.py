@@ -6,17 +6,14 @@ controller plan.json, summary.json and plots/. Collecting a node is copying its 
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from smolcluster.files import move_over
+from smolcluster.files import write_atomic as write_atomic  # every record of a run is written so
 from smolcluster.spec.base import Frozen
 
 RESULT_SCHEMA = 1
@@ -26,29 +23,6 @@ SERVING_SCHEMA = 1
 PROFILE = "profile.json"
 
 Status = Literal["completed", "failed", "stopped"]
-
-
-def write_atomic(path: Path, content: str | bytes, mode: int = 0o644) -> None:
-    """Write text or bytes so that a reader sees the old file or the whole new one, also after a crash. Makes the
-    folder. OSError, of `path` itself where the system refuses it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        error.filename = str(path)  # nobody knows the temporary one
-        raise
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(mode)
-        move_over(Path(temporary), path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            Path(temporary).unlink()
-        raise
 
 
 @dataclass(frozen=True)

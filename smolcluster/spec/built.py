@@ -11,7 +11,10 @@ from smolcluster.spec.layers import Merged
 from smolcluster.spec.problems import listed
 
 BUILT = ("single", "classicdp", "fsdp", "edp", "syncps", "mp", "diloco")
-NOT_ENCRYPTED = "this wire is not private: traffic is authenticated but not encrypted until certificates are set up"
+SET_UP = "ansible-playbook certificates.yml"
+NOT_ENCRYPTED = (
+    f"this wire is not private: traffic is authenticated but not encrypted until certificates are set up ({SET_UP})"
+)
 NO_TABLET = "a tablet computes its layers in an app of ours, which comes in a later release"
 
 
@@ -30,9 +33,9 @@ def refuse_tablets(named: Mapping[str, KeyPath], cluster: ClusterSpec, origin: M
     return [origin.problem(place, f"{name}: {NO_TABLET}", fix) for name, place in named.items() if name not in others]
 
 
-def refuse_encryption(encrypt: str, cluster: Merged) -> list[Problem]:
-    """encrypt: always, before there are certificates."""
-    if encrypt != "always":
+def refuse_encryption(encrypt: str, cluster: Merged, ca: str) -> list[Problem]:
+    """encrypt: always, where the cluster has no certificates yet; `ca` is its authority's fingerprint."""
+    if encrypt != "always" or ca:
         return []
-    fix = "use encrypt: auto, on wires where you trust everybody"
-    return [cluster.problem(("encrypt",), f"always cannot be had yet; {NOT_ENCRYPTED}", fix)]
+    what = "always needs certificates, and the cluster has none yet"
+    return [cluster.problem(("encrypt",), what, f"{SET_UP} makes them; encrypt: auto goes without until then")]

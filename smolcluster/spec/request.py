@@ -17,7 +17,7 @@ class Request:
 
     `init` is a folder with weights to start from, `earlier` the run that is resumed. To serve, `model` is a served
     model's name or folder; "" leaves it to the files. `problems`: what was wrong with flags before this; they are told
-    with all others.
+    with all others. `ca` is the fingerprint of the cluster's authority, "" where it has no certificates.
     """
 
     inventory: Path
@@ -31,6 +31,7 @@ class Request:
     init: Path | None = None
     earlier: Earlier | None = None
     problems: tuple[Problem, ...] = ()
+    ca: str = ""
 
 
 @dataclass(frozen=True)

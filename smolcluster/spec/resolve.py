@@ -76,7 +76,7 @@ def _resolve(request: Request, runnable: bool) -> Resolved:
     if run is None:
         raise ConfigError(problems)
     if runnable:
-        problems += refuse_encryption(run.comm.encrypt, settings.cluster_from)
+        problems += refuse_encryption(run.comm.encrypt, settings.cluster_from, request.ca)
     if problems:
         raise ConfigError(problems)
     # One file can be inventory and config at once: its notes are then told once.

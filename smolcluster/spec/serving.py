@@ -115,7 +115,7 @@ def _resolve(request: Request, find: Find | None, runnable: bool) -> Served:
         api = api_node(file, cluster, split.stages[0].node)
         problems += check_web(file, origin, cluster, api)
     if split.stages and runnable:
-        problems += refuse_tablets(split.places, cluster, origin) + refuse_encryption(file.encrypt, origin)
+        problems += refuse_tablets(split.places, cluster, origin) + refuse_encryption(file.encrypt, origin, request.ca)
         nodes = [cluster.node(stage.node) for stage in split.stages]
         if not problems:
             problems += check_free_port(split.stages[0].port, [*nodes, cluster.node(api)], origin)

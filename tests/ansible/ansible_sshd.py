@@ -1,6 +1,7 @@
 """Machines on this machine: an sshd each on 127.0.0.2, .3 ... with own host keys, ports and homes. Real SSH, no mocks.
 
-They all log in as the user who runs the tests; what makes them different machines is HOME, the address, and the port.
+They have the project under test, whatever is installed, and all log in as the user who runs the tests; what makes them
+different machines is HOME, the address, and the port.
 """
 
 from __future__ import annotations

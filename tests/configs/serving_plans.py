@@ -16,7 +16,10 @@ from smolcluster.spec import Request, resolve_serving
 from smolcluster.spec.served import ModelFolder
 
 Write = Callable[[str, str], Path]
-NOT_PRIVATE = "this wire is not private: traffic is authenticated but not encrypted until certificates are set up"
+NOT_PRIVATE = (
+    "this wire is not private: traffic is authenticated but not encrypted until certificates are set up"
+    " (ansible-playbook certificates.yml)"
+)
 # Three machines with an address each: a and b share a wire, b and c another, and nothing leads from a to c.
 ROW = """\
 schema: 1

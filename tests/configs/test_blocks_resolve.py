@@ -16,7 +16,10 @@ from smolcluster.spec.shipped import FILE_MODELS
 from .conftest import FIXTURES, HOME, report
 
 MESH_ADDRESSES = {"mini1": "10.10.0.1", "mini2": "10.10.0.2", "mini3": "10.10.0.3"}
-NOT_PRIVATE = "this wire is not private: traffic is authenticated but not encrypted until certificates are set up"
+NOT_PRIVATE = (
+    "this wire is not private: traffic is authenticated but not encrypted until certificates are set up"
+    " (ansible-playbook certificates.yml)"
+)
 
 
 def block(strategy: str) -> Path:

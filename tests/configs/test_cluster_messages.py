@@ -168,8 +168,8 @@ CLUSTER = {
     "always encrypted": (
         "fsdp",
         "encrypt: always",
-        "c.yaml:1: encrypt: always cannot be had yet; this wire is not private: traffic is authenticated but not"
-        " encrypted until certificates are set up | use encrypt: auto, on wires where you trust everybody",
+        "c.yaml:1: encrypt: always needs certificates, and the cluster has none yet"
+        " | ansible-playbook certificates.yml makes them; encrypt: auto goes without until then",
     ),
     "another strategy's key": (
         "classicdp",

@@ -38,9 +38,8 @@ FLAGS = {
     ),
     "always encrypted": (
         {"overrides": ("encrypt=always",)},
-        "--override encrypt=always: encrypt: always cannot be had yet; this wire is not private: traffic is"
-        " authenticated but not encrypted until certificates are set up"
-        " | use encrypt: auto, on wires where you trust everybody",
+        "--override encrypt=always: encrypt: always needs certificates, and the cluster has none yet"
+        " | ansible-playbook certificates.yml makes them; encrypt: auto goes without until then",
     ),
     "strategy": ({"strategy": "fdsp"}, "--strategy fdsp: there is no such strategy | did you mean fsdp?"),
     "model": ({"model": "gtp"}, "--model gtp: there is no such model | did you mean gpt?"),

@@ -41,7 +41,7 @@ def test_the_local_default(smollm2: Path) -> None:
         {"rank": 1, "start": 13, "stop": 26, "need_mb": 400 + 332, **unknown},
         {"rank": 2, "start": 26, "stop": 30, "need_mb": 400 + 210, **unknown},
     ]
-    assert got["api"] == {"rank": 3, "listen": [here], "api_port": 8080, "frontend_port": 5050}
+    assert got["api"] == {"rank": 3, "listen": [here], "api_port": 8080, "frontend_port": 5050, "tls": False}
     assert (plan.layers, plan.world_size, plan.params, plan.notes) == (30, 4, 134_515_008, ())
     assert (plan.serve.model_name, plan.serve.source, plan.serve.licence) == ("smollm2", "test smollm2", "MIT")
     assert plan.serve.cache_tokens == 4 * 2048

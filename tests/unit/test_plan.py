@@ -115,9 +115,11 @@ def test_open_wires_are_told_and_private_ones_are_not() -> None:
     assert plan_of(HOME, nodes=("mini1", "mini2", "pi5")).notes == ()
     assert plan_of(HOME, nodes=("mini1", "macbook")).notes == (
         "network wifi: this wire is not private: traffic is authenticated but not encrypted until certificates are set"
-        " up",
+        " up (ansible-playbook certificates.yml)",
     )
-    assert plan_of(HOME, "fsdp", "encrypt=never", nodes=("mini1", "macbook")).notes == ()
+    assert plan_of(HOME, "fsdp", "encrypt=never", nodes=("mini1", "macbook")).notes == (
+        "network wifi: encrypt: never: traffic is authenticated but not encrypted",
+    )
 
 
 def test_transport_auto() -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import ssl
 from contextlib import closing
 from pathlib import Path
 
 from pydantic import SecretStr
 
+from smolcluster.certs.checking import browser_context, check_node
+from smolcluster.certs.places import NodeFolder
 from smolcluster.chat.backend.api import create_app
 from smolcluster.chat.backend.serve import Serving, bind, close, urls
 from smolcluster.chat.backend.settings import SHORTEST_KEY, ApiSettings
 from smolcluster.comm.route import is_loopback
-from smolcluster.errors import ConfigError, Problem, SmolError
+from smolcluster.errors import ConfigError, InputError, Problem, SmolError
 from smolcluster.infer.client import open_head
 from smolcluster.plan.types import ApiPlan, NodeConfig, RankPlan, ServePlan
 from smolcluster.runtime.process import Stop
@@ -26,10 +29,11 @@ _LOOK_S = 0.2
 def run_api(config: NodeConfig, plan: ServePlan, me: RankPlan, stop: Stop) -> None:
     """Serve until `stop`. It answers before the head is there, and says that it is starting.
 
-    ConfigError: a port that is taken, no key where one is needed, no secret. SmolError: the API broke.
+    ConfigError: a port that is taken, no key or certificate where one is needed, no secret. SmolError: the API broke.
     """
     folder = RunFolder(Path(config.run_dir))
     key = read_key(config, plan.api)
+    tls = read_tls(config, plan, me) if plan.api.tls else None
     bound = bind(plan.api.listen, {"api": plan.api.api_port, "page": plan.api.frontend_port})
     try:
         head = open_head(config, plan, me)
@@ -44,14 +48,24 @@ def run_api(config: NodeConfig, plan: ServePlan, me: RankPlan, stop: Stop) -> No
         requests_file=folder.requests(me.node, me.rank),
         note_file=folder.serving(me.node, me.rank),
         links_file=folder.links_used(me.node, me.rank),
-        urls=urls(bound),
+        urls=urls(bound, tls is not None),
     )
     folder.rank(me.node, me.rank).mkdir(parents=True, exist_ok=True)
-    with closing(head), Serving(create_app(head, settings), bound) as serving:
+    with closing(head), Serving(create_app(head, settings), bound, tls=tls) as serving:
         log.info("the API is on %s, the page on %s", settings.urls["api"], settings.urls["page"])
         while not stop.wait(_LOOK_S):
             if not serving.alive:
                 raise SmolError("the API ended by itself; the log says why")
+
+
+def read_tls(config: NodeConfig, plan: ServePlan, me: RankPlan) -> ssl.SSLContext:
+    """HTTPS with this node's certificate. InputError where it has none that a browser could accept."""
+    if config.certificates is None:
+        what = f"the API speaks HTTPS, and node.yaml names no certificates of {me.node}"
+        raise InputError([Problem("node.yaml", 0, "certificates", what, "run the playbook again")])
+    folder = NodeFolder(Path(config.certificates))
+    check_node(folder, me.node, plan.ca)
+    return browser_context(folder)
 
 
 def read_key(config: NodeConfig, api: ApiPlan) -> SecretStr | None:

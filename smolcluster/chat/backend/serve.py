@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import socket
+import ssl
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Self
@@ -62,15 +63,24 @@ def close(bound: Mapping[str, Sequence[socket.socket]]) -> None:
             opened.close()
 
 
-def urls(bound: Mapping[str, Sequence[socket.socket]]) -> dict[str, str]:
-    """Where each is found, by its first address."""
-    return {name: f"http://{Endpoint(*sockets[0].getsockname()[:2])}" for name, sockets in bound.items()}
+def urls(bound: Mapping[str, Sequence[socket.socket]], tls: bool = False) -> dict[str, str]:
+    """Where each is found, by its first address; with `tls` by https."""
+    scheme = "https" if tls else "http"
+    return {name: f"{scheme}://{Endpoint(*sockets[0].getsockname()[:2])}" for name, sockets in bound.items()}
 
 
 class Serving:
-    """An app on bound sockets, which it closes. A context manager: inside it answers."""
+    """An app on bound sockets, which it closes; by HTTPS where there is a context for it. A context manager: inside it
+    answers.
+    """
 
-    def __init__(self, app: FastAPI, bound: Mapping[str, Sequence[socket.socket]], leave_s: float = LEAVE_S) -> None:
+    def __init__(
+        self,
+        app: FastAPI,
+        bound: Mapping[str, Sequence[socket.socket]],
+        leave_s: float = LEAVE_S,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._bound = bound
         self._service: Service = app.state.service
         self._leave_s = leave_s
@@ -92,6 +102,7 @@ class Serving:
                 ws_per_message_deflate=False,
                 limit_concurrency=_MOST_CONNECTIONS,
                 timeout_graceful_shutdown=int(leave_s) + _CUT_S,
+                ssl_context_factory=None if tls is None else lambda *_: tls,
             )
         )
         self._thread = threading.Thread(target=self._run, name="smol-api", daemon=True)
