@@ -13,7 +13,7 @@ from typing import Literal
 from smolcluster.plan.arithmetic import memory_of, param_count
 from smolcluster.plan.pipeline import micros_of
 from smolcluster.plan.predict import Links, Prediction, predict
-from smolcluster.plan.predict_mp import predict_pipeline
+from smolcluster.plan.predict_mp import predict_pipelines
 from smolcluster.plan.predict_rounds import predict_rounds
 from smolcluster.plan.predict_star import predict_star
 from smolcluster.plan.profile import tokens_per_sample
@@ -73,7 +73,7 @@ def forecast(run: RunSpec, crew: Crew) -> Forecast:
     """Of this run by these ranks."""
     params, samples = param_count(run.model), sum(crew.samples)
     prediction = _predicted(run, params, crew)
-    micros = max(1, min(micros_of(run), max(crew.samples)))
+    micros = max(1, micros_of(run, max(crew.samples)))
     rank_mb = []
     for rank in range(len(crew.nodes)):
         role = "server" if run.strategy in STARS and rank == 0 else "worker"
@@ -100,7 +100,7 @@ def label_of(run: RunSpec) -> str:
 def _predicted(run: RunSpec, params: int, crew: Crew) -> Prediction:
     nodes, costs, samples = crew.nodes, crew.costs, crew.samples
     if run.strategy == "mp":
-        return predict_pipeline(run, nodes, costs, samples[0], crew.stages, crew.links)
+        return predict_pipelines(run, crew.wire, nodes, costs, samples, crew.stages, crew.links)
     if run.strategy == "diloco":
         return predict_rounds(run, params, crew.wire, nodes, costs, samples, crew.links)
     if run.strategy in STARS:

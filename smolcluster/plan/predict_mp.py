@@ -9,6 +9,9 @@ the way from there to the last and back, over the micro-batches that are alive i
 it is the round trip that all wait for. With even stages and no wire that is the textbook's (S - 1 + M) x (f + b).
 
 A hop costs its bytes over that link and half a round trip; while one travels the next micro-batch is computed.
+
+Of several pipelines the slowest counts; then the replicas of a stage sum its gradients around a ring, of which the last
+micro-batch's backward would hide a part; none is taken off, since it is one micro-batch of several.
 """
 
 from __future__ import annotations
@@ -17,13 +20,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from smolcluster.plan.arithmetic import block_params, param_count, stage_params
+from smolcluster.plan.grid import Grid
 from smolcluster.plan.pipeline import micros_of
 from smolcluster.plan.predict import Links, Prediction
 from smolcluster.plan.shares import Cost
 from smolcluster.plan.stages import Ranges
-from smolcluster.plan.traffic import hidden_bytes, tied_bytes
+from smolcluster.plan.traffic import hidden_bytes, replica_bytes, tied_bytes
 from smolcluster.spec.pipeline import layers_of
-from smolcluster.spec.run import NNSpec, RunSpec
+from smolcluster.spec.run import NNSpec, RunSpec, WireFormat
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,28 @@ class Hop:
     there_s: float
 
 
+def predict_pipelines(
+    run: RunSpec, wire: WireFormat, nodes: Sequence[str], costs: Sequence[Cost], samples: Sequence[int],
+    stages: Ranges, links: Links,
+) -> Prediction:  # fmt: skip
+    """A step of ranks on those machines, in rank order: pipelines of these stages. `costs` are each machine's for the
+    whole model; a pipeline's first rank has its samples.
+    """
+    grid = Grid(len(stages), len(nodes) // len(stages))
+    each = []
+    for number in range(grid.replicas):
+        ranks = grid.pipeline(number)
+        own = [nodes[rank] for rank in ranks], [costs[rank] for rank in ranks]
+        each.append(predict_pipeline(run, *own, samples[ranks[0]], stages, links))
+    slowest = max(each, key=lambda one: one.step_s)
+    return Prediction(slowest.compute_s, slowest.wire_s + _rings_s(run, wire, nodes, stages, grid, links))
+
+
 def predict_pipeline(
     run: RunSpec, nodes: Sequence[str], costs: Sequence[Cost], samples: int, stages: Ranges, links: Links
 ) -> Prediction:
     """A step of that many samples through stages on those machines. `costs` are each machine's for the whole model."""
-    micros = max(1, min(micros_of(run), samples))
+    micros = max(1, micros_of(run, samples))
     shares = work_shares(run, stages)
     # Forward and backward of one micro-batch.
     turns = [cost.sample_s * samples / micros * share for cost, share in zip(costs, shares, strict=True)]
@@ -98,3 +119,19 @@ def _at_the_end_s(run: RunSpec, nodes: Sequence[str], links: Links) -> float:
     )
     ring = set(zip(nodes, [*nodes[1:], nodes[0]], strict=True))
     return tied_s + (len(nodes) - 1) * max(links(a, b)[1] for a, b in ring) / 2000
+
+
+def _rings_s(
+    run: RunSpec, wire: WireFormat, nodes: Sequence[str], stages: Ranges, grid: Grid, links: Links
+) -> float:  # fmt: skip
+    """The longest of the stages' sums over their replicas."""
+    longest = 0.0
+    for number, sent in enumerate(replica_bytes(run, wire, stages, grid.replicas)):
+        ring = [nodes[rank] for rank in grid.stage(number)]
+        ways = [links(a, b) for a, b in zip(ring, [*ring[1:], ring[0]], strict=True) if a != b]
+        if not ways or not sent:
+            continue
+        hops = 2 * (grid.replicas - 1)
+        sending_s = sent * 8 / (min(mbps for mbps, _ in ways) * 1e6)
+        longest = max(longest, sending_s + hops * max(rtt_ms for _, rtt_ms in ways) / 2000)
+    return longest

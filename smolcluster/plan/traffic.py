@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from smolcluster.plan.arithmetic import FLOAT32_BYTES, param_count
+from smolcluster.plan.arithmetic import FLOAT32_BYTES, param_count, stage_params
 from smolcluster.plan.buckets import bucket_lengths, frame_bytes, sent_around, unit_lengths
+from smolcluster.plan.grid import Grid
 from smolcluster.plan.stages import Ranges
+from smolcluster.spec.pipeline import layers_of
 from smolcluster.spec.run import STARS, GPTSpec, NNSpec, RunSpec, WireFormat
 
 # The looked up rows of a tied embedding travel apart where they add at most this much to the bytes of a step.
@@ -29,7 +31,7 @@ def sent_in_a_step(
     if count == 1:
         return [0]
     if run.strategy == "mp":
-        return _between_stages(run, samples[0], stages)
+        return _between_stages(run, wire, samples, stages)
     if run.strategy in STARS:
         return _in_a_star(run, wire, samples)
     lengths = bucket_lengths(param_count(run.model), count)
@@ -75,14 +77,26 @@ def tied_bytes(run: RunSpec) -> int:
     return FLOAT32_BYTES * model.vocab_size * model.model_dim
 
 
-def _between_stages(run: RunSpec, samples: int, stages: Ranges) -> list[int]:
-    sent = [0] * len(stages)
-    one_way = hidden_bytes(run, samples)
-    for rank in range(len(stages) - 1):
-        sent[rank] += one_way
-        sent[rank + 1] += one_way
-    for end in (0, -1):
-        sent[end] += tied_bytes(run)
+def replica_bytes(run: RunSpec, wire: WireFormat, stages: Ranges, replicas: int) -> list[int]:
+    """By stage: what each of its replicas sends so that all have the sum of its gradients."""
+    layers = layers_of(run.model)
+    sizes = [stage_params(run.model, stage, layers) for stage in stages]
+    return [2 * sent_around(wire, bucket_lengths(size, replicas), replicas) if replicas > 1 else 0 for size in sizes]
+
+
+def _between_stages(run: RunSpec, wire: WireFormat, samples: Sequence[int], stages: Ranges) -> list[int]:
+    grid = Grid(len(stages), len(samples) // len(stages))
+    sums = replica_bytes(run, wire, stages, grid.replicas)
+    sent = [sums[grid.stage_of(rank)] for rank in range(len(samples))]
+    for number in range(grid.replicas):
+        ranks = grid.pipeline(number)
+        one_way = hidden_bytes(run, samples[ranks[0]])
+        for rank in ranks[:-1]:
+            sent[rank] += one_way
+            sent[rank + 1] += one_way
+        if len(ranks) > 1:
+            for end in (ranks[0], ranks[-1]):
+                sent[end] += tied_bytes(run)
     return sent
 
 

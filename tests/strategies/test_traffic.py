@@ -11,6 +11,7 @@ import pytest
 from diloco_jobs import rounds
 from hypothesis import given
 from hypothesis import strategies as st
+from mp_replica_jobs import bytes_of_a_step
 from star_players import Star, started, steps
 from strategy_jobs import account, context_of
 from strategy_models import LENGTH, VOCAB
@@ -77,6 +78,16 @@ def test_split_layers(pool: Pool, kind: str, bounds: mp_jobs.Bounds, micros: int
     for out, payload in zip(sent, predicted, strict=True):
         assert 0 < out - payload < (4 * micros + 20) * HEADER_BYTES
         assert (out - payload) % HEADER_BYTES == 0
+
+
+@pytest.mark.parametrize("kind", ["gpt", "untied gpt"])
+def test_pipelines_side_by_side(pool: Pool, kind: str) -> None:
+    bounds, shares = ((0, 1), (1, 4)), (4, 2)
+    run = context_of("mp", 0, 1).run.model_copy(update={"model": mp_jobs.spec_of(kind)})
+    predicted = sent_in_a_step(run, "fp32", (4, 0, 2, 0), bounds)
+    for got, payload in zip(pool.run("smol", 4, bytes_of_a_step, kind, bounds, shares), predicted, strict=True):
+        assert 0 < got["sent"] - payload < 60 * HEADER_BYTES
+        assert (got["sent"] - payload) % 8 == 0  # headers, and the few numbers that ranks tell each other
 
 
 @pytest.mark.parametrize("wire", ["fp32", "int8"])
