@@ -9,29 +9,26 @@ to seat the machines that one is taken which moves its bytes soonest, among thos
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations, permutations, product
 
 from smolcluster.errors import ConfigError, Problem
-from smolcluster.plan.arithmetic import FLOAT32_BYTES, stage_params
 from smolcluster.plan.grid import Grid
 from smolcluster.plan.pipeline import head_layers, pipeline_notes, share_of_memory, training_stages
+from smolcluster.plan.pipeline_traffic import Mbps, Traffic, traffic_of
 from smolcluster.plan.seats import Seat
 from smolcluster.plan.shares import shares
 from smolcluster.plan.stages import Machine, Ranges
 from smolcluster.spec.pipeline import layers_of
-from smolcluster.spec.run import GPTSpec, RunSpec
-
-Mbps = Callable[[str, str], float]
+from smolcluster.spec.run import RunSpec
 
 # Ways that compute nearly as fast as the fastest are judged by their wires: speeds differ by a few percent anyway.
 NEARLY = 0.95
 # So many ways to seat the machines are all looked at; of more, two: neighbours in the file's order as pipelines, and as
 # replicas, and what the better one becomes by changing places.
 MOST_WAYS = 1000
-_BITS = 8 / 1e6  # of a byte, in megabits
 
 
 @dataclass(frozen=True)
@@ -60,19 +57,6 @@ class Layout:
         return tuple(
             0 if grid.stage_of(rank) else self.samples[grid.pipeline_of(rank)] for rank in range(len(self.seats))
         )
-
-
-@dataclass(frozen=True)
-class Traffic:
-    """Bytes of a step one way over one wire: `hidden` within a pipeline, at most, `gradients` from a replica, at most.
-
-    `seconds` on the wires as they are, if nothing hides anything; `total_s`: the same of all wires together.
-    """
-
-    hidden: int
-    gradients: int
-    seconds: float
-    total_s: float
 
 
 def lay_out(run: RunSpec, seats: Sequence[Seat], speeds: Mapping[str, float], mbps: Mbps) -> Layout:
@@ -160,7 +144,8 @@ class _Planner:
         stages = self._stages(seats)
         paces = [self._pace_of(seats, stages, number) for number in range(self.grid.replicas)]
         samples = shares(self.run.training.batch_size, paces)
-        return Layout(tuple(seats), stages, samples, self._traffic(seats, stages, samples))
+        nodes = [seat.node.name for seat in seats]
+        return Layout(tuple(seats), stages, samples, traffic_of(self.run, nodes, stages, samples, self._mbps))
 
     def best(self, orders: Sequence[Sequence[Seat]]) -> Layout:
         """Of the orders that compute nearly as fast as the fastest the one whose wires take the least time; of equal
@@ -226,40 +211,3 @@ class _Planner:
         work = [float(stop - start) for start, stop in stages]
         work[-1] += head_layers(self.run.model)
         return min(self._speed(seats[rank]) / each for rank, each in zip(ranks, work, strict=True))
-
-    def _traffic(self, seats: Sequence[Seat], stages: Ranges, samples: Sequence[int]) -> Traffic:
-        """Each kind lasts as long as on its slowest wire; they follow each other, for a ring waits for a backward."""
-        model, grid, layers = self.run.model, self.grid, layers_of(self.run.model)
-        width = model.max_seq_len * model.model_dim if isinstance(model, GPTSpec) else model.hidden
-        hidden = [FLOAT32_BYTES * width * count for count in samples]
-        weights = [FLOAT32_BYTES * stage_params(model, stage, layers) for stage in stages]
-        sums = [2 * (grid.replicas - 1) * size // grid.replicas for size in weights]
-        hops = [
-            hidden[number] * self._slowness(seats[one], seats[other])
-            for number in range(grid.replicas)
-            for one, other in zip(grid.pipeline(number), grid.pipeline(number)[1:], strict=False)
-        ]
-        rings = [
-            sums[number] * self._slowness(seats[one], seats[other])
-            for number in range(grid.stages)
-            for one, other in _ring(grid.stage(number))
-        ]
-        ties: list[float] = []
-        if isinstance(model, GPTSpec) and model.tie_embeddings and grid.stages > 1:
-            table = FLOAT32_BYTES * model.vocab_size * model.model_dim
-            ends = [grid.pipeline(number) for number in range(grid.replicas)]
-            ties = [table * self._slowness(seats[ranks[0]], seats[ranks[-1]]) for ranks in ends]
-        kinds = (hops, rings, ties)
-        seconds = math.fsum(max(kind, default=0.0) for kind in kinds)
-        return Traffic(max(hidden), max(sums), seconds, math.fsum(math.fsum(kind) for kind in kinds))
-
-    def _slowness(self, one: Seat, other: Seat) -> float:
-        """Seconds that a byte takes between two ranks; none within a machine, whose memory is no wire."""
-        if one.node.name == other.node.name:
-            return 0.0
-        mbps = self._mbps(one.node.name, other.node.name)
-        return _BITS / mbps if mbps else math.inf
-
-
-def _ring(ranks: Sequence[int]) -> list[tuple[int, int]]:
-    return [(rank, ranks[(at + 1) % len(ranks)]) for at, rank in enumerate(ranks)] if len(ranks) > 1 else []

@@ -14,6 +14,7 @@ from strategy_models import samples_of
 from strategy_pool import FABRICS
 
 from smolcluster.comm.link import Link
+from smolcluster.errors import PeerError
 from smolcluster.runtime.slices import Slice
 from smolcluster.spec.run import WireFormat
 from smolcluster.strategies.base import NotFiniteError, build_strategy
@@ -155,3 +156,17 @@ def poisoned(rank: int, world_size: int, kind: str, bounds: Bounds, shares: Shar
         assert torch.equal(params(strategy), before)
         return f"{error.rank}: {error}"
     return "no error"
+
+
+def one_is_stuck(rank: int, world_size: int, kind: str, bounds: Bounds, shares: Shares, odd: int) -> str:
+    """After a good step one rank computes for ever, with a heart that beats: what all are told."""
+    strategy = pipelines(rank, world_size, kind, bounds, shares)
+    steps(strategy, sum(shares), 2, 1, shares=shares)
+    strategy._deadline_s = 3.0
+    if rank == odd:
+        return str(FABRICS[rank].alarm.wait(60))
+    try:
+        steps(strategy, sum(shares), 2, 1, 1, shares)
+    except PeerError as error:
+        return str(error)
+    return "it did not notice"

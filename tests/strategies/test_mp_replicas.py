@@ -10,7 +10,7 @@ import torch
 from mp_jobs import resume as resume_others
 from mp_jobs import slices_after as slices_of_one_pipeline
 from mp_jobs import train as train_whole
-from mp_replica_jobs import bytes_of_a_step, drift, given_weights, poisoned, resume, slices_after, train
+from mp_replica_jobs import bytes_of_a_step, drift, given_weights, one_is_stuck, poisoned, resume, slices_after, train
 from strategy_pool import Pool
 from test_mp import assert_equal
 
@@ -142,6 +142,12 @@ def test_given_weights_reach_all_replicas(pool: Pool) -> None:
 def test_a_loss_that_is_no_number_in_one_pipeline_stops_all(pool: Pool) -> None:
     for said in pool.run("smol", 4, poisoned, "gpt", EVEN, (4, 4), 3):
         assert said.startswith("3: the loss of rank 3 is not finite")
+
+
+def test_a_replica_that_is_stuck_ends_the_step_at_its_deadline(pool: Pool) -> None:
+    """The other pipeline, which waits at the ring for one that itself waits, is told the same culprit."""
+    for told in pool.run("smol", 4, one_is_stuck, "gpt", EVEN, (4, 4), 3):
+        assert "rank 3 sent nothing for 3 s" in told
 
 
 # -- checkpoints -------------------------------------------------------------------------------------------------------
