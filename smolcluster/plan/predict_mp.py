@@ -35,18 +35,22 @@ class Hop:
 
 
 def predict_pipeline(
-    run: RunSpec, nodes: Sequence[str], costs: Sequence[Cost], samples: int, stages: Ranges, links: Links
-) -> Prediction:
-    """A step of that many samples through stages on those machines. `costs` are each machine's for the whole model."""
+    run: RunSpec, nodes: Sequence[str], costs: Sequence[Cost], samples: int, stages: Ranges, links: Links,
+    busy: Links | None = None,
+) -> Prediction:  # fmt: skip
+    """A step of that many samples through stages on those machines. `costs` are each machine's for the whole model;
+    `busy`: the links while all compute.
+    """
     micros = max(1, min(micros_of(run), samples))
     shares = work_shares(run, stages)
     # Forward and backward of one micro-batch.
     turns = [cost.sample_s * samples / micros * share for cost, share in zip(costs, shares, strict=True)]
     hops = []
     for number in range(len(stages) - 1):
+        bits = hidden_bytes(run, samples) / micros * 8
         mbps, rtt_ms = links(nodes[number], nodes[number + 1])
-        busy_s = hidden_bytes(run, samples) / micros * 8 / (mbps * 1e6)
-        hops.append(Hop(busy_s, busy_s + rtt_ms / 2000))
+        busy_mbps = (busy or links)(nodes[number], nodes[number + 1])[0]
+        hops.append(Hop(bits / (busy_mbps * 1e6), bits / (mbps * 1e6) + rtt_ms / 2000))
     once = sum(turns) + 2 * sum(hop.there_s for hop in hops)
     pipeline_s = once + (micros - 1) * _period_s(turns, hops, micros)
     sizes = [stage_params(run.model, stage, layers_of(run.model)) for stage in stages]
