@@ -52,7 +52,7 @@ def predict_pipeline(
         busy_mbps = (busy or links)(nodes[number], nodes[number + 1])[0]
         hops.append(Hop(bits / (busy_mbps * 1e6), bits / (mbps * 1e6) + rtt_ms / 2000))
     once = sum(turns) + 2 * sum(hop.there_s for hop in hops)
-    pipeline_s = once + (micros - 1) * _period_s(turns, hops, micros)
+    pipeline_s = once + (micros - 1) * _period_s(turns, hops)
     sizes = [stage_params(run.model, stage, layers_of(run.model)) for stage in stages]
     whole = param_count(run.model)
     update_s = max(cost.update_s * size / whole for cost, size in zip(costs, sizes, strict=True))
@@ -84,11 +84,11 @@ def attention_work(width: int, length: int) -> float:
     return float(width * length)
 
 
-def _period_s(turns: Sequence[float], hops: Sequence[Hop], micros: int) -> float:
+def _period_s(turns: Sequence[float], hops: Sequence[Hop]) -> float:
     longest = max([*turns, *(hop.busy_s for hop in hops)])
     for stage in range(len(turns)):
         loop_s = sum(turns[stage:]) + 2 * sum(hop.there_s for hop in hops[stage:])
-        longest = max(longest, loop_s / min(len(turns) - stage, micros))
+        longest = max(longest, loop_s / (len(turns) - stage))
     return longest
 
 
