@@ -171,7 +171,7 @@ class Team:
         places = tuple(places) or (LOOPBACK,) * world_size
         self._folder = tempfile.TemporaryDirectory()
         self._pipes: list[Connection] = []
-        self._processes = []
+        self.processes: list[Any] = []
         for rank in range(world_size):
             ours, theirs = context.Pipe()
             arguments = (rank, places, os.getpid(), transport, keep_memory, self._folder.name, theirs, setup, faults)
@@ -179,7 +179,7 @@ class Team:
             process.start()
             theirs.close()
             self._pipes.append(ours)
-            self._processes.append(process)
+            self.processes.append(process)
         self.tasks: list[str] = self._answers()[0]
 
     def do(self, task: str) -> list[Done]:
@@ -210,7 +210,7 @@ class Team:
             if kind is None:
                 pipe.send(None)
             pipe.close()
-        for process in self._processes:
+        for process in self.processes:
             process.join(10)
             if process.is_alive():
                 process.kill()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from smolcluster.plan.profile import LinkSpeed, Measured, NodeMeasure, Profile, 
 from smolcluster.plan.types import ProfilePlan
 from smolcluster.runtime.pacenote import RankPace
 from smolcluster.runtime.runfolder import RunFolder, Summary, run_at
+
+_OF_A_LINK = ("mbps", "rtt_ms", "idle_mbps", "idle_rtt_ms")
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,11 @@ def profile_of(story: ProfileStory) -> Profile:
                 device=paces[0].device,
                 threads=paces[0].threads,
                 versions=paces[0].versions,
+                decode=max(
+                    (pace.decode for pace in paces if pace.decode is not None),
+                    key=lambda decode: decode.layer_s[0],
+                    default=None,
+                ),
             )
             for node, paces in by_node.items()
         },
@@ -110,18 +118,27 @@ def _speed(paces: Sequence[RankPace]) -> float:
 def _links(story: ProfileStory) -> tuple[LinkSpeed, ...]:
     """From node to node; of several ranks on a machine the slowest pair's."""
     node_of = {rank.rank: rank.node for rank in story.plan.ranks}
-    slowest: dict[tuple[str, str], float] = {}
-    longest: dict[tuple[str, str], float] = {}
+    found: dict[str, dict[tuple[str, str], list[float]]] = {name: defaultdict(list) for name in _OF_A_LINK}
     for rank, pace in story.paces.items():
         for link in pace.links:
             here, there = node_of[rank], node_of[link.peer]
-            if here != there:
-                slowest[there, here] = min(link.mbps, slowest.get((there, here), link.mbps))
-                longest[here, there] = max(link.rtt_ms, longest.get((here, there), link.rtt_ms))
+            for name in _OF_A_LINK if here != there else ():
+                value = getattr(link, name)
+                way = (there, here) if name.endswith("mbps") else (here, there)
+                if value is not None:
+                    found[name][way].append(value)
     return tuple(
-        LinkSpeed(src=src, dst=dst, mbps=_rounded(mbps), rtt_ms=_rounded(longest[src, dst]))
-        for (src, dst), mbps in sorted(slowest.items())
-        if (src, dst) in longest
+        LinkSpeed(
+            src=way[0],
+            dst=way[1],
+            **{
+                name: _rounded((min if name.endswith("mbps") else max)(ways[way]))
+                for name, ways in found.items()
+                if way in ways
+            },
+        )
+        for way in sorted(found["mbps"])
+        if way in found["rtt_ms"]
     )
 
 

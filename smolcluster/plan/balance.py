@@ -123,7 +123,8 @@ class Options:
             return None
         samples = samples_of(run, seats, self._profile, self.total)
         costs = costs_of(run, self._profile, seats)
-        prediction = predict(run, self._params, wire, nodes, costs, samples, self._speeds.link)
+        speeds = self._speeds
+        prediction = predict(run, self._params, wire, nodes, costs, samples, speeds.link, speeds.busy)
         return Option(tuple(participants), samples, prediction)
 
     def _claimed_mbps(self, src: str, dst: str) -> float:

@@ -29,12 +29,16 @@ Limit = Literal["computing", "the wire"]
 
 @dataclass(frozen=True)
 class Crew:
-    """The ranks of a run in order: whose machines, what computing costs each, how many samples of a step it takes."""
+    """The ranks of a run in order: whose machines, what computing costs each, how many samples of a step it takes.
+
+    `busy`: the links while all compute, where they are then slower.
+    """
 
     nodes: tuple[str, ...]
     costs: tuple[Cost, ...]
     samples: tuple[int, ...]
     links: Links
+    busy: Links | None = None
     wire: WireFormat = "fp32"
     stages: Ranges = ()
 
@@ -100,12 +104,12 @@ def label_of(run: RunSpec) -> str:
 def _predicted(run: RunSpec, params: int, crew: Crew) -> Prediction:
     nodes, costs, samples = crew.nodes, crew.costs, crew.samples
     if run.strategy == "mp":
-        return predict_pipelines(run, crew.wire, nodes, costs, samples, crew.stages, crew.links)
+        return predict_pipelines(run, crew.wire, nodes, costs, samples, crew.stages, crew.links, crew.busy)
     if run.strategy == "diloco":
         return predict_rounds(run, params, crew.wire, nodes, costs, samples, crew.links)
     if run.strategy in STARS:
         return predict_star(run, params, crew.wire, nodes, costs, samples, crew.links)
-    return predict(run, params, crew.wire, nodes, costs, samples, crew.links)
+    return predict(run, params, crew.wire, nodes, costs, samples, crew.links, crew.busy)
 
 
 def alone(nodes: Sequence[str], costs: Sequence[Cost], samples: int) -> list[tuple[float, str]]:

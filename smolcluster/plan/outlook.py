@@ -72,12 +72,13 @@ def case_of(cluster: ClusterSpec, plan: Plan, profile: Profile) -> Case:
     idle = {seat.rank for seat in seats if seat.participant.role == "server" and not run.server_trains}
     known = _with_idle(profile, [seat.node.name for seat in seats if seat.rank in idle])
     costs = costs_of(run, known, seats)
-    links = Speeds(Topology(cluster), profile).link
+    speeds = Speeds(Topology(cluster), profile)
     crew = Crew(
         nodes=tuple(rank.node for rank in plan.ranks),
         costs=tuple(costs),
         samples=tuple(rank.samples for rank in plan.ranks),
-        links=links,
+        links=speeds.link,
+        busy=speeds.busy,
         wire=plan.wire,
         stages=plan.stages,
     )
@@ -182,15 +183,15 @@ def _faster_links(cluster: ClusterSpec, case: Case) -> list[Gain]:
     found = []
     air = {pair for pair in pairs if _medium(topology, *pair) == "wifi"}
     if air:
-        wired = _quicker(case.crew.links, air, BETTER[0][0])
-        found.append(_again(case, "Ethernet cables instead of Wi-Fi", "plug them into the router", links=wired))
+        wired = _rewired(case, air, BETTER[0][0])
+        found.append(_again(case, "Ethernet cables instead of Wi-Fi", "plug them into the router", None, **wired))
     a, b = min(pairs, key=lambda pair: case.crew.links(*pair)[0])
     now = case.crew.links(a, b)[0]
     better = next(((mbps, name) for mbps, name in BETTER if mbps > now * 1.2), None)
     if better is not None and (a, b) not in air and _medium(topology, a, b) != "loopback":
-        quicker = _quicker(case.crew.links, {(a, b)}, better[0])
         how = f"{better[1]} between them"
-        found.append(_again(case, f"a faster link {a} - {b} ({now:,.0f} Mbit/s now)", how, links=quicker))
+        rewired = _rewired(case, {(a, b)}, better[0])
+        found.append(_again(case, f"a faster link {a} - {b} ({now:,.0f} Mbit/s now)", how, None, **rewired))
     return found
 
 
@@ -199,6 +200,12 @@ def _medium(topology: Topology, a: str, b: str) -> str:
         return topology.route(a, b).medium
     except NoRouteError:
         return ""
+
+
+def _rewired(case: Case, pairs: set[tuple[str, str]], mbps: float) -> dict[str, Links]:
+    """A faster wire between those: how fast it is beside computing nobody knows, so the same."""
+    changed = {"links": _quicker(case.crew.links, pairs, mbps)}
+    return changed | ({"busy": _quicker(case.crew.busy, pairs, mbps)} if case.crew.busy is not None else {})
 
 
 def _quicker(links: Links, pairs: set[tuple[str, str]], mbps: float) -> Callable[[str, str], Link]:

@@ -142,12 +142,12 @@ def with_machines(run: RunSpec, owned: Sequence[Owned], count: int, wire: WireFo
             return Scaled(count, None, error.problems[0].what)
     slowest = min((links(a, b)[0] for a in set(names) for b in set(names)), default=None)
     crew = Crew(
-        tuple(names),
-        tuple(costs),
-        tuple(samples),
-        links,
-        wire or format_for(run, slowest if len(names) > 1 else None),
-        stages,
+        nodes=tuple(names),
+        costs=tuple(costs),
+        samples=tuple(samples),
+        links=links,
+        wire=wire or format_for(run, slowest if len(names) > 1 else None),
+        stages=stages,
     )
     told = forecast(run, crew)
     for name, need in zip(names, told.rank_mb, strict=True):

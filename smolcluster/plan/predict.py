@@ -69,9 +69,9 @@ class Way:
 
 def predict(
     run: RunSpec, params: int, wire: WireFormat, nodes: Sequence[str], costs: Sequence[Cost], samples: Sequence[int],
-    links: Links,
+    links: Links, busy: Links | None = None,
 ) -> Prediction:  # fmt: skip
-    """A step of ranks on those machines, in rank order, each with its samples."""
+    """A step of ranks on those machines, in rank order, each with its samples. `busy`: the links while all compute."""
     count, bound = len(nodes), run.staleness_bound
     sharded = count if (run.strategy == "fsdp" and run.fsdp_stage >= 1) or bound else 1
     compute_s, mine_s = max(
@@ -82,18 +82,19 @@ def predict(
         return Prediction(compute_s, 0.0)
     straight = wire == "int8" or bound > 0
     way = way_of(nodes, links, straight)
+    behind = way_of(nodes, busy or links, straight)
     lengths = bucket_lengths(params, count)
     if bound:
         shard = sum(lengths) // count
-        sending_s = way.pass_s(2 * (count - 1) * frame_bytes(wire, shard), 0)
-        in_turn_s = compute_s + sending_s + way.rtt_s
+        sending_s = behind.pass_s(2 * (count - 1) * frame_bytes(wire, shard), 0)
+        in_turn_s = compute_s + sending_s + behind.rtt_s
         return Prediction(compute_s, max(compute_s, sending_s, in_turn_s / (bound + 1)) - compute_s)
     # The tally of a step, and of a tied embedding the rows that were looked up: one all-gather each.
     after_s = way.pass_s(0, count - 1)
     if rows := rows_apart(run, wire, samples):
         after_s += way.pass_s((count - 1) * rows, count - 1)
     stage = run.fsdp_stage if run.strategy == "fsdp" else 0
-    passes = [_pass_s(way, wire, length, count) for length in lengths]
+    passes = [(_pass_s(behind, wire, length, count), _pass_s(way, wire, length, count)) for length in lengths]
     if stage == 3:
         units = unit_lengths(run.model, count, parted=rows > 0)
         # Before it begins the ranks tell each other how many micro-batches they have.
@@ -101,8 +102,8 @@ def predict(
         return Prediction(compute_s, wire_s + after_s + way.pass_s(0, count - 1))
     ready = [through / sum(lengths) for through in accumulate(lengths)]
     if stage:
-        return Prediction(compute_s, _behind(passes, ready, mine_s) + after_s + sum(passes))
-    return Prediction(compute_s, _behind([2 * each for each in passes], ready, mine_s) + after_s)
+        return Prediction(compute_s, _behind(passes, ready, mine_s) + after_s + sum(idle for _, idle in passes))
+    return Prediction(compute_s, _behind([(2 * slow, 2 * idle) for slow, idle in passes], ready, mine_s) + after_s)
 
 
 def way_of(nodes: Sequence[str], links: Links, straight: bool) -> Way:
@@ -121,12 +122,16 @@ def _pass_s(way: Way, wire: WireFormat, length: int, count: int) -> float:
     return way.pass_s((count - 1) * frame_bytes(wire, length // count))
 
 
-def _behind(passes: Sequence[float], ready: Sequence[float], mine_s: float) -> float:
-    """Seconds from the end of backward until the last bucket is through; each is `ready` after a part of backward."""
-    began, backward_s = (1 - BACKWARD) * mine_s, BACKWARD * mine_s
+def _behind(passes: Sequence[tuple[float, float]], ready: Sequence[float], mine_s: float) -> float:
+    """Seconds from the end of backward until the last bucket is through; each is `ready` after a part of backward, and
+    takes (while that goes on, when it is over) so long.
+    """
+    forward_s, backward_s = (1 - BACKWARD) * mine_s, BACKWARD * mine_s
     through = 0.0
-    for took, part in zip(passes, ready, strict=True):
-        through = max(through, began + backward_s * part) + took
+    for (slow_s, idle_s), part in zip(passes, ready, strict=True):
+        began = max(through, forward_s + backward_s * part)
+        done = 1.0 if began + slow_s <= mine_s else max(0.0, mine_s - began) / slow_s
+        through = began + slow_s if done >= 1.0 else max(began, mine_s) + (1 - done) * idle_s
     return through - mine_s
 
 

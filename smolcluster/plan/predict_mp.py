@@ -40,7 +40,7 @@ class Hop:
 
 def predict_pipelines(
     run: RunSpec, wire: WireFormat, nodes: Sequence[str], costs: Sequence[Cost], samples: Sequence[int],
-    stages: Ranges, links: Links,
+    stages: Ranges, links: Links, busy: Links | None = None,
 ) -> Prediction:  # fmt: skip
     """A step of ranks on those machines, in rank order: pipelines of these stages. `costs` are each machine's for the
     whole model; a pipeline's first rank has its samples.
@@ -50,26 +50,30 @@ def predict_pipelines(
     for number in range(grid.replicas):
         ranks = grid.pipeline(number)
         own = [nodes[rank] for rank in ranks], [costs[rank] for rank in ranks]
-        each.append(predict_pipeline(run, *own, samples[ranks[0]], stages, links))
+        each.append(predict_pipeline(run, *own, samples[ranks[0]], stages, links, busy))
     slowest = max(each, key=lambda one: one.step_s)
     return Prediction(slowest.compute_s, slowest.wire_s + _rings_s(run, wire, nodes, stages, grid, links))
 
 
 def predict_pipeline(
-    run: RunSpec, nodes: Sequence[str], costs: Sequence[Cost], samples: int, stages: Ranges, links: Links
-) -> Prediction:
-    """A step of that many samples through stages on those machines. `costs` are each machine's for the whole model."""
+    run: RunSpec, nodes: Sequence[str], costs: Sequence[Cost], samples: int, stages: Ranges, links: Links,
+    busy: Links | None = None,
+) -> Prediction:  # fmt: skip
+    """A step of that many samples through stages on those machines. `costs` are each machine's for the whole model;
+    `busy`: the links while all compute.
+    """
     micros = max(1, micros_of(run, samples))
     shares = work_shares(run, stages)
     # Forward and backward of one micro-batch.
     turns = [cost.sample_s * samples / micros * share for cost, share in zip(costs, shares, strict=True)]
     hops = []
     for number in range(len(stages) - 1):
+        bits = hidden_bytes(run, samples) / micros * 8
         mbps, rtt_ms = links(nodes[number], nodes[number + 1])
-        busy_s = hidden_bytes(run, samples) / micros * 8 / (mbps * 1e6)
-        hops.append(Hop(busy_s, busy_s + rtt_ms / 2000))
+        busy_mbps = (busy or links)(nodes[number], nodes[number + 1])[0]
+        hops.append(Hop(bits / (busy_mbps * 1e6), bits / (mbps * 1e6) + rtt_ms / 2000))
     once = sum(turns) + 2 * sum(hop.there_s for hop in hops)
-    pipeline_s = once + (micros - 1) * _period_s(turns, hops, micros)
+    pipeline_s = once + (micros - 1) * _period_s(turns, hops)
     sizes = [stage_params(run.model, stage, layers_of(run.model)) for stage in stages]
     whole = param_count(run.model)
     update_s = max(cost.update_s * size / whole for cost, size in zip(costs, sizes, strict=True))
@@ -101,11 +105,11 @@ def attention_work(width: int, length: int) -> float:
     return float(width * length)
 
 
-def _period_s(turns: Sequence[float], hops: Sequence[Hop], micros: int) -> float:
+def _period_s(turns: Sequence[float], hops: Sequence[Hop]) -> float:
     longest = max([*turns, *(hop.busy_s for hop in hops)])
     for stage in range(len(turns)):
         loop_s = sum(turns[stage:]) + 2 * sum(hop.there_s for hop in hops[stage:])
-        longest = max(longest, loop_s / min(len(turns) - stage, micros))
+        longest = max(longest, loop_s / (len(turns) - stage))
     return longest
 
 

@@ -24,12 +24,16 @@ _NO_MATTER = ("dropout", "vocab_size", "num_positions")
 
 
 class LinkSpeed(Frozen):
-    """From one machine to another, over the wire that the plan takes: `mbps` that way, `rtt_ms` there and back."""
+    """From one machine to another, over the wire that the plan takes: `mbps` that way, `rtt_ms` there and back, while
+    all computed; `idle_*` while nobody did, as when a step waits for the wire.
+    """
 
     src: str
     dst: str
     mbps: Speed
     rtt_ms: float = Field(ge=0)
+    idle_mbps: Speed | None = None
+    idle_rtt_ms: float | None = Field(default=None, ge=0)
 
 
 class NodeMeasure(Frozen):

@@ -32,7 +32,16 @@ class Speeds:
         return found.mbps, True
 
     def link(self, src: str, dst: str) -> Link:
-        """Mbit/s and round trip (ms) from machine to machine, by which steps are predicted. No way is no speed."""
+        """Mbit/s and round trip (ms) from machine to machine, by which it is predicted how long steps wait: while
+        nobody computes, where that was measured. No way is no speed.
+        """
+        found = self.profile.link(src, dst) if self.profile is not None else None
+        if found is not None and found.idle_mbps is not None and found.idle_rtt_ms is not None:
+            return found.idle_mbps, found.idle_rtt_ms
+        return self.busy(src, dst)
+
+    def busy(self, src: str, dst: str) -> Link:
+        """The same while both compute: of what travels behind that."""
         found = self.profile.link(src, dst) if self.profile is not None else None
         if found is not None:
             return found.mbps, found.rtt_ms

@@ -1,11 +1,13 @@
-"""How fast the links of a run are while its ranks compute: over its own links, all of them at once as in a ring.
+"""How fast the links of a run are while its ranks compute, and while they do not: over its own links, all of them at
+once as in a ring.
 
 In round k of N-1 each rank sends to the k-th after it and receives from the k-th before it, so that after the last
 round every link was used both ways, and in each round every wire as a ring all-reduce would. The receiver measures: a
 sender only knows when its kernel took the bytes.
 
-A thread of its own does this beside the one that computes. It talks through torch.distributed's ordinary API, so the
-messages are authenticated and led as the run's are, faults on purpose included.
+A thread of its own does this beside the one that computes, and once more when that has stopped: a machine that
+computes has less time for its links, and a step that waits for the wire does not compute. It talks through
+torch.distributed's ordinary API, so messages are authenticated and led as the run's are, faults on purpose included.
 """
 
 from __future__ import annotations
@@ -32,17 +34,21 @@ _PING, _ECHO, _BULK = 1, 2, 3
 
 
 class LinkMeter:
-    """Measures all links of this rank. `over` is set when everybody has measured everything, or when it failed."""
+    """Measures all links of this rank. `quiet` is set when nobody has to compute any longer, `over` when everybody has
+    measured everything; both when it failed.
+    """
 
-    def __init__(self, rank: int, world_size: int, computed: threading.Event) -> None:
-        """`computed` is set when this rank's own measurement is done, or has failed."""
+    def __init__(self, rank: int, world_size: int, computed: threading.Event, still: threading.Event) -> None:
+        """`computed` is set when this rank's own measurement is done, or has failed; `still` when it has ended."""
         self._rank = rank
         self._count = world_size
         self._computed = computed
         self._buffer = torch.zeros(MOST_BYTES, dtype=torch.uint8)
-        self._mbps: dict[int, float] = {}
-        self._rtt_ms: dict[int, float] = {}
+        self._still = still
+        self._busy: dict[int, tuple[float, float]] = {}
+        self._idle: dict[int, tuple[float, float]] = {}
         self._failure: BaseException | None = None
+        self.quiet = threading.Event()
         self.over = threading.Event()
         self._thread = threading.Thread(target=self._work, name="link-meter", daemon=True)
         self._thread.start()
@@ -53,25 +59,44 @@ class LinkMeter:
         if self._failure is not None:
             raise self._failure
         return tuple(
-            LinkPace(peer=peer, mbps=self._mbps[peer], rtt_ms=self._rtt_ms[peer]) for peer in sorted(self._mbps)
+            LinkPace(
+                peer=peer,
+                mbps=mbps,
+                rtt_ms=rtt_ms,
+                idle_mbps=self._idle[peer][0],
+                idle_rtt_ms=self._idle[peer][1],
+            )
+            for peer, (mbps, rtt_ms) in sorted(self._busy.items())
         )
 
     def _work(self) -> None:
         try:
             with ThreadPoolExecutor(1, thread_name_prefix="link-meter-in") as receiving:
-                for distance in range(1, self._count):
-                    dist.barrier()
-                    after, before = (self._rank + distance) % self._count, (self._rank - distance) % self._count
-                    received = receiving.submit(self._receive, before)
-                    self._rtt_ms[after] = self._send(after)
-                    self._mbps[before] = received.result(ROUND_S)
-            while not self._computed.wait(ROUND_S):
-                pass  # however slow it is
-            dist.barrier()  # so that the machines of all compute until the slowest has been measured
+                self._busy = self._lap(receiving)
+                while not self._computed.wait(ROUND_S):
+                    pass  # however slow it is
+                dist.barrier()  # so that the machines of all compute until the slowest has been measured
+                self.quiet.set()
+                while not self._still.wait(ROUND_S):
+                    pass
+                self._idle = self._lap(receiving)
+            dist.barrier()  # nobody goes on to something else before all are through
         except BaseException as error:  # noqa: BLE001  the thread that computes raises it
             self._failure = error
         finally:
+            self.quiet.set()
             self.over.set()
+
+    def _lap(self, receiving: ThreadPoolExecutor) -> dict[int, tuple[float, float]]:
+        """All links once: Mbit/s from each peer, and the round trip to it in milliseconds."""
+        mbps, rtt_ms = {}, {}
+        for distance in range(1, self._count):
+            dist.barrier()
+            after, before = (self._rank + distance) % self._count, (self._rank - distance) % self._count
+            received = receiving.submit(self._receive, before)
+            rtt_ms[after] = self._send(after)
+            mbps[before] = received.result(ROUND_S)
+        return {peer: (mbps[peer], rtt_ms[peer]) for peer in mbps}
 
     def _send(self, peer: int) -> float:
         """Ping the peer, then send it what goes in a spell. The lower quartile of the round trips, in milliseconds: a

@@ -10,8 +10,12 @@ import threading
 import time
 from pathlib import Path
 
+import torch.distributed as dist
+
 from smolcluster.data import open_samples
 from smolcluster.errors import InterruptedRun
+from smolcluster.models.decodepace import measure_decoding
+from smolcluster.plan.predict_serving import decoder_of
 from smolcluster.plan.types import NodeConfig, ProfilePlan, RankPlan
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.failures import DONE, Failure, understand
@@ -19,6 +23,7 @@ from smolcluster.runtime.pacenote import LinkPace, RankPace
 from smolcluster.runtime.process import Stop
 from smolcluster.runtime.results import leave_result
 from smolcluster.runtime.runfolder import RunFolder, write_atomic
+from smolcluster.spec.run import GPTSpec
 from smolcluster.train.account import Account
 from smolcluster.train.linkpace import LinkMeter
 from smolcluster.train.outcome import context_of, result_of
@@ -28,6 +33,8 @@ from smolcluster.train.part import open_wires
 log = logging.getLogger("smolcluster.worker")
 # Machines are told to stop one by one: who sees another leave may be told a moment later.
 PARTING_S = 4.0
+# How often it is looked up whether somebody wants this rank to end while links are measured.
+STOP_S = 0.2
 
 
 def measure_part(config: NodeConfig, plan: ProfilePlan, me: RankPlan, stop: Stop) -> int:
@@ -68,17 +75,27 @@ def measure(context: RunContext, stop: Stop) -> RankPace:
         while not runner.pace.enough:
             runner.step()
     else:
-        computed = threading.Event()
-        meter = LinkMeter(context.rank, context.world_size, computed)
+        computed, still = threading.Event(), threading.Event()
+        meter = LinkMeter(context.rank, context.world_size, computed, still)
         try:
-            while not meter.over.is_set():
+            while not meter.quiet.is_set():
                 runner.step()
                 if runner.pace.enough:
                     computed.set()
         finally:
             computed.set()
+            still.set()
+        while not meter.over.wait(STOP_S):
+            if stop():
+                raise InterruptedRun("stopped as asked")
         links = meter.result()
     runner.close()
+    decode = None
+    if isinstance(context.run.model, GPTSpec):
+        if context.world_size > 1:
+            dist.barrier()  # all at the same time, as the steps were
+        decode = measure_decoding(decoder_of(context.run.model))
+        log.info("decoding, a layer takes %.3g ms for one token", decode.layer_s[0] * 1000)
     pace = runner.pace
     log.info("%.0f %s/s, a step takes %.4g s", pace.tokens / pace.step_s, data.counts, pace.step_s)
     for link in links:
@@ -96,4 +113,5 @@ def measure(context: RunContext, stop: Stop) -> RankPace:
         threads=context.me.threads,
         versions=versions(),
         links=links,
+        decode=decode,
     )

@@ -50,7 +50,7 @@ def test_data_parallel_steps(pool: Pool, name: str, stage: int, kind: str, wire:
         assert rank["rows"] == rows_apart(run, wire, [SAMPLES] * world_size)
         more = rank["out"] - payload
         assert 0 < more < 0.02 * payload
-        # Headers, and the exchange of four numbers, which are as long; from stage 2 on all tell their micro-batches, one number.
+        # Headers, and four numbers of each rank, which are as long; from stage 2 on one more of each.
         told = (world_size - 1) * 8 if stage >= 2 else 0
         assert (more - told) % HEADER_BYTES == 0
 

@@ -1,0 +1,117 @@
+"""How fast this machine computes the layers of a served model: of that shape, with weights that mean nothing.
+
+As many layers as a cache would not hold, or all of them: what a token costs is reading the weights from memory.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from smolcluster.models.cache import KVCache
+from smolcluster.models.decoder import MLP, Attention, Layer, Norm, Row
+from smolcluster.models.dense import Dense, dense
+from smolcluster.models.rope import Rotation
+from smolcluster.plan.decoding import DecodePace
+from smolcluster.spec.shape import DecoderShape
+
+# One token; a few sessions' tokens at once; a piece of a prompt.
+ROWS = (1, 8, 128)
+# Tokens that a session has behind it.
+_PAST = 64
+_ENOUGH_BYTES = 64 << 20
+_TIMES, _LEAST_S = 5, 0.2
+
+
+@torch.inference_mode()
+def measure_decoding(shape: DecoderShape) -> DecodePace:
+    """Medians, in fp32, while whatever else goes on here goes on."""
+    count = min(shape.layers, max(1, _ENOUGH_BYTES // (4 * shape.layer_params)))
+    layers = [_layer(shape) for _ in range(count)]
+    rotation = Rotation(shape.rope, shape.head_dim, _PAST + max(ROWS), torch.float32) if shape.rope else None
+    norm, head = _norm(shape), _dense(shape.vocab_size, shape.width, bias=False)
+    layer_s, head_s = [], []
+    for rows in ROWS:
+        x = torch.randn(rows, shape.width)
+        sessions = rows if rows < max(ROWS) else 1
+        each = rows // sessions
+
+        caches = [_with_past(shape, count, _PAST + each) for _ in range(sessions)]
+
+        def through(x: Tensor = x, caches: list[KVCache] = caches, sessions: int = sessions, each: int = each) -> None:
+            for cache in caches:
+                for part in cache.layers:
+                    part.length = _PAST
+            turn = rotation.at(torch.arange(each).repeat(sessions)) if rotation is not None else None
+            batch = [Row(cache, each, False) for cache in caches]
+            out = x
+            for number, layer in enumerate(layers):
+                out = layer(out, batch, number, turn)
+
+        layer_s.append(_median_s(through) / count)
+        head_s.append(_median_s(partial(_words, head, norm, x)))
+    return DecodePace(
+        rows=ROWS,
+        layer_s=tuple(layer_s),
+        head_s=tuple(head_s),
+        layer_params=shape.layer_params,
+        table_params=shape.table_params,
+    )
+
+
+def _words(head: Dense, norm: Norm, x: Tensor) -> Tensor:
+    return head(norm(x)).float()
+
+
+def _with_past(shape: DecoderShape, layers: int, capacity: int) -> KVCache:
+    cache = KVCache(layers, capacity)
+    past = torch.zeros(1, shape.kv_heads, _PAST, shape.head_dim)
+    for part in cache.layers:
+        part.append(past, past)
+    return cache
+
+
+def _layer(shape: DecoderShape) -> Layer:
+    own, shared = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    gated = shape.family != "gpt2"
+    return Layer(
+        _norm(shape),
+        Attention(
+            shape,
+            _dense(own + 2 * shared, shape.width, shape.qkv_bias),
+            _dense(shape.width, own, shape.out_bias),
+            _norm(shape, shape.head_dim) if shape.qk_norm else None,
+            _norm(shape, shape.head_dim) if shape.qk_norm else None,
+        ),
+        _norm(shape),
+        MLP(
+            _dense((2 if gated else 1) * shape.ff_width, shape.width, shape.mlp_bias),
+            _dense(shape.width, shape.ff_width, shape.mlp_bias),
+            gated=gated,
+        ),
+    )
+
+
+def _norm(shape: DecoderShape, width: int = 0) -> Norm:
+    width = width or shape.width
+    return Norm(torch.ones(width), torch.zeros(width) if shape.family == "gpt2" else None, shape.norm_eps)
+
+
+def _dense(outputs: int, inputs: int, bias: bool) -> Dense:
+    return dense(torch.randn(outputs, inputs) * 0.02, torch.zeros(outputs) if bias else None, "fp32")
+
+
+def _median_s(work: Callable[[], object]) -> float:
+    """Seconds of one time, after one that makes room."""
+    work()
+    took: list[float] = []
+    while len(took) < _TIMES or sum(took) < _LEAST_S:
+        began = time.perf_counter()
+        work()
+        took.append(time.perf_counter() - began)
+    return statistics.median(took)

@@ -1,0 +1,56 @@
+"""check.yml, the doctor: machines, predictions, what to change; nothing is changed, and a dead machine is a row."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from ansible_lab import Cluster
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+SPEEDS = '{"schema": 1, "speeds": {"node1": 3000, "node2": 3000, "node3": 600}}'
+
+
+def figures(cluster: Cluster) -> dict[str, object]:
+    """Of the newest check."""
+    newest = max((cluster.runs / "check").iterdir())
+    return dict(json.loads((newest / "check.json").read_text()))
+
+
+def test_the_local_default_twice(local: Cluster) -> None:
+    (local.inventory.parent / "profile.json").write_text(SPEEDS)
+    for _ in range(2):
+        outcome = local.play("check", "strategy=classicdp", override=("staleness_bound=0",))
+        assert outcome.code == 0, outcome.text
+        assert "changed=0" in outcome.text
+        assert "changed=1" not in outcome.text
+        told = figures(local)
+        machines = told["machines"]
+        assert isinstance(machines, list)
+        assert [machine["name"] for machine in machines] == ["node1", "node2", "node3"]
+        assert all(machine["looked"]["versions"]["torch"] for machine in machines)
+        assert told["strategy"] == "classicdp"
+        assert "what to change to gain most, from classicdp" in outcome.text
+        assert "without node3" in outcome.text
+        assert "figures: " in outcome.text
+    assert {path.name for path in local.runs.iterdir()} == {"check"}, "no run was made"
+    assert not local.processes()
+
+
+def test_a_machine_that_is_off_is_a_row_and_a_misspelt_one_is_guessed(local: Cluster) -> None:
+    text = local.inventory.read_text()
+    off = "  node3: {connection: ssh, kind: linux, host: 127.0.0.1, ssh_port: 1, threads: 1}\n"
+    lines = [off if line.startswith("  node3:") else line for line in text.splitlines(keepends=True)]
+    local.inventory.write_text("".join(lines))
+    outcome = local.play("check")
+    assert outcome.code == 2, outcome.text
+    assert "Traceback" not in outcome.text
+    told = figures(local)
+    blocked = [one for one in told["findings"] if one["blocks"]]  # type: ignore[attr-defined]
+    assert [one["node"] for one in blocked] == ["node3"]
+    assert "A run with all these machines could not start" in outcome.text
+    fewer = local.play("check", "nodes=node1,node2")
+    assert fewer.code == 0, fewer.text
+    wrong = local.play("check", "nodes=node1,node2", "stategy=mp")
+    assert wrong.code == 2
+    assert "did you mean strategy?" in wrong.text

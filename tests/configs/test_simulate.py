@@ -1,0 +1,145 @@
+"""`simulate`: what it is told, what it refuses, and that a thousand machines are no more work than a few."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from smolcluster.cli import app, run_app
+from smolcluster.plan.paper import counts_up_to
+from smolcluster.spec.shipped import machines_table
+
+ROOT = Path(__file__).resolve().parents[2]
+LOCAL = ROOT / "inventory" / "local.smol.yml"
+SMALL = ("--override", "model.num_layers=2,model.model_dim=64,model.num_heads=2,model.ff_dim=128")
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def figures(*flags: str) -> dict[str, Any]:
+    done = CliRunner().invoke(app, ["simulate", "--json", *flags])
+    assert done.exit_code == 0, done.output
+    return dict(json.loads(done.stdout))
+
+
+def refused(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
+    assert run_app(app, ["simulate", *flags]) == 2
+    return capsys.readouterr().err
+
+
+def rates(told: dict[str, Any], label: str) -> list[float | None]:
+    return [one.get("tokens_per_s") for one in told["strategies"][label]["scale"]]
+
+
+def test_every_machine_and_wire_of_the_table_names_its_source() -> None:
+    table = machines_table(LOCAL)
+    assert all(len(one.source) > 20 for one in (*table.machines.values(), *table.wires.values()))
+    assert {one.wire for one in table.machines.values()} <= set(table.wires)
+
+
+def test_all_strategies_and_what_is_estimated() -> None:
+    told = figures("--nodes", "4x mac-mini-m4, 2x pi5, mine=50000:16384")
+    assert told["schema"] == 1
+    assert told["estimated"] == ["mac-mini-m4", "pi5"]
+    assert set(told["sources"]) == {"mac-mini-m4", "pi5"}
+    labels = list(told["strategies"])
+    assert {"mp", "diloco", "edp", "syncps", "fsdp 3"} <= set(labels)
+    assert sum(label.startswith("fsdp") for label in labels) == 4
+    for label in labels:
+        assert [one["machines"] for one in told["strategies"][label]["scale"]] == [1, 2, 4, 7]
+
+
+def test_one_machine_takes_what_it_was_said_to_take() -> None:
+    told = figures("--nodes", "mine=12000", "--strategy", "classicdp")
+    assert rates(told, next(iter(told["strategies"]))) == [pytest.approx(12000)]
+
+
+def test_a_thousand_machines() -> None:
+    told = figures("--nodes", "900x mac-mini-m4, 100x pi5", "--link", "2.5g")
+    assert all(line["scale"][-1]["machines"] == 1000 for line in told["strategies"].values())
+
+
+def test_a_faster_wire_is_never_slower_and_wifi_is_shared() -> None:
+    def at(link: str) -> float:
+        told = figures(
+            "--nodes", "8x mac-mini-m4", "--link", link, "--strategy", "fsdp", *SMALL, "--override", "staleness_bound=0"
+        )
+        return float(rates(told, "fsdp 1")[-1] or 0)
+
+    assert at("wifi") < at("1g") < at("2.5g") <= at("10g") <= at("thunderbolt")
+
+
+def test_what_is_measured_comes_from_a_profile(tmp_path: Path) -> None:
+    file = tmp_path / "profile.json"
+    file.write_text('{"schema": 1, "speeds": {"mini1": 8000.0}}')
+    told = figures("--nodes", "2x mini1", "--profile", str(file), "--strategy", "diloco")
+    assert told["estimated"] == []
+    assert rates(told, "diloco")[0] == pytest.approx(8000)
+
+
+def test_ones_own_table_is_laid_over_the_shipped_one(tmp_path: Path) -> None:
+    (tmp_path / "local.smol.yml").write_text(LOCAL.read_text())
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "machines.yaml").write_text(
+        "machines: {toaster: {flops: 1.0e+9, bandwidth_gb_s: 1.0, memory_mb: 64, wire: wifi, source: my kitchen}}\n"
+    )
+    told = figures("-i", str(tmp_path / "local.smol.yml"), "--nodes", "2x toaster", "--strategy", "classicdp")
+    assert told["sources"] == {"toaster": "my kitchen"}
+    [line] = told["strategies"].values()
+    assert "needs" in line["scale"][-1]["why_not"]
+
+
+def test_everything_that_is_wrong_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, "--nodes", "4x mac-mini-m5, 0x pi5, a b, my=0", "--link", "fibre")
+    assert "did you mean mac-mini-m4?" in said
+    assert "there are thunderbolt, 10g, 2.5g, 1g, wifi" in said
+    assert "my: 0 is no speed" in said
+    assert "pi5: 0 of them are none" in said
+    assert '"a b" is no number of machines' in said
+    assert said.startswith("5 problems")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--nodes", ""), "names no machine"),
+        (("--nodes", "pi5, 2x pi5"), "pi5: is named twice"),
+        (("--nodes", "1001x pi5"), "1001 machines are more than the 1000"),
+        (("--nodes", "pi5", "--strategy", "fdsp"), "did you mean fsdp?"),
+        (("--nodes", "pi5", "--link", "pi4=1g"), "pi4: is none of the machines"),
+        (("--nodes", "pi5", "--override", "training.batchsize=2"), "did you mean"),
+        (("--nodes", "pi5", "--profile", "nowhere.json"), "cannot be read"),
+    ],
+)
+def test_a_mistake_is_told_in_words(capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], words: str) -> None:
+    assert words in refused(capsys, *flags)
+
+
+def test_a_setting_of_one_strategy_leaves_the_others_out(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_app(app, ["simulate", "--nodes", "4x pi5", "--override", "outer_every=5"]) == 0
+    told = capsys.readouterr()
+    assert "diloco" in told.out
+    assert "mp is left out" in told.err
+    assert "estimated, not measured" in told.out
+
+
+def test_numbers_of_machines() -> None:
+    assert counts_up_to(1) == [1]
+    assert counts_up_to(4) == [1, 2, 4]
+    assert counts_up_to(7) == [1, 2, 4, 7]
+
+
+def test_where_adding_machines_stops_paying() -> None:
+    told = figures(
+        "--nodes", "64x mac-mini-m4", "--link", "wifi", "--strategy", "classicdp", "--override", "staleness_bound=0"
+    )
+    stop = told["strategies"]["classicdp"]["stops_paying"]
+    assert stop["machines"] == 1
+    assert "waiting for the wire grows" in stop["why"]
