@@ -7,6 +7,7 @@ import string
 from contextlib import suppress
 from pathlib import Path
 
+from smolcluster.runtime.access import only_for_user
 from smolcluster.runtime.runfolder import RunFolder, run_at, write_atomic
 
 SECRET_BYTES = 32
@@ -16,6 +17,8 @@ KEY_CHARACTERS = 43
 
 def fill_folder(folder: RunFolder, plan_json: str, asks_for_key: bool = False) -> None:
     """Write plan.json, a new secret and, where its API asks for one, a new key. Makes the folder. OSError."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    only_for_user(folder.path)
     write_atomic(folder.plan, plan_json)
     write_atomic(folder.path / "secret", secrets.token_hex(SECRET_BYTES), mode=0o600)
     if asks_for_key:

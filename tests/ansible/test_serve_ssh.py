@@ -45,8 +45,8 @@ def test_a_model_over_ssh_is_sent_once_and_answers(
     # The model is there already: the second run ships none. The head may be a machine that is not the controller.
     again = remote.play("inference", f"model={tiny.folder}", "nodes=node2,node3", "detach=true", override=PORTS)
     assert again.code == 0, again.text
-    assert "ship : Copy its files" in first.text
-    assert "ship : Copy its files" not in again.text
+    assert "ship : Bring the model that is served" in first.text
+    assert "ship : Bring the model that is served" not in again.text
     (url,) = re.findall(r"^ +api +(http://\S+)  \(on node2 itself\)$", again.text, re.MULTILINE)
     assert ask(url, PROMPT) == tiny.answer
     stopped = remote.play("stop", f"run_id={again.run_id}")

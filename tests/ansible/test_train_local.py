@@ -123,6 +123,10 @@ def test_a_bad_wish_is_refused_before_anything_was_written(
 
 
 def test_a_machine_that_cannot_train_yet_is_named(local: Cluster) -> None:
+    """A kind of machine may say why in its group_vars; it is not even asked."""
+    variables = local.folder / "group_vars"
+    variables.mkdir()
+    (variables / "windows.yml").write_text("smol_cannot_train: it is being repaired\n")
     local.inventory.write_text(
         "schema: 1\nname: test\nmachines:\n"
         f"  node1: {{connection: local, workdir: {local.folder}/runs}}\n  win: {{host: 127.0.0.9}}\n"
@@ -131,7 +135,7 @@ def test_a_machine_that_cannot_train_yet_is_named(local: Cluster) -> None:
     )
     outcome = local.play("train", "nodes=node1,win")
     assert outcome.code == 2
-    assert "win: training on Windows nodes comes with setup.yml" in outcome.text
+    assert "win: it is being repaired." in outcome.text
     assert not local.runs.exists()
 
 

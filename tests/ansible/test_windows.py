@@ -13,8 +13,11 @@ from typing import Any
 
 import pytest
 from ansible_lab import LONG, ROOT, SHORT, TINY, Cluster, Playing, gone_within
+from ansible_served import PORTS, PROMPT, Tiny, ask
 from ansible_sshd import free_port
 from ansible_windows import Home
+
+from smolcluster.plan.profile import Profile
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 EDP = ROOT / "tests" / "configs" / "fixtures" / "cluster_config_edp.yaml"
@@ -30,12 +33,14 @@ def test_the_guides_edp_trains_with_a_windows_worker(mixed: Cluster, home: Home)
     """The block as it stands in the guide: server mini1, workers pi5, win and macbook."""
     before = len(home.played())
     port = f"port={free_port('127.0.0.2', '127.0.0.3', '127.0.0.4', '127.0.0.5')}"
-    outcome = mixed.play("train", "strategy=edp", f"cluster_config={EDP}", override=(*SHORT, port), timeout=600)
+    # Nobody waits for a worker that comes late: long enough that this one has its steps.
+    steps = ("training.max_steps=2000", "training.eval_steps=2000")
+    outcome = mixed.play("train", "strategy=edp", f"cluster_config={EDP}", override=(*TINY, *steps, port), timeout=600)
     assert outcome.code == 0, outcome.text
     run = mixed.runs / outcome.run_id
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["status"], summary["world_size"]) == ("completed", 4)
-    assert re.search(r"^win +step ", outcome.text, re.MULTILINE), "its progress was followed"
+    assert re.search(r"^win +step \d+", outcome.text, re.MULTILINE), "its progress was followed"
     assert (run / "nodes" / "win" / "rank-2" / "metrics.jsonl").is_file()
     assert (run / "nodes" / "win" / "rank-2" / "log.txt").is_file()
     assert not (run / "nodes" / "win" / "control.json").exists()
@@ -69,6 +74,7 @@ def test_the_guides_edp_trains_with_a_windows_worker(mixed: Cluster, home: Home)
     before = len(home.played())
     again = mixed.play("train", "strategy=fsdp", "nodes=mini1,win", override=SHORT, timeout=600)
     assert again.code == 0, again.text
+    assert re.search(r"^win +step 8/8", again.text, re.MULTILINE)
     assert [each["state"] for name, each in modules(home, before) if name == "smolcluster_tree.ps1"] == [
         "opened", "closed", "opened", "packed",
     ]  # fmt: skip
@@ -151,3 +157,34 @@ def test_a_machine_with_python_missing_or_off_is_named(mixed: Cluster, home: Hom
     assert outcome.code == 2
     assert "win: it cannot be reached at 127.0.0.3" in outcome.text
     assert not Path(mixed.runs).exists()
+
+
+def test_a_model_is_served_with_a_stage_there(mixed: Cluster, home: Home, tiny: Tiny, playing: list[Playing]) -> None:
+    before = len(home.played())
+    run = mixed.begin("inference", f"model={tiny.folder}", "nodes=mini1,win", override=PORTS)
+    playing.append(run)
+    run_id = run.until(r"^Run (\S+)$")[1]
+    run.until(r"^mini1 +ready$", timeout=300)
+    url = run.until(r"^ +api +(http://\S+)$")[1]
+    assert ask(url, PROMPT) == tiny.answer
+    status = mixed.play("status", "nodes=win")
+    assert re.search(rf"^win +{run_id} +running ", status.text, re.MULTILINE), status.text
+    stopped = mixed.play("stop", f"run_id={run_id}")
+    assert stopped.code == 0, stopped.text
+    assert run.end(timeout=120).code == 0
+    told = json.loads((mixed.runs / run_id / "summary.json").read_text())
+    assert (told["status"], told["requests"]) == ("stopped", 1)
+    (model,) = (home.work(mixed.folder, "win") / ".data").iterdir()
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (model / name).read_bytes() == (tiny.folder / name).read_bytes()
+    states = [each["state"] for name, each in modules(home, before) if name == "smolcluster_tree.ps1"]
+    assert states == ["opened", "closed", "opened", "closed", "packed"]
+    assert not mixed.processes()
+
+
+def test_it_is_measured(mixed: Cluster) -> None:
+    outcome = mixed.play("profile", "nodes=mini1,win", override=TINY)
+    assert outcome.code == 0, outcome.text
+    profile = Profile.model_validate_json((mixed.inventory.parent / "profile.json").read_bytes())
+    assert tuple(profile.speeds) == ("mini1", "win")
+    assert {(link.src, link.dst) for link in profile.links} == {("mini1", "win"), ("win", "mini1")}

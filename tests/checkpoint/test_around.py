@@ -13,6 +13,7 @@ import pytest
 
 from smolcluster.commands._resume import checkpoint_named
 from smolcluster.errors import ConfigError, InputError
+from smolcluster.jobs.parcel import pack, unpack
 from smolcluster.observe.report import summary_of
 from smolcluster.runtime.results import write_result
 from smolcluster.runtime.runfolder import RankResult, RunFolder, write_atomic
@@ -146,24 +147,11 @@ def test_a_checkpoint_on_other_machines_is_no_loss(two: Path) -> None:
     assert problem.count("not seen here: rank 0's file (rank-0.safetensors on node1)") == 2
 
 
-# In a process of its own: ansible.module_utils replaces sys.intern, and torch._dynamo, which some later test of this
-# process may import, takes no replaced one.
-TREE = """
-import sys
-from pathlib import Path
-sys.path.insert(0, {library!r})
-import smolcluster_tree
-run, home, checkpoints = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:] == ["checkpoints"]
-archive, _ = smolcluster_tree.pack(run, "node1", checkpoints)
-smolcluster_tree.unpack(home, archive)
-archive.unlink()
-"""
-
-
 def collect(run: Path, home: Path, *checkpoints: str) -> None:
     """Pack node1's part of a run and unpack it in `home`, as collect.yml does."""
-    script = TREE.format(library=str(ROOT / "playbooks" / "library"))
-    subprocess.run([sys.executable, "-c", script, run, home, *checkpoints], check=True, timeout=120)
+    archive, _ = pack(run, "node1", checkpoints == ("checkpoints",))
+    unpack(home, archive)
+    archive.unlink()
 
 
 def test_manifests_are_collected_and_files_when_asked_for(run: Path, data: Path, tmp_path: Path) -> None:

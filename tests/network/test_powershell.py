@@ -8,6 +8,7 @@ import pytest
 import tree_sitter_powershell
 from tree_sitter import Language, Node, Parser
 
+from smolcluster.jobs.remote import powershell_command
 from smolcluster.network import gather
 from smolcluster.network.actions import actions_of
 from smolcluster.network.diff import plan_network
@@ -16,7 +17,7 @@ from .clusters import CHAIN
 from .homes import bare, situation
 
 ROOT = Path(__file__).parents[2]
-FILES = sorted(ROOT.glob("roles/*/files/*.ps1"))
+FILES = sorted([*ROOT.glob("roles/*/files/*.ps1"), *ROOT.glob("playbooks/**/*.ps*1")])
 LANGUAGE = Language(tree_sitter_powershell.language())
 
 
@@ -38,20 +39,26 @@ def test_the_grammar_tells_good_from_bad() -> None:
     assert errors("New-NetRoute -NextHop '10.0.0.1\n")
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(ROOT / "roles").as_posix())
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(ROOT).as_posix())
 def test_every_file(file: Path) -> None:
     assert not errors(file.read_text(encoding="utf-8"))
 
 
 def test_the_files_are_there() -> None:
-    names = [file.relative_to(ROOT / "roles").as_posix() for file in FILES]
-    assert names == [
-        "firewall/files/firewall.ps1",
-        "network_apply/files/carry_out.ps1",
-        "network_gather/files/gather.ps1",
-        "network_probe/files/ping.ps1",
-        "runtime/files/node.ps1",
+    assert [file.relative_to(ROOT).as_posix() for file in FILES] == [
+        "playbooks/library/smolcluster_job.ps1",
+        "playbooks/library/smolcluster_tree.ps1",
+        "playbooks/module_utils/Ansible.ModuleUtils.Smolcluster.psm1",
+        "roles/firewall/files/firewall.ps1",
+        "roles/network_apply/files/carry_out.ps1",
+        "roles/network_gather/files/gather.ps1",
+        "roles/network_probe/files/ping.ps1",
+        "roles/runtime/files/node.ps1",
     ]
+
+
+def test_the_command_that_follows_a_node() -> None:
+    assert not errors(powershell_command("~\\venv\\python.exe", ["-m", "it's", "C:\\a b"]))
 
 
 def test_every_step_of_a_windows_plan_and_its_way_back() -> None:
