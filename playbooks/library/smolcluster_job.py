@@ -12,8 +12,7 @@ from ansible.module_utils.basic import AnsibleModule
 try:
     import smolcluster
     from smolcluster.errors import SmolError
-    from smolcluster.jobs import bootservice, list_runs, poll_job, start_job, stop_job
-    from smolcluster.jobs.housekeeping import prune
+    from smolcluster.jobs import list_runs, poll_job, start_job, stop_job
     from smolcluster.jobs.served import served_here
     from smolcluster.runtime.runfolder import write_atomic
 
@@ -28,32 +27,15 @@ description:
   - C(checked) says whether this machine can take part - its smolcluster, its work folder, the run that holds it.
   - C(started) starts the supervisor of a node.yaml; C(stopped) ends a run's job here; C(polled) looks at it once;
     C(listed) gives every run this work folder knows.
-  - C(bootable) says what serving at boot takes here; C(boot_planned) gives the service that does it for a node.yaml,
-    C(boot_noted) writes down that it is there, C(boot_forgotten) that none is any more. The role boot_service does
-    what takes an administrator.
-  - C(pruned) deletes old runs of a work folder that nobody needs.
 options:
-  state:
-    type: str
-    required: true
-    choices: [checked, started, stopped, polled, listed, bootable, boot_planned, boot_noted, boot_forgotten,
-      pruned]
-    description: What to do.
-  workdir:
-    type: str
-    description: "The folder of this machine's runs (checked, listed, boot_forgotten); may start with ~."
+  state: {type: str, required: true, choices: [checked, started, stopped, polled, listed], description: What to do.}
+  workdir: {type: str, description: "The folder of this machine's runs (checked, listed); may start with ~."}
   node: {type: str, description: "This machine's name in the inventory."}
   node_file: {type: path, description: The node.yaml to start.}
   node_config: {type: str, description: What is written to C(node_file) first; without it the file is there.}
   run_dir: {type: path, description: The run's folder on this machine (stopped, polled).}
-  keep: {type: int, default: 0, description: How many of the newest runs are kept (pruned); 0 for all.}
-  caches: {type: bool, default: false, description: Whether data and weights go too that no run left uses (pruned).}
   replace: {type: bool, default: false, description: Stop an active run first.}
-  launcher:
-    type: str
-    default: auto
-    choices: [auto, child, systemd, launchd, schtasks]
-    description: How a supervisor is started.
+  launcher: {type: str, default: auto, description: How a supervisor is started (smolcluster.jobs.Launcher).}
 author: smolcluster
 """
 
@@ -66,54 +48,26 @@ EXAMPLES = r"""
 RETURN = r"""
 job: {description: The job's state., type: dict, returned: started, stopped, polled}
 jobs: {description: Every run this work folder knows., type: list, returned: checked, listed}
-boot:
-  description: The service that starts what this node serves, when the machine starts; null where there is none.
-  type: dict
-  returned: checked, listed, boot_planned, boot_noted
-freed: {description: "Runs, caches and bytes that were deleted, old runs kept.", type: dict, returned: pruned}
-administrator:
-  description: Whether that service takes an administrator's rights.
-  type: bool
-  returned: bootable
 served: {description: What this node does for a served model; empty for a training., type: str, returned: polled}
 workdir: {description: The work folder, absolute., type: str, returned: checked, listed}
 version: {description: The version of smolcluster there., type: str, returned: checked}
 python: {description: The interpreter, absolute., type: str, returned: checked}
 """
 
-STATES = [
-    "checked",
-    "started",
-    "stopped",
-    "polled",
-    "listed",
-    "bootable",
-    "boot_planned",
-    "boot_noted",
-    "boot_forgotten",
-    "pruned",
-]
-LAUNCHERS = ["auto", "child", "systemd", "launchd", "schtasks"]
 _ARGUMENTS: dict[str, Any] = {
-    "state": {"type": "str", "required": True, "choices": STATES},
+    "state": {"type": "str", "required": True, "choices": ["checked", "started", "stopped", "polled", "listed"]},
     "workdir": {"type": "str"},
     "node": {"type": "str"},
     "node_file": {"type": "path"},
     "node_config": {"type": "str"},
     "run_dir": {"type": "path"},
-    "keep": {"type": "int", "default": 0},
-    "caches": {"type": "bool", "default": False},
     "replace": {"type": "bool", "default": False},
-    "launcher": {"type": "str", "default": "auto", "choices": LAUNCHERS},
+    "launcher": {"type": "str", "default": "auto"},
 }
 _NEEDS = [
     ("state", "checked", ["workdir", "node"]),
     ("state", "listed", ["workdir", "node"]),
     ("state", "started", ["node_file"]),
-    ("state", "boot_planned", ["node_file"]),
-    ("state", "boot_noted", ["node_file"]),
-    ("state", "pruned", ["workdir"]),
-    ("state", "boot_forgotten", ["workdir", "node"]),
     ("state", "stopped", ["run_dir", "node"]),
     ("state", "polled", ["run_dir", "node"]),
 ]
@@ -124,42 +78,12 @@ def jobs_here(options: dict[str, Any]) -> dict[str, Any]:
     workdir = Path(options["workdir"]).expanduser().absolute()
     entries = [entry.model_dump(mode="json", by_alias=True) for entry in list_runs(workdir)]
     mine = [entry for entry in entries if entry["job"]["node"] == options["node"]]
-    boot = bootservice.read_note(workdir, options["node"])
-    return {"workdir": str(workdir), "jobs": mine, "boot": _plain(boot) if boot else None}
-
-
-def act_on_boot(options: dict[str, Any]) -> dict[str, Any]:
-    """Do what one of the states of a service asks. SmolError and OSError are the caller's."""
-    state = options["state"]
-    if state == "bootable":
-        return {"changed": False, "administrator": bootservice.needs_administrator()}
-    if state == "boot_forgotten":
-        path = bootservice.note_path(Path(options["workdir"]).expanduser().absolute(), options["node"])
-        there = path.exists()
-        path.unlink(missing_ok=True)
-        return {"changed": there}
-    service = bootservice.service_for(Path(options["node_file"]))
-    if state == "boot_planned":
-        return {"changed": False, "boot": _plain(service)}
-    before = bootservice.read_note(Path(service.run_dir).parent, service.node)
-    if before != service:
-        bootservice.write_note(service)
-    return {"changed": before != service, "boot": _plain(service)}
-
-
-def _plain(value: Any) -> dict[str, Any]:
-    plain: dict[str, Any] = value.model_dump(mode="json", by_alias=True)
-    return plain
+    return {"workdir": str(workdir), "jobs": mine}
 
 
 def act(options: dict[str, Any]) -> dict[str, Any]:
     """Do what `state` asks. SmolError and OSError are the caller's."""
     state = options["state"]
-    if "boot" in state:
-        return act_on_boot(options)
-    if state == "pruned":
-        freed = prune(Path(options["workdir"]).expanduser(), options["keep"], options["caches"])
-        return {"changed": bool(freed.runs or freed.caches), "freed": freed.plain()}
     if state in ("checked", "listed"):
         found = jobs_here(options)
         return {"changed": False, "version": smolcluster.__version__, "python": sys.executable, **found}

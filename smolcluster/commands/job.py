@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -69,6 +70,14 @@ def status(workdir: Annotated[Path, typer.Option("--workdir", help="The folder t
     """List the runs this node knows; the active ones are marked."""
     runs = [entry.model_dump(mode="json", by_alias=True) for entry in list_runs(workdir)]
     typer.echo(json.dumps({"workdir": str(workdir), "runs": runs}, indent=2))
+
+
+@app.command(hidden=True)
+def upkeep() -> None:
+    """What the modules for Windows ask a PC for: an action as JSON on stdin, what came of it on stdout."""
+    from smolcluster.jobs.upkeep import Upkeep, act
+
+    typer.echo(json.dumps(act(Upkeep.model_validate_json(sys.stdin.buffer.read()))))
 
 
 def _print(value: Frozen) -> None:
