@@ -7,8 +7,7 @@
 
 $spec = @{
     options = @{
-        state = @{ type = 'str'; required = $true; choices = @('checked', 'started', 'stopped', 'polled', 'listed', 'bootable', 'boot_planned', 'boot_noted',
-                'boot_forgotten', 'pruned') }
+        state = @{ type = 'str'; required = $true; choices = @('checked', 'started', 'stopped', 'polled', 'listed') }
         workdir = @{ type = 'str' }
         node = @{ type = 'str' }
         node_file = @{ type = 'str' }
@@ -16,20 +15,14 @@ $spec = @{
         run_dir = @{ type = 'str' }
         ca = @{ type = 'str'; default = '' }
         crl = @{ type = 'str'; default = '' }
-        keep = @{ type = 'int'; default = 0 }
-        caches = @{ type = 'bool'; default = $false }
         replace = @{ type = 'bool'; default = $false }
-        launcher = @{ type = 'str'; default = 'auto'; choices = @('auto', 'child', 'systemd', 'launchd', 'schtasks') }
+        launcher = @{ type = 'str'; default = 'auto' }
         python = @{ type = 'str' }
     }
     required_if = @(
         , @('state', 'checked', @('workdir', 'node', 'python'))
         , @('state', 'listed', @('workdir', 'node', 'python'))
         , @('state', 'started', @('node_file', 'python'))
-        , @('state', 'boot_planned', @('node_file', 'python'))
-        , @('state', 'boot_noted', @('node_file', 'python'))
-        , @('state', 'pruned', @('workdir', 'python'))
-        , @('state', 'boot_forgotten', @('workdir', 'node', 'python'))
         , @('state', 'stopped', @('run_dir', 'node', 'python'))
         , @('state', 'polled', @('run_dir', 'node', 'python'))
     )

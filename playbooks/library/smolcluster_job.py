@@ -23,35 +23,18 @@ description:
   - C(checked) says whether this machine can take part - its smolcluster, its work folder, the run that holds it.
   - C(started) starts the supervisor of a node.yaml; C(stopped) ends a run's job here; C(polled) looks at it once;
     C(listed) gives every run this work folder knows.
-  - C(bootable) says what serving at boot takes here; C(boot_planned) gives the service that does it for a node.yaml,
-    C(boot_noted) writes down that it is there, C(boot_forgotten) that none is any more. The role boot_service does
-    what takes an administrator.
-  - C(pruned) deletes old runs of a work folder that nobody needs.
   - smolcluster_job.ps1 is its twin for Windows. Both hand everything to smolcluster.jobs.acting.
 options:
-  state:
-    type: str
-    required: true
-    choices: [checked, started, stopped, polled, listed, bootable, boot_planned, boot_noted, boot_forgotten,
-      pruned]
-    description: What to do.
-  workdir:
-    type: str
-    description: "The folder of this machine's runs (checked, listed, boot_forgotten); may start with ~."
+  state: {type: str, required: true, choices: [checked, started, stopped, polled, listed], description: What to do.}
+  workdir: {type: str, description: "The folder of this machine's runs (checked, listed); may start with ~."}
   node: {type: str, description: "This machine's name in the inventory."}
   node_file: {type: str, description: The node.yaml to start.}
   node_config: {type: str, description: What is written to C(node_file) first; without it the file is there.}
   ca: {type: str, default: "", description: Of which authority this node must have a certificate (checked).}
   crl: {type: str, default: "", description: The SHA-256 of that authority's list of revoked ones (checked).}
   run_dir: {type: str, description: The run's folder on this machine (stopped, polled).}
-  keep: {type: int, default: 0, description: How many of the newest runs are kept (pruned); 0 for all.}
-  caches: {type: bool, default: false, description: Whether data and weights go too that no run left uses (pruned).}
   replace: {type: bool, default: false, description: Stop an active run first.}
-  launcher:
-    type: str
-    default: auto
-    choices: [auto, child, systemd, launchd, schtasks]
-    description: How a supervisor is started.
+  launcher: {type: str, default: auto, description: How a supervisor is started (smolcluster.jobs.Launcher).}
   python: {type: str, description: The interpreter that has smolcluster; only Windows asks for it here.}
 author: smolcluster
 """
@@ -65,15 +48,6 @@ EXAMPLES = r"""
 RETURN = r"""
 job: {description: The job's state., type: dict, returned: started, stopped, polled}
 jobs: {description: Every run this work folder knows., type: list, returned: checked, listed}
-boot:
-  description: The service that starts what this node serves, when the machine starts; null where there is none.
-  type: dict
-  returned: checked, listed, boot_planned, boot_noted
-freed: {description: "Runs, caches and bytes that were deleted, old runs kept.", type: dict, returned: pruned}
-administrator:
-  description: Whether that service takes an administrator's rights.
-  type: bool
-  returned: bootable
 served: {description: What this node does for a served model; empty for a training., type: str, returned: polled}
 workdir: {description: The work folder, absolute., type: str, returned: checked, listed}
 version: {description: The version of smolcluster there., type: str, returned: checked}
@@ -82,21 +56,8 @@ certificates: {description: Where this node's certificates lie; empty: none need
 certificate_problem: {description: Why others would refuse it; empty: they would not., type: str, returned: checked}
 """
 
-STATES = [
-    "checked",
-    "started",
-    "stopped",
-    "polled",
-    "listed",
-    "bootable",
-    "boot_planned",
-    "boot_noted",
-    "boot_forgotten",
-    "pruned",
-]
-LAUNCHERS = ["auto", "child", "systemd", "launchd", "schtasks"]
 _ARGUMENTS: dict[str, Any] = {
-    "state": {"type": "str", "required": True, "choices": STATES},
+    "state": {"type": "str", "required": True, "choices": ["checked", "started", "stopped", "polled", "listed"]},
     "workdir": {"type": "str"},
     "node": {"type": "str"},
     "node_file": {"type": "str"},
@@ -104,20 +65,14 @@ _ARGUMENTS: dict[str, Any] = {
     "ca": {"type": "str", "default": ""},
     "crl": {"type": "str", "default": ""},
     "run_dir": {"type": "str"},
-    "keep": {"type": "int", "default": 0},
-    "caches": {"type": "bool", "default": False},
     "replace": {"type": "bool", "default": False},
-    "launcher": {"type": "str", "default": "auto", "choices": LAUNCHERS},
+    "launcher": {"type": "str", "default": "auto"},
     "python": {"type": "str"},
 }
 _NEEDS = [
     ("state", "checked", ["workdir", "node"]),
     ("state", "listed", ["workdir", "node"]),
     ("state", "started", ["node_file"]),
-    ("state", "boot_planned", ["node_file"]),
-    ("state", "boot_noted", ["node_file"]),
-    ("state", "pruned", ["workdir"]),
-    ("state", "boot_forgotten", ["workdir", "node"]),
     ("state", "stopped", ["run_dir", "node"]),
     ("state", "polled", ["run_dir", "node"]),
 ]
@@ -130,7 +85,8 @@ def main() -> None:
     try:
         given = {key: value for key, value in module.params.items() if value is not None and key != "python"}
         module.exit_json(**act(Action(**given)))
-    except (SmolError, OSError) as error:
+    # ValueError: a launcher that smolcluster does not know.
+    except (SmolError, OSError, ValueError) as error:
         module.fail_json(msg=str(error))
 
 

@@ -108,6 +108,14 @@ def _options(kind: type[Options]) -> Options:
         ) from error
 
 
+@app.command(hidden=True)
+def upkeep() -> None:
+    """What the modules for Windows ask a PC for: an action as JSON on stdin, what came of it on stdout."""
+    from smolcluster.jobs.upkeep import Upkeep, act
+
+    typer.echo(json.dumps(act(Upkeep.model_validate_json(sys.stdin.buffer.read()))))
+
+
 def _print(value: Frozen) -> None:
     _say(json.loads(value.model_dump_json(by_alias=True)))
 

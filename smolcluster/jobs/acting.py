@@ -12,8 +12,6 @@ import smolcluster
 from smolcluster.certs.checking import check_node
 from smolcluster.certs.places import node_folder
 from smolcluster.errors import InputError
-from smolcluster.jobs import bootservice
-from smolcluster.jobs.housekeeping import prune
 from smolcluster.jobs.launch import Launcher, start_job
 from smolcluster.jobs.poll import list_runs, poll_job
 from smolcluster.jobs.served import served_here
@@ -25,18 +23,7 @@ from smolcluster.spec.base import Frozen
 class Action(Frozen):
     """The module's options. Which of them a state needs is the module's to ask; folders may start with ~."""
 
-    state: Literal[
-        "checked",
-        "started",
-        "stopped",
-        "polled",
-        "listed",
-        "bootable",
-        "boot_planned",
-        "boot_noted",
-        "boot_forgotten",
-        "pruned",
-    ]
+    state: Literal["checked", "started", "stopped", "polled", "listed"]
     workdir: str = ""
     node: str = ""
     node_file: str = ""
@@ -44,19 +31,12 @@ class Action(Frozen):
     run_dir: str = ""
     ca: str = ""
     crl: str = ""
-    keep: int = 0
-    caches: bool = False
     replace: bool = False
     launcher: Launcher = "auto"
 
 
 def act(action: Action) -> dict[str, Any]:
     """Do what `state` asks; the module's result. SmolError and OSError are the caller's."""
-    if "boot" in action.state:
-        return act_on_boot(action)
-    if action.state == "pruned":
-        freed = prune(Path(action.workdir).expanduser(), action.keep, action.caches)
-        return {"changed": bool(freed.runs or freed.caches), "freed": freed.plain()}
     if action.state in ("checked", "listed"):
         found = jobs_here(action.workdir, action.node) | certificates_here(action)
         return {"changed": False, "version": smolcluster.__version__, "python": sys.executable, **found}
@@ -80,8 +60,7 @@ def jobs_here(workdir: str, node: str) -> dict[str, Any]:
     folder = Path(workdir).expanduser().absolute()
     entries = [_plain(entry) for entry in list_runs(folder)]
     mine = [entry for entry in entries if entry["job"]["node"] == node]
-    boot = bootservice.read_note(folder, node)
-    return {"workdir": str(folder), "jobs": mine, "boot": _plain(boot) if boot else None}
+    return {"workdir": str(folder), "jobs": mine}
 
 
 def certificates_here(action: Action) -> dict[str, str]:
@@ -95,24 +74,6 @@ def certificates_here(action: Action) -> dict[str, str]:
         told = "\n".join(f"{each.what} ({each.file})\n    fix: {each.fix}" for each in error.problems)
         return {"certificates": str(folder.path), "certificate_problem": told}
     return {"certificates": str(folder.path), "certificate_problem": ""}
-
-
-def act_on_boot(action: Action) -> dict[str, Any]:
-    """Do what one of the states of a service that starts at boot asks."""
-    if action.state == "bootable":
-        return {"changed": False, "administrator": bootservice.needs_administrator()}
-    if action.state == "boot_forgotten":
-        path = bootservice.note_path(Path(action.workdir).expanduser().absolute(), action.node)
-        there = path.exists()
-        path.unlink(missing_ok=True)
-        return {"changed": there}
-    service = bootservice.service_for(Path(action.node_file).expanduser())
-    if action.state == "boot_planned":
-        return {"changed": False, "boot": _plain(service)}
-    before = bootservice.read_note(Path(service.run_dir).parent, service.node)
-    if before != service:
-        bootservice.write_note(service)
-    return {"changed": before != service, "boot": _plain(service)}
 
 
 def _plain(value: Frozen) -> dict[str, Any]:

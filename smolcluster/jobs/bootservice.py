@@ -13,6 +13,7 @@ Making a definition is pure. Neither it nor the note holds a secret: those are f
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import hashlib
 from dataclasses import dataclass
@@ -162,11 +163,14 @@ def install(service: BootService) -> None:
 
 
 def remove(service: BootService) -> None:
-    """Take away what `install` installed, and nothing else. What the service started is ended by `end`, before."""
+    """Take away what `install` installed, and nothing else; on Windows also end what it started. OSError."""
     # First of all, so that nothing is served again even if the rest is refused.
     note_path(Path(service.run_dir).parent, service.node).unlink(missing_ok=True)
     if service.kind == "windows":
-        schtasks.delete(service.name)
+        with contextlib.suppress(JobError):  # it does not run, or is gone
+            schtasks.end(service.name)
+        with contextlib.suppress(JobError):
+            schtasks.delete(service.name)
     for path in (service.link, *service.files):
         if path:
             Path(path).unlink(missing_ok=True)
