@@ -64,6 +64,11 @@ def test_the_home_inventory_has_a_group_per_kind_and_per_strategy() -> None:
     assert hosts["win"]["ansible_shell_type"] == "powershell"
     assert "ipad" not in members(inventory, "fsdp")
     assert hosts["ipad"]["ansible_connection"] == "smolcluster_never_connects"
+    # Ansible expands no ~ in an interpreter; a login begins at home.
+    assert hosts["pi5"]["smol_python"] == "~/.smolcluster/venv/bin/python"
+    assert hosts["pi5"]["ansible_python_interpreter"] == ".smolcluster/venv/bin/python"
+    wires = ["10.10.0.0/24", "172.20.10.0/24", "192.168.50.0/24", "192.168.51.0/24"]
+    assert hosts["mini2"]["smol_subnets"] == wires
 
 
 def test_a_graph_shows_the_groups() -> None:

@@ -91,7 +91,7 @@ _UV = f"""\
 mkdir -p "$UV_PYTHON_INSTALL_DIR/cpython/bin" && ln -sf {PYTHON} "$UV_PYTHON_INSTALL_DIR/cpython/bin/python3"
 """
 # A machine on which nothing else is found.
-_NO_PYTHON = "ls $HOME/.smolcluster/python/*/bin/python3 2>/dev/null; true"
+_NO_PYTHON = "runtime_find='ls $HOME/.smolcluster/python/*/bin/python3 2>/dev/null; true'"
 
 
 def test_a_machine_without_python_a_half_install_and_another_version(
@@ -108,13 +108,13 @@ def test_a_machine_without_python_a_half_install_and_another_version(
     assert "-e extras=serv: there is no such extra" in wrong.text
     assert f"-e wheels={tmp_path}: is no folder of wheels" in wrong.text
 
-    without = bare.play("setup", *TAGS, *given, f"runtime_find={_NO_PYTHON}")
+    without = bare.play("setup", *TAGS, *given, _NO_PYTHON)
     assert without.code == 2
     assert "node2: there is no Python 3.11 or newer, and uv, which could get one, cannot be had" in without.text
     assert f"{folder} has no wheel of uv for Linux on {platform.machine()}" in without.text
 
     make_wheel(folder, "uv", "0.1", {"uv-0.1.data/scripts/uv": _UV}, f"py3-none-manylinux2014_{platform.machine()}")
-    done = bare.play("setup", *TAGS, *given, f"runtime_find={_NO_PYTHON}", f"interpreter={PYTHON}")
+    done = bare.play("setup", *TAGS, *given, _NO_PYTHON, f"interpreter={PYTHON}")
     assert done.code == 0, done.text
     assert (root / "python" / "cpython" / "bin" / "python3").exists()
     assert (root / "runtime.json").exists()
