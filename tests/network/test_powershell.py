@@ -46,6 +46,7 @@ def test_every_file(file: Path) -> None:
 def test_the_files_are_there() -> None:
     names = [file.relative_to(ROOT / "roles").as_posix() for file in FILES]
     assert names == [
+        "certificates/files/certificate.ps1",
         "network_apply/files/carry_out.ps1",
         "network_gather/files/gather.ps1",
         "network_probe/files/ping.ps1",
