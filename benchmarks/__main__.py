@@ -23,6 +23,7 @@ BENCHMARKS = (
     "overlap",
     "links",
     "formats",
+    "encryption",
     "data",
     "checkpoints",
     "unequal",

@@ -52,18 +52,26 @@ LOOPBACK = Place("127.0.0.1", "lo0" if sys.platform == "darwin" else "lo")
 
 
 def _open_smol(
-    rank: int, places: Sequence[Place], folder: Path, faults: Sequence[FaultSpec]
+    rank: int, places: Sequence[Place], folder: Path, faults: Sequence[FaultSpec], certificates: Path | None
 ) -> AbstractContextManager[Any]:
-    from smolcluster.comm import GroupConfig, open_fabric
+    from smolcluster.certs.places import NodeFolder
+    from smolcluster.comm import GroupConfig, TlsContexts, open_fabric
     from smolcluster.comm.faults import Faults
 
+    peers = {peer: place.address for peer, place in enumerate(places) if peer != rank}
+    tls = None
+    if certificates is not None:
+        mine = NodeFolder(certificates / str(rank))
+        tls = TlsContexts.from_files(mine.certificate, mine.key, mine.ca, mine.crl)
     return open_fabric(
         GroupConfig(
             rank=rank,
             world_size=len(places),
             listen=(places[rank].address,),
             port=0,
-            peers={peer: place.address for peer, place in enumerate(places) if peer != rank},
+            peers=peers,
+            encrypt=dict.fromkeys(peers, tls is not None),
+            tls=tls,
             timeout_s=TIMEOUT_S,
             secret=b"only of this benchmark",
             endpoint_file=folder / "endpoint.json",
@@ -91,10 +99,15 @@ class _Script:
 
 
 def _open(
-    transport: str, rank: int, places: Sequence[Place], folder: Path, faults: Sequence[FaultSpec]
+    transport: str,
+    rank: int,
+    places: Sequence[Place],
+    folder: Path,
+    faults: Sequence[FaultSpec],
+    certificates: Path | None,
 ) -> AbstractContextManager[Any]:
     if transport == "smol":
-        return _open_smol(rank, places, folder, faults)
+        return _open_smol(rank, places, folder, faults, certificates)
     return closing(_Script(transport.removesuffix(" script"), rank, len(places), folder))
 
 
@@ -122,6 +135,7 @@ def _serve(
     pipe: Connection,
     setup: Setup,
     faults: Sequence[FaultSpec],
+    certificates: Path | None,
 ) -> None:
     _go_to(places[rank], parent)
     import torch
@@ -133,7 +147,7 @@ def _serve(
     if keep_memory:
         keep_freed_memory()
     try:
-        with _open(transport, rank, places, Path(folder), faults) as fabric:
+        with _open(transport, rank, places, Path(folder), faults, certificates) as fabric:
             tasks = setup(rank, len(places), fabric)
             pipe.send((True, list(tasks)))
             while (name := pipe.recv()) is not None:
@@ -153,7 +167,8 @@ class Team:
 
     Otherwise it is as it comes: over "smol script" the backend sets it, unless SMOL_KEEP_MEMORY is 0.
     `places`: where each rank is, if not all on loopback. `faults`: what is done to links of "smol" on purpose, once a
-    rank has told its fabric of the step at which that begins.
+    rank has told its fabric of the step at which that begins. `certificates`: a folder with each rank's, by its number;
+    all links of "smol" are then in TLS.
     """
 
     def __init__(
@@ -164,6 +179,7 @@ class Team:
         keep_memory: bool,
         places: Sequence[Place] = (),
         faults: Sequence[FaultSpec] = (),
+        certificates: Path | None = None,
     ) -> None:
         context = multiprocessing.get_context("spawn")
         # One thread per rank.
@@ -174,8 +190,8 @@ class Team:
         self.processes: list[Any] = []
         for rank in range(world_size):
             ours, theirs = context.Pipe()
-            arguments = (rank, places, os.getpid(), transport, keep_memory, self._folder.name, theirs, setup, faults)
-            process = context.Process(target=_serve, args=arguments, daemon=True)
+            mine = (rank, places, os.getpid(), transport, keep_memory, self._folder.name, theirs, setup)
+            process = context.Process(target=_serve, args=(*mine, faults, certificates), daemon=True)
             process.start()
             theirs.close()
             self._pipes.append(ours)

@@ -77,7 +77,7 @@ def refusal(error: ssl.SSLCertVerificationError) -> str:
         _REVOKED: "was revoked",
         _EXPIRED: f"has expired: {RENEW}, or set the clock of this machine",
         _NOT_YET: "is not valid yet: set the clock of this machine",
-        _NO_CRL: f"another authority than this node's list of revoked ones is of signed: {RENEW}",
+        _NO_CRL: f"has no list of revoked ones here, as that is of another authority: {RENEW}",
     }
     return told.get(error.verify_code, f"this cluster's CA did not sign ({error.verify_message})")
 

@@ -49,6 +49,7 @@ def test_the_files_are_there() -> None:
         "playbooks/library/smolcluster_job.ps1",
         "playbooks/library/smolcluster_tree.ps1",
         "playbooks/module_utils/Ansible.ModuleUtils.Smolcluster.psm1",
+        "roles/certificates/files/certificate.ps1",
         "roles/firewall/files/firewall.ps1",
         "roles/network_apply/files/carry_out.ps1",
         "roles/network_gather/files/gather.ps1",
