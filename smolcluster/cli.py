@@ -26,6 +26,7 @@ from smolcluster.commands import (
     profile,
     report,
     serve,
+    upload,
     watch,
     weights,
 )
@@ -51,6 +52,7 @@ app.command("generate")(generate.generate)
 app.command("report")(report.report)
 app.command("compare")(compare.compare)
 app.command("watch")(watch.watch)
+app.command("upload")(upload.upload)
 app.command("enroll")(enroll.enroll)
 app.command("serve")(serve.serve)
 app.command("link")(link.link)
