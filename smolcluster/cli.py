@@ -33,6 +33,7 @@ from smolcluster.commands import (
     runs,
     serve,
     simulate,
+    upload,
     watch,
     weights,
 )
@@ -61,6 +62,7 @@ app.command("runs")(runs.runs)
 app.command("bootstrap")(bootstrap.bootstrap)
 app.command("compare")(compare.compare)
 app.command("watch")(watch.watch)
+app.command("upload")(upload.upload)
 app.command("enroll")(enroll.enroll)
 app.command("serve")(serve.serve)
 app.command("simulate")(simulate.simulate)

@@ -87,6 +87,7 @@ def report_on(run_dir: Path, followed: bool = False, html: bool = False) -> Summ
     from rich.console import Console
 
     from smolcluster.commands._request import print_notes
+    from smolcluster.commands._tracking import track_if_asked
     from smolcluster.observe.plots import write_plots
     from smolcluster.observe.profiled import ProfileStory, profile_of
     from smolcluster.observe.served import ServeStory, read_story, summarise_story
@@ -114,6 +115,9 @@ def report_on(run_dir: Path, followed: bool = False, html: bool = False) -> Summ
         write_atomic(folder.all_requests, "".join(lines))
         return summary
     plots = write_plots(story, summary, folder.plots)
+    tracked = track_if_asked(folder, story, run_dir)
+    if tracked:
+        console.print(tracked, highlight=False, soft_wrap=True, markup=False)
     if plots:
         console.print(f"plots: {run_dir / 'plots'}", highlight=False, soft_wrap=True)
     if summary.status == "completed" and folder.model.exists() and summary.perplexity is not None:

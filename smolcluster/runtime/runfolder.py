@@ -62,6 +62,11 @@ class RunFolder:
         return self.path / "report.html"
 
     @property
+    def tracking(self) -> Path:
+        """What experiment trackers were given, made after the run."""
+        return self.path / "tracking"
+
+    @property
     def checkpoints(self) -> Path:
         """Manifests."""
         return self.path / "checkpoints"

@@ -67,6 +67,8 @@ class LoggingSection(FileModel):
     """`logging:`. project_name null is smolcluster-<model>-<dataset>."""
 
     project_name: str | None = Field(default=None, min_length=1)
+    tracker: Literal["none", "wandb", "tensorboard"] = "none"
+    mode: Literal["offline", "online"] = "offline"
 
 
 class TrainedModelFile(FileModel):

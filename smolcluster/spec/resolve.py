@@ -152,6 +152,7 @@ def _run(
         step_timeout_s=file.timeout if isinstance(file, MpFile) else 300.0,
         server_trains=isinstance(file, SyncpsFile) and file.server_trains,
         project_name=training.project_name,
+        tracking=training.tracking,
         **outer_of(file),
         init=str(settings.start.folder) if settings.start else None,
         own_vocabulary=settings.start is not None or (request.earlier is not None and request.earlier.own_vocabulary),

@@ -56,7 +56,7 @@ def model_layer(earlier: Earlier) -> Document:
         },
         "data": run.data.model_dump(),
         "checkpoint": run.checkpoint.model_dump(),
-        "logging": {"project_name": run.project_name},
+        "logging": {"project_name": run.project_name, **run.tracking.model_dump()},
     }
     return Document(display(earlier.file), tree, {})
 

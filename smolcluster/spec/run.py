@@ -155,6 +155,13 @@ class CheckpointSpec(Frozen):
     replicas: int = Field(default=1, ge=1)
 
 
+class TrackingSpec(Frozen):
+    """Where the metrics go when the run has ended, besides its folder. `mode`: of W&B; offline nothing leaves here."""
+
+    tracker: Literal["none", "wandb", "tensorboard"] = "none"
+    mode: Literal["offline", "online"] = "offline"
+
+
 class Participant(Frozen):
     """A node of the inventory that takes part. `port` 0 means any free port. `role` is "server" in a star's centre.
 
@@ -212,6 +219,7 @@ class RunSpec(Frozen):
     outer_overlap: bool = False
     outer_warmup: int = Field(default=0, ge=0)
     project_name: str
+    tracking: TrackingSpec = TrackingSpec()
     init: str | None = None
     own_vocabulary: bool = False
     faults: tuple[FaultSpec, ...] = ()

@@ -13,7 +13,16 @@ from smolcluster.spec.owntext import TEXT_SUFFIXES, text_files
 from smolcluster.spec.pretrained import Pretrained
 from smolcluster.spec.problems import did_you_mean, listed
 from smolcluster.spec.resumed import Earlier, continued
-from smolcluster.spec.run import CheckpointSpec, DataSpec, GPTSpec, ModelSpec, NNSpec, ScheduleSpec, TrainingSpec
+from smolcluster.spec.run import (
+    CheckpointSpec,
+    DataSpec,
+    GPTSpec,
+    ModelSpec,
+    NNSpec,
+    ScheduleSpec,
+    TrackingSpec,
+    TrainingSpec,
+)
 from smolcluster.spec.start import started
 
 _TEXTS = ("pydoc", "wikitext2", "snli", "wiki-sample")
@@ -45,6 +54,7 @@ class Trained:
     data: DataSpec
     checkpoint: CheckpointSpec
     project_name: str
+    tracking: TrackingSpec
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -83,7 +93,8 @@ def trained(
     schedule = _schedule(file, origin, problems, notes)
     project = file.logging.project_name or f"smolcluster-{model.type}-{data.dataset}"
     checkpoint = CheckpointSpec(**file.checkpoint.model_dump())
-    return Trained(model, training, schedule, data, checkpoint, project, problems, notes)
+    tracking = TrackingSpec(tracker=file.logging.tracker, mode=file.logging.mode)
+    return Trained(model, training, schedule, data, checkpoint, project, tracking, problems, notes)
 
 
 def _schedule(file: TrainedModelFile, origin: Merged, problems: list[Problem], notes: list[str]) -> ScheduleSpec:
