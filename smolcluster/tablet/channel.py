@@ -1,4 +1,4 @@
-"""A WebSocket to a tablet, or a tablet's to us, as messages: every wait has a deadline, every end is an error of ours."""
+"""A WebSocket between a tablet and the cluster, as messages: waits have deadlines, ends are errors of ours."""
 
 from __future__ import annotations
 

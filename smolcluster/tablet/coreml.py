@@ -87,7 +87,7 @@ def _convert(ct: Any, decoder: Decoder, context: int, lengths: Sequence[int]) ->
         out = emit(ops, decoder, given["hidden"], context)
         function.set_outputs([Builder.identity(x=out, name="out")])
     program.add_function("main", function)
-    shapes = {
+    shapes: dict[str, list[tuple[int, ...]]] = {
         "hidden": [(1, length, shape.width) for length in lengths],
         "positions": [(length,) for length in lengths],
     }

@@ -187,6 +187,10 @@ def _slices(given: Inputs, rank: int) -> tuple[slice, ...]:
     )
 
 
+def _select(given: Inputs) -> Array:
+    return np.asarray(np.where(given["cond"], given["a"], given["b"]))
+
+
 def _shape(given: Inputs) -> Array:
     return np.array(given["x"].shape, np.int32)
 
@@ -224,7 +228,7 @@ _KNOWN: dict[str, Callable[[Inputs], Array]] = {
     "reduce_mean": _reduced(np.mean),
     "reshape": lambda given: given["x"].reshape([int(size) for size in given["shape"]]),
     "rsqrt": lambda given: 1 / np.sqrt(_wide(given["x"]) + _wide(given["epsilon"])),
-    "select": lambda given: np.where(given["cond"], given["a"], given["b"]),
+    "select": _select,
     "shape": _shape,
     "silu": _silu,
     "slice_by_index": _slice_by_index,

@@ -101,7 +101,8 @@ class Challenge(Greeting):
 class Assign(Frozen):
     """From the cluster: the layers, and by format the hash of the exported stage (stage.json) that computes them.
 
-    `out_width`: of what comes back; the vocabulary where the last layers are among them. `dtype`: of what travels.
+    `last`: the model's last layers are among them; then one row comes back, as wide as the vocabulary: `out_width`.
+    `dtype`: of what travels.
     """
 
     kind: ClassVar[Kind] = Kind.ASSIGN
@@ -109,6 +110,7 @@ class Assign(Frozen):
     layers: str = Field(pattern=r"^\d{1,5}:\d{1,5}$")
     width: int = Field(gt=0, le=1 << 20)
     out_width: int = Field(gt=0, le=1 << 24)
+    last: bool
     context: int = Field(gt=0, le=1 << 24)
     dtype: DType
     packages: dict[Line, Line] = Field(max_length=8)
@@ -159,7 +161,7 @@ class Forget:
 
 @dataclass(frozen=True, eq=False)
 class Hidden:
-    """`values` (T, width) float32 or float16 of a session's tokens from `position` on; `request` numbers the question."""
+    """`values` (T, width) float32 or float16 of a session's tokens from `position` on; `request` is its number."""
 
     request: int
     session: int
