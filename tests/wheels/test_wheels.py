@@ -20,8 +20,8 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHONS = ("3.11", "3.12", "3.13")
-# What a node installs. ansible-core comes with every one; whether a controller runs on Windows is Ansible's to say.
-EXTRAS = ("hf", "serve", "ssh")
+# What nodes and controllers install. ansible-core comes with every one, also where it cannot control (Windows).
+EXTRAS = ("hf", "serve", "ssh", "tensorboard", "wandb")
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,6 @@ def fits(tag: Tag, target: Target) -> bool:
     return tag.platform == "any" or tag.platform in target.pip
 
 
-def test_the_extras_that_are_resolved_are_those_of_a_node() -> None:
+def test_the_extras_that_are_resolved_are_those_of_a_node_or_of_a_controller() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(EXTRAS) | {"samples", "wandb", "tensorboard", "dev"} == set(extras)
