@@ -74,6 +74,12 @@ def _files(checkout: Path, project: dict[str, Any]) -> Iterator[str]:
                     yield path.relative_to(checkout).as_posix()
 
 
+def _of_extra(line: str, extra: str) -> str:
+    """A requirement that is one of an extra alone; it may have a marker of its own already."""
+    need, _, marker = line.partition(";")
+    return f'{need.strip()}; ({marker.strip()}) and extra == "{extra}"' if marker else f'{need}; extra == "{extra}"'
+
+
 def _metadata(project: dict[str, Any]) -> str:
     lines = ["Metadata-Version: 2.4", f"Name: {project['name']}", f"Version: {__version__}"]
     lines += [f"Summary: {project['description']}", f"License-Expression: {project['license']}"]
@@ -81,7 +87,7 @@ def _metadata(project: dict[str, Any]) -> str:
     lines += [f"Requires-Dist: {line}" for line in project["dependencies"]]
     for extra, needs in project["optional-dependencies"].items():
         lines.append(f"Provides-Extra: {extra}")
-        lines += [f'Requires-Dist: {line}; extra == "{extra}"' for line in needs]
+        lines += [f"Requires-Dist: {_of_extra(line, extra)}" for line in needs]
     return "\n".join(lines) + "\n"
 
 

@@ -20,7 +20,7 @@ from ansible_wheels import make_folder, make_wheel
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 NODES = ("node2", "node3")
 # The machines share this machine's firewall and polkit, which no test may touch.
-TAGS = ("--tags", "runtime,clock")
+TAGS = ("--tags", "runtime,clock,certificates,boot")
 PYTHON = str(Path(sys.base_prefix, "bin", "python3"))
 
 
@@ -40,6 +40,8 @@ def bare(remote: Cluster, machines: Machines) -> Cluster:
         moved = line.replace(f"python: {sys.executable}", f"python: {own}")
         lines.append(re.sub(r"'~/work-[^']+'", "~/.smolcluster/runs", moved) if own else line)
     remote.inventory.write_text("".join(lines))
+    # The controller's authority, and the certificate of the node that it is itself.
+    remote.env["HOME"] = str(remote.folder / "home")
     return remote
 
 
@@ -72,8 +74,12 @@ def test_from_a_bare_home_to_a_training_and_back(bare: Cluster, machines: Machin
     assert again.code == 0, again.text
     assert {changed(again)[name] for name in NODES} == {0}
 
-    run = bare.play("train", "strategy=fsdp", override=SHORT)
+    for folder in (home(machines, "node2"), home(machines, "node3"), Path(bare.env["HOME"])):
+        assert len([*(folder / ".smolcluster" / "certs").glob("*/node.pem")]) == 1
+
+    run = bare.play("train", "strategy=fsdp", override=f"{SHORT},encrypt=always")
     assert run.code == 0, run.text
+    assert json.loads((bare.runs / run.run_id / "plan.json").read_text())["ca"]
     # The machines' own copy of smolcluster did it.
     told = json.loads((bare.runs / run.run_id / "summary.json").read_text())
     assert (told["status"], told["world_size"]) == ("completed", 3)
