@@ -96,7 +96,7 @@ def tcp_counters(hosts: Iterable[str]) -> tuple[int, int] | None:
 
 def _info_of(descriptor: int, hosts: set[str | int]) -> bytes:
     """The kernel's tcp_info of a descriptor that is a connection to one of `hosts`; empty if it is not."""
-    if sys.platform == "win32":
+    if not sys.platform.startswith("linux"):
         return b""
     try:
         copy = os.dup(descriptor)  # closing the object below must leave the connection alone
