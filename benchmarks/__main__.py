@@ -30,6 +30,7 @@ BENCHMARKS = (
     "staleness",
     "serving",
     "page",
+    "watching",
 )
 RESULTS = Path(__file__).parent / "results"
 LIMIT_S = 3600

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from smolcluster.observe.curves import Points, longest, loss_points, means, thinned, val_points
 from smolcluster.observe.gradients import layer_norms
@@ -17,6 +18,9 @@ from smolcluster.runtime.metricsfile import StepRecord
 from smolcluster.runtime.runfolder import Summary
 
 _MB = 1e6
+_MOST_SAMPLES = 2500
+
+_Found = TypeVar("_Found")
 
 
 def cards(story: RunStory, summary: Summary) -> list[tuple[str, str]]:
@@ -72,7 +76,13 @@ def curves(story: RunStory, summary: Summary) -> Markup:
 
 
 def _over(rank: RankStory, value: Callable[[StepRecord], float]) -> Points:
-    return [(float(record.step), value(record)) for record in rank.steps]
+    return [(float(record.step), value(record)) for record in _sample(rank.steps)]
+
+
+def _sample(found: Sequence[_Found]) -> Sequence[_Found]:
+    """Every so many of them, the last one too: a mean of thousands needs no more."""
+    every = -(-len(found) // _MOST_SAMPLES)
+    return found if every <= 1 else found[(len(found) - 1) % every :: every]
 
 
 def _split(story: RunStory) -> list[Line]:
@@ -81,7 +91,7 @@ def _split(story: RunStory) -> list[Line]:
     if not ranks:
         return []
     tables = [{record.step: record for record in rank.steps} for rank in ranks]
-    steps = sorted(set.intersection(*(set(known) for known in tables)))
+    steps = _sample(sorted(set.intersection(*(set(known) for known in tables))))
 
     def mean(value: Callable[[StepRecord], float]) -> Points:
         found = [(float(step), sum(value(known[step]) / known[step].own_steps for known in tables)) for step in steps]
