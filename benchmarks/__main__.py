@@ -26,6 +26,7 @@ BENCHMARKS = (
     "data",
     "checkpoints",
     "unequal",
+    "predictions",
     "staleness",
     "serving",
     "page",
