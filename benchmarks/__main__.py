@@ -27,6 +27,7 @@ BENCHMARKS = (
     "data",
     "checkpoints",
     "unequal",
+    "predictions",
     "staleness",
     "serving",
     "page",

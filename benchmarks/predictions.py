@@ -2,13 +2,13 @@
 
     python -m benchmarks.predictions --quick --out predictions.json
 
-Each rank has a share of a core (benchmarks/quota.py), and what it sends is throttled and delayed (comm/faults.py). In
-every round all ranks are measured at the same time, as `profile.yml` does it: steps alone while the links are used, and
-how fast layers decode. From that alone, as profile.json would have it, each strategy is predicted, and then runs for
-some steps, the others standing still. A ratio is predicted over measured tokens/s, the median of the rounds' own.
+Each rank has a share of a core (benchmarks/quota.py), and what it sends is throttled and delayed (comm/faults.py).
+Before and after every round all ranks are measured at the same time, as `profile.yml` does it: steps alone while the
+links are used, links alone. From that, as profile.json would have it, each strategy is predicted; in between it runs
+for some steps, the others standing still. A ratio is predicted over measured tokens/s, the median of the rounds' own.
+A round in which a machine's own speed changed does not count.
 
-Serving is three processes of their own with the same shares, over this machine's loopback, whose hop is measured by
-the profile too.
+Serving is three processes of their own (predictions_serving.py), over this machine's loopback.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +26,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import predictions_serving as serving
 from benchmarks.contestants import LEARNING_RATE, batch_of, context_of
 from benchmarks.quota import Quotas
 from benchmarks.ranks import Team
@@ -51,6 +51,8 @@ RANKS, SAMPLES, MICROS, EVERY = 3, 8, 4, 6
 SHARES = (0.1, 0.1, 0.06)
 # Each way, of every link; a relay hands on what it has when so much time is over.
 MBPS, DELAY_MS = 120.0, 2.0
+# A round in which a machine's own speed changes by more is none.
+STEADY = 1.2
 MODEL = GPTSpec(
     model_dim=128, num_layers=6, num_heads=4, ff_dim=512, dropout=0, max_seq_len=64, tie_embeddings=True,
     vocab_size=512,
@@ -219,6 +221,12 @@ class Row:
     ratio: float
 
 
+def alike(before: Sequence[RankPace], after: Sequence[RankPace]) -> bool:
+    """Whether the machines were as fast after a round as before it: else nothing was measured."""
+    changes = [now.step_s / was.step_s for was, now in zip(before, after, strict=True)]
+    return all(1 / STEADY <= change <= STEADY for change in changes)
+
+
 def rounds(count: int, steps: int) -> tuple[dict[str, list[tuple[float, float]]], list[Any]]:
     """By strategy (predicted, measured) of each round; and the profiles."""
     split = stages()
@@ -233,18 +241,25 @@ def rounds(count: int, steps: int) -> tuple[dict[str, list[tuple[float, float]]]
         with Quotas({pid: share for pid, share in zip(pids, SHARES, strict=True) if pid is not None}):
             for name in NAMES:
                 team.do(name)  # makes the strategies, and room in memory
+            after = [done.value for done in team.do("profile")]
             for number in range(count):
-                paces = [done.value for done in team.do("profile")]
-                told.append([pace.model_dump(mode="json") for pace in paces])
+                before, rates = after, {}
                 for name in NAMES if number % 2 == 0 else NAMES[::-1]:
-                    began = time.perf_counter()
                     done = team.do(name)
                     took = max(one.wall_s for one in done)
-                    assert took <= time.perf_counter() - began
-                    rate = done[0].value * tokens_per_sample(MODEL) / took
-                    found[name].append((predicted(name, paces, split), rate))
-                    said = f"{found[name][-1][0]:,.0f} predicted, {rate:,.0f} measured"
-                    print(f"round {number + 1} of {count}: {name}: {said}", file=sys.stderr, flush=True)
+                    rates[name] = done[0].value * tokens_per_sample(MODEL) / took
+                after = [done.value for done in team.do("profile")]
+                told.append([pace.model_dump(mode="json") for pace in after])
+                if not alike(before, after):
+                    print(f"round {number + 1} of {count} does not count: the machine was busy", file=sys.stderr)
+                    continue
+                for name, rate in rates.items():
+                    both = statistics.mean(predicted(name, paces, split) for paces in (before, after))
+                    found[name].append((both, rate))
+                    print(
+                        f"round {number + 1} of {count}: {name}: {both:,.0f} predicted, {rate:,.0f} measured",
+                        file=sys.stderr,
+                    )
     return found, told
 
 
@@ -284,7 +299,12 @@ def main() -> int:
     options = flags_for("predictions", __doc__, "3 rounds", "9 rounds").parse_args()
     count, steps = (9, 5) if options.full else (3, 3)
     found, told = rounds(count, steps)
+    if not all(found.values()):
+        print("no round counts: this machine has other things to do; try again when it is quiet", file=sys.stderr)
+        return 1
     table = rows(found)
+    served = serving.measured(9 if options.full else 3)
+    table["serving, one stream"], table["serving, 8 streams"] = (Row(*triple) for triple in served)
     targets = judge(table)
     console = Console(width=120)
     show(console, table)

@@ -41,6 +41,7 @@ from smolcluster.runtime.process import die_with_parent
 
 STAGES, STREAMS, PROMPT, START_S = 3, 8, 32, 180.0
 CUTS = ((0, 5), (5, 10), (10, 12))  # the head weighs as much as five layers
+VOCABULARY = 4000  # words of a prompt that every model here has
 GREEDY = Sampling(temperature=0.0)
 MB = 1e6
 
@@ -109,7 +110,7 @@ def engine(folder: str, precision: Precision, in_flight: int | None = None) -> I
 
 
 def prompt(salt: int = 0) -> list[int]:
-    return [(977 * number + 31 * salt + 5) % 50000 for number in range(PROMPT)]
+    return [(977 * number + 31 * salt + 5) % VOCABULARY for number in range(PROMPT)]
 
 
 def rate_of(served: Engine, tokens: int) -> tuple[float, float]:
