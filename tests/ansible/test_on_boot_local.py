@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
-from ansible_lab import Cluster
-from ansible_served import PORTS, Tiny
+from ansible_lab import Cluster, gone_within
+from ansible_served import PORTS, PROMPT, Tiny, ask
 
 from smolcluster.jobs import bootservice
 from smolcluster.jobs.bootservice import BootService, read_note, write_note
+from smolcluster.runtime.runfolder import RunFolder, ServingNote
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -24,6 +28,54 @@ def test_without_a_service_manager_it_is_refused_before_anything_is_started(loca
     assert "node1: nothing here starts what is to be served when the machine starts" in refused.text
     assert not local.runs.exists() or not list(local.runs.glob("*/nodes"))
     assert not local.processes()
+
+
+def test_everybody_dies_and_the_services_alone_bring_it_back(local: Cluster, tiny: Tiny, tmp_path: Path) -> None:
+    """As after a power cut: no process, stale files, services that begin one after the other, the head's node last."""
+    served = local.play("inference", f"model={tiny.folder}", "detach=true", override=PORTS)
+    assert served.code == 0, served.text
+    folder = RunFolder(local.runs / served.run_id)
+    nodes = sorted(path.name for path in (folder.path / "nodes").iterdir())
+    for process in local.processes():
+        process.kill()
+    gone_within(local, 60)
+    for node in nodes:
+        write_note(
+            BootService(
+                run_id=served.run_id, run_dir=str(folder.path), node=node, kind="linux", name=node, system=False,
+                files={str(tmp_path / node): ""}, end=(sys.executable, "-c", ""),
+            )
+        )  # fmt: skip
+    started: list[subprocess.Popen[bytes]] = []
+    try:
+        for node in reversed(nodes):
+            command = [sys.executable, "-m", "smolcluster.supervisor", str(folder.node(node) / "node.yaml"), "--boot"]
+            with folder.supervisor_log(node).open("ab") as log:
+                started.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=folder.path))
+        assert ask(ready(folder, since=time.time()), PROMPT) == tiny.answer
+        stopped = local.play("stop")
+        assert stopped.code == 0, stopped.text
+        for node in nodes:
+            assert f"{node}: stopped {served.run_id}" in stopped.text
+            assert f"{node}: {served.run_id} is not served any more when the machine starts" in stopped.text
+        assert [process.wait(60) for process in started] == [0] * len(nodes)
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    assert not local.processes()
+
+
+def ready(folder: RunFolder, since: float, within_s: float = 300.0) -> str:
+    """Where the API is, once it has said after `since` that it is ready."""
+    end, pause = time.monotonic() + within_s, threading.Event()
+    while True:
+        for path in folder.path.glob("nodes/*/rank-*/serving.json"):
+            note = ServingNote.model_validate_json(path.read_bytes())
+            if note.time > since and note.state == "ready":
+                return note.urls["api"]
+        assert time.monotonic() < end, "the API is not ready"
+        pause.wait(0.2)
 
 
 def test_training_does_not_know_it(local: Cluster) -> None:

@@ -129,6 +129,10 @@ class Lab:
         self.outside.forget(*(port.outer for port in host.machine.ports))
         self._refresh()
 
+    def switch_on(self, *names: str) -> None:
+        """Put the plugs of hosts that are off back, all at once; returns when they are up."""
+        self._switch_on(*(self.host(name) for name in names))
+
     def inventory(self) -> str:
         """An inventory file of the lab's hosts, for the controller."""
         return files.inventory(self.wiring)

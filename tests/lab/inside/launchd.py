@@ -1,7 +1,8 @@
 """PID 1 of hosts without systemd: starts services, restarts those that shall live, buries orphans. It plays launchd.
 
 `launchctl` (macos/launchctl.py) asks it over a socket, one JSON line each way. A job with a key that is not known here
-is refused, as nothing would be done about it; KeepAlive is true or false.
+is refused, as nothing would be done about it; KeepAlive is true or false. Of ProcessType and ExitTimeOut, a Mac's
+priorities and its patience with who is told to end, there is nothing to play.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ PATH = "/usr/bin:/bin:/usr/sbin:/sbin"
 _THROTTLE_S = 10.0
 _KNOWN = """
 Label Program ProgramArguments RunAtLoad KeepAlive StartInterval StandardOutPath StandardErrorPath UserName
-WorkingDirectory EnvironmentVariables Disabled
+WorkingDirectory EnvironmentVariables Disabled ProcessType ExitTimeOut
 """
 # errno values in macOS's own words.
 NOT_PERMITTED, NO_PROCESS, IO_ERROR, NOT_FOUND = 1, 3, 5, 113
