@@ -28,7 +28,10 @@ PositionsOption = Annotated[
         "--context", help="Positions in a session's cache. [default: the model's, 2048 at most]", show_default=False
     ),
 ]
-VerifyOption = Annotated[bool, typer.Option("--verify", help="Compute with it, and compare with torch.")]
+VerifyOption = Annotated[
+    bool,
+    typer.Option("--verify", help="Compute with it, and compare with torch on the hidden states of random tokens."),
+]
 
 
 def export_coreml(
@@ -59,8 +62,9 @@ def export_coreml(
     from smolcluster.tablet.export import export_coreml as export
 
     coremltools()  # what is not installed is said before gigabytes are read
-    decoder, name, positions = _stage(model, layers, context, inventory, download)
-    _tell(export(decoder, name, positions, out, precision, counts), decoder, verify)  # type: ignore[arg-type]
+    decoder, folder, positions = _stage(model, layers, context, inventory, download)
+    exported = export(decoder, Path(model).name, positions, out, precision, counts)  # type: ignore[arg-type]
+    _tell(exported, decoder, folder, verify)
 
 
 def export_onnx(
@@ -75,26 +79,29 @@ def export_onnx(
     """A stage's layers as an ONNX file for a tablet's browser: made once, in float32, the cache goes in and out."""
     from smolcluster.tablet.export import export_onnx as export
 
-    decoder, name, positions = _stage(model, layers, context, inventory, download)
-    _tell(export(decoder, name, positions, out), decoder, verify)
+    decoder, folder, positions = _stage(model, layers, context, inventory, download)
+    _tell(export(decoder, Path(model).name, positions, out), decoder, folder, verify)
 
 
 def _stage(
     model: str, layers: str, context: int | None, inventory: Path | None, download: bool
-) -> tuple[Decoder, str, int]:
+) -> tuple[Decoder, Path, int]:
     from smolcluster.infer.weights import find_weights
     from smolcluster.spec.shipped import weights_table
     from smolcluster.tablet.export import load_for_tablet
 
     found = find_weights(model, weights_table(request_from(inventory).inventory), download=download)
     decoder, positions = load_for_tablet(found.folder, layers, context)
-    return decoder, Path(model).name, positions
+    return decoder, found.folder, positions
 
 
-def _tell(exported: Exported, decoder: Decoder, verified: bool) -> None:
+def _tell(exported: Exported, decoder: Decoder, folder: Path, verified: bool) -> None:
     how = "made now" if exported.made else "made before"
     typer.echo(f"{exported.file}\n  layers   {exported.manifest.layers}, {how}\n  hash     {exported.manifest.hash}")
     if verified:
+        from smolcluster.models.partition import LayerRange
+        from smolcluster.models.stage_weights import load_stage
         from smolcluster.tablet.verify import verify
 
-        typer.echo(f"  torch    {verify(exported, decoder)}")
+        before = load_stage(folder, LayerRange(0, decoder.range.start, decoder.range.layers))
+        typer.echo(f"  torch    {verify(exported, decoder, before)}")

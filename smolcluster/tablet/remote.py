@@ -122,7 +122,7 @@ class TabletStage:
                 self._channel.send(Forget(session), Deadline(self._waits.silence_s))
 
     def close(self) -> None:
-        """Hang up. Idempotent; a call that waits for the tablet ends in PeerLostError."""
+        """Hang up, once. A call that waits for an answer ends in PeerLostError; one that connects, with its try."""
         self._closing.set()
         channel = self._channel
         if channel is not None:

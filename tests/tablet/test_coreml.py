@@ -187,6 +187,12 @@ def test_what_was_broken_is_made_again(models, tmp_path):
     assert verify(first, decoder).relative < 0.01
 
 
+def test_it_is_verified_on_the_hidden_states_that_the_layers_before_make(models, exported):
+    export, decoder = exported("gpt2")
+    before = load_stage(models("gpt2")[1], LayerRange(0, 1, LAYERS))
+    assert verify(export, decoder, before).relative <= 0.002
+
+
 def test_a_wrong_export_is_told(models, exported):
     """--verify can fail: the package of one stage is not another stage."""
     export, _ = exported("gpt2")
