@@ -63,7 +63,7 @@ def test_from_a_bare_home_to_a_training_and_back(bare: Cluster, machines: Machin
 
     refused = bare.play("train", override=SHORT)
     assert refused.code == 2
-    assert "fix: ansible-playbook setup.yml" in refused.text
+    assert "fix: ansible-playbook setup.yml" in refused.text, refused.text
 
     done = bare.play("setup", *TAGS, *given)
     assert done.code == 0, done.text
@@ -77,7 +77,7 @@ def test_from_a_bare_home_to_a_training_and_back(bare: Cluster, machines: Machin
     for folder in (home(machines, "node2"), home(machines, "node3"), Path(bare.env["HOME"])):
         assert len([*(folder / ".smolcluster" / "certs").glob("*/node.pem")]) == 1
 
-    run = bare.play("train", "strategy=fsdp", override=f"{SHORT},encrypt=always")
+    run = bare.play("train", "strategy=fsdp", override=(*SHORT, "encrypt=always"))
     assert run.code == 0, run.text
     assert json.loads((bare.runs / run.run_id / "plan.json").read_text())["ca"]
     # The machines' own copy of smolcluster did it.
