@@ -106,7 +106,7 @@ def test_mypy_tells_a_name_that_the_system_lacks(tmp_path: Path) -> None:
     assert 'Module has no attribute "getuid"' in error
 
 
-@pytest.mark.slow
+@pytest.mark.soak  # a minute of computing each
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("platform", ["win32", "darwin"])
 def test_no_name_is_used_that_the_system_lacks(platform: str) -> None:

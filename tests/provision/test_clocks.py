@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
-_FILE = Path(__file__).parents[2] / "playbooks" / "action_plugins" / "smolcluster_clock.py"
-_SPEC = importlib.util.spec_from_file_location("smolcluster_clock", _FILE)
-assert _SPEC is not None
-assert _SPEC.loader is not None
-clock = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(clock)
+from smolcluster.provision import clocks as clock
 
 
 @pytest.mark.parametrize("ahead", [-3600.0, -0.2, 0.0, 0.5, 86400.0])
