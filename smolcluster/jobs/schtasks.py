@@ -39,6 +39,15 @@ def usable() -> bool:
     return present()
 
 
+def administrator() -> bool:
+    """Whether this process has an administrator's rights, without which no task may start with the machine."""
+    if sys.platform != "win32":
+        return False
+    import ctypes
+
+    return bool(ctypes.windll.shell32.IsUserAnAdmin())
+
+
 def task_name(*parts: object) -> str:
     """A task's full name that the scheduler accepts."""
     return FOLDER + re.sub(r"[^A-Za-z0-9._-]", "-", "-".join(map(str, parts)))
