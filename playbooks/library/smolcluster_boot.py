@@ -23,6 +23,7 @@ description:
   - C(asked) says what it takes here; C(found) gives the service that is noted. C(planned) gives that for a node.yaml,
     C(noted) writes down that it is there, C(forgotten) that none is any more; the role boot_service does the rest, with
     an administrator's rights. C(installed) and C(removed) do all of it, with the rights there are.
+  - smolcluster_boot.ps1 is its twin for Windows. Both hand everything to smolcluster.jobs.upkeep.
 options:
   state:
     type: str
@@ -32,6 +33,7 @@ options:
   node_file: {type: str, description: "The node.yaml of the run that is served (planned, noted, installed)."}
   workdir: {type: str, description: "The folder of this machine's runs (found, forgotten, removed); may start with ~."}
   node: {type: str, description: "This machine's name in the inventory (found, forgotten, removed)."}
+  python: {type: str, description: The interpreter that has smolcluster; only Windows asks for it here.}
 author: smolcluster
 """
 
@@ -54,10 +56,16 @@ _ARGUMENTS: dict[str, Any] = {
     "node_file": {"type": "str"},
     "workdir": {"type": "str"},
     "node": {"type": "str"},
+    "python": {"type": "str"},
 }
-_OF_NODE_FILE, _OF_NODE = ("planned", "noted", "installed"), ("found", "forgotten", "removed")
-_NEEDS = [("state", state, ["node_file"]) for state in _OF_NODE_FILE]
-_NEEDS += [("state", state, ["workdir", "node"]) for state in _OF_NODE]
+_NEEDS = [
+    ("state", "planned", ["node_file"]),
+    ("state", "noted", ["node_file"]),
+    ("state", "installed", ["node_file"]),
+    ("state", "found", ["workdir", "node"]),
+    ("state", "forgotten", ["workdir", "node"]),
+    ("state", "removed", ["workdir", "node"]),
+]
 
 
 def main() -> None:
@@ -65,7 +73,7 @@ def main() -> None:
     if MISSING:
         module.fail_json(msg=f"{sys.executable} has no smolcluster ({MISSING})")
     try:
-        given = {key: value for key, value in module.params.items() if value is not None}
+        given = {key: value for key, value in module.params.items() if value is not None and key != "python"}
         module.exit_json(**act(Upkeep(**given)))
     except (SmolError, OSError) as error:
         module.fail_json(msg=str(error))

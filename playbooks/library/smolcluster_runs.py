@@ -19,10 +19,13 @@ except ImportError as error:
 DOCUMENTATION = r"""
 module: smolcluster_runs
 short_description: Delete old runs that nobody needs
+description:
+  - smolcluster_runs.ps1 is its twin for Windows. Both hand everything to smolcluster.jobs.upkeep.
 options:
   workdir: {type: str, required: true, description: "The folder of this machine's runs; may start with ~."}
   keep: {type: int, default: 0, description: How many of the newest runs are kept; 0 for all.}
   caches: {type: bool, default: false, description: Whether data and weights go too that no run left uses.}
+  python: {type: str, description: The interpreter that has smolcluster; only Windows asks for it here.}
 author: smolcluster
 """
 
@@ -38,6 +41,7 @@ _ARGUMENTS: dict[str, Any] = {
     "workdir": {"type": "str", "required": True},
     "keep": {"type": "int", "default": 0},
     "caches": {"type": "bool", "default": False},
+    "python": {"type": "str"},
 }
 
 

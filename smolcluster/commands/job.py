@@ -1,7 +1,7 @@
 """`python -m smolcluster job start|poll|stop|status`: one node's part of a run. JSON on stdout, errors on stderr.
 
-`act` and `parcel` are what the playbooks' modules call where Ansible runs no Python: options as JSON on stdin, so that
-nothing has to survive a command line. All JSON is ASCII, whatever code page a Windows console has.
+`act`, `parcel` and `upkeep` are what the playbooks' modules call where Ansible runs no Python: options as JSON on
+stdin, so that nothing has to survive a command line. All JSON is ASCII, whatever code page a Windows console has.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from smolcluster.jobs import JobError, Launcher, list_runs, poll_job, start_job,
 from smolcluster.jobs.acting import Action, act
 from smolcluster.jobs.parcel import Step, step
 from smolcluster.jobs.types import ASKED_GRACE_S, MAX_GRACE_S
+from smolcluster.jobs.upkeep import Upkeep
+from smolcluster.jobs.upkeep import act as upkeep
 from smolcluster.spec.base import Frozen
 
 app = typer.Typer(
@@ -98,6 +100,12 @@ def parcel() -> None:
         raise JobError(f"{asked.run_dir}: {error}") from error
 
 
+@app.command("upkeep")
+def upkeep_() -> None:
+    """What smolcluster_boot and smolcluster_runs do: their options as JSON on stdin, their result on stdout."""
+    _say(upkeep(_options(Upkeep)))
+
+
 def _options(kind: type[Options]) -> Options:
     try:
         return kind.model_validate_json(sys.stdin.buffer.read())
@@ -106,14 +114,6 @@ def _options(kind: type[Options]) -> Options:
         raise ConfigError(
             Problem("stdin", 0, ".".join(map(str, each["loc"])), each["msg"], fix) for each in error.errors()
         ) from error
-
-
-@app.command(hidden=True)
-def upkeep() -> None:
-    """What the modules for Windows ask a PC for: an action as JSON on stdin, what came of it on stdout."""
-    from smolcluster.jobs.upkeep import Upkeep, act
-
-    typer.echo(json.dumps(act(Upkeep.model_validate_json(sys.stdin.buffer.read()))))
 
 
 def _print(value: Frozen) -> None:

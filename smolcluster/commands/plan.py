@@ -64,7 +64,7 @@ def plan(
     """Print the plan as JSON. The same inputs give the same bytes. Notes go to stderr."""
     from smolcluster.commands._continues import continued
     from smolcluster.commands._resume import resuming
-    from smolcluster.plan.render import render as rendered
+    from smolcluster.jobs.preview import preview
     from smolcluster.runtime.runfolder import write_atomic
 
     before = resuming(resume, runs_here(inventory), elsewhere=True) if resume is not None else None
@@ -76,8 +76,8 @@ def plan(
         made = continued(before.found, made)
     print_notes(made.notes)
     if render is not None:
-        for file in rendered(made, cluster):
-            write_atomic(render / file.path, file.text)
+        for file in preview(made, cluster):
+            write_atomic(render / file.path, file.text.encode(file.encoding))
     if out is not None:
         write_atomic(out, made.to_json())
     else:

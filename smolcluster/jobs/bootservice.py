@@ -85,7 +85,7 @@ def needs_administrator() -> bool:
     kind = here()
     if kind == "linux":
         return not systemd.usable()
-    return kind == "macos" and not launchd.usable()
+    return not (launchd.usable() if kind == "macos" else schtasks.administrator())
 
 
 def service_for(node_file: Path) -> BootService:

@@ -16,7 +16,7 @@ import re
 import shutil
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from smolcluster.jobs.service_call import call
 from smolcluster.jobs.types import JobError
@@ -43,11 +43,11 @@ def label(*parts: object) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "-", ".".join([PREFIX, *map(str, parts)]))
 
 
-def definition(name: str, log: Path, folder: Path, supervisor: Sequence[str], user: str) -> str:
-    """The property list of a daemon that starts the supervisor as `user` when it is loaded. Pure."""
+def definition(name: str, log: PurePath, folder: PurePath, supervisor: Sequence[str], user: str) -> str:
+    """The property list of a daemon that starts the supervisor when it is loaded, as `user`; empty: not said. Pure."""
     job = {
         "Label": name,
-        "UserName": user,
+        **({"UserName": user} if user else {}),
         "ProgramArguments": list(supervisor),
         "WorkingDirectory": str(folder),
         "StandardOutPath": str(log),

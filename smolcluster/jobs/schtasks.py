@@ -16,7 +16,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from smolcluster.jobs.service_call import call
 from smolcluster.runtime.runfolder import write_atomic
@@ -25,6 +25,8 @@ NAMESPACE = "http://schemas.microsoft.com/windows/2004/02/mit/task"
 # The scheduler's folder of ours.
 FOLDER = "\\smolcluster\\"
 _INSTEAD = "use --launcher child"
+# What schtasks reads a definition in; no other is reliable.
+ENCODING = "utf-16"
 # Below normal processes a little: a PC that is somebody's desk stays usable. 7, a task's default, also slows the disk.
 _PRIORITY = "5"
 
@@ -39,13 +41,22 @@ def usable() -> bool:
     return present()
 
 
+def administrator() -> bool:
+    """Whether this process has an administrator's rights, without which no task may start with the machine."""
+    if sys.platform != "win32":
+        return False
+    import ctypes
+
+    return bool(ctypes.windll.shell32.IsUserAnAdmin())
+
+
 def task_name(*parts: object) -> str:
     """A task's full name that the scheduler accepts."""
     return FOLDER + re.sub(r"[^A-Za-z0-9._-]", "-", "-".join(map(str, parts)))
 
 
-def definition(about: str, user: str, folder: Path, supervisor: Sequence[str], at_boot: bool = False) -> str:
-    """The task's XML: started on demand, or `at_boot`. Pure."""
+def definition(about: str, user: str, folder: PurePath, supervisor: Sequence[str], at_boot: bool = False) -> str:
+    """The task's XML: started on demand, or `at_boot`, as `user`; empty: not said. Pure."""
     ElementTree.register_namespace("", NAMESPACE)
     task = ElementTree.Element(_tag("Task"), version="1.2")
     _add(_add(task, "RegistrationInfo"), "Description", about)
@@ -54,7 +65,8 @@ def definition(about: str, user: str, folder: Path, supervisor: Sequence[str], a
         _add(_add(triggers, "BootTrigger"), "Enabled", "true")
     principal = _add(_add(task, "Principals"), "Principal")
     principal.set("id", "Author")
-    _add(principal, "UserId", user)
+    if user:
+        _add(principal, "UserId", user)
     _add(principal, "LogonType", "S4U")
     _add(principal, "RunLevel", "LeastPrivilege")
     settings = _add(task, "Settings")
@@ -93,8 +105,7 @@ def start(name: str, about: str, xml: Path, folder: Path, supervisor: Sequence[s
 
 def register(name: str, text: str, xml: Path) -> None:
     """Make the task known to the scheduler. JobError with its own words if it refuses."""
-    # schtasks reads no other encoding reliably.
-    write_atomic(xml, text.encode("utf-16"))
+    write_atomic(xml, text.encode(ENCODING))
     call(commands(name, xml)[0], "schtasks", f"could not register {name}", _INSTEAD)
 
 

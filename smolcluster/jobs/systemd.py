@@ -6,13 +6,22 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from smolcluster.jobs.service_call import call
 from smolcluster.jobs.types import JobError
 from smolcluster.plan.systemd_text import systemd_path, systemd_word
 
 _MARK = Path("/run/systemd/system")
+_OUTPUTS = ("StandardOutput", "StandardError")
+_PROPERTIES = {
+    "Type": "exec",
+    # A run that died is a result to be reported, not a service to be revived.
+    "Restart": "no",
+    # SIGTERM goes to the supervisor alone, which stops its ranks in order; what is left is killed with the unit.
+    "KillMode": "mixed",
+    "TimeoutStopSec": "15",
+}
 
 
 def present() -> bool:
@@ -32,27 +41,32 @@ def unit_name(*parts: object) -> str:
 
 def command(unit: str, log: Path, folder: Path, supervisor: Sequence[str], user_id: int) -> list[str]:
     """The systemd-run command line that starts the supervisor. Pure."""
-    run = [*_manager("systemd-run", user_id)]
-    properties = {
-        "Type": "exec",
-        # A run that died is a result to be reported, not a service to be revived.
-        "Restart": "no",
-        # SIGTERM goes to the supervisor alone, which stops its ranks in order; what is left is killed with the unit.
-        "KillMode": "mixed",
-        "TimeoutStopSec": "15",
-        "StandardOutput": f"append:{log}",
-        "StandardError": f"append:{log}",
-    }
+    output = dict.fromkeys(_OUTPUTS, f"append:{log}")
     return [
-        *run,
+        *_manager("systemd-run", user_id),
         f"--unit={unit}",
         "--collect",
         "--quiet",
         f"--working-directory={folder}",
-        *(f"--property={key}={value}" for key, value in properties.items()),
+        *(f"--property={key}={value}" for key, value in (_PROPERTIES | output).items()),
         "--",
         *supervisor,
     ]
+
+
+def transient(about: str, log: PurePath, folder: PurePath, supervisor: Sequence[str]) -> str:
+    """The text of a unit that is what `command` has systemd make, to be read or started by hand. Pure."""
+    properties = "".join(f"{key}={value}\n" for key, value in _PROPERTIES.items())
+    output = "".join(f"{name}=append:{systemd_path(str(log))}\n" for name in _OUTPUTS)
+    return f"""\
+# systemd makes the same of what smolcluster asks it for.
+[Unit]
+Description={about.replace("%", "%%")}
+
+[Service]
+WorkingDirectory={systemd_path(str(folder))}
+ExecStart={" ".join(map(systemd_word, supervisor))}
+{properties}{output}"""
 
 
 def manager(user_id: int) -> tuple[str, ...]:

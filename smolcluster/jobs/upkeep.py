@@ -1,5 +1,5 @@
-"""What the modules smolcluster_boot and smolcluster_runs do on a node. On a Windows PC, where neither runs, it is asked
-for by `python -m smolcluster job upkeep`, with the action as JSON on stdin and what came of it on stdout.
+"""What the modules smolcluster_boot and smolcluster_runs do on a node. Where Ansible runs no Python (Windows) their
+twins in PowerShell call `python -m smolcluster job upkeep` instead, with the same options and the same answer.
 """
 
 from __future__ import annotations

@@ -1,69 +1,41 @@
-"""Every host's node.yaml and unit file, from the project's templates/: a preview of what a playbook puts on the hosts.
+"""A host's node.yaml, from the project's templates/, as a playbook puts it there: for a run that is only planned.
 
-Pure text in, text out; the caller writes the files. Folders are those of the inventory, under a run id of its own, so
-that the same plan renders to the same bytes; a playbook uses the real run's id and the folders found on the host. A ~
-stays where the inventory does not name the machine's user, and so nothing tells their home.
+Pure text in, text out. Folders are those of the inventory, under a run id of its own, so that the same plan renders to
+the same bytes; a playbook uses the real run's id and the folders found on the host. A ~ stays where the inventory does
+not name the machine's user, and so nothing tells their home.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
 import jinja2
 
 from smolcluster.certs.places import NODES_HOME
 from smolcluster.errors import ConfigError, Problem
-from smolcluster.plan.systemd_text import systemd_path, systemd_word
 from smolcluster.plan.types import NODE_SCHEMA, NodeConfig, Plan, ProfilePlan, ServePlan
-from smolcluster.spec.cluster import ClusterSpec, Kind, Node
+from smolcluster.spec.cluster import Node
 
 LEASE_S = 12.0
 NODE_TEMPLATE = "node.yaml.j2"
-UNIT_TEMPLATES: dict[Kind, str] = {
-    "linux": "smolcluster.service.j2",
-    "macos": "smolcluster.plist.j2",
-    "windows": "smolcluster-task.xml.j2",
-}
 TEMPLATES = Path(__file__).resolve().parents[2] / "templates"
 
 
-@dataclass(frozen=True)
-class Rendered:
-    """One file of one host. `path` is relative: host/name."""
-
-    path: str
-    text: str
-
-
-def render(plan: Plan | ServePlan, cluster: ClusterSpec, templates: Path = TEMPLATES) -> tuple[Rendered, ...]:
-    """node.yaml and the unit file of every host of the plan, in rank order. ConfigError without the templates."""
+def node_yaml(config: NodeConfig, templates: Path = TEMPLATES) -> str:
+    """The text of a node.yaml. ConfigError without its template."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(templates),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - YAML and units; the XML templates escape with `e` themselves
+        autoescape=False,  # noqa: S701 - YAML
     )
-    environment.filters |= {"systemd_word": systemd_word, "systemd_path": systemd_path}
-    files: list[Rendered] = []
-    for name in dict.fromkeys(rank.node for rank in plan.ranks):
-        node = cluster.node(name)
-        config = node_config(plan, node)
-        folder = _path(node, config.run_dir) / "nodes" / name
-        values: dict[str, object] = {
-            "smol": config.model_dump(by_alias=True),
-            "smol_unit": f"smolcluster-{config.run_id}-{name}",
-            "smol_user": node.user,
-            "smol_node_file": str(folder / "node.yaml"),
-            "smol_supervisor_log": str(folder / "supervisor.txt"),
-        }
-        unit = UNIT_TEMPLATES[node.kind]
-        files += [
-            Rendered(f"{name}/{template.removesuffix('.j2')}", _text(environment, template, values))
-            for template in (NODE_TEMPLATE, unit)
-        ]
-    return tuple(files)
+    return _text(environment, NODE_TEMPLATE, {"smol": config.model_dump(by_alias=True)})
+
+
+def node_folder(node: Node, config: NodeConfig) -> PurePath:
+    """Where a node.yaml lies on its host, beside the supervisor's log."""
+    return _path(node, config.run_dir) / "nodes" / node.name
 
 
 def node_config(plan: Plan | ServePlan, node: Node) -> NodeConfig:

@@ -11,6 +11,8 @@ from typing import ClassVar
 from ansible_sshd import Machine, Machines, free_port
 from windows_pc import SFTP_SERVER
 
+from tests.jobs.stand_ins import StandIns, make
+
 _PLAYER = Path(__file__).with_name("windows_pc.py")
 PYTHON = ".smolcluster/venv/Scripts/python.exe"
 
@@ -49,6 +51,10 @@ class Home(Machines):
         text = played.read_text(encoding="utf-8") if played.exists() else ""
         return [tuple(json.loads(line)) for line in text.splitlines()]
 
+    def scheduler(self) -> StandIns:
+        """The PC's task scheduler, as far as it is played."""
+        return StandIns(self.folder / "win" / "programs")
+
     def _home_of(self, name: str) -> Path:
         return next(machine.home for machine in self.machines if machine.name == name)
 
@@ -59,6 +65,7 @@ class Home(Machines):
         programs.mkdir(parents=True)
         for program, how in {"PowerShell": "powershell", "sftp-server": "sftp"}.items():
             _script(programs / program, f"exec {shlex.quote(sys.executable)} {shlex.quote(str(_PLAYER))} {how}")
+        make(programs, "schtasks")
         python = self.folder / name / "home" / PYTHON
         python.parent.mkdir(parents=True)
         _script(python, f"exec {shlex.quote(sys.executable)}")

@@ -41,6 +41,8 @@ class Options:
         for name, option in self.spec.items():
             if name in kept and option["type"] == "bool":
                 kept[name] = str(kept[name]).lower() in ("true", "yes", "1")
+            if name in kept and option["type"] == "int":
+                kept[name] = int(kept[name])
         return kept
 
 
@@ -54,4 +56,4 @@ def _field(text: str) -> tuple[str, Any]:
     name, _, value = text.partition(" = ")
     if value.startswith("@("):
         return name, _WORDS.findall(value)
-    return name, {"$true": True, "$false": False}.get(value, value.strip("'"))
+    return name, int(value) if value.isdecimal() else {"$true": True, "$false": False}.get(value, value.strip("'"))

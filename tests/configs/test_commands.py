@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
@@ -159,7 +160,8 @@ def test_plan_renders_the_hosts_files(tmp_path: Path) -> None:
     call("plan", "-i", HOME, "--render", tmp_path / "hosts")
     assert (tmp_path / "hosts" / "pi5" / "node.yaml").exists()
     assert (tmp_path / "hosts" / "mini1" / "smolcluster.plist").exists()
-    assert (tmp_path / "hosts" / "win" / "smolcluster-task.xml").exists()
+    task = (tmp_path / "hosts" / "win" / "smolcluster-task.xml").read_bytes()
+    assert ElementTree.fromstring(task).tag.endswith("}Task"), "written in the encoding that it says"
 
 
 @pytest.mark.parametrize("strategy", ["edp", "syncps"])

@@ -73,12 +73,17 @@ class StandIns:
         return sorted(path.stem for path in self.folder.glob("*.task"))
 
 
-def put_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> StandIns:
-    """Make the programs and put them first in PATH."""
-    folder.mkdir()
-    for name, text in PROGRAMS.items():
+def make(folder: Path, *names: str) -> StandIns:
+    """Write the programs of those names into the folder."""
+    for name in names:
         path = folder / name
-        path.write_text(_HEAD + text)
+        path.write_text(_HEAD + PROGRAMS[name])
         path.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     return StandIns(folder)
+
+
+def put_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> StandIns:
+    """Make all programs and put them first in PATH."""
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    return make(folder, *PROGRAMS)

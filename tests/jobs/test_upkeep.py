@@ -46,6 +46,10 @@ def test_a_windows_pc_installs_and_removes_by_the_command(
         answer: dict[str, object] = json.loads(capsys.readouterr().out)
         return answer
 
+    assert upkeep(state="asked") == {"changed": False, "administrator": True}, (
+        "this is no session of an administrator's"
+    )
+    monkeypatch.setattr(schtasks, "administrator", lambda: True)
     assert upkeep(state="asked") == {"changed": False, "administrator": False}
     first = upkeep(state="installed", node_file=str(node.file))
     assert first["changed"] is True

@@ -46,8 +46,10 @@ def test_every_file(file: Path) -> None:
 
 def test_the_files_are_there() -> None:
     assert [file.relative_to(ROOT).as_posix() for file in FILES] == [
-        "playbooks/library/smolcluster_job.ps1",
-        "playbooks/library/smolcluster_tree.ps1",
+        "playbooks/library_windows/smolcluster_boot.ps1",
+        "playbooks/library_windows/smolcluster_job.ps1",
+        "playbooks/library_windows/smolcluster_runs.ps1",
+        "playbooks/library_windows/smolcluster_tree.ps1",
         "playbooks/module_utils/Ansible.ModuleUtils.Smolcluster.psm1",
         "roles/certificates/files/certificate.ps1",
         "roles/firewall/files/firewall.ps1",

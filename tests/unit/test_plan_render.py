@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from smolcluster.errors import ConfigError
+from smolcluster.jobs import launchd, schtasks, systemd
+from smolcluster.jobs.preview import preview
 from smolcluster.plan import NodeConfig, Plan, make_plan
-from smolcluster.plan.render import render
 from smolcluster.plan.systemd_text import systemd_word
 from smolcluster.spec import ClusterSpec, Request, load_inventory, resolve_any
 
@@ -28,7 +29,7 @@ def planned(inventory: Path = HOME) -> tuple[Plan, ClusterSpec]:
 
 
 def rendered(inventory: Path = HOME) -> dict[str, str]:
-    return {file.path: file.text for file in render(*planned(inventory))}
+    return {file.path: file.text for file in preview(*planned(inventory))}
 
 
 def test_every_host_has_its_two_files() -> None:
@@ -67,6 +68,10 @@ def test_awkward_folders_survive(tmp_path: Path) -> None:
     unit = files["pi1/smolcluster.service"]
     (command,) = [line.partition("=")[2] for line in unit.splitlines() if line.startswith("ExecStart=")]
     words = [word.replace("%%", "%") for word in shlex.split(command)]
+    properties = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line)
+    asked = systemd.command("unit", Path("/log"), Path("/"), ("python",), user_id=0)
+    for name, value in (word.removeprefix("--property=").split("=") for word in asked if word.startswith("--property")):
+        assert properties[name].startswith(value.partition("/")[0]), "the unit is what systemd-run is asked for"
     assert words[:3] == ["/opt/my py/bin/python", "-m", "smolcluster.supervisor"]
     assert words[3].startswith("/srv/100% mine/preview-fsdp-")
     assert words[3].endswith("/nodes/pi1/node.yaml")
@@ -76,7 +81,10 @@ def test_awkward_folders_survive(tmp_path: Path) -> None:
     assert plist["WorkingDirectory"].startswith("/Users/a & <b>/preview-fsdp-")
     assert plist["ProgramArguments"][-1].endswith("/nodes/mini1/node.yaml")
     assert plist["KeepAlive"] is False
-    task = ElementTree.fromstring(files["win1/smolcluster-task.xml"].encode())
+    assert plist["Label"].startswith(f"{launchd.PREFIX}.preview-fsdp-")
+    task = ElementTree.fromstring(files["win1/smolcluster-task.xml"].encode(schtasks.ENCODING))
+    assert task.findtext(f".//{TASK}Hidden") == "true"
+    assert (task.findtext(f".//{TASK}Arguments") or "").split("--task ")[1].startswith("\\smolcluster\\preview-fsdp-")
     assert (task.findtext(f".//{TASK}WorkingDirectory") or "").startswith('C:\\my "runs\\preview-fsdp-')
     assert task.findtext(f".//{TASK}UserId") == "bob"
     config = NodeConfig.model_validate(yaml.safe_load(files["win1/node.yaml"]))
@@ -103,10 +111,10 @@ def test_systemd_knows_the_home_folder() -> None:
 
 def test_missing_templates_are_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no such template"):
-        render(*planned(), templates=tmp_path)
+        preview(*planned(), templates=tmp_path)
 
 
 def test_a_template_that_asks_for_more_is_said(tmp_path: Path) -> None:
     (tmp_path / "node.yaml.j2").write_text("{{ smol.nothing }}")
     with pytest.raises(ConfigError, match=r"node\.yaml\.j2: asks for what is not given"):
-        render(*planned(), templates=tmp_path)
+        preview(*planned(), templates=tmp_path)

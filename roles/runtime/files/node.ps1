@@ -1,6 +1,7 @@
 # Calls node.py on a Windows PC, or takes off what it made. Nobody has run this on a real one.
 #   look, install   node.py's own verbs; its JSON, or nothing where there is no Python yet
 #   python          let uv get a Python
+#   left            names what there is of ours
 #   remove          what there is of ours; with Runs, of the runs, too
 param(
     [Parameter(Mandatory)] [string] $Verb,
@@ -70,6 +71,10 @@ switch ($Verb) {
             throw $words
         }
         $Ansible.Changed = $true
+    }
+    'left' {
+        $Ansible.Changed = $false
+        $Ansible.Result = @{ names = @($Ours | Where-Object { Test-Path (Join-Path $base $_) }) }
     }
     'remove' {
         $Ansible.Changed = $false
