@@ -48,11 +48,17 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         result: dict[str, Any] = super().run(tmp, task_vars)
         source = Path(args["src"])
         try:
-            files = files_of(source, args["files"], hashed=args["whole"])
+            files = files_of(source, args["files"])
+            opened = self._step("opened", args, files, task_vars)
+            if opened.get("failed") or not opened["missing"]:
+                return {**result, **opened}
+            if args["whole"]:
+                # Gigabytes are hashed only where something is missing, and what came before a cut is not sent again.
+                files = files_of(source, args["files"], hashed=True)
+                opened = self._step("opened", args, files, task_vars)
         except OSError as error:
             raise AnsibleActionFail(explain_with_path(error)) from None
-        opened = self._step("opened", args, files, task_vars)
-        if opened.get("failed") or not opened["missing"]:
+        if opened.get("failed"):
             return {**result, **opened}
         for name in opened["missing"]:
             # With / also on Windows, where both are separators.

@@ -66,6 +66,8 @@ def test_the_guides_edp_trains_with_a_windows_worker(mixed: Cluster, home: Home)
         ("smolcluster_job.ps1", "checked"),
         ("smolcluster_tree.ps1", "opened"),
         ("smolcluster_tree.ps1", "closed"),
+        # The data: is it there, then which of its files, by their hashes.
+        ("smolcluster_tree.ps1", "opened"),
         ("smolcluster_tree.ps1", "opened"),
         ("smolcluster_tree.ps1", "closed"),
         ("smolcluster_job.ps1", "started"),
@@ -75,7 +77,7 @@ def test_the_guides_edp_trains_with_a_windows_worker(mixed: Cluster, home: Home)
     assert asked[0][1]["workdir"] == f"~/work-{mixed.folder.name}/runs"
     assert asked[1][1]["run_dir"] == there
     assert [file["name"] for file in asked[1][1]["files"]] == ["plan.json", "secret"]
-    assert asked[5][1]["node_file"] == f"{there}/nodes/win/node.yaml"
+    assert asked[6][1]["node_file"] == f"{there}/nodes/win/node.yaml"
     assert {each["python"] for _, each in asked} == {"~\\.smolcluster\\venv\\Scripts\\python.exe"}
     secret = (run / "secret").read_text()
     assert secret not in json.dumps(home.played()) + outcome.text, "a secret is a file, never an argument"
@@ -198,7 +200,7 @@ def test_a_model_is_served_with_a_stage_there(mixed: Cluster, home: Home, tiny: 
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
         assert (model / name).read_bytes() == (tiny.folder / name).read_bytes()
     states = [each["state"] for name, each in modules(home, before) if name == "smolcluster_tree.ps1"]
-    assert states == ["opened", "closed", "opened", "closed", "packed"]
+    assert states == ["opened", "closed", "opened", "opened", "closed", "packed"]
     assert not mixed.processes()
 
 
