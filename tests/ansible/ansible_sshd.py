@@ -57,7 +57,9 @@ class Machines:
     # By the last number of its address.
     names: ClassVar[dict[int, str]] = {2: "node2", 3: "node3"}
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, shows_project: bool = True) -> None:
+        # The interpreter there sees the project under test, unless setup.yml is to bring it.
+        self._python_path = ROOT if shows_project else ""
         self.folder = folder
         self.machines: list[Machine] = []
 
@@ -149,7 +151,7 @@ class Machines:
                 folder=folder,
                 keys=self.folder / "key.pub",
                 home=home,
-                root=ROOT,
+                root=self._python_path,
                 more=more,
                 sftp=sftp,
             )

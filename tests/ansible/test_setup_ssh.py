@@ -10,6 +10,8 @@ import platform
 import re
 import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,15 @@ PYTHON = str(Path(sys.base_prefix, "bin", "python3"))
 @pytest.fixture(scope="session")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_folder(tmp_path_factory.mktemp("wheels"))
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[Machines]:
+    """As everywhere here, but for the project, which setup.yml is to bring."""
+    if reason := Machines.why_not():
+        pytest.skip(reason)
+    with Machines(Path(tempfile.mkdtemp(prefix="smol-ssh-")), shows_project=False) as running:
+        yield running
 
 
 @pytest.fixture

@@ -98,6 +98,7 @@ def test_the_guides_edp_trains_with_a_windows_worker(mixed: Cluster, home: Home)
     assert (mixed.runs / again.run_id / "model" / "model.safetensors").is_file()
 
 
+@pytest.mark.soak  # as of other machines; the way there is proven by those that stay
 def test_detached_with_status_stop_and_collect(mixed: Cluster, home: Home) -> None:
     begun = mixed.play("train", "strategy=classicdp", "nodes=mini1,win", "detach=true", override=LONG)
     assert begun.code == 0, begun.text
@@ -129,6 +130,7 @@ def test_detached_with_status_stop_and_collect(mixed: Cluster, home: Home) -> No
     assert json.loads((mixed.runs / resumed.run_id / "summary.json").read_text())["steps"] == step + 4
 
 
+@pytest.mark.soak  # as of other machines; the way there is proven by those that stay
 def test_a_killed_controller_ends_the_run_there_too(mixed: Cluster, playing: list[Playing]) -> None:
     run = mixed.begin("train", "strategy=fsdp", "nodes=mini1,win", override=LONG)
     playing.append(run)
@@ -204,6 +206,7 @@ def test_a_model_is_served_with_a_stage_there(mixed: Cluster, home: Home, tiny: 
     assert not mixed.processes()
 
 
+@pytest.mark.soak  # as of other machines; the way there is proven by those that stay
 def test_it_is_measured(mixed: Cluster) -> None:
     outcome = mixed.play("profile", "nodes=mini1,win", override=TINY)
     assert outcome.code == 0, outcome.text
@@ -212,6 +215,7 @@ def test_it_is_measured(mixed: Cluster) -> None:
     assert {(link.src, link.dst) for link in profile.links} == {("mini1", "win"), ("win", "mini1")}
 
 
+@pytest.mark.soak  # as of other machines; the way there is proven by those that stay
 def test_its_old_runs_go_too(mixed: Cluster, home: Home) -> None:
     before = len(home.played())
     old = RunFolder(home.work(mixed.folder, "win") / "old-1")

@@ -60,14 +60,14 @@ def bytes_of(project: Path) -> float:
 @pytest.mark.parametrize(
     ("strategy", "settings"),
     [
-        ("classicdp", ("staleness_bound=0",)),
-        ("fsdp", ("fsdp_stage=3", "staleness_bound=0")),
-        ("mp", ()),
-        ("diloco", ("outer_warmup=1", "outer_every=2")),
-        ("syncps", ("timeout=300",)),
-        ("classicdp", ("staleness_bound=0", "recovery.elastic=true")),
+        # A mesh and a star; the others are of the same links.
+        pytest.param("classicdp", ("staleness_bound=0",), marks=pytest.mark.soak, id="classicdp"),
+        pytest.param("fsdp", ("fsdp_stage=3", "staleness_bound=0"), id="fsdp3"),
+        pytest.param("mp", (), marks=pytest.mark.soak, id="mp"),
+        pytest.param("diloco", ("outer_warmup=1", "outer_every=2"), marks=pytest.mark.soak, id="diloco"),
+        pytest.param("syncps", ("timeout=300",), id="syncps"),
+        pytest.param("classicdp", ("staleness_bound=0", "recovery.elastic=true"), marks=pytest.mark.soak, id="elastic"),
     ],
-    ids=["classicdp", "fsdp3", "mp", "diloco", "syncps", "elastic"],
 )
 def test_the_same_losses_as_in_the_clear(project: Path, strategy: str, settings: tuple[str, ...]) -> None:
     plain = train(project, strategy, *settings)

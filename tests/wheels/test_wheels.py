@@ -124,4 +124,4 @@ def fits(tag: Tag, target: Target) -> bool:
 
 def test_the_extras_that_are_resolved_are_those_of_a_node_or_of_a_controller() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert set(EXTRAS) | {"samples", "wandb", "tensorboard", "dev"} == set(extras)
+    assert set(EXTRAS) | {"coreml", "dev", "onnx", "samples"} == set(extras)
