@@ -32,6 +32,16 @@ _STRATEGIES = ("single", "classicdp", "fsdp", "edp", "syncps", "mp", "diloco")
 # A busy machine's nodes are waited for.
 _PATIENCE = ("ship_lease_s=150", "follow_answer_s=150")
 _PROMPT, _TOKENS = "the cat sat on the", 8
+_ASK = f"""
+import json, sys, urllib.request
+def get(path, body=None):
+    head = {{"Content-Type": "application/json"}}
+    asked = urllib.request.Request(sys.argv[1] + path, json.dumps(body).encode() if body else None, head)
+    return json.load(urllib.request.urlopen(asked, timeout=60))
+name = get("/models")["data"][0]["id"]
+body = {{"model": name, "prompt": {_PROMPT!r}, "max_tokens": {_TOKENS}, "temperature": 0}}
+print(json.dumps(get("/completions", body)["choices"][0]["text"]))
+"""
 _LONG = (*(each for each in SMALL if not each.startswith(("training.max_steps", "training.eval_steps"))),)
 
 
@@ -110,15 +120,9 @@ def served(lab: Lab, tmp_path: Path) -> None:
     ended_well(play(lab, "inference.yml", *words, inventory=inventory_of(lab)))
     plan = json.loads((inside(lab, ROOT / "runs" / "served") / "plan.json").read_text())
     api = plan["api"]
-    url = f"http://{api['listen'][0]}:{api['api_port']}/v1/completions"
-    body = {"model": "tiny", "prompt": _PROMPT, "max_tokens": _TOKENS, "temperature": 0}
-    ask = (
-        "import json, sys, urllib.request; asked = urllib.request.Request(sys.argv[1], sys.argv[2].encode(),"
-        " {'Content-Type': 'application/json'}); print(urllib.request.urlopen(asked, timeout=60).read().decode())"
-    )
+    url = f"http://{api['listen'][0]}:{api['api_port']}/v1"
     host = lab.host(plan["ranks"][api["rank"]]["node"])
-    answer = json.loads(host.run(["python3", "-c", ask, url, json.dumps(body)], timeout=120).stdout)
-    assert answer["choices"][0]["text"] == said
+    assert json.loads(host.run(["python3", "-c", _ASK, url], timeout=120).stdout) == said
     assert "stopped served" in ended_well(play(lab, "stop.yml", inventory=inventory_of(lab)))
 
 
