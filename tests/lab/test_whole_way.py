@@ -181,7 +181,7 @@ def cut_off(lab: Lab, tmp_path: Path) -> None:
 def killed(lab: Lab, tmp_path: Path) -> None:
     """A machine loses its power for good: the two that are left finish the run."""
     words = train(
-        lab, "classicdp", *_LONG, "training.max_steps=400", "training.eval_steps=100", "checkpoint.every_steps=20",
+        lab, "classicdp", *_LONG, "training.max_steps=3000", "training.eval_steps=1000", "checkpoint.every_steps=50",
         "checkpoint.replicas=2", "staleness_bound=0", "recovery.elastic_wait=5", "peer_timeout=10",
     )  # fmt: skip
     going = Going(lab, [*words, "-e", "elastic=true"], tmp_path)
@@ -190,6 +190,6 @@ def killed(lab: Lab, tmp_path: Path) -> None:
     code = going.end()
     made = summary(lab, going.text())
     assert made["status"] == "completed", f"exit code {code}\n{going.text()}"
-    assert made["steps"] == 400
+    assert made["steps"] == 3000
     assert "mini3" in going.text()
     lab.switch_on("mini3")
