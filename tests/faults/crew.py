@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -182,3 +183,25 @@ def crew(path: Path, plan: Plan, data: Path, **settings: object) -> Iterator[Cre
 def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
     """Bit for bit."""
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def everywhere(run: Crew) -> bool:
+    """Whether every node has a copy of a manifest: rank 0's own goes with its disk."""
+    return all(list(run.folder.node(node).glob("checkpoints/step-*/manifest.json")) for node in run.nodes)
+
+
+def lose(run: Crew, node: str) -> None:
+    """The machine burns down, with its disk. Nobody starts its supervisor again."""
+    run.lost.add(node)
+    rank = next(rank.rank for rank in run.plan.ranks if rank.node == node)
+    run.kill_supervisor(node)
+    run.kill_rank(rank)
+    shutil.rmtree(run.folder.node(node) / "checkpoints")
+    if rank == 0:
+        shutil.rmtree(run.folder.checkpoints)
+
+
+def others_ended(run: Crew) -> None:
+    """Wait until those that were not lost have ended, well or not."""
+    left = [node for node in run.nodes if node not in run.lost]
+    run.until(lambda: all(run.job(node).state not in ACTIVE_STATES for node in left), "the others end")

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from smolcluster.jobs.types import ACTIVE_STATES
 from smolcluster.observe.report import summary_of
 from smolcluster.plan.types import Plan
 from smolcluster.runtime.generation import read_generation
 from smolcluster.spec.run import CheckpointSpec, RecoverySpec
 from tests.train.train_folders import plan_of, run_spec
 
-from .crew import Crew, crew
+from .crew import crew, everywhere, lose, others_ended
 
 SHARES = (3, 2, 2)
 STEPS = 150
@@ -35,27 +33,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, data: Path) -> dict[st
         run.start()
         assert [job.state for job in run.ended()] == ["completed"] * 3, run.said()
         return run.model()
-
-
-def everywhere(run: Crew) -> bool:
-    """Whether every node has a copy of a manifest: rank 0's own goes with its disk."""
-    return all(list(run.folder.node(node).glob("checkpoints/step-*/manifest.json")) for node in run.nodes)
-
-
-def lose(run: Crew, node: str) -> None:
-    """The machine burns down, with its disk. Nobody starts its supervisor again."""
-    run.lost.add(node)
-    rank = next(rank.rank for rank in run.plan.ranks if rank.node == node)
-    run.kill_supervisor(node)
-    run.kill_rank(rank)
-    shutil.rmtree(run.folder.node(node) / "checkpoints")
-    if rank == 0:
-        shutil.rmtree(run.folder.checkpoints)
-
-
-def others_ended(run: Crew) -> None:
-    left = [node for node in run.nodes if node not in run.lost]
-    run.until(lambda: all(run.job(node).state not in ACTIVE_STATES for node in left), "the others end")
 
 
 @pytest.mark.slow

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from smolcluster.jobs.types import ACTIVE_STATES
 from smolcluster.observe.report import summary_of
 from smolcluster.plan.types import Plan
 from smolcluster.runtime.checkpoint.manifest import Manifest, parse_manifest
@@ -17,7 +15,7 @@ from smolcluster.runtime.runfolder import RunFolder
 from smolcluster.spec.run import CheckpointSpec, RecoverySpec
 from tests.train.train_folders import plan_of, run_spec
 
-from .crew import Crew, crew, same
+from .crew import crew, everywhere, lose, others_ended, same
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -76,15 +74,8 @@ def test_all_who_are_left_form_whole_pipelines(
     with crew(tmp_path / "run", made(elastic=True), data) as run:
         run.start()
         run.until(lambda: everywhere(run), "a checkpoint that all know of")
-        node = f"node{lost + 1}"
-        run.lost.add(node)
-        run.kill_supervisor(node)
-        run.kill_rank(lost)
-        shutil.rmtree(run.folder.node(node) / "checkpoints")
-        if lost == 0:
-            shutil.rmtree(run.folder.checkpoints)
-        left = [other for other in run.nodes if other != node]
-        run.until(lambda: all(run.job(other).state not in ACTIVE_STATES for other in left), "the others end")
+        lose(run, f"node{lost + 1}")
+        others_ended(run)
         for rank in members:
             job = run.job(f"node{rank + 1}")
             assert (job.state, job.generation) == ("completed", 1), run.said()
@@ -96,8 +87,3 @@ def test_all_who_are_left_form_whole_pipelines(
         assert told.idle_planned == pytest.approx(2 / 4)  # of three stages and two micro-batches
         for name, value in run.model().items():
             torch.testing.assert_close(value, undisturbed[name], rtol=0, atol=1e-3)
-
-
-def everywhere(run: Crew) -> bool:
-    """Whether every node has a copy of a manifest."""
-    return all(list(run.folder.node(node).glob("checkpoints/step-*/manifest.json")) for node in run.nodes)
