@@ -312,12 +312,14 @@ class Listener:
 
     def _refused(self, error: PeerError) -> None:
         with self._arrived:
-            self.refusals.append(error)
             self._refused_so_far += 1
             number = self._refused_so_far
-            self._arrived.notify_all()
         # Whoever floods us must not fill the disk: after the first ones only each hundredth is told.
         if number <= MOST_LOGGED:
             log.warning("refused: %s", error)
         elif number % 100 == 0:
             log.warning("refused %d so far, the last: %s", number, error)
+        # Last, so that who waits for a refusal finds it in the log too.
+        with self._arrived:
+            self.refusals.append(error)
+            self._arrived.notify_all()
