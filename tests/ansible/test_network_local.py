@@ -67,6 +67,27 @@ def test_where_nobody_could_look_it_is_not_called_nothing(local: Cluster) -> Non
     assert (place / "plan.json.kept").exists()
 
 
-def mine(place: Path) -> tuple[str, ...]:
+def test_a_machine_that_is_off_is_named_and_the_others_are_taken_back_all_the_same(local: Cluster) -> None:
+    text = local.inventory.read_text()
+    off = "  node3: {connection: ssh, kind: linux, host: 127.0.0.1, ssh_port: 1, threads: 1}\n"
+    lines = [off if line.startswith("  node3:") else line for line in text.splitlines(keepends=True)]
+    # Any free port cannot be told to a machine elsewhere.
+    local.inventory.write_text("".join(lines).replace("port: 0", "port: 61234"))
+    place, made = local.folder / "kept", local.folder / "made"
+    made.write_text("new")
+    place.mkdir()
+    (place / "plan.json.kept").write_text(json.dumps({"rollback": [{"argv": [], "path": str(made), "text": None}]}))
+    done = local.play("rollback", *mine(place, "node1,node3"))
+    assert done.code == 2, done.text
+    assert "node1: taken back" in done.text
+    assert not made.exists()
+    assert "node3: not asked, it cannot be reached at 127.0.0.1: " in done.text
+    assert "fix: bring it up and play rollback.yml again, or leave it out with -e nodes=..." in done.text
+    assert "Traceback" not in done.text
+    again = local.play("rollback", *mine(place))
+    assert again.code == 0, again.text
+
+
+def mine(place: Path, nodes: str = "node1") -> tuple[str, ...]:
     """A place of the test's own, without an administrator's rights, on one of the three nodes."""
-    return ("nodes=node1", f"smol_network_dir={place}", "network_rollback_become=false")
+    return (f"nodes={nodes}", f"smol_network_dir={place}", "network_rollback_become=false")
