@@ -163,17 +163,34 @@ def install(service: BootService) -> None:
 
 
 def remove(service: BootService) -> None:
-    """Take away what `install` installed, and nothing else; on Windows also end what it started. OSError."""
+    """Take away what `install` installed, and nothing else; on Windows also end what it started. OSError, and JobError
+    for a task that the scheduler keeps.
+    """
     # First of all, so that nothing is served again even if the rest is refused.
     note_path(Path(service.run_dir).parent, service.node).unlink(missing_ok=True)
+    stays: JobError | None = None
     if service.kind == "windows":
         with contextlib.suppress(JobError):  # it does not run, or is gone
             schtasks.end(service.name)
-        with contextlib.suppress(JobError):
-            schtasks.delete(service.name)
+        stays = _refused(service.name)
     for path in (service.link, *service.files):
         if path:
             Path(path).unlink(missing_ok=True)
+    if stays is not None:
+        raise stays
+
+
+def _refused(task: str) -> JobError | None:
+    """Delete a task; why it is still there, in the scheduler's words. One that is gone already is none."""
+    try:
+        schtasks.delete(task)
+    except JobError as error:
+        if schtasks.known(task):
+            return JobError(
+                f"{error}. It serves nothing any more when the machine starts, but it is still there.\n"
+                f"    fix: in an administrator's terminal of that PC: schtasks /Delete /TN {task} /F"
+            )
+    return None
 
 
 def note_path(workdir: Path, node: str) -> Path:

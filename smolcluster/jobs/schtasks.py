@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 from smolcluster.jobs.service_call import call
+from smolcluster.jobs.types import JobError
 from smolcluster.runtime.runfolder import write_atomic
 
 NAMESPACE = "http://schemas.microsoft.com/windows/2004/02/mit/task"
@@ -112,6 +113,15 @@ def register(name: str, text: str, xml: Path) -> None:
 def delete(name: str) -> None:
     """Take a task away; a program that it started runs on. JobError if there is none."""
     call(["schtasks", "/Delete", "/TN", name, "/F"], "schtasks", f"could not delete {name}", _INSTEAD)
+
+
+def known(name: str) -> bool:
+    """Whether the scheduler shows this user such a task."""
+    try:
+        call(["schtasks", "/Query", "/TN", name], "schtasks", f"has no {name}", _INSTEAD)
+    except JobError:
+        return False
+    return True
 
 
 def end(name: str) -> None:

@@ -150,6 +150,26 @@ def test_a_task_is_registered_and_deleted(new_node: NodeMaker, tmp_path: Path, m
     bootservice.remove(service)
     assert stand_ins.tasks() == []
     assert not Path(service.path).exists()
+    bootservice.remove(service)
+
+
+def test_a_task_that_the_scheduler_keeps_is_told(
+    new_node: NodeMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_ins = put_first(tmp_path / "bin", monkeypatch)
+    service = defined(new_node, "windows")
+    bootservice.install(service)
+    stand_ins.refuse("schtasks", "/Delete", "ERROR: Access is denied.")
+    with pytest.raises(JobError) as caught:
+        bootservice.remove(service)
+    assert "ERROR: Access is denied." in str(caught.value)
+    assert f"fix: in an administrator's terminal of that PC: schtasks /Delete /TN {service.name} /F" in str(
+        caught.value
+    )
+    # It is there, and starts nothing: the rest was taken away all the same.
+    assert len(stand_ins.tasks()) == 1
+    assert not Path(service.path).exists()
+    assert bootservice.read_note(Path(service.run_dir).parent, service.node) is None
 
 
 def test_a_machine_without_a_service_manager_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
