@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -61,13 +62,13 @@ def serve(tmp_path) -> Iterator[Callable[..., Served]]:
     """serve(head, **settings) -> Served; all end with the test."""
     with ExitStack() as held:
 
-        def start(head: Head, leave_s: float = 0.5, **changes: Any) -> Served:
+        def start(head: Head, leave_s: float = 0.5, tls: ssl.SSLContext | None = None, **changes: Any) -> Served:
             bound = bind(("127.0.0.1",), {"api": 0, "page": 0})
-            where = urls(bound)
+            where = urls(bound, tls is not None)
             files = {"requests_file": tmp_path / "requests.jsonl", "note_file": tmp_path / "serving.json"}
             # Who leaves frees the model at once, except in the tests that come back.
             app = create_app(head, ApiSettings(**{"urls": where, **files, "resume_s": 0, **changes}))
-            serving = held.enter_context(Serving(app, bound, leave_s))
+            serving = held.enter_context(Serving(app, bound, leave_s, tls))
             client = held.enter_context(httpx2.Client(base_url=where["api"], timeout=PATIENCE_S))
             return Served(app, serving, where["api"], where["page"], **files, client=client, held=held)
 

@@ -12,6 +12,7 @@ import httpx2
 import pytest
 from websockets.sync.client import connect
 
+from smolcluster.certs.checking import browser_context
 from smolcluster.chat.backend.rank import run_api
 from smolcluster.cli import main
 from smolcluster.errors import InputError
@@ -136,6 +137,22 @@ def test_who_does_not_gets_nothing(tmp_path, cluster, head) -> None:
         with socket.create_connection(where, PATIENCE_S) as plain:
             plain.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert b"200" not in plain.recv(100)
+
+
+def test_who_says_nothing_of_tls_does_not_keep_a_place(serve, cluster, head) -> None:
+    api = serve(head, tls=browser_context(cluster.node("local1")), handshake_s=0.3)
+    host, _, port = api.url.removeprefix("https://").partition(":")
+    where = (host, int(port))
+    with (
+        socket.create_connection(where, PATIENCE_S) as plain,
+        trusting(cluster).wrap_socket(plain, server_hostname="localhost") as safe,
+    ):
+        for begun in (b"", b"\x16\x03\x01"):  # nothing, and the beginning of a first record
+            with socket.create_connection(where, 30) as stranger:
+                stranger.sendall(begun)
+                assert stranger.recv(1) == b"", "it would be kept for a minute"
+        safe.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert safe.recv(12) == b"HTTP/1.1 200"
 
 
 def test_without_a_certificate_it_does_not_begin(tmp_path, cluster) -> None:

@@ -1,16 +1,35 @@
 """uvicorn's connections with deadlines: one that asks for nothing, or takes nothing, does not keep its place for ever.
 
 uvicorn waits without end for a request's head, for the rest of a body that was answered already, and for a reader to
-take what is left when a connection closes. With a bounded number of connections that would lock everybody out, and no
-key is needed for it.
+take what is left when a connection closes; and asyncio a whole minute for a TLS handshake. With a bounded number of
+connections that would lock everybody out, and no key is needed for it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
+from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+
+class Loop(asyncio.ProactorEventLoop if sys.platform == "win32" else asyncio.SelectorEventLoop):
+    """The system's own event loop, whose servers end a connection without TLS after `handshake_s`.
+
+    uvicorn makes its servers itself, and has no setting for it.
+    """
+
+    def __init__(self, handshake_s: float) -> None:
+        super().__init__()
+        self._handshake_s = handshake_s
+
+    async def create_server(self, *args: Any, **settings: Any) -> asyncio.Server:  # type: ignore[override]
+        """As every loop's."""
+        if settings.get("ssl") is not None:
+            settings.setdefault("ssl_handshake_timeout", self._handshake_s)
+        return await super().create_server(*args, **settings)
 
 
 class Http(H11Protocol):

@@ -14,7 +14,7 @@ from typing import Self
 import uvicorn
 from fastapi import FastAPI
 
-from smolcluster.chat.backend.connections import protocols
+from smolcluster.chat.backend.connections import Loop, protocols
 from smolcluster.chat.backend.service import Service
 from smolcluster.comm.endpoint import Endpoint, listen
 from smolcluster.errors import ConfigError, PeerError, Problem, SmolError
@@ -103,7 +103,8 @@ class Serving:
                 limit_concurrency=_MOST_CONNECTIONS,
                 timeout_graceful_shutdown=int(leave_s) + _CUT_S,
                 ssl_context_factory=None if tls is None else lambda *_: tls,
-            )
+            ),
+            settings.handshake_s,
         )
         self._thread = threading.Thread(target=self._run, name="smol-api", daemon=True)
         self._failure: BaseException | None = None
@@ -149,10 +150,16 @@ class Serving:
 class _Server(uvicorn.Server):
     """Tells when it answers, and can be asked to leave from another thread."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, handshake_s: float) -> None:
         super().__init__(config)
+        self._handshake_s = handshake_s
         self.ready = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Until it is asked to leave, on a loop of its own."""
+        with asyncio.Runner(loop_factory=lambda: Loop(self._handshake_s)) as runner:
+            runner.run(self.serve(sockets=sockets))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()

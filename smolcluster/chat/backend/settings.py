@@ -20,8 +20,8 @@ class ApiSettings(Frozen):
     Without a key anybody on this machine may ask, and nobody else can. `requests_file` gets RequestRecords, `note_file`
     the ServingNote with its `urls`, `links_file` remembers which links were used.
     `request_s` None leaves a request's deadline to the engine. `send_s`: a reader that takes nothing for so long is
-    gone. `body_s`: how long a body may take to arrive, and how long a connection may ask for nothing. `ping_s`: how
-    often a silent stream shows that it lives.
+    gone. `body_s`: how long a body may take to arrive, and how long a connection may ask for nothing. `handshake_s`:
+    how long one to HTTPS may be without TLS. `ping_s`: how often a silent stream shows that it lives.
     `resume_s`: how long an answer of /chat or /ws/chat goes on with nobody listening. `kept_s`: how long its events are
     kept after its end; of so many `kept_answers` at most, and no more than `kept_bytes` of all together.
     """
@@ -31,6 +31,7 @@ class ApiSettings(Frozen):
     key: SecretStr | None = None
     body_bytes: int = Field(default=1 << 20, gt=0)
     body_s: float = Field(default=30.0, gt=0)
+    handshake_s: float = Field(default=10.0, gt=0)
     request_s: float | None = Field(default=None, gt=0)
     send_s: float = Field(default=30.0, gt=0)
     ping_s: float = Field(default=15.0, gt=0)
