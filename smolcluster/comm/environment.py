@@ -14,6 +14,8 @@ from smolcluster.comm.tls import TlsContexts
 from smolcluster.errors import ConfigError, PeerError, Problem
 
 _TLS = ("SMOL_TLS_CERT", "SMOL_TLS_KEY", "SMOL_TLS_CA")
+# The list of revoked certificates: only with the others, which need none.
+_CRL = "SMOL_TLS_CRL"
 LOOPBACK = "127.0.0.1"
 
 
@@ -139,7 +141,8 @@ class _Reader:
             return b""
 
     def tls(self) -> TlsContexts | None:
-        paths = [Path(self._environ[key]) for key in _TLS if self._environ.get(key)]
+        keys = (*_TLS, _CRL) if self._environ.get(_CRL) else _TLS
+        paths = [Path(self._environ[key]) for key in keys if self._environ.get(key)]
         if not paths:
             return None
         missing = [key for key in _TLS if not self._environ.get(key)]
@@ -147,12 +150,13 @@ class _Reader:
             self._wrong(key, "is not set, though other variables of TLS are", f"set all of {', '.join(_TLS)}, or none")
         if missing:
             return None
-        for key, path in zip(_TLS, paths, strict=True):
+        for key, path in zip(keys, paths, strict=True):
             if not path.is_file():
                 self._wrong(key, f"there is no file {path}", "give the path of a PEM file")
         try:
             return TlsContexts.from_files(*paths) if all(path.is_file() for path in paths) else None
         except (ssl.SSLError, OSError, ValueError) as error:
             what = f"these files make no TLS: {getattr(error, 'reason', None) or error}"
-            self._wrong(", ".join(_TLS), what, "PEM files: a certificate, its key, and the CA that signed it")
+            fix = "PEM files: a certificate, its key, and the CA that signed it"
+            self._wrong(", ".join(keys), what, fix + (", and its list of revoked ones" if _CRL in keys else ""))
             return None

@@ -16,6 +16,7 @@ from smolcluster.certs.places import NodeFolder
 from smolcluster.comm import TlsContexts
 from smolcluster.comm.clock import Deadline
 from smolcluster.comm.endpoint import Endpoint, listen
+from smolcluster.comm.environment import read_settings
 from smolcluster.comm.frame import Kind
 from smolcluster.comm.link import Link
 from smolcluster.comm.listener import MOST_LOGGED, Listener
@@ -100,6 +101,22 @@ def test_a_lost_node_is_shut_out_by_every_node_that_has_the_list(
         assert "the caller from 127.0.0.1:" in acceptor.refused()
         assert "showed a certificate that was revoked" in acceptor.refused()
         assert "refused: the caller from 127.0.0.1:" in caplog.text
+    finally:
+        acceptor.listener.close()
+
+
+def test_a_script_of_torchrun_s_is_given_the_list_too(cluster: Certified) -> None:
+    cluster.at().revoke("b")
+    cluster.tells("a")
+    own = cluster.node("a")
+    files = {"CERT": own.certificate, "KEY": own.key, "CA": own.ca, "CRL": own.crl}
+    tls = read_settings({f"SMOL_TLS_{name}": str(path) for name, path in files.items()}, None).tls
+    assert tls is not None
+    acceptor = Acceptor(tls)
+    try:
+        with pytest.raises(HandshakeError):
+            dial(without_list(cluster.node("b")), acceptor.endpoint)
+        assert "showed a certificate that was revoked" in acceptor.refused()
     finally:
         acceptor.listener.close()
 

@@ -91,6 +91,14 @@ def test_tls_files_that_are_missing_or_do_not_fit(tmp_path: Path) -> None:
     files["SMOL_TLS_KEY"] = "gone.key"
     with pytest.raises(ConfigError, match=r"SMOL_TLS_KEY: there is no file .*gone\.key"):
         read_settings({key: str(tmp_path / name) for key, name in files.items()}, ALONE)
+    files |= {"SMOL_TLS_KEY": "a.key", "SMOL_TLS_CRL": "none.pem"}
+    with pytest.raises(ConfigError, match=r"SMOL_TLS_CRL: there is no file .*none\.pem"):
+        read_settings({key: str(tmp_path / name) for key, name in files.items()}, ALONE)
+    (tmp_path / "none.pem").write_text("no list")
+    with pytest.raises(ConfigError, match=r"SMOL_TLS_CRL: these files make no TLS.*\n.*its list of revoked ones"):
+        read_settings({key: str(tmp_path / name) for key, name in files.items()}, ALONE)
+    with pytest.raises(ConfigError, match="SMOL_TLS_CERT: is not set, though other variables of TLS are"):
+        read_settings({"SMOL_TLS_CRL": str(tmp_path / "none.pem")}, ALONE)
 
 
 def test_one_machine_keeps_to_loopback_whatever_its_name_means() -> None:
