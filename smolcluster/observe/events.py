@@ -1,7 +1,7 @@
 """What happened in a run besides steps, from its logs, its checkpoints and its metrics. Pure.
 
-Logs are of many machines: each line has its own one's clock. A line of the supervisor without a zone is of this
-machine's.
+Logs are of many machines: each line has its own one's clock, in UTC. Supervisors of earlier versions wrote local time
+without a zone: such a line is taken for this machine's.
 """
 
 from __future__ import annotations
