@@ -21,6 +21,7 @@ from smolcluster.plan.room import too_big
 from smolcluster.plan.seats import Seat, seats_of
 from smolcluster.plan.shares import quickest, shares
 from smolcluster.plan.speeds import Speeds, costs_of
+from smolcluster.plan.types import PredictedStep
 from smolcluster.plan.wires import Complaint, format_for
 from smolcluster.spec.cluster import ClusterSpec
 from smolcluster.spec.problems import listed
@@ -191,14 +192,20 @@ def balance_notes(
     return said
 
 
-def advice(options: Options, run: RunSpec) -> list[str]:
-    """How long a step should take, and what would be quicker: other shares, fewer machines, the fastest one alone."""
+def predicted_step(options: Options, run: RunSpec) -> PredictedStep | None:
+    """How long a step of the run as it is planned should take; None of one rank, and where the model fits nowhere."""
     if run.strategy not in PREDICTED or run.strategy == "single" or len(run.participants) < 2:
-        return []
+        return None
     planned = options.of(run.participants)
     if planned is None:
-        return []
-    now = planned.prediction
+        return None
+    return PredictedStep(compute_s=planned.prediction.compute_s, wire_s=planned.prediction.wire_s)
+
+
+def advice(options: Options, run: RunSpec, now: PredictedStep) -> list[str]:
+    """How long a step should take (`now`), and what would be quicker: other shares, fewer machines, the fastest one
+    alone.
+    """
     rate = options.total * tokens_per_sample(run.model) / now.step_s
     unit = "tokens/s" if tokens_per_sample(run.model) > 1 else "samples/s"
     said = [

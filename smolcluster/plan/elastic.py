@@ -54,6 +54,7 @@ def plan_for(plan: Plan, members: Sequence[int]) -> Plan:
             "stages": stages,
             "replicas": replicas,
             "memory": tuple(memory_of(run, rank.rank, len(ranks), rank.role, plan.wire, stages) for rank in ranks),
+            "predicted": None,  # that was of all of them
             "notes": (*plan.notes, f"goes on without {gone}"),
         }
     )

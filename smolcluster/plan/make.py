@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.plan.arithmetic import memory_of, param_count
-from smolcluster.plan.balance import Options, advice, balance_notes, choose_nodes, samples_of, speed_problems
+from smolcluster.plan.balance import (
+    Options,
+    advice,
+    balance_notes,
+    choose_nodes,
+    predicted_step,
+    samples_of,
+    speed_problems,
+)
 from smolcluster.plan.broken import fault_notes, fault_problems
 from smolcluster.plan.encryption import Encryption
 from smolcluster.plan.hints import option_notes
@@ -80,6 +88,7 @@ def make_plan(
     if problems:
         raise ConfigError(Problem(where, 0, key, what, fix) for key, what, fix in problems)
     samples = layout.samples_by_rank if layout is not None else samples_of(run, seats, profile, total)
+    predicted = predicted_step(options, run) if options is not None else None
     told = [
         *notes,
         *layout_notes,
@@ -87,7 +96,7 @@ def make_plan(
         *chosen,
         *balance_notes(cluster, run, seats, samples, profile),
         *wire_notes,
-        *(advice(options, run) if options is not None else ()),
+        *(advice(options, run, predicted) if options is not None and predicted is not None else ()),
         *option_notes(run, [seat.node for seat in seats]),
         *fault_notes(run),
     ]
@@ -107,6 +116,7 @@ def make_plan(
         params=param_count(run.model),
         memory=memory,
         ca=ca if any(any(links.values()) for links in wires.encrypt) else "",
+        predicted=predicted,
         notes=tuple(dict.fromkeys(told)),
         inputs=dict(sorted((inputs or {}).items())),
     )

@@ -64,12 +64,24 @@ class MemoryEstimate(Frozen):
         return self.params_bytes + self.grads_bytes + self.optimizer_bytes + self.wire_bytes
 
 
+class PredictedStep(Frozen):
+    """Seconds of a step, by measured speeds: `compute_s` of the slowest rank, `wire_s` that all wait besides."""
+
+    compute_s: float = Field(ge=0)
+    wire_s: float = Field(ge=0)
+
+    @property
+    def step_s(self) -> float:
+        """All of it."""
+        return self.compute_s + self.wire_s
+
+
 class Plan(Frozen):
     """Everything decided before a run starts. The same inputs give the same plan, byte for byte.
 
     `stages`: half-open ranges of layers in the order of stages, where the strategy splits them (mp). `replicas`: how
     many pipelines of them there are. `ca`: the SHA-256 of the certificate of the authority whose nodes are let in,
-    where a link is encrypted.
+    where a link is encrypted. `predicted`: how long a step should take, where a profile of this very run tells.
     """
 
     schema_: int = Field(default=PLAN_SCHEMA, alias="schema", serialization_alias="schema")
@@ -86,6 +98,8 @@ class Plan(Frozen):
     params: int = Field(gt=0)
     memory: tuple[MemoryEstimate, ...]
     ca: str = ""
+    # Absent where there is none: plans from before it was kept are still what their digest says.
+    predicted: PredictedStep | None = Field(default=None, exclude_if=lambda step: step is None)
     notes: tuple[str, ...] = ()
     inputs: dict[str, str] = Field(default_factory=dict)
 

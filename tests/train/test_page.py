@@ -17,6 +17,7 @@ from smolcluster.observe.page.markup import tag
 from smolcluster.observe.predicted import outcome_of
 from smolcluster.observe.ranks import links_of, slow_links, slowest_link, straggler
 from smolcluster.observe.report import read_run
+from smolcluster.plan.types import PredictedStep
 from smolcluster.runtime.metrics import MetricsWriter
 from smolcluster.runtime.metricsfile import GradientRecord, LinkRecord
 from smolcluster.runtime.runfolder import RunFolder, write_atomic
@@ -194,8 +195,9 @@ def test_the_prediction_beside_what_it_was(tmp_path: Path) -> None:
     folder = run_folder(tmp_path, ended(0), ended(1), ended(2))
     assert outcome_of(read_run(folder.path)) is None
     plan = read_run(folder.path).plan
-    note = "predicted: 0.25 s a step, 0.2 computing and 0.05 waiting for the wire; 384 tokens/s"
-    write_atomic(folder.plan, plan.model_copy(update={"notes": ("a word", note)}).to_json())
+    assert '"predicted"' not in plan.to_json(), "as plans were before predictions were kept"
+    predicted = PredictedStep(compute_s=0.2, wire_s=0.05)
+    write_atomic(folder.plan, plan.model_copy(update={"predicted": predicted}).to_json())
     found = outcome_of(read_run(folder.path))
     assert found is not None
     assert (found.step_s, found.compute_s, found.wire_s) == (0.25, 0.2, 0.05)

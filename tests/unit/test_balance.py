@@ -248,6 +248,14 @@ def test_a_profile_makes_a_plan_predict() -> None:
     found = resolved(LOCAL, "classicdp", "staleness_bound=0")
     plan = planned(found, of_run(found, dict.fromkeys(NODES, 1024.0), links_of(1e6)))
     assert plan.notes == ("predicted: 1 s a step, 1 computing and 0 waiting for the wire; 3,072 tokens/s",)
+    assert plan.predicted is not None
+    assert plan.predicted.compute_s == pytest.approx(1.0)
+    assert 0 < plan.predicted.wire_s < 0.001
+    read = Plan.model_validate_json(plan.to_json())
+    assert (read, read.digest()) == (plan, plan.digest())
+    bare = planned(found, None)
+    assert bare.predicted is None
+    assert '"predicted"' not in bare.to_json(), "plans of before are what their digest says"
     assert [rank.samples for rank in plan.ranks] == [8, 8, 8]
 
 
