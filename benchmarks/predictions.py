@@ -191,7 +191,11 @@ def _round(strategy: DiLoCo, feed: Rounds) -> float:
 def predicted(name: str, paces: Sequence[RankPace], split: Ranges) -> float:
     """Tokens a second by what the ranks measured of themselves."""
     run = run_of(name)
-    costs = [Cost((pace.step_s - pace.update_s) / pace.samples, pace.update_s) for pace in paces]
+    micros = MICROS if name == "mp" else 1
+    costs = [
+        Cost((pace.step_s - pace.update_s - pace.pass_s) / pace.samples, pace.update_s, pace.pass_s, micros)
+        for pace in paces
+    ]
     into = [(f"node{link.peer}", pace.node, link) for pace in paces for link in pace.links]
     busy_mbps, mbps = ({(a, b): getattr(one, key) for a, b, one in into} for key in ("mbps", "idle_mbps"))
     busy_rtt, rtt = ({(b, a): getattr(one, key) for a, b, one in into} for key in ("rtt_ms", "idle_rtt_ms"))

@@ -95,6 +95,7 @@ def profile_of(story: ProfileStory) -> Profile:
             node: NodeMeasure(
                 ranks=len(paces),
                 update_s=_rounded(max(pace.update_s for pace in paces)),
+                pass_s=_rounded(max(pace.pass_s for pace in paces)),
                 device=paces[0].device,
                 threads=paces[0].threads,
                 versions=paces[0].versions,

@@ -75,7 +75,7 @@ def predict(
     count, bound = len(nodes), run.staleness_bound
     sharded = count if (run.strategy == "fsdp" and run.fsdp_stage >= 1) or bound else 1
     compute_s, mine_s = max(
-        (cost.update_s / sharded + mine * cost.sample_s, mine * cost.sample_s)
+        (cost.update_s / sharded + cost.compute_s(mine), cost.compute_s(mine))
         for cost, mine in zip(costs, samples, strict=True)
     )
     if count == 1:
@@ -98,7 +98,8 @@ def predict(
     if stage == 3:
         units = unit_lengths(run.model, count, parted=rows > 0)
         # Before it begins the ranks tell each other how many micro-batches they have.
-        wire_s = _by_units([(_pass_s(way, wire, n, count), times) for n, times in units], mine_s)
+        passes = [(_pass_s(behind, wire, n, count), _pass_s(way, wire, n, count)) for n, _ in units]
+        wire_s = _by_units(passes, [times for _, times in units], mine_s)
         return Prediction(compute_s, wire_s + after_s + way.pass_s(0, count - 1))
     ready = [through / sum(lengths) for through in accumulate(lengths)]
     if stage:
@@ -129,32 +130,51 @@ def _behind(passes: Sequence[tuple[float, float]], ready: Sequence[float], mine_
     forward_s, backward_s = (1 - BACKWARD) * mine_s, BACKWARD * mine_s
     through = 0.0
     for (slow_s, idle_s), part in zip(passes, ready, strict=True):
-        began = max(through, forward_s + backward_s * part)
-        done = 1.0 if began + slow_s <= mine_s else max(0.0, mine_s - began) / slow_s
-        through = began + slow_s if done >= 1.0 else max(began, mine_s) + (1 - done) * idle_s
+        through = _ends(max(through, forward_s + backward_s * part), (slow_s, idle_s), mine_s)
     return through - mine_s
 
 
-def _by_units(units: Sequence[tuple[float, int]], mine_s: float) -> float:
+def _ends(began: float, takes: tuple[float, float], until: float) -> float:
+    """When a pass is through that takes so long while ranks compute, which they do `until` then, and so long when they
+    do not.
+    """
+    slow_s, idle_s = takes
+    if began + slow_s <= until:
+        return began + slow_s
+    left = 1.0 - max(0.0, until - began) / slow_s if slow_s else 0.0
+    return max(began, until) + left * idle_s
+
+
+def _by_units(passes: Sequence[tuple[float, float]], times: Sequence[int], mine_s: float) -> float:
     """Seconds that stage 3 waits: each unit is gathered while the one before it computes, blocks in backward once more;
     a unit's gradients are scattered when the one after it has been gathered. Units compute alike long.
+
+    `passes`: of each unit, while ranks compute and when they do not; `times` it is gathered.
     """
-    forward_s, backward_s = (1 - BACKWARD) * mine_s / len(units), BACKWARD * mine_s / len(units)
-    gathered = [took for took, _ in units]
+    count = len(passes)
+    forward_s, backward_s = (1 - BACKWARD) * mine_s / count, BACKWARD * mine_s / count
+    gathered = list(passes)
     # What is read at both ends is gathered for both, and stays from the loss to backward.
-    gathered[-1 if units[0][1] > 1 else 0] += sum(took for took, times in (units[0], units[-1]) if times > 1)
+    both = [passes[end] for end in (0, -1) if times[end] > 1]
+    twice = -1 if times[0] > 1 else 0
+    gathered[twice] = _sum((gathered[twice], *both))
     lane = now = 0.0
-    for took in gathered:
-        lane += took
+    for takes in gathered:
+        lane = _ends(lane, takes, now)
         now = max(now, lane) + forward_s
-    lane, blocks = now, range(1, len(units) - 1)
-    for number in reversed(range(len(units))):
-        began, ready = now, now
+    lane, blocks = now, range(1, count - 1)
+    for number in reversed(range(count)):
+        ready, computed = now, now + backward_s
         if number - 1 in blocks:
-            ready = lane = max(lane, began) + units[number - 1][0]
-        lane = max(lane, began + backward_s) + units[number][0]
-        now = max(began + backward_s, ready)
+            ready = lane = _ends(max(lane, now), passes[number - 1], computed)
+        now = max(computed, ready)
+        # While the next unit computes, where there is one.
+        lane = _ends(max(lane, computed), passes[number], now + backward_s if number else computed)
     return max(now, lane) - mine_s
+
+
+def _sum(passes: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    return sum(slow for slow, _ in passes), sum(idle for _, idle in passes)
 
 
 def _ways(nodes: Sequence[str], everybody: bool) -> set[tuple[str, str]]:

@@ -63,9 +63,12 @@ def predict_pipeline(
     `busy`: the links while all compute.
     """
     micros = max(1, micros_of(run, samples))
-    shares = work_shares(run, stages)
-    # Forward and backward of one micro-batch.
-    turns = [cost.sample_s * samples / micros * share for cost, share in zip(costs, shares, strict=True)]
+    layers = layers_of(run.model)
+    # Forward and backward of one micro-batch: what its samples cost, and what each layer does whoever is in it.
+    turns = [
+        cost.sample_s * samples / micros * share + cost.pass_s * (stop - start) / layers
+        for cost, share, (start, stop) in zip(costs, work_shares(run, stages), stages, strict=True)
+    ]
     hops = []
     for number in range(len(stages) - 1):
         bits = hidden_bytes(run, samples) / micros * 8
@@ -74,7 +77,7 @@ def predict_pipeline(
         hops.append(Hop(bits / (busy_mbps * 1e6), bits / (mbps * 1e6) + rtt_ms / 2000))
     once = sum(turns) + 2 * sum(hop.there_s for hop in hops)
     pipeline_s = once + (micros - 1) * _period_s(turns, hops)
-    sizes = [stage_params(run.model, stage, layers_of(run.model)) for stage in stages]
+    sizes = [stage_params(run.model, stage, layers) for stage in stages]
     whole = param_count(run.model)
     update_s = max(cost.update_s * size / whole for cost, size in zip(costs, sizes, strict=True))
     compute_s = micros * max(turns) + update_s

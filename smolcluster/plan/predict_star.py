@@ -35,7 +35,7 @@ def predict_star(
     back = {rank: _takes_s(links(nodes[0], nodes[rank]), frame) for rank in away}
     in_s = max((_sent_s(links(nodes[rank], nodes[0]), frame) for rank in away), default=0.0) * len(away)
     out_s = max((_sent_s(links(nodes[0], nodes[rank]), frame) for rank in away), default=0.0) * len(away) * pull_share
-    computing = {rank: samples[rank] * costs[rank].sample_s + between_s * costs[rank].update_s for rank in workers}
+    computing = {rank: costs[rank].compute_s(samples[rank]) + between_s * costs[rank].update_s for rank in workers}
     cycles = {}
     for rank in workers:
         push_s, pull_s = there.get(rank, 0.0), back.get(rank, 0.0)

@@ -37,13 +37,15 @@ class LinkSpeed(Frozen):
 
 
 class NodeMeasure(Frozen):
-    """One machine as it was measured. `update_s`: of a rank's step, what the optimizer takes whatever the batch is.
+    """One machine as it was measured. `update_s`: of a rank's step, what the optimizer takes whatever the batch is;
+    `pass_s`: of a micro-batch, what forward and backward take however few samples are in it (0: nobody measured it).
 
     `decode`: how fast it computes the layers of the same model when that is served; None where nobody measured it.
     """
 
     ranks: int = Field(gt=0)
     update_s: float = Field(ge=0)
+    pass_s: float = Field(default=0.0, ge=0)
     device: str
     threads: int = Field(gt=0)
     versions: dict[str, str]

@@ -27,14 +27,22 @@ def shares(total: int, weights: Sequence[float]) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a step costs a rank, in seconds: a sample's forward and backward, and what comes once a step."""
+    """What a step costs a rank, in seconds: a sample's forward and backward, what comes once a step, and what comes
+    once a micro-batch however thin it is (`pass_s`; a step has `micros` of them at most).
+    """
 
     sample_s: float
     update_s: float = 0.0
+    pass_s: float = 0.0
+    micros: int = 1
+
+    def compute_s(self, samples: int) -> float:
+        """Forward and backward of so many samples."""
+        return min(self.micros, samples) * self.pass_s + samples * self.sample_s
 
     def step_s(self, samples: int) -> float:
         """A step with so many samples, without communication."""
-        return self.update_s + samples * self.sample_s
+        return self.update_s + self.compute_s(samples)
 
 
 def quickest(total: int, costs: Sequence[Cost]) -> tuple[int, ...]:

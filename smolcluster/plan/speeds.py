@@ -53,11 +53,12 @@ class Speeds:
 
 def costs_of(run: RunSpec, profile: Profile, seats: Sequence[Seat]) -> list[Cost]:
     """What a sample and an update cost each rank: seconds if the profile is of this model, else any unit."""
-    return [cost_of(run.model, profile, seat.node.name, seat.ranks_here) for seat in seats]
+    micros = run.training.grad_accumulation
+    return [cost_of(run.model, profile, seat.node.name, seat.ranks_here, micros) for seat in seats]
 
 
-def cost_of(model: ModelSpec, profile: Profile, name: str, ranks_here: int = 1) -> Cost:
-    """The same of one of a machine's ranks."""
+def cost_of(model: ModelSpec, profile: Profile, name: str, ranks_here: int = 1, micros: int = 1) -> Cost:
+    """The same of one of a machine's ranks, whose steps have so many micro-batches."""
     speed, measured = profile.speeds[name], profile.measured
     node = measured.nodes.get(name) if measured is not None else None
     if measured is None or node is None:
@@ -65,4 +66,8 @@ def cost_of(model: ModelSpec, profile: Profile, name: str, ranks_here: int = 1) 
     step_s = measured.batch_size * tokens_per_sample(measured.model) * node.ranks / speed
     # An update that seems to take all of it was disturbed: a sample takes something.
     update_s = min(node.update_s, step_s / 2)
-    return Cost((step_s - update_s) / measured.batch_size, update_s)
+    passes = min(measured.grad_accumulation, measured.batch_size)
+    computing_s = step_s - update_s
+    # Nor is a step without its samples' part.
+    pass_s = min(node.pass_s, computing_s / passes / 2)
+    return Cost((computing_s - passes * pass_s) / measured.batch_size, update_s, pass_s, micros)

@@ -26,8 +26,9 @@ class LinkPace(Frozen):
 class RankPace(Frozen):
     """pace.json: what one rank measured of itself and its links, while all others did the same.
 
-    `step_s`: median of `steps` steps of its share, forward to optimizer, `update_s` of it the optimizer's; `tokens` of
-    such a step. `time` in seconds of the clock on the wall. `decode`: of the layers of a model that could be served.
+    `step_s`: median of `steps` steps of its share, forward to optimizer, `update_s` of it the optimizer's, `pass_s` of
+    each of its micro-batches what does not depend on samples; `tokens` of such a step. `time` in seconds of the clock
+    on the wall. `decode`: of the layers of a model that could be served.
     """
 
     schema_: int = Field(default=PACE_SCHEMA, alias="schema", serialization_alias="schema")
@@ -37,6 +38,7 @@ class RankPace(Frozen):
     steps: int
     step_s: float = Field(gt=0)
     update_s: float = Field(ge=0)
+    pass_s: float = Field(default=0.0, ge=0)
     samples: int
     tokens: int
     device: str

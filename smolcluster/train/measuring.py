@@ -107,6 +107,7 @@ def measure(context: RunContext, stop: Stop) -> RankPace:
         steps=len(pace.steps_s),
         step_s=pace.step_s,
         update_s=min(pace.update_s, pace.step_s),
+        pass_s=pace.pass_s,
         samples=context.me.samples,
         tokens=pace.tokens,
         device=str(context.device),

@@ -15,7 +15,7 @@ from smolcluster import __version__
 from smolcluster.data import Samples
 from smolcluster.errors import InterruptedRun
 from smolcluster.runtime.context import Alone, RunContext
-from smolcluster.strategies.base import build_strategy
+from smolcluster.strategies.base import Batch, build_strategy
 from smolcluster.strategies.synchronous import Synchronous
 from smolcluster.train.loop import share_of
 from smolcluster.train.rank import model_of
@@ -29,11 +29,16 @@ SLOW_STEPS, SLOW_S = 3, 60.0
 
 @dataclass
 class Pace:
-    """The steps of one rank so far. `enough`: what was taken is a measurement."""
+    """The steps of one rank so far, of so many samples in so many micro-batches; `thin_s`: steps of one sample, where
+    the others have more in a micro-batch. `enough`: what was taken is a measurement.
+    """
 
     steps_s: list[float] = field(default_factory=list)
     updates_s: list[float] = field(default_factory=list)
+    thin_s: list[float] = field(default_factory=list)
     tokens: int = 0
+    samples: int = 0
+    micros: int = 1
 
     @property
     def enough(self) -> bool:
@@ -50,6 +55,19 @@ class Pace:
     def update_s(self) -> float:
         """Median seconds of the optimizer's part of it."""
         return statistics.median(self.updates_s)
+
+    @property
+    def pass_s(self) -> float:
+        """Seconds that each micro-batch takes whatever is in it, by the line through a thin and a whole step; 0 where
+        there is one point only.
+        """
+        if not self.thin_s:
+            return 0.0
+        thin_s = statistics.median(self.thin_s) - self.update_s
+        whole_s = self.step_s - self.update_s
+        # whole = micros * pass + samples * sample, thin = pass + sample
+        found = (thin_s - whole_s / self.samples) / (1 - self.micros / self.samples)
+        return min(max(0.0, found), max(0.0, thin_s))
 
 
 class Runner:
@@ -72,20 +90,28 @@ class Runner:
             raise InterruptedRun("stopped as asked")
         self._step += 1
         batch = share_of(self._context, self._data, self._step)
-        device = self._context.device
-        began = time.perf_counter()
-        # The work is the same at any rate, and at none the loss cannot run away.
-        self._strategy.train_step(batch, 0.0)  # type: ignore[attr-defined]
-        _settle(device)
-        took = time.perf_counter() - began
-        took += self._context.wires.slowed(took, self._stop)
+        pace = self.pace
+        pace.steps_s.append(self._takes_s(batch))
         # Once more by itself, to tell what of a step does not depend on its samples: its gradients are scratch by now.
         began = time.perf_counter()
         self._strategy.adamw.step(0, 0.0, 1.0)
-        _settle(device)
-        self.pace.steps_s.append(took)
-        self.pace.updates_s.append(time.perf_counter() - began)
-        self.pace.tokens = sum(y.numel() for _, y in batch)
+        _settle(self._context.device)
+        pace.updates_s.append(time.perf_counter() - began)
+        pace.samples, pace.micros = sum(len(x) for x, _ in batch), len(batch)
+        pace.tokens = sum(y.numel() for _, y in batch)
+        # Another shape would be compiled by itself, and may change how the first one is.
+        if pace.samples > pace.micros and not self._context.run.training.compile:
+            x, y = batch[0]
+            pace.thin_s.append(self._takes_s([(x[:1], y[:1])]))
+
+    def _takes_s(self, batch: Batch) -> float:
+        """Seconds of a step, forward to optimizer."""
+        began = time.perf_counter()
+        # The work is the same at any rate, and at none the loss cannot run away.
+        self._strategy.train_step(batch, 0.0)  # type: ignore[attr-defined]
+        _settle(self._context.device)
+        took = time.perf_counter() - began
+        return took + self._context.wires.slowed(took, self._stop)
 
     def close(self) -> None:
         """Let go of the model."""
