@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from ansible_lab import Cluster
+from ansible_lab import TINY, Cluster
+
+from smolcluster.doctor.report import Check
+from smolcluster.plan.profile import Profile
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SPEEDS = '{"schema": 1, "speeds": {"node1": 3000, "node2": 3000, "node3": 600}}'
@@ -35,6 +38,38 @@ def test_the_local_default_twice(local: Cluster) -> None:
         assert "figures: " in outcome.text
     assert {path.name for path in local.runs.iterdir()} == {"check"}, "no run was made"
     assert not local.processes()
+
+
+def measured(cluster: Cluster, nodes: tuple[str, ...]) -> None:
+    """check.yml -e profile=true: measured first, then all that is predicted is predicted from that."""
+    outcome = cluster.play(
+        "check", "strategy=classicdp", "profile=true", f"nodes={','.join(nodes)}",
+        override=(*TINY, "staleness_bound=0"), timeout=800,
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.text
+    assert "Traceback" not in outcome.text
+    (measurement,) = (line.split()[1] for line in outcome.text.splitlines() if line.startswith("Measurement "))
+    assert {path.name for path in cluster.runs.iterdir()} >= {"check", measurement}
+    profile = Profile.model_validate_json((cluster.inventory.parent / "profile.json").read_bytes())
+    assert profile.measured is not None
+    told = Check.model_validate(figures(cluster))
+    assert told.measured is not None
+    assert (told.measured.date, told.measured.old) == (profile.measured.date, False)
+    assert tuple(told.measured.speeds) == nodes
+    assert [machine.name for machine in told.machines] == list(nodes)
+    # All but mp, which has fewer layers than machines.
+    assert {one.strategy for one in told.predictions if one.tokens_per_s is None} == {"mp"}
+    assert told.serving is not None
+    assert told.serving.one_stream or "layers" in told.serving.why_not
+    assert not cluster.processes()
+
+
+def test_machines_are_measured_first_where_that_is_asked_for(local: Cluster) -> None:
+    measured(local, ("node1", "node2", "node3"))
+
+
+def test_machines_elsewhere_are_measured_first(remote: Cluster) -> None:
+    measured(remote, ("node1", "node2"))
 
 
 def test_a_machine_that_is_off_is_a_row_and_a_misspelt_one_is_guessed(local: Cluster) -> None:

@@ -169,12 +169,13 @@ class Host:
         path = self._outside.memory / "consoles" / self.name
         return path.read_text(errors="replace") if path.exists() else ""
 
-    def cpus(self, count: float | None) -> None:
-        """Let all of the host's processes have so many cores together; None takes the limit off.
+    def cpus(self, count: float | None, period_s: float = 0.1) -> None:
+        """Let all of the host's processes have so many cores together, counted anew each period; None takes the limit
+        off.
 
         LabError where the kernel has no such limit that could be set without touching the machine's own groups.
         """
-        period_us = 100_000
+        period_us = round(period_s * 1e6)
         for group in self._groups():
             if (old := group / "cpu.cfs_quota_us").exists():
                 (group / "cpu.cfs_period_us").write_text(str(period_us))
