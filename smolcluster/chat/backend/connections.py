@@ -15,7 +15,13 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 
-class Loop(asyncio.ProactorEventLoop if sys.platform == "win32" else asyncio.SelectorEventLoop):
+if sys.platform == "win32":
+    _Loop = asyncio.ProactorEventLoop
+else:
+    _Loop = asyncio.SelectorEventLoop
+
+
+class Loop(_Loop):
     """The system's own event loop, whose servers end a connection without TLS after `handshake_s`.
 
     uvicorn makes its servers itself, and has no setting for it.
@@ -25,7 +31,7 @@ class Loop(asyncio.ProactorEventLoop if sys.platform == "win32" else asyncio.Sel
         super().__init__()
         self._handshake_s = handshake_s
 
-    async def create_server(self, *args: Any, **settings: Any) -> asyncio.Server:  # type: ignore[override]
+    async def create_server(self, *args: Any, **settings: Any) -> asyncio.Server:
         """As every loop's."""
         if settings.get("ssl") is not None:
             settings.setdefault("ssl_handshake_timeout", self._handshake_s)
