@@ -253,7 +253,7 @@ def rounds(count: int, steps: int) -> tuple[dict[str, list[tuple[float, float]]]
                     took = max(one.wall_s for one in done)
                     rates[name] = done[0].value * tokens_per_sample(MODEL) / took
                 after = [done.value for done in team.do("profile")]
-                told.append([pace.model_dump(mode="json") for pace in after])
+                told.append([pace.model_dump(mode="json", by_alias=True) for pace in after])
                 if not alike(before, after):
                     print(f"round {number + 1} of {count} does not count: the machine was busy", file=sys.stderr)
                     continue

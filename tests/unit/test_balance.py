@@ -16,6 +16,7 @@ from smolcluster.plan import Plan, ProfilePlan, make_plan, make_profile_plan
 from smolcluster.plan.predict import predict
 from smolcluster.plan.profile import LinkSpeed, Measured, NodeMeasure, Profile, concerns, differences
 from smolcluster.plan.shares import Cost, quickest
+from smolcluster.plan.speeds import cost_of
 from smolcluster.spec import Request, resolve
 from smolcluster.spec.request import Resolved
 from smolcluster.spec.run import RunSpec
@@ -242,6 +243,24 @@ def test_the_optimizer_s_time_does_not_grow_with_a_share() -> None:
     again = planned(bigger, changed)
     assert [rank.samples for rank in again.ranks] == [20, 14, 14]
     assert again.notes[1].startswith("profile.json of 2026-11-20 was measured with batch_size 8, here 16: measure: ")
+
+
+def test_what_a_micro_batch_costs_however_thin_it_is_is_no_sample_s() -> None:
+    found = resolved(LOCAL, "classicdp", "training.grad_accumulation=4")
+    profile = of_run(found, dict.fromkeys(NODES, 1024.0))  # a second for 8 samples of 128 tokens
+    assert profile.measured is not None
+    node = profile.measured.nodes["node1"].model_copy(update={"update_s": 0.2, "pass_s": 0.1})
+    nodes = {**profile.measured.nodes, "node1": node}
+    changed = profile.model_copy(
+        update={"measured": profile.measured.model_copy(update={"nodes": nodes, "grad_accumulation": 4})}
+    )
+    assert cost_of(found.run.model, changed, "node1", micros=4) == Cost(pytest.approx(0.05), 0.2, 0.1, 4)  # type: ignore[arg-type]
+    # Whatever micro-batches are asked for now: the samples cost the same, and each micro-batch once more.
+    assert cost_of(found.run.model, changed, "node1", micros=8).step_s(8) == pytest.approx(0.2 + 8 * 0.1 + 8 * 0.05)
+    assert cost_of(found.run.model, changed, "node2", micros=4).step_s(8) == pytest.approx(1.0)
+    broken = node.model_copy(update={"pass_s": 9.0})
+    odd = changed.measured.model_copy(update={"nodes": {**nodes, "node1": broken}})  # type: ignore[union-attr]
+    assert cost_of(found.run.model, changed.model_copy(update={"measured": odd}), "node1").sample_s > 0
 
 
 def test_a_profile_makes_a_plan_predict() -> None:

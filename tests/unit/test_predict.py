@@ -68,6 +68,21 @@ def test_the_slowest_stage_is_everybodys_pace(monkeypatch: pytest.MonkeyPatch) -
     assert told.step_s == pytest.approx(0.05 + 0.15 + 7 * 0.15, rel=1e-6)
 
 
+def test_thin_micro_batches_cost_what_each_costs_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smolcluster.plan.predict_mp.work_shares", lambda run, ranges: [0.5, 0.5])
+    for micros in (1, 4, 8):
+        run = run_of("mp", f"training.grad_accumulation={micros}")
+        cost = Cost(0.1, 0.0, 0.04, micros)
+        told = predict_pipeline(run, ["a", "b"], [cost] * 2, 8, ((0, 2), (2, 4)), wire(1e15))
+        assert told.step_s == pytest.approx((1 + micros) * (0.1 * 8 / micros / 2 + 0.04 / 2), rel=1e-6)
+
+
+def test_a_step_has_no_more_passes_than_samples() -> None:
+    cost = Cost(0.1, 1.0, 0.5, 4)
+    assert [cost.step_s(samples) for samples in (0, 1, 4, 8)] == pytest.approx([1.0, 1.6, 3.4, 3.8])
+    assert Cost(0.1, 1.0).step_s(8) == pytest.approx(1.8)
+
+
 def test_over_a_long_wire_the_round_trip_is_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_of("mp", "training.grad_accumulation=8")
     monkeypatch.setattr("smolcluster.plan.predict_mp.work_shares", lambda run, ranges: [0.5, 0.5])
@@ -193,13 +208,18 @@ def test_nothing_that_is_faster_makes_a_step_slower(
     assert now.bytes_per_step > 0
 
 
-def test_what_travels_behind_computing_may_be_slower_than_what_is_waited_for() -> None:
-    run = run_of("classicdp").model_copy(update={"staleness_bound": 0})
+@pytest.mark.parametrize(
+    ("strategy", "stage", "mbps"), [("classicdp", 0, 50.0), ("fsdp", 1, 20.0), ("fsdp", 2, 20.0), ("fsdp", 3, 10.0)]
+)
+def test_what_travels_behind_computing_may_be_slower_than_what_is_waited_for(
+    strategy: str, stage: int, mbps: float
+) -> None:
+    run = run_of(strategy).model_copy(update={"staleness_bound": 0, "fsdp_stage": stage})
     args = (run, 8_000_000, "fp32", ["a", "b"], [Cost(1.0)] * 2, [4, 4])
     same = predict(*args, wire(1000.0), wire(1000.0))  # type: ignore[arg-type]
     assert same == predict(*args, wire(1000.0))  # type: ignore[arg-type]
-    slow = predict(*args, wire(1000.0), wire(50.0))  # type: ignore[arg-type]
-    slower = predict(*args, wire(50.0), wire(50.0))  # type: ignore[arg-type]
+    slow = predict(*args, wire(1000.0), wire(mbps))  # type: ignore[arg-type]
+    slower = predict(*args, wire(mbps), wire(mbps))  # type: ignore[arg-type]
     assert same.wire_s < slow.wire_s < slower.wire_s
 
 
