@@ -28,6 +28,7 @@ BENCHMARKS = (
     "checkpoints",
     "unequal",
     "predictions",
+    "predictions_lab",
     "staleness",
     "serving",
     "page",

@@ -8,7 +8,8 @@ links are used, links alone. From that, as profile.json would have it, each stra
 for some steps, the others standing still. A ratio is predicted over measured tokens/s, the median of the rounds' own.
 A round in which a machine's own speed changed does not count.
 
-Serving is three processes of their own (predictions_serving.py), over this machine's loopback.
+Serving is three processes of their own (predictions_serving.py), over this machine's loopback. With --full strategies
+with a server are compared too (predictions_stars.py).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from rich.table import Table
 
 from benchmarks import predictions_serving as serving
 from benchmarks.contestants import LEARNING_RATE, batch_of, context_of
+from benchmarks.predictions_stars import STARS, Star
 from benchmarks.quota import Quotas
 from benchmarks.ranks import Team
 from benchmarks.targets import Target, conclude, flags_for, show_targets
@@ -123,17 +125,30 @@ def run_of(name: str) -> RunSpec:
     )
 
 
+def throttles() -> list[FaultSpec]:
+    """What every link has."""
+    throttled = [FaultSpec(kind="throttle", rank=rank, step=1, mbps=MBPS) for rank in range(RANKS)]
+    return [*throttled, FaultSpec(kind="delay", rank=0, step=1, ms=DELAY_MS)]
+
+
 def ranks_tasks(rank: int, world_size: int, fabric: Any, split: Ranges, steps: int) -> Tasks:
-    """What a rank can be told to do: measure, and some steps of each strategy. Strategies are made when first told."""
+    """What a rank can be told to do: measure, and some steps of each strategy, of which it gives (samples of all ranks,
+    seconds; 0: as long as it took). Strategies are made when first told.
+    """
     fabric.begin_step(1)
     made: dict[str, Callable[[], float]] = {}
 
-    def turn(name: str) -> float:
+    def turn(name: str) -> tuple[float, float]:
         if name not in made:
             made[name] = maker(name, rank, world_size, split)
-        return sum(made[name]() for _ in range(steps))
+        return sum(made[name]() for _ in range(steps)), 0.0
 
-    return {"profile": partial(profile, rank, world_size), **{name: partial(turn, name) for name in NAMES}}
+    def star(name: str) -> tuple[float, float]:
+        # Twice as many workers' steps as of the others: its pulls are every few of them.
+        return Star(name, MODEL, SAMPLES, rank, world_size, throttles()).train(2 * steps), 1.0
+
+    turns = {name: partial(turn, name) for name in NAMES} | {name: partial(star, name) for name in STARS}
+    return {"profile": partial(profile, rank, world_size), **turns}
 
 
 def profile(rank: int, world_size: int) -> RankPace:
@@ -202,6 +217,8 @@ def predicted(name: str, paces: Sequence[RankPace], split: Ranges) -> float:
     samples: tuple[int, ...] = (SAMPLES,) * RANKS
     if name == "mp":
         samples = (SAMPLES, *(0 for _ in range(RANKS - 1)))
+    elif name in STARS:
+        samples = (0, *(SAMPLES for _ in range(RANKS - 1)))
     elif "balanced" in name:
         samples = balanced()
     crew = Crew(
@@ -231,27 +248,26 @@ def alike(before: Sequence[RankPace], after: Sequence[RankPace]) -> bool:
     return all(1 / STEADY <= change <= STEADY for change in changes)
 
 
-def rounds(count: int, steps: int) -> tuple[dict[str, list[tuple[float, float]]], list[Any]]:
+def rounds(
+    count: int, steps: int, names: Sequence[str] = NAMES
+) -> tuple[dict[str, list[tuple[float, float]]], list[Any]]:
     """By strategy (predicted, measured) of each round; and the profiles."""
     split = stages()
-    throttle = [FaultSpec(kind="throttle", rank=rank, step=1, mbps=MBPS) for rank in range(RANKS)] + [
-        FaultSpec(kind="delay", rank=0, step=1, ms=DELAY_MS)
-    ]
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in NAMES}
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     told: list[Any] = []
     setup = partial(ranks_tasks, split=split, steps=steps)
-    with Team(RANKS, "smol", setup, keep_memory=True, faults=throttle) as team:
+    with Team(RANKS, "smol", setup, keep_memory=True, faults=throttles()) as team:
         pids = [process.pid for process in team.processes]
         with Quotas({pid: share for pid, share in zip(pids, SHARES, strict=True) if pid is not None}):
-            for name in NAMES:
+            for name in names:
                 team.do(name)  # makes the strategies, and room in memory
             after = [done.value for done in team.do("profile")]
             for number in range(count):
                 before, rates = after, {}
-                for name in NAMES if number % 2 == 0 else NAMES[::-1]:
+                for name in names if number % 2 == 0 else names[::-1]:
                     done = team.do(name)
-                    took = max(one.wall_s for one in done)
-                    rates[name] = done[0].value * tokens_per_sample(MODEL) / took
+                    samples, seconds = done[0].value
+                    rates[name] = samples * tokens_per_sample(MODEL) / (seconds or max(one.wall_s for one in done))
                 after = [done.value for done in team.do("profile")]
                 told.append([pace.model_dump(mode="json", by_alias=True) for pace in after])
                 if not alike(before, after):
@@ -300,9 +316,9 @@ def show(console: Console, table: Mapping[str, Row]) -> None:
 
 
 def main() -> int:
-    options = flags_for("predictions", __doc__, "3 rounds", "9 rounds").parse_args()
+    options = flags_for("predictions", __doc__, "3 rounds", "9 rounds, and two strategies more").parse_args()
     count, steps = (9, 5) if options.full else (3, 3)
-    found, told = rounds(count, steps)
+    found, told = rounds(count, steps, (*NAMES, *STARS) if options.full else NAMES)
     if not all(found.values()):
         print("no round counts: this machine has other things to do; try again when it is quiet", file=sys.stderr)
         return 1
