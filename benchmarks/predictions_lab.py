@@ -44,11 +44,15 @@ MODEL = (
     "model.num_layers=6", "model.model_dim=128", "model.num_heads=4", "model.ff_dim=512", "model.max_seq_len=64",
     "model.dropout=0", "data.tokenizer=bpe:512", "training.batch_size=8", "training.grad_accumulation=4",
 )  # fmt: skip
-# Nothing but steps; and a slow host's answers are waited for.
-PLAIN = (
-    "staleness_bound=0", f"fsdp_stage=1,outer_every={EVERY},outer_warmup=0", "checkpoint.every_steps=0",
-    "training.eval_steps=100000", "lr_schedule.warmup_iters=2", "peer_timeout=120",
-)  # fmt: skip
+# Nothing but steps.
+PLAIN = ("checkpoint.every_steps=0", "training.eval_steps=100000", "lr_schedule.warmup_iters=2")
+# What only one strategy knows lies beside the inventory, as a person's own.
+OWN = {
+    "classicdp": {"staleness_bound": 0},
+    "fsdp": {"staleness_bound": 0, "fsdp_stage": 1},
+    "diloco": {"outer_every": EVERY, "outer_warmup": 0},
+}
+# A slow host's answers are waited for.
 PATIENCE = ("ship_lease_s=300", "follow_answer_s=300")
 # As check.json calls them, and how each is asked for.
 TRAINED = {"classicdp": "classicdp", "fsdp 1": "fsdp", "mp": "mp", "diloco": "diloco"}
@@ -195,7 +199,11 @@ def hosts(lab: Lab) -> None:
         content["machines"][name]["threads"] = 1
         lab.host(name).cpus(share, PERIOD_S)
         lab.link("wifi", name).speed(MBPS)
-    lab.controller.write(inventory_of(lab), json.dumps(content), owner=USER)
+    inventory = inventory_of(lab)
+    lab.controller.write(inventory, json.dumps(content), owner=USER)
+    for strategy, keys in OWN.items():
+        path = f"{Path(inventory).parent}/configs/cluster_config_{strategy}.yaml"
+        lab.controller.write(path, json.dumps(keys), owner=USER)
 
 
 def judge(table: Mapping[str, Row]) -> list[Target]:
