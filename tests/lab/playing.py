@@ -15,7 +15,7 @@ from .lab import Lab
 
 ROOT = Path(__file__).parents[2]
 INVENTORY = "/etc/smolcluster/lab.smol.yml"
-_PLAY_S = 900.0
+_PLAY_S = 1800.0
 # What network.yml may touch besides what the tools tell: files that are read at boot, and where it keeps its own.
 _FILES = {
     "macos": "/Library/Preferences/SystemConfiguration /Library/LaunchDaemons /var/db/smolcluster",
