@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -83,6 +84,8 @@ def test_a_task_is_registered_run_and_deleted_when_its_job_has_ended(new_node: N
     assert told.endswith(subprocess.list2cmdline(["--log", str(log), "--task", name]))
     # A task has no output of its own: the supervisor writes its log itself.
     until(lambda: "rank 0 started" in log.read_text(), "the supervisor's log")
+    line = next(line for line in log.read_text().splitlines() if "rank 0 started" in line)
+    assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ INFO rank 0 started, ", line), "in UTC, as ranks' logs are"
     assert stop_job(node.run_dir, "node1").state == "stopped"
     node.gone()
     until(lambda: stand_ins.tasks() == [], "the task is deleted")

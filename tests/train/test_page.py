@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -142,9 +143,9 @@ def test_what_logs_tell(tmp_path: Path) -> None:
         folder.supervisor_log("node2"),
         "2026-11-29 10:00:05,123 rank 1 started, pid 7, 1 thread(s)\n"
         "2026-11-29 10:00:06,123 rank 1 ended: ended by signal 9 (SIGKILL)\n"
-        "2026-11-29 10:00:07,123 restart 1 of 3: ended by signal 9 (SIGKILL)\n"
-        "2026-11-29 10:00:30,123 rank 1 ended: done\n"
-        "2026-11-29 10:00:31,123 completed\n",
+        "2026-11-29T10:00:07Z INFO restart 1 of 3: ended by signal 9 (SIGKILL)\n"
+        "2026-11-29T10:00:30Z INFO rank 1 ended: done\n"
+        "2026-11-29T10:00:31Z INFO completed\n",
     )
     found = events_of(folder, plan.ranks)
     told = [(event.node, event.kind, event.text) for event in found if event.node == "node1"]
@@ -161,6 +162,7 @@ def test_what_logs_tell(tmp_path: Path) -> None:
         ("restart", "rank 1 of 3 is in generation 1"),
         ("end", "completed"),
     ]
+    assert found[-1].time == datetime.datetime(2026, 11, 29, 10, 0, 31, tzinfo=datetime.UTC).timestamp()
     assert events_of(RunFolder(tmp_path / "none"), plan.ranks) == ()
 
 
