@@ -13,7 +13,14 @@ from pydantic import BaseModel, ValidationError
 
 from smolcluster.errors import InputError, Problem
 from smolcluster.plan.types import KINDS, PLAN_SCHEMA, Plan, ServePlan
-from smolcluster.runtime.metricsfile import METRICS_SCHEMA, GradientRecord, LinkRecord, StepRecord, ValidationRecord
+from smolcluster.runtime.metricsfile import (
+    METRICS_SCHEMA,
+    GradientRecord,
+    LinkRecord,
+    MetricsRecord,
+    StepRecord,
+    ValidationRecord,
+)
 from smolcluster.runtime.pacenote import PACE_SCHEMA, RankPace
 from smolcluster.runtime.runfolder import JOB_SCHEMA, RESULT_SCHEMA, SERVING_SCHEMA, JobState, RankResult, RequestRecord
 
@@ -61,7 +68,7 @@ class Reader:
         measured: dict[int, ValidationRecord] = {}
         damaged: list[int] = []
         for number, line in enumerate(_lines(path), 1):
-            record = _record(line, path, number)
+            record = record_of(line, path, number)
             if isinstance(record, ValidationRecord):
                 measured[record.step] = record
             elif isinstance(record, StepRecord):
@@ -111,8 +118,11 @@ def _with_validation(steps: Iterable[StepRecord], measured: Mapping[int, Validat
         yield record
 
 
-def _record(line: str, path: Path, number: int) -> StepRecord | LinkRecord | GradientRecord | ValidationRecord | None:
-    """The record of a line; None when it is none. Nearly all are whole steps of this version: these are parsed once."""
+def record_of(line: str, path: Path, number: int) -> MetricsRecord | None:
+    """The record in a line of metrics.jsonl; None when it is none. InputError when it is of another version.
+
+    Nearly all are whole steps of this version: these are parsed once.
+    """
     if '"loss":' in line and '"norms":' not in line:
         with contextlib.suppress(ValidationError):
             step = StepRecord.model_validate_json(line)

@@ -78,7 +78,8 @@ class LinkRecord(Frozen):
 class GradientRecord(Frozen):
     """A third kind of line, in rank 0's metrics.jsonl only: norms of the mean gradient before clipping, by parameter.
 
-    Every eval_steps steps and at the last, where training.track_gradients asks for them.
+    Every metrics_log_interval steps and at the last, where training.track_gradients asks for them. A server's are of
+    the step's last update.
     """
 
     schema_: int = Field(default=METRICS_SCHEMA, alias="schema", serialization_alias="schema")
@@ -98,3 +99,6 @@ class ValidationRecord(Frozen):
     time: float
     val_loss: float
     val_accuracy: float | None = None
+
+
+MetricsRecord = StepRecord | LinkRecord | GradientRecord | ValidationRecord

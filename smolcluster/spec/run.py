@@ -156,7 +156,7 @@ class CheckpointSpec(Frozen):
 
 
 class TrackingSpec(Frozen):
-    """Where the metrics go when the run has ended, besides its folder. `mode`: of W&B; offline nothing leaves here."""
+    """Where the metrics go as the run goes on, besides its folder. `mode`: of W&B; offline nothing leaves here."""
 
     tracker: Literal["none", "wandb", "tensorboard"] = "none"
     mode: Literal["offline", "online"] = "offline"
