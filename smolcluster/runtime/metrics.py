@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from smolcluster.runtime.metricsfile import LinkRecord, MetricsRecord
+from smolcluster.runtime.metricsfile import HardwareRecord, LinkRecord, MetricsRecord
 from smolcluster.runtime.runfolder import write_atomic
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class MetricsWriter:
         self._lines = path.read_bytes().count(b"\n") if path.exists() else 0
         self._file = self._opened()
 
-    def write(self, record: MetricsRecord) -> None:
+    def write(self, record: MetricsRecord | HardwareRecord) -> None:
         """Append one record; it can be read when this returns."""
         line = record.model_dump_json(by_alias=True, exclude_none=True).encode() + b"\n"
         written = self._file.write(line)
@@ -45,17 +45,24 @@ class MetricsWriter:
         if self._lines >= self._max_lines:
             self._thin()
 
-    def write_links(self, step: int, links: Iterable[LinkState]) -> None:
-        """Append how each of this rank's links is at a step."""
+    def write_links(self, step: int, links: Iterable[LinkState], node_of: Callable[[int], str]) -> None:
+        """Append how each of this rank's links is at a step. `node_of`: the machine that holds a rank."""
         for link in links:
             self.write(
                 LinkRecord(
                     step=step,
                     time=time.time(),
                     peer=link.peer,
+                    node=node_of(link.peer),
+                    address=link.address,
+                    seconds=link.seconds,
+                    bytes_out=link.bytes_out,
+                    bytes_in=link.bytes_in,
                     mbps=link.mbps,
                     rtt_ms=link.rtt_ms,
+                    rtt_by=link.rtt_by,
                     buffered=link.buffered,
+                    unread=link.unread,
                 )
             )
 

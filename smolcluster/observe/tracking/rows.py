@@ -50,11 +50,8 @@ class Rows:
             self._add_step(rank, record, values)
         elif isinstance(record, LinkRecord):
             at = f"link-{rank}-{record.peer}"
-            values |= {
-                f"{at}/mbps": record.mbps,
-                f"{at}/rtt_ms": record.rtt_ms,
-                f"{at}/buffered": float(record.buffered),
-            }
+            seen = {"mbps": record.mbps, "rtt_ms": record.rtt_ms, "buffered": record.buffered, "unread": record.unread}
+            values |= {f"{at}/{name}": float(value) for name, value in seen.items() if value is not None}
         elif isinstance(record, GradientRecord):
             squares: dict[str, float] = {}
             for parameter, norm in record.norms.items():
