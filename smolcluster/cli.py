@@ -33,6 +33,7 @@ from smolcluster.commands import (
     runs,
     serve,
     simulate,
+    track,
     upload,
     watch,
     weights,
@@ -63,6 +64,7 @@ app.command("bootstrap")(bootstrap.bootstrap)
 app.command("compare")(compare.compare)
 app.command("watch")(watch.watch)
 app.command("upload")(upload.upload)
+app.command("track", hidden=True)(track.track)
 app.command("enroll")(enroll.enroll)
 app.command("serve")(serve.serve)
 app.command("simulate")(simulate.simulate)

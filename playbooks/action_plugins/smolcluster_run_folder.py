@@ -20,6 +20,7 @@ from ansible.plugins.action import ActionBase
 from smolcluster.files import explain_with_path
 from smolcluster.runtime.newrun import fill_folder, link_model, point_latest
 from smolcluster.runtime.runfolder import RunFolder
+from smolcluster.runtime.scraping import write_scraping_of
 
 _SPEC: dict[str, dict[str, Any]] = {
     "dir": {"type": "path", "required": True},
@@ -42,6 +43,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         folder = RunFolder(Path(args["dir"]))
         try:
             fill_folder(folder, args["plan"], args["key"])
+            write_scraping_of(folder, args["plan"])
         except OSError as error:
             raise AnsibleActionFail(explain_with_path(error)) from None
         if args["model"]:

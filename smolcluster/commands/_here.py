@@ -32,6 +32,7 @@ from smolcluster.plan.render import LEASE_S
 from smolcluster.plan.types import NodeConfig, Plan, ServePlan
 from smolcluster.runtime.newrun import fill_folder, point_latest
 from smolcluster.runtime.runfolder import RunFolder, write_atomic
+from smolcluster.runtime.scraping import write_scraping
 from smolcluster.spec.cluster import ClusterSpec
 
 # Often enough to renew a lease of 12 s many times, seldom enough to cost nothing.
@@ -82,6 +83,7 @@ def lay_out(
         for node in nodes_of(plan):
             check_node(node_folder(node), node, plan.ca, newest)
     fill_folder(folder, plan.to_json(), isinstance(plan, ServePlan) and plan.api.asks_for_key)
+    write_scraping(folder, plan)
     files = {}
     for node in nodes_of(plan):
         config = NodeConfig(

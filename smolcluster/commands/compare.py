@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from smolcluster.commands._runs import WHICH, guess, run_named
+from smolcluster.commands._runs import WHICH, guess, run_named, uncollected
 from smolcluster.errors import InputError, Problem
 
 if TYPE_CHECKING:
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 def compare(
     which: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help=WHICH, show_default=False)],
-    out: Annotated[Path | None, typer.Option("--out", help="Draw the losses into this folder, as SVG and PNG.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Draw losses and gradients by layer into this folder, as SVG and PNG.")
+    ] = None,
     loss: Annotated[
         float | None, typer.Option("--loss", help="Count the time to this loss; else to the lowest that all reached.")
     ] = None,
@@ -35,19 +37,20 @@ def compare(
 
     if loss is not None and not math.isfinite(loss):
         raise InputError([Problem("", 0, "--loss", f"{loss} is no loss", "give a number, as --loss 3.5")])
-    stories = read_runs(which)
-    for story in stories:
-        print_notes(f"{story.run_id}: {note}" for note in story.notes)
-    found = lay_side_by_side(stories, loss)
-    if as_json:
-        typer.echo(found.to_json(), nl=False)
-    else:
-        show_comparison(Console(), found)
-    if out is not None:
-        from smolcluster.observe.compare_plots import write_comparison
+    with uncollected():
+        stories = read_runs(which)
+        for story in stories:
+            print_notes(f"{story.run_id}: {note}" for note in story.notes)
+        found = lay_side_by_side(stories, loss)
+        if as_json:
+            typer.echo(found.to_json(), nl=False)
+        else:
+            show_comparison(Console(), found)
+        if out is not None:
+            from smolcluster.observe.compare_plots import write_comparison
 
-        drawn = write_comparison(stories, out.expanduser(), found.target_loss)
-        typer.echo(f"plots: {out}" if drawn else "no plots: none of these runs took a step", err=as_json)
+            drawn = write_comparison(stories, out.expanduser(), found.target_loss)
+            typer.echo(f"plots: {out}" if drawn else "no plots: none of these runs took a step", err=as_json)
 
 
 def read_runs(which: list[str]) -> list[RunStory]:

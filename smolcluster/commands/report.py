@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from smolcluster.commands._runs import WHICH, guess, run_named
+from smolcluster.commands._runs import WHICH, guess, run_named, uncollected
 from smolcluster.errors import InputError, Problem
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def write_bundle(run_dir: Path, file: Path, doctor: Path) -> None:
     typer.echo(f"written: {file}. Look into it before you send it: tar -xzf {file}")
 
 
+@uncollected()
 def report_on(run_dir: Path, followed: bool = False, html: bool = False) -> Summary:
     """Write summary.json and plots/ of a run (requests.jsonl where a model was served, profile.json where machines were
     measured) and as `html` its page, print its summary, give it.

@@ -44,6 +44,7 @@ def train(
     from smolcluster.commands._here import require_local
     from smolcluster.commands._profile import plan_training
     from smolcluster.commands._resume import resuming
+    from smolcluster.commands._tracking import tracking
     from smolcluster.commands._train_here import lay_out, run_in_processes, run_in_this_process
     from smolcluster.commands.report import report_on
 
@@ -59,8 +60,9 @@ def train(
     plan = continued(found, plan) if found is not None else plan
     print_notes(plan.notes)
     run = lay_out(resolved, plan, found.path if found is not None else None)
-    code = run_in_this_process(run, plan) if plan.world_size == 1 else run_in_processes(run, plan)
-    summary = report_on(run.folder.path, html=True)
+    with tracking(run.folder, plan):
+        code = run_in_this_process(run, plan) if plan.world_size == 1 else run_in_processes(run, plan)
+        summary = report_on(run.folder.path, html=True)
     if plan.run.recovery.elastic or plan.shape == "STAR":  # whoever was lost ended badly, and the run may be complete
         code = summary.exit_code
     if code:

@@ -24,6 +24,7 @@ def upload(
     The run is as it was before, whatever becomes of this. W&B finds its key itself: WANDB_API_KEY, or `wandb login`.
     """
     from smolcluster.commands._request import print_notes
+    from smolcluster.jobs.tracking import being_tracked
     from smolcluster.observe.report import read_run
     from smolcluster.observe.tracking.sink import TRACKERS
     from smolcluster.observe.tracking.tracked import track
@@ -47,6 +48,10 @@ def upload(
         problems.append(Problem(which, 0, "", "there is no such run", fix))
     if problems or tracker is None:
         raise InputError(problems)
+    live = being_tracked(RunFolder(run_at(run_dir)))
+    if live is not None and live.to == tracker:
+        what = f"{tracker} is being told of it as it goes on, by process {live.process.pid}"
+        raise InputError([Problem(which, 0, "", what, "wait until the run has ended: then it is there")])
     story = read_run(run_dir)
     print_notes(story.notes)
     said = track(RunFolder(run_at(run_dir)), story, tracker, chosen or story.plan.run.tracking.mode, again)

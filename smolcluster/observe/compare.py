@@ -11,10 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from smolcluster.observe.curves import longest, loss_points, per_step, smoothed, time_to
-from smolcluster.observe.report import RunStory, summarise
+from smolcluster.observe.curves import longest, loss_points, smoothed, time_to
+from smolcluster.observe.report import RunStory, Totals, summarise
 from smolcluster.observe.settings import flat_config
-from smolcluster.runtime.metricsfile import StepRecord
 from smolcluster.runtime.runfolder import Summary
 
 COMPARE_SCHEMA = 1
@@ -97,7 +96,7 @@ def _figures(
     def row(key: str, label: str, unit: str, better: Better, values: Sequence[float | None]) -> Figure:
         return Figure(key, label, unit, better, tuple(values))
 
-    def mean(value: Callable[[StepRecord], float]) -> list[float | None]:
+    def mean(value: Callable[[Totals], float]) -> list[float | None]:
         return [_mean_of_ranks(story, value) for story in stories]
 
     counts = "/".join(dict.fromkeys(summary.counts for summary in summaries))
@@ -112,14 +111,15 @@ def _figures(
             "lower",
             [_last_val(*pair) for pair in zip(stories, summaries, strict=True)],
         ),
+        row("grad_norm", "norm of the gradient, last", "", "neither", [_last_norm(story) for story in stories]),
         row("perplexity", "perplexity", "", "lower", [summary.perplexity for summary in summaries]),
         row("val_accuracy", "accuracy", "", "higher", [summary.val_accuracy for summary in summaries]),
         row("seconds_to_loss", "time to the loss", "s", "lower", reached),
         row("tokens_per_s", f"{counts}/s", "", "higher", [summary.tokens_per_s or None for summary in summaries]),
-        row("step_s", "step", "s", "lower", mean(lambda record: record.step_s)),
-        row("compute_s", "  computing", "s", "lower", mean(lambda record: record.compute_s)),
-        row("wait_s", "  waiting", "s", "lower", mean(lambda record: record.comm_s)),
-        row("data_s", "  for samples", "s", "lower", mean(lambda record: record.data_s)),
+        row("step_s", "step", "s", "lower", mean(lambda did: did.seconds)),
+        row("compute_s", "  computing", "s", "lower", mean(lambda did: did.compute_s)),
+        row("wait_s", "  waiting", "s", "lower", mean(lambda did: did.comm_s)),
+        row("data_s", "  for samples", "s", "lower", mean(lambda did: did.data_s)),
         row("bytes_per_step", "sent a step", "B", "lower", [summary.wire_bytes_per_step for summary in summaries]),
         row(
             "peak_rss_mb", "memory, largest", "MB", "lower", [max(s.peak_rss_mb, default=0) or None for s in summaries]
@@ -129,11 +129,10 @@ def _figures(
     return [figure for figure in rows if any(value is not None for value in figure.values)]
 
 
-def _mean_of_ranks(story: RunStory, value: Callable[[StepRecord], float]) -> float | None:
+def _mean_of_ranks(story: RunStory, value: Callable[[Totals], float]) -> float | None:
     """The mean over the ranks that compute, of a value for each of their steps: in a star these are the workers."""
     computing = story.ranks[1:] if story.has_server else story.ranks
-    means = [per_step(rank.steps, value) for rank in computing]
-    known = [mean for mean in means if mean is not None]
+    known = [value(rank.totals) / rank.totals.steps for rank in computing if rank.totals.steps]
     return sum(known) / len(known) if known else None
 
 
@@ -145,6 +144,11 @@ def _last_step(story: RunStory) -> float | None:
 def _last_loss(story: RunStory) -> float | None:
     records = longest(story)
     return records[-1].loss if records else None
+
+
+def _last_norm(story: RunStory) -> float | None:
+    records = longest(story)
+    return records[-1].grad_norm if records else None
 
 
 def _last_val(story: RunStory, summary: Summary) -> float | None:

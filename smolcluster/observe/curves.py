@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean
 from typing import Literal
 
@@ -48,7 +49,12 @@ class Clock:
 
     tokens_per_step: float
     began: float
-    times: dict[int, float]
+    records: tuple[StepRecord, ...]
+
+    @cached_property
+    def times(self) -> dict[int, float]:
+        """When each recorded step ended, seconds since 1970."""
+        return {record.step: record.time for record in self.records}
 
     @classmethod
     def of(cls, story: RunStory) -> Clock:
@@ -64,7 +70,7 @@ class Clock:
         resumed = next((result.resumed_step for result in results if result.resumed_step), 0)
         # Where the first lines were thinned away, the steps before took as long as the first that is left.
         began = first.time - first.step_s * max(1, first.step - resumed) / first.own_steps if first else 0.0
-        return cls(per_step, began, {record.step: record.time for record in records})
+        return cls(per_step, began, records)
 
     def at(self, step: int, over: Over) -> float:
         """Where a recorded step lies on that axis: its number, tokens until then, seconds since training began."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from smolcluster.runtime.runfolder import write_atomic
 
@@ -34,3 +35,10 @@ def save_figure(base: Path, paint: Callable[[Axes], None]) -> list[Path]:
     for path, drawn in files.items():
         write_atomic(path, drawn.getvalue())
     return list(files)
+
+
+def logarithmic(axes: Axes) -> None:
+    """Powers of ten as numbers, 100 and not 10 with a small 2: setting mathematics takes as long as the whole plot."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(LogFormatter(labelOnlyBase=True))
+    axes.yaxis.set_minor_formatter(LogFormatter())

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from smolcluster.observe.curves import MOST_POINTS, Points, longest, loss_points, thinned, val_points
-from smolcluster.observe.drawing import save_figure
+from smolcluster.observe.drawing import logarithmic, save_figure
 from smolcluster.observe.gradients import layer_norms
 from smolcluster.observe.report import RunStory, sent_at
 from smolcluster.runtime.metricsfile import StepRecord
@@ -59,7 +59,7 @@ def _score(axes: Axes, story: RunStory, summary: Summary) -> None:
     points = thinned(_scores(story, summary))
     axes.plot(*zip(*points, strict=True), marker=_marker(points), label="validation")
     if summary.val_accuracy is None:
-        axes.set_yscale("log")
+        logarithmic(axes)
         axes.set_ylabel(f"perplexity per token of {summary.tokenizer}")
         axes.set_title(f"{story.run_id}: perplexity")
     else:
@@ -122,7 +122,7 @@ def _gradients(axes: Axes, story: RunStory, _: Summary) -> None:
     colours = mpl.colormaps["viridis"](np.linspace(0, 0.95, len(layers)))
     for (layer, points), colour in zip(layers.items(), colours, strict=True):
         axes.plot(*zip(*points, strict=True), marker=_marker(points), linewidth=1, color=colour, label=layer)
-    axes.set_yscale("log")
+    logarithmic(axes)
     axes.set_ylabel("norm of the mean gradient")
     axes.set_title(f"{story.run_id}: gradients by layer")
 
@@ -130,9 +130,9 @@ def _gradients(axes: Axes, story: RunStory, _: Summary) -> None:
 def _by_step(story: RunStory, value: Callable[[StepRecord], float]) -> tuple[np.ndarray, np.ndarray]:
     """A value of every rank at the steps that all ranks recorded: steps, and an array (ranks, steps). Of more steps
     than can be drawn, means of stretches, at the last step of each."""
-    tables = [{record.step: value(record) for record in rank.steps} for rank in story.counted if rank.steps]
-    steps = np.array(sorted(set.intersection(*(set(table) for table in tables))), dtype=np.int64)
-    values = np.array([[table[step] for step in steps.tolist()] for table in tables])
+    ranks = story.aligned
+    steps = np.array([record.step for record in ranks[0]], dtype=np.int64)
+    values = np.array([[value(record) for record in records] for records in ranks])
     length = -(-len(steps) // MOST_POINTS)
     if length <= 1:
         return steps, values

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from smolcluster.observe.report import RankStory, RunStory
-from smolcluster.runtime.metricsfile import LinkRecord, StepRecord
+from smolcluster.observe.report import RankStory, RunStory, Totals
+from smolcluster.runtime.metricsfile import LinkRecord
 
 # Whose computing takes so many times the others' median holds them up.
 STRAGGLES = 1.25
@@ -24,29 +24,27 @@ class RankFigures:
     data_s: float
 
 
-def figures_of(records: Iterable[StepRecord]) -> RankFigures:
+def figures_of(did: Totals) -> RankFigures:
     """The figures of one rank's steps."""
-    records = tuple(records)
-    seconds = sum(record.step_s for record in records)
-    own = sum(record.own_steps for record in records)
-    count = max(1, own)
+    count = max(1, did.steps)
     return RankFigures(
-        steps=own,
-        tokens_per_s=sum(record.tokens for record in records) / seconds if seconds else 0.0,
-        compute_s=sum(record.compute_s for record in records) / count,
-        wait_s=sum(record.comm_s for record in records) / count,
-        data_s=sum(record.data_s for record in records) / count,
+        steps=did.steps,
+        tokens_per_s=did.tokens / did.seconds if did.seconds else 0.0,
+        compute_s=did.compute_s / count,
+        wait_s=did.comm_s / count,
+        data_s=did.data_s / count,
     )
 
 
 @dataclass(frozen=True)
 class LinkFigures:
-    """One link from the side of `rank`: means of what was measured, Mbit/s only where anything was sent."""
+    """One link from the side of `rank`: means of what was measured, Mbit/s only where anything was sent, milliseconds
+    where the round trip is known."""
 
     rank: int
     peer: int
     mbps: float | None
-    rtt_ms: float
+    rtt_ms: float | None
 
 
 def links_of(story: RunStory) -> tuple[LinkFigures, ...]:
@@ -61,7 +59,8 @@ def links_of(story: RunStory) -> tuple[LinkFigures, ...]:
 def _link(rank: int, peer: int, links: Sequence[LinkRecord]) -> LinkFigures:
     speeds = [link.mbps for link in links if link.mbps > 0]
     mbps = sum(speeds) / len(speeds) if speeds else None
-    return LinkFigures(rank, peer, mbps, sum(link.rtt_ms for link in links) / len(links))
+    trips = [link.rtt_ms for link in links if link.rtt_ms]  # 0 where runs of before knew none
+    return LinkFigures(rank, peer, mbps, sum(trips) / len(trips) if trips else None)
 
 
 def slowest_link(links: Iterable[LinkFigures]) -> LinkFigures | None:
@@ -85,7 +84,7 @@ def straggler(story: RunStory) -> tuple[RankStory, float] | None:
     taking = [rank for rank in story.ranks if rank.steps and (rank.plan.rank or not story.has_server)]
     if len(taking) < 2 or story.plan.stages or any(record.inner_steps is not None for record in taking[0].steps):
         return None
-    times = {rank.plan.rank: figures_of(rank.steps).compute_s for rank in taking}
+    times = {rank.plan.rank: figures_of(rank.totals).compute_s for rank in taking}
     last = max(taking, key=lambda rank: times[rank.plan.rank])
     others = median(seconds for rank, seconds in times.items() if rank != last.plan.rank)
     ratio = times[last.plan.rank] / others if others else 0.0

@@ -6,18 +6,29 @@ import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from smolcluster.errors import InputError, Problem
 from smolcluster.plan.types import KINDS, PLAN_SCHEMA, Plan, ServePlan
-from smolcluster.runtime.metricsfile import METRICS_SCHEMA, GradientRecord, LinkRecord, StepRecord, ValidationRecord
+from smolcluster.runtime.metricsfile import (
+    METRICS_SCHEMA,
+    GradientRecord,
+    LinkRecord,
+    MetricsRecord,
+    StepRecord,
+    ValidationRecord,
+)
 from smolcluster.runtime.pacenote import PACE_SCHEMA, RankPace
 from smolcluster.runtime.runfolder import JOB_SCHEMA, RESULT_SCHEMA, SERVING_SCHEMA, JobState, RankResult, RequestRecord
 
 Record = TypeVar("Record", bound=BaseModel)
+
+# Lines that are parsed in one call: more cost memory and save no time.
+_BLOCK = 200
 
 
 class Records(NamedTuple):
@@ -60,14 +71,13 @@ class Reader:
         gradients: list[GradientRecord] = []
         measured: dict[int, ValidationRecord] = {}
         damaged: list[int] = []
-        for number, line in enumerate(_lines(path), 1):
-            record = _record(line, path, number)
-            if isinstance(record, ValidationRecord):
-                measured[record.step] = record
-            elif isinstance(record, StepRecord):
+        for number, record in _numbered(path):
+            if isinstance(record, StepRecord):
                 steps.append(record)
             elif isinstance(record, LinkRecord):
                 links.append(record)
+            elif isinstance(record, ValidationRecord):
+                measured[record.step] = record
             elif isinstance(record, GradientRecord):
                 gradients.append(record)
             else:
@@ -102,6 +112,49 @@ class Reader:
         return record
 
 
+def _numbered(path: Path) -> Iterator[tuple[int, MetricsRecord | None]]:
+    """The records of a metrics.jsonl with the numbers of their lines; None for one that is none.
+
+    Nearly all lines are whole steps of this version: many of them are parsed in one call, which takes half the time,
+    and one by one only where that fails.
+    """
+    block: list[str] = []
+    number = 0
+    for number, line in enumerate(_lines(path), 1):
+        if _seems_step(line):
+            block.append(line)
+            if len(block) < _BLOCK:
+                continue
+            yield from _block(block, path, number)
+            block = []
+            continue
+        yield from _block(block, path, number - 1)
+        block = []
+        yield number, record_of(line, path, number)
+    yield from _block(block, path, number)
+
+
+def _block(lines: list[str], path: Path, last: int) -> Iterator[tuple[int, MetricsRecord | None]]:
+    """The records of these lines, of which the last one has that number."""
+    first = last - len(lines) + 1
+    with contextlib.suppress(ValidationError):
+        found = _steps().validate_json(f"[{','.join(lines)}]")
+        if len(found) == len(lines) and all(record.schema_ == METRICS_SCHEMA for record in found):
+            yield from enumerate(found, first)
+            return
+    for number, line in enumerate(lines, first):
+        yield number, record_of(line, path, number)
+
+
+def _seems_step(line: str) -> bool:
+    return '"loss":' in line and '"norms":' not in line
+
+
+@cache
+def _steps() -> TypeAdapter[list[StepRecord]]:
+    return TypeAdapter(list[StepRecord])
+
+
 def _with_validation(steps: Iterable[StepRecord], measured: Mapping[int, ValidationRecord]) -> Iterator[StepRecord]:
     """The steps, with the validation losses that were told apart from them."""
     for record in steps:
@@ -111,9 +164,12 @@ def _with_validation(steps: Iterable[StepRecord], measured: Mapping[int, Validat
         yield record
 
 
-def _record(line: str, path: Path, number: int) -> StepRecord | LinkRecord | GradientRecord | ValidationRecord | None:
-    """The record of a line; None when it is none. Nearly all are whole steps of this version: these are parsed once."""
-    if '"loss":' in line and '"norms":' not in line:
+def record_of(line: str, path: Path, number: int) -> MetricsRecord | None:
+    """The record in a line of metrics.jsonl; None when it is none. InputError when it is of another version.
+
+    Nearly all are whole steps of this version: these are parsed once.
+    """
+    if _seems_step(line):
         with contextlib.suppress(ValidationError):
             step = StepRecord.model_validate_json(line)
             if step.schema_ == METRICS_SCHEMA:

@@ -5,8 +5,9 @@ It also works on a folder that is not whole: a node that could not be reached wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -31,6 +32,36 @@ TAIL_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
+class Totals:
+    """Sums over recorded steps, made in one pass. `steps`: a rank's own, where a record is a round of several."""
+
+    steps: int
+    tokens: int
+    seconds: float
+    compute_s: float
+    comm_s: float
+    data_s: float
+    bytes_out: int
+    bytes_in: int
+
+    @classmethod
+    def of(cls, records: Iterable[StepRecord]) -> Totals:
+        """The sums."""
+        steps = tokens = bytes_out = bytes_in = 0
+        seconds = compute_s = comm_s = data_s = 0.0
+        for record in records:
+            steps += record.own_steps
+            tokens += record.tokens
+            seconds += record.step_s
+            compute_s += record.compute_s
+            comm_s += record.comm_s
+            data_s += record.data_s
+            bytes_out += record.bytes_out
+            bytes_in += record.bytes_in
+        return cls(steps, tokens, seconds, compute_s, comm_s, data_s, bytes_out, bytes_in)
+
+
+@dataclass(frozen=True)
 class RankStory:
     """All that one rank left: `result` None means it left none."""
 
@@ -39,6 +70,11 @@ class RankStory:
     steps: tuple[StepRecord, ...]
     links: tuple[LinkRecord, ...]
     gradients: tuple[GradientRecord, ...] = ()
+
+    @cached_property
+    def totals(self) -> Totals:
+        """Of all its recorded steps."""
+        return Totals.of(self.steps)
 
 
 @dataclass(frozen=True)
@@ -65,7 +101,12 @@ class RunStory:
     culprit: Culprit | None
     notes: tuple[str, ...] = ()
 
-    @property
+    @cached_property
+    def aligned(self) -> list[tuple[StepRecord, ...]]:
+        """The records of each counted rank that has any, at the steps that all of these recorded."""
+        return aligned([rank.steps for rank in self.counted if rank.steps])
+
+    @cached_property
     def has_server(self) -> bool:
         """Whether rank 0 tells of the whole run: workers come and go, and count steps of their own."""
         return self.plan.shape == "STAR"
@@ -146,7 +187,7 @@ def summarise(story: RunStory) -> Summary:
         steps=min((result.steps for result in results), default=0),
         tokens=sum(result.tokens for result in results),
         seconds=max((result.seconds for result in results), default=0.0),
-        tokens_per_s=sum(_speed(rank.steps) for rank in story.counted),
+        tokens_per_s=sum(_speed(rank.totals) for rank in story.counted),
         loss_first=first.loss_first if first else None,
         loss_last=first.loss_last if first else None,
         val_loss_first=first.val_loss_first if first else None,
@@ -157,7 +198,7 @@ def summarise(story: RunStory) -> Summary:
         counts="tokens" if writes else "samples",
         data_share=_data_share(story),
         params=story.plan.params,
-        wire_bytes_per_step=sum(_bytes_per_step(story, rank.steps) for rank in story.counted),
+        wire_bytes_per_step=sum(_bytes_per_step(story, rank.totals) for rank in story.counted),
         peak_rss_mb=tuple(rank.result.peak_rss_mb if rank.result else 0.0 for rank in story.ranks),
         restarts=story.restarts,
         generation=story.generation,
@@ -168,6 +209,16 @@ def summarise(story: RunStory) -> Summary:
         **_rounds(story),
         **idle_account(story.plan_at_last, [rank.steps for rank in story.ranks]),
     )
+
+
+def aligned(ranks: Sequence[tuple[StepRecord, ...]]) -> list[tuple[StepRecord, ...]]:
+    """The records of the steps that all of these ranks recorded, in order: each thins its own file."""
+    numbers = [[record.step for record in steps] for steps in ranks]
+    common = sorted(set(numbers[0]).intersection(*numbers[1:]))
+    if all(found == common for found in numbers):
+        return list(ranks)
+    tables = [{record.step: record for record in steps} for steps in ranks]
+    return [tuple(table[step] for step in common) for table in tables]
 
 
 def sent_at(story: RunStory, record: StepRecord) -> int:
@@ -233,24 +284,22 @@ def ending_of(culprit: Culprit | None, results: list[RankResult]) -> tuple[Statu
     return "completed", 0, ""
 
 
-def _speed(steps: tuple[StepRecord, ...]) -> float:
-    """Tokens of this rank per second of training, without its evaluations."""
-    seconds = sum(record.step_s for record in steps)
-    return sum(record.tokens for record in steps) / seconds if seconds else 0.0
+def _speed(totals: Totals) -> float:
+    """Tokens of a rank per second of training, without its evaluations."""
+    return totals.tokens / totals.seconds if totals.seconds else 0.0
 
 
 def _data_share(story: RunStory) -> float:
     """The part of all ranks' steps that they waited for samples."""
-    seconds = sum(record.step_s for rank in story.ranks for record in rank.steps)
-    waited = sum(record.data_s for rank in story.ranks for record in rank.steps)
+    seconds = sum(rank.totals.seconds for rank in story.ranks)
+    waited = sum(rank.totals.data_s for rank in story.ranks)
     return waited / seconds if seconds else 0.0
 
 
-def _bytes_per_step(story: RunStory, steps: Iterable[StepRecord]) -> float:
+def _bytes_per_step(story: RunStory, totals: Totals) -> float:
     """Bytes that a rank sent for each of its steps."""
-    steps = tuple(steps)
-    count = sum(record.own_steps for record in steps)
-    return sum(sent_at(story, record) for record in steps) / count if count else 0.0
+    sent = totals.bytes_out + (totals.bytes_in if story.has_server else 0)
+    return sent / totals.steps if totals.steps else 0.0
 
 
 def _rounds(story: RunStory) -> dict[str, Any]:

@@ -181,7 +181,7 @@ def _rank_row(rank: RankStory) -> list[str]:
     if rank.result is None:
         return [*head, "[red]no result[/]", "", "", "", "", "", ""]
     result = rank.result
-    did = figures_of(rank.steps)
+    did = figures_of(rank.totals)
     rounds = any(record.inner_steps is not None for record in rank.steps)
     return [
         *head,

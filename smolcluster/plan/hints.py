@@ -27,8 +27,6 @@ def option_notes(run: RunSpec, nodes: Iterable[Node]) -> list[str]:
             f"checkpoint.replicas {run.checkpoint.replicas}: the server of {run.strategy} holds all of a checkpoint, "
             "so this does nothing"
         )
-    if star and training.track_gradients:
-        notes.append(f"training.track_gradients: a server of {run.strategy} measures no norms by parameter")
     # diloco's ranks go on from their own memory.
     needs_copies = run.recovery.elastic and not star and run.strategy != "diloco"
     if needs_copies and run.checkpoint.replicas < 2 and len({node.name for node in nodes}) > 1:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from smolcluster.runtime.metricsfile import GradientRecord, LinkRecord, StepRecord, ValidationRecord
+from smolcluster.runtime.metricsfile import HardwareRecord, LinkRecord, MetricsRecord
 from smolcluster.runtime.runfolder import write_atomic
 
 if TYPE_CHECKING:
@@ -31,39 +32,52 @@ class MetricsWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._max_lines = max_lines
-        self._lines = len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
-        self._file = path.open("a", encoding="utf-8")
+        self._lines = path.read_bytes().count(b"\n") if path.exists() else 0
+        self._file = self._opened()
 
-    def write(self, record: StepRecord | LinkRecord | GradientRecord | ValidationRecord) -> None:
+    def write(self, record: MetricsRecord | HardwareRecord) -> None:
         """Append one record; it can be read when this returns."""
-        self._file.write(record.model_dump_json(by_alias=True, exclude_none=True) + "\n")
-        self._file.flush()
+        line = record.model_dump_json(by_alias=True, exclude_none=True).encode() + b"\n"
+        written = self._file.write(line)
+        while written < len(line):  # a disk that is full takes a part, and says so of the rest
+            written += self._file.write(line[written:])
         self._lines += 1
         if self._lines >= self._max_lines:
             self._thin()
 
-    def write_links(self, step: int, links: Iterable[LinkState]) -> None:
-        """Append how each of this rank's links is at a step."""
+    def write_links(self, step: int, links: Iterable[LinkState], node_of: Callable[[int], str]) -> None:
+        """Append how each of this rank's links is at a step. `node_of`: the machine that holds a rank."""
         for link in links:
             self.write(
                 LinkRecord(
                     step=step,
                     time=time.time(),
                     peer=link.peer,
+                    node=node_of(link.peer),
+                    address=link.address,
+                    seconds=link.seconds,
+                    bytes_out=link.bytes_out,
+                    bytes_in=link.bytes_in,
                     mbps=link.mbps,
                     rtt_ms=link.rtt_ms,
+                    rtt_by=link.rtt_by,
                     buffered=link.buffered,
+                    unread=link.unread,
                 )
             )
 
     def _thin(self) -> None:
         self._file.close()
-        lines = self._path.read_text(encoding="utf-8").splitlines()
-        older, newer = lines[: len(lines) // 2], lines[len(lines) // 2 :]
-        kept = [line for index, line in enumerate(older) if index % 2 or "val_loss" in json.loads(line)] + newer
-        write_atomic(self._path, "\n".join(kept) + "\n")
+        lines = self._path.read_bytes().split(b"\n")[:-1]
+        half = len(lines) // 2
+        kept = [line for index, line in enumerate(lines[:half]) if index % 2 or b'"val_loss"' in line] + lines[half:]
+        write_atomic(self._path, b"\n".join(kept) + b"\n")
         self._lines = len(kept)
-        self._file = self._path.open("a", encoding="utf-8")
+        self._file = self._opened()
+
+    def _opened(self) -> FileIO:
+        """Not buffered: a line is one call, and whoever follows the file sees whole ones."""
+        return FileIO(self._path, "ab")
 
     def close(self) -> None:
         """Close the file."""

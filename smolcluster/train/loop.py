@@ -112,7 +112,7 @@ class Loop:
         """A step, or with a strategy that takes rounds the steps from `first` on that a round is."""
         began = time.perf_counter()
         before = self._context.wires.counters()
-        if self._training.track_gradients and (self._due(first, first) or isinstance(self._strategy, TakesRounds)):
+        if self._training.track_gradients and (self._tracks(first, first) or isinstance(self._strategy, TakesRounds)):
             self._strategy.ask_layer_norms()
         feed = self._feed
         feed.begin(first - 1)
@@ -162,7 +162,9 @@ class Loop:
                 idle_share=result.comm_s / (compute_s + result.comm_s) if self._stages > 1 else None,
             )
         )
-        if result.layer_norms is not None and due and self._context.rank == 0:  # they are the same on every rank
+        if (
+            result.layer_norms is not None and self._tracks(first, step) and self._context.rank == 0
+        ):  # all have the same
             self._metrics.write(GradientRecord(step=step, time=time.time(), norms=dict(result.layer_norms)))
         self._look_at_links(first, step)
         self._say(step, result.loss, tokens / seconds, fresh)
@@ -189,6 +191,10 @@ class Loop:
         """Whether the validation loss is measured after steps `first` to `last`."""
         return falls_in(self._training.eval_steps, first, last) or last == self.total_steps
 
+    def _tracks(self, first: int, last: int) -> bool:
+        """Whether the gradient's norms by parameter are wanted of steps `first` to `last`, where they are at all."""
+        return falls_in(self._context.run.comm.metrics_log_interval, first, last) or last == self.total_steps
+
     def _rests_after(self, step: int, stop: bool) -> bool:
         """Whether something is done after this step that needs the state of all ranks."""
         ended = stop or step == self.total_steps
@@ -199,7 +205,7 @@ class Loop:
         comm = self._context.run.comm
         if not comm.track_network_metrics or not falls_in(comm.metrics_log_interval, first, step):
             return
-        self._metrics.write_links(step, self._context.wires.links())
+        self._metrics.write_links(step, self._context.wires.links(), self._context.node_of)
 
     def _say(self, step: int, loss: float, tokens_per_s: float, fresh: bool) -> None:
         now = time.monotonic()

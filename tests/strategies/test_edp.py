@@ -54,6 +54,20 @@ def test_a_gradient_is_applied_as_adamw_would_and_answered(stack, tmp_path):
     assert [update.lr for update in star.server.updates] == [LR] * 3
 
 
+def test_norms_by_parameter_are_those_of_the_last_update_that_they_were_asked_for(stack, tmp_path):
+    star = Star(tmp_path, stack)
+    one, centre = star.by_hand(1, 11), star.server.centre
+    one.push(1)
+    assert centre.layer_norms is None  # nobody asked
+    gradient = torch.randn(star.length, generator=torch.Generator().manual_seed(1))
+    centre.ask_layer_norms()
+    one.push(2, gradient)
+    expected = {span.name: float(gradient[span.start : span.stop].double().norm()) for span in centre.flat.spans}
+    assert centre.layer_norms == pytest.approx(expected, rel=1e-5)
+    one.push(3)
+    assert centre.layer_norms == pytest.approx(expected, rel=1e-5)
+
+
 def test_staleness_excludes_a_worker_s_own_updates_and_damps_the_rate(stack, tmp_path):
     star = Star(tmp_path, stack)
     one, other = star.by_hand(1, 11), star.by_hand(2, 22)

@@ -19,6 +19,7 @@ from train_folders import write_run
 
 from smolcluster.jobs.nodefile import load_node
 from smolcluster.models.hf import load_pretrained
+from smolcluster.observe.report import read_run
 from smolcluster.plan.types import Plan
 from smolcluster.runtime.runfolder import RunFolder
 from smolcluster.train.star.part import star_part
@@ -36,8 +37,8 @@ def started(folder: Path, data: Path, plan: Plan) -> Iterator[list]:
 
 
 def test_one_worker_trains_what_one_process_trains(tmp_path: Path, data: Path) -> None:
-    alone = run_alone(tmp_path / "alone", data, max_steps=20)[1]
-    with started(tmp_path / "run", data, star_plan((8,), max_steps=20)) as processes:
+    alone = run_alone(tmp_path / "alone", data, max_steps=20, track_gradients=True)[1]
+    with started(tmp_path / "run", data, star_plan((8,), max_steps=20, track_gradients=True)) as processes:
         assert ended(processes) == [0, 0]
     server, worker = (result(tmp_path / "run", rank) for rank in range(2))
     assert server.loss_last == pytest.approx(alone.loss_last, abs=1e-5)
@@ -50,6 +51,10 @@ def test_one_worker_trains_what_one_process_trains(tmp_path: Path, data: Path) -
     for ours, theirs in zip(steps, before, strict=True):
         assert ours.loss == pytest.approx(theirs.loss, abs=1e-5)
         assert ours.lr == pytest.approx(theirs.lr, abs=1e-12)
+    tracked = [read_run(tmp_path / name).ranks[0].gradients for name in ("run", "alone")]
+    assert [[one.step for one in records] for records in tracked] == [[5, 10, 15, 20]] * 2
+    for ours, theirs in zip(*tracked, strict=True):
+        assert ours.norms == pytest.approx(theirs.norms, rel=1e-3, abs=1e-5)
     assert worker.steps == server.steps == 20
     assert server.gradients.applied == server.gradients.pushed == 20
     # Measured on a copy meanwhile; one that was due while another was at work is left out.

@@ -40,16 +40,16 @@ def test_learns_and_leaves_everything(tmp_path: Path, data: Path) -> None:
 
 
 def test_gradient_norms_by_parameter_are_recorded_where_they_are_asked_for(tmp_path: Path, data: Path) -> None:
-    place = run(tmp_path, data, max_steps=7, eval_steps=3, track_gradients=True)[2]
+    place = run(tmp_path, data, max_steps=12, eval_steps=3, track_gradients=True)[2]
     rank = read_run(place.path).ranks[0]
-    assert [record.step for record in rank.gradients] == [3, 6, 7]
+    assert [record.step for record in rank.gradients] == [5, 10, 12]  # metrics_log_interval is 5
     whole = {record.step: record.grad_norm for record in rank.steps}
     for record in rank.gradients:
         assert "transformer.h.1.mlp.c_proj.weight" in record.norms
         assert math.hypot(*record.norms.values()) == pytest.approx(whole[record.step], rel=1e-4)
     plots = {path.name for path in write_plots(read_run(place.path), summary_of(place.path), place.plots)}
     assert {"gradients.svg", "gradients.png"} <= plots
-    assert len(read_metrics(place.metrics("node1", 0))[0]) == 7
+    assert len(read_metrics(place.metrics("node1", 0))[0]) == 12
     quiet = run(tmp_path / "quiet", data, max_steps=3)[2]
     assert read_run(quiet.path).ranks[0].gradients == ()
 

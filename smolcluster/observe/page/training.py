@@ -12,7 +12,7 @@ from smolcluster.observe.page.markup import Markup, section, table, tag
 from smolcluster.observe.page.topology import picture
 from smolcluster.observe.predicted import Outcome, outcome_of
 from smolcluster.observe.ranks import figures_of, links_of, slowest_link, straggler
-from smolcluster.observe.report import RankStory, RunStory, sent_at
+from smolcluster.observe.report import RankStory, RunStory, aligned, sent_at
 from smolcluster.observe.settings import flat_config
 from smolcluster.runtime.metricsfile import StepRecord
 from smolcluster.runtime.runfolder import Summary
@@ -90,12 +90,11 @@ def _split(story: RunStory) -> list[Line]:
     ranks = [rank for rank in (story.ranks[1:] if story.has_server else story.ranks) if rank.steps]
     if not ranks:
         return []
-    tables = [{record.step: record for record in rank.steps} for rank in ranks]
-    steps = _sample(sorted(set.intersection(*(set(known) for known in tables))))
+    rows = _sample(list(zip(*aligned([rank.steps for rank in ranks]), strict=True)))
 
     def mean(value: Callable[[StepRecord], float]) -> Points:
-        found = [(float(step), sum(value(known[step]) / known[step].own_steps for known in tables)) for step in steps]
-        return means([(step, total / len(tables)) for step, total in found], 300)
+        found = [(float(row[0].step), sum(value(record) / record.own_steps for record in row)) for row in rows]
+        return means([(step, total / len(ranks)) for step, total in found], 300)
 
     parts = [
         Line("computing", mean(lambda record: record.compute_s)),
@@ -129,7 +128,7 @@ def nodes(story: RunStory, summary: Summary) -> Markup:
 
 
 def _row(rank: RankStory, slow: bool) -> list[object]:
-    did, result = figures_of(rank.steps), rank.result
+    did, result = figures_of(rank.totals), rank.result
     status = result.status if result is not None else "no result"
     name = tag("span", f"{rank.plan.node} (slowest)" if slow else rank.plan.node, class_="warn" if slow else None)
     return [
@@ -154,9 +153,10 @@ def topology(story: RunStory) -> Markup:
     said = "No link was measured: track_network_metrics is off, or the run was too short."
     if slow is not None:
         here, there = node_of.get(slow.rank, "?"), node_of.get(slow.peer, "?")
+        trip = "" if slow.rtt_ms is None else f", {slow.rtt_ms:.2f} ms there and back"
         said = (
             f"Slowest link: from rank {slow.rank} ({here}) to rank {slow.peer} ({there}), {slow.mbps:,.0f} Mbit/s as it"
-            f" was used, {slow.rtt_ms:.2f} ms there and back."
+            f" was used{trip}."
         )
     elif story.plan.world_size == 1:
         said = "One rank: nothing goes over a wire."

@@ -31,7 +31,13 @@ class Sink(Protocol):
     """Takes one run."""
 
     def write(self, row: Row) -> None:
-        """The values of a step. Rows come in order."""
+        """The values of a step. Rows come in order; while a run goes on, a later one may have more values of a step
+        that others were told of before.
+        """
+        ...
+
+    def flush(self) -> None:
+        """Let whoever looks see what was written so far."""
         ...
 
     def finish(self, summary: dict[str, Any]) -> str:
@@ -41,7 +47,9 @@ class Sink(Protocol):
 
 @dataclass(frozen=True)
 class About:
-    """What a sink is told before the rows. `folder` is its own to write into; `mode`: of W&B, offline or online."""
+    """What a sink is told before the rows. `folder` is its own to write into; `mode`: of W&B, offline or online.
+    `live`: the run goes on, and what is written is to be seen at once.
+    """
 
     run_id: str
     project: str
@@ -49,6 +57,7 @@ class About:
     config: dict[str, Any]
     folder: Path
     mode: Literal["offline", "online"] = "offline"
+    live: bool = False
 
 
 Opens = Callable[[About], AbstractContextManager[Sink]]
@@ -67,7 +76,12 @@ def send(story: RunStory, summary: Summary, about: About, opens: Opens) -> str:
     with opens(about) as sink:
         for row in rows_of(story):
             sink.write(row)
-        return sink.finish(summary.model_dump(mode="json", by_alias=True, exclude_none=True))
+        return sink.finish(facts_of(summary))
+
+
+def facts_of(summary: Summary) -> dict[str, Any]:
+    """A summary as a sink takes it."""
+    return summary.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def fresh(folder: Path) -> Path:
@@ -76,3 +90,9 @@ def fresh(folder: Path) -> Path:
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     return beside
+
+
+def put_in_place(beside: Path, folder: Path) -> Path:
+    """Give a folder that is whole its name; gives it. What had the name goes."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return beside.rename(folder)

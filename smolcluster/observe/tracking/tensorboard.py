@@ -1,15 +1,16 @@
-"""A run as event files for TensorBoard: written beside, then put in place whole. Again replaces what was there."""
+"""A run as event files for TensorBoard. Of one that has ended they are written beside, then put in place whole; of one
+that goes on they grow in their place, for whoever looks. Again replaces what was there.
+"""
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from smolcluster.observe.tracking.rows import Row
-from smolcluster.observe.tracking.sink import About, TrackerError, fresh
+from smolcluster.observe.tracking.sink import About, TrackerError, fresh, put_in_place
 
 
 class TensorBoard:
@@ -26,6 +27,10 @@ class TensorBoard:
 
         values = [Summary.Value(tag=_tag(name), simple_value=value) for name, value in row.values.items()]
         self._writer.add_event(Event(wall_time=row.time, step=row.step, summary=Summary(value=values)))
+
+    def flush(self) -> None:
+        """To the disk."""
+        self._writer.flush()
 
     def finish(self, summary: dict[str, Any]) -> str:
         """The summary as text."""
@@ -47,16 +52,18 @@ class TensorBoard:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         try:
-            beside = fresh(about.folder)
-            writer = EventFileWriter(str(beside), filename_suffix=".smolcluster")
+            written = fresh(about.folder)
+            if about.live:
+                written = put_in_place(written, about.folder)
+            writer = EventFileWriter(str(written), filename_suffix=".smolcluster")
             try:
                 sink = cls(writer, about)
                 sink._text("config", about.config)
                 yield sink
             finally:
                 writer.close()
-            shutil.rmtree(about.folder, ignore_errors=True)
-            beside.rename(about.folder)
+            if not about.live:
+                put_in_place(written, about.folder)
         except OSError as error:
             raise TrackerError(f"TensorBoard's files could not be written: {error}") from error
 

@@ -30,6 +30,9 @@ class WandB:
         """One line of history."""
         self._run.log({**row.values, "step": row.step, "time": row.time})
 
+    def flush(self) -> None:
+        """Nothing is held back: wandb's own process has it."""
+
     def finish(self, summary: dict[str, Any]) -> str:
         """The summary, and the upload where there is one."""
         for key, value in summary.items():

@@ -20,6 +20,8 @@ class Centre(Replica):
     def __init__(self, context: RunContext, model: nn.Module) -> None:
         super().__init__(context, model)
         self.start_with_whole_gradients([(0, self.flat.length)], send=None)
+        # By parameter, of the gradient of the last update that they were asked for.
+        self.layer_norms: dict[str, float] | None = None
 
     @property
     def version(self) -> int:
@@ -31,5 +33,7 @@ class Centre(Replica):
         norm = math.sqrt(sum_of_squares(self.whole_grads))
         if not math.isfinite(norm):
             raise NotFiniteError(f"a gradient that was pushed is not finite: {ADVICE}", None)
+        self._layer_norms.measure(self.layout, self.grads, self.my_shards())
+        self.layer_norms = self._layer_norms.agree(1.0, lambda values: [values]) or self.layer_norms
         self.adamw.step(0, lr, clip_factor(norm, self.max_norm))
         return norm

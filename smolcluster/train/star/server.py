@@ -18,7 +18,7 @@ from smolcluster.runtime.checkpoint.load import Restored, restore
 from smolcluster.runtime.checkpoint.manifest import StarNote
 from smolcluster.runtime.context import RunContext
 from smolcluster.runtime.metrics import MetricsWriter
-from smolcluster.runtime.metricsfile import StepRecord, ValidationRecord
+from smolcluster.runtime.metricsfile import GradientRecord, StepRecord, ValidationRecord
 from smolcluster.runtime.schedule import learning_rate
 from smolcluster.runtime.scores import validation_text
 from smolcluster.strategies.star.centre import Centre
@@ -26,7 +26,7 @@ from smolcluster.strategies.star.leases import Leases
 from smolcluster.strategies.star.ledger import Ledger
 from smolcluster.strategies.star.server import StarServer, Update
 from smolcluster.train.account import Account
-from smolcluster.train.keeping import Keeper, sources_of, take_up
+from smolcluster.train.keeping import Keeper, falls_in, sources_of, take_up
 from smolcluster.train.rank import require_given_weights
 from smolcluster.train.star.journal import Journal, restored
 from smolcluster.train.star.validation import Validation
@@ -129,6 +129,7 @@ class ServerLoop:
                 self._validation.begin(self.account.steps)
             self._context.wires.begin_step(self.account.steps + 1)
             while server.leases.left and not self._stop():
+                self._ask_for_norms()
                 server.turn(_LOOK_S)
                 self._take_updates()
                 self._take_score(wait=False)
@@ -187,12 +188,33 @@ class ServerLoop:
             )
         )
         self._step_began, self._waited_before_s, self._counted = now, self._server.waited_s, counted
+        self._take_norms(before + 1, step)
         self._look_at_links(step)
         self._say(step, loss, tokens / seconds)
         self._measure(step, before)
         self._keep(before, ended=False)
         if step < self._start.total_steps:
             self._context.wires.begin_step(step + 1)
+
+    def _ask_for_norms(self) -> None:
+        """A step is made of several updates, and which will be its last nobody knows: each of one that is due is
+        looked at.
+        """
+        step = self.account.steps + 1
+        if self._tracks(step, step):
+            self._server.centre.ask_layer_norms()
+
+    def _take_norms(self, first: int, step: int) -> None:
+        """Write down the gradient's norms by parameter of the last update, if they are wanted of these steps."""
+        norms, self._server.centre.layer_norms = self._server.centre.layer_norms, None
+        if norms is not None and self._tracks(first, step):
+            self._metrics.write(GradientRecord(step=step, time=time.time(), norms=norms))
+
+    def _tracks(self, first: int, last: int) -> bool:
+        run = self._context.run
+        if not run.training.track_gradients:
+            return False
+        return falls_in(run.comm.metrics_log_interval, first, last) or last >= self._start.total_steps
 
     def _measure(self, step: int, before: int) -> None:
         """Begin to measure the validation loss, if it is time to and the last one is done."""
@@ -251,7 +273,7 @@ class ServerLoop:
         comm = self._context.run.comm
         if not comm.track_network_metrics or step % comm.metrics_log_interval:
             return
-        self._metrics.write_links(step, self._context.wires.links())
+        self._metrics.write_links(step, self._context.wires.links(), self._context.node_of)
 
     def _say(self, step: int, loss: float, tokens_per_s: float) -> None:
         now, total = time.monotonic(), self._start.total_steps
