@@ -1,4 +1,4 @@
-"""A node's figures while its job runs: the machine's are recorded, and with `metrics_port` all are told to Prometheus."""
+"""A node's figures while its job runs: the machine's are recorded, and with `metrics_port` Prometheus is told all."""
 
 from __future__ import annotations
 
