@@ -13,16 +13,21 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from smolcluster.errors import ConfigError
 from smolcluster.jobs.exporter import MetricsServer, RankFigures
 from smolcluster.jobs.growing import Growing
 from smolcluster.observe.exposition import NodeFigures
+from smolcluster.plan import make_plan
 from smolcluster.plan.exporters import Exporter, exporters_of
+from smolcluster.plan.types import Plan
 from smolcluster.runtime.metrics import MetricsWriter, cut_after
 from smolcluster.runtime.metricsfile import HardwareRecord, LinkRecord, StepRecord, ValidationRecord
 from smolcluster.runtime.runfolder import JobState
+from smolcluster.spec import Request, resolve
 from smolcluster.spec.run import CommSpec
 from tests.train.train_folders import plan_of, run_spec
 
+ROOT = Path(__file__).resolve().parents[2]
 Figures = dict[tuple[str, ...], float]
 
 
@@ -244,3 +249,16 @@ def test_machines_that_share_an_address_take_ports_in_a_row() -> None:
 
 def test_a_plan_without_it_is_what_it_was() -> None:
     assert "metrics_port" not in plan_of(run_spec("fsdp", (2, 2)), (2, 2)).to_json()
+
+
+def test_a_port_that_a_rank_has_is_refused_before_anything_starts() -> None:
+    def planned(port: int) -> Plan:
+        settings = ("port=65432", f"metrics_port={port}")
+        resolved = resolve(Request(ROOT / "inventory" / "local.smol.yml", "fsdp", overrides=settings))
+        return make_plan(resolved.cluster, resolved.run)
+
+    assert [each.port for each in exporters_of(planned(65500))] == [65500, 65501, 65502]
+    with pytest.raises(
+        ConfigError, match=r"rank \d \(node\d\) and metrics_port \(node\d\) share 65433 on 127\.0\.0\.1"
+    ):
+        planned(65431)

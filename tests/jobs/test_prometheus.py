@@ -74,11 +74,12 @@ class Prometheus:
         assert PROMETHEUS is not None, "tests/lab/packages.sh unpacks it"
         self.port = free_ports(1)
         config = folder / "prometheus" / "prometheus.yml"
-        self.process = subprocess.Popen(
-            [PROMETHEUS, f"--config.file={config}", f"--storage.tsdb.path={data}",
-             f"--web.listen-address=127.0.0.1:{self.port}"],
-            stdout=subprocess.DEVNULL, stderr=(data.parent / "prometheus.txt").open("wb"),
-        )  # fmt: skip
+        with (data.parent / "prometheus.txt").open("wb") as said:
+            self.process = subprocess.Popen(
+                [PROMETHEUS, f"--config.file={config}", f"--storage.tsdb.path={data}",
+                 f"--web.listen-address=127.0.0.1:{self.port}"],
+                stdout=subprocess.DEVNULL, stderr=said,
+            )  # fmt: skip
 
     def get(self, path: str, **query: str) -> Any:
         url = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urllib.parse.urlencode(query)}"
@@ -325,7 +326,7 @@ def serve_model(tmp_path: Path) -> Iterator[Callable[..., Served]]:
     made: list[Served] = []
 
     def start(settings: str) -> Served:
-        made.append(Served(tmp_path, "--model", str(folder), "--override", settings))
+        made.append(Served(tmp_path, "--model", "tiny", "--override", settings))
         return made[-1]
 
     yield start

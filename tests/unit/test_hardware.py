@@ -50,10 +50,13 @@ def test_a_raspberry_pis_words(words: str, told: str | None) -> None:
     assert pi_throttled(words) == told
 
 
-def test_the_pis_kernel_is_asked_before_any_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", ["50005\n", "0x50005\n"])
+def test_the_pis_kernel_is_asked_before_any_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: str
+) -> None:
     file = tmp_path / "soc" / "soc:firmware" / "get_throttled"
     file.parent.mkdir(parents=True)
-    file.write_text("50005\n")
+    file.write_text(words)
 
     def glob(folder: Path, pattern: str) -> list[Path]:
         assert (folder, pattern) == (Path("/sys/devices/platform"), "soc*/*firmware/get_throttled")
