@@ -27,7 +27,7 @@ from smolcluster.chat.backend.accounts import Accounts
 from smolcluster.infer.head import Health, StageNow
 from smolcluster.observe.exposition import NodeFigures
 from smolcluster.runtime.runfolder import RunFolder
-from smolcluster.runtime.scraping import metrics_key, write_scraping
+from smolcluster.runtime.scraping import metrics_key, write_scraping, write_scraping_of
 from smolcluster.spec.run import CommSpec
 from tests.infer.served_run import plan_of as serve_plan_of
 from tests.infer.test_serve_command import Served, post
@@ -160,6 +160,7 @@ def test_what_prometheus_is_given_of_a_training(tmp_path: Path) -> None:
     folder.path.mkdir()
     (folder.path / "secret").write_text("s3cret")
     assert not write_scraping(folder, plan_of(run, (2, 2, 2)))
+    assert not write_scraping_of(folder, plan_of(run, (2, 2, 2)).to_json())
     assert not folder.prometheus.exists()
     run = run.model_copy(update={"comm": CommSpec(metrics_port=65500)})
     assert write_scraping(folder, plan_of(run, (2, 2, 2)))
@@ -207,8 +208,17 @@ def exposed() -> tuple[bytes, bytes]:
     figures.take_hardware(machine())
     accounts = Accounts()
     accounts.answered("/chat", 200)
-    stage = StageNow(rank=0, node="mini1", start=0, stop=2, alive=True, steps=3, busy_s=1.0)
-    return figures.text(), accounts.metrics(Health(state="ready", stages=(stage,)))
+    own = StageNow(rank=0, node="mini1", start=0, stop=2, alive=True, steps=3, busy_s=1.0)
+    far = own.model_copy(update={"rank": 1, "node": "pi5", "bytes_out": 500, "bytes_in": 400, "rtt_ms": 2.0})
+    return figures.text(), accounts.metrics(Health(state="ready", stages=(own, far)))
+
+
+def test_an_api_tells_how_its_head_reaches_the_stages() -> None:
+    text = exposed()[1].decode()
+    assert 'smolcluster_stage_sent_bytes_total{node="pi5",rank="1"} 500.0' in text
+    assert 'smolcluster_stage_received_bytes_total{node="pi5",rank="1"} 400.0' in text
+    assert 'smolcluster_stage_round_trip_seconds{node="pi5",rank="1"} 0.002' in text
+    assert 'stage_sent_bytes_total{node="mini1"' not in text  # the head itself
 
 
 @real

@@ -13,6 +13,7 @@ from smolcluster.doctor import look
 from smolcluster.doctor.look import mac_throttled, pi_throttled, throttled
 from smolcluster.jobs.hardware import HardwareWatch, Machine
 from smolcluster.runtime.metricsfile import HardwareRecord
+from tests.jobs.node import until
 
 # `pmset -g therm` of an Intel Mac that is hot, of an Apple silicon one that is not, and of one that warns.
 MACS = {
@@ -106,3 +107,25 @@ def test_a_disk_that_refuses_ends_the_recording_alone(tmp_path: Path, caplog: py
     watch._thread.join(60)
     assert "the machine's figures are not recorded any more" in caplog.text
     watch.close()
+
+
+def test_the_log_says_once_what_slows_the_machine_down(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    words = iter(["", "throttled", "throttled", None, "", ""])
+    over = threading.Event()
+
+    class Fake(Machine):
+        def _slowed(self) -> str | None:
+            said = next(words, "")
+            if said is None:
+                over.set()
+            return said
+
+    looked: list[HardwareRecord] = []
+    watch = HardwareWatch(Fake(lambda: {}), tmp_path / "hardware.jsonl", [looked.append], every_s=0.01)
+    assert over.wait(60)
+    until(lambda: len(looked) >= 6, "two more looks")
+    watch.close()
+    assert [record.getMessage() for record in caplog.records] == [
+        "the machine is slowed down: throttled",
+        "the machine is slowed down: no longer",
+    ]
