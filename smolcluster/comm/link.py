@@ -47,7 +47,7 @@ class Link:
     """Two wires to one peer. `timeout_s` bounds every send. Closed by `close` (politely) or `abort` (at once).
 
     `counts`: its bytes are the run's. `sounds`: heartbeats are sent back by the peer, so the way there and back is
-    known where somebody receives at both ends.
+    known where somebody receives at both ends: `last_trip_s`, and the shortest one.
     """
 
     def __init__(self, peer: int, channel: str, out: Wire, inward: Wire, timeout_s: float) -> None:
@@ -59,6 +59,7 @@ class Link:
         self.closed = False
         self.counts = True
         self.sounds = False
+        self.last_trip_s: float | None = None
         self._trip_s: float | None = None
         self._send_lock = threading.Lock()
         self._sent_fin = False
@@ -152,6 +153,7 @@ class Link:
         if beat.op == Beat.ECHO:
             trip_s = (time.monotonic_ns() - beat.tag) / 1e9
             if 0 < trip_s < _LONGEST_TRIP_S:
+                self.last_trip_s = trip_s
                 self._trip_s = min(trip_s, self._trip_s or trip_s)
         elif beat.op == Beat.SOUND and self._send_lock.acquire(blocking=False):
             try:

@@ -294,8 +294,11 @@ class Mesh:
 
     def counters(self) -> WireCounters:
         """All bytes this process has moved over links so far."""
-        counted = self.counters_by_peer().values()
-        return WireCounters(sum(each.bytes_out for each in counted), sum(each.bytes_in for each in counted))
+        with self._lock:
+            past, links = self._past.values(), [link for link in self._links if link.counts]
+            out = sum(each.bytes_out for each in past) + sum(link.bytes_out for link in links)
+            inward = sum(each.bytes_in for each in past) + sum(link.bytes_in for link in links)
+        return WireCounters(out, inward)
 
     def counters_by_peer(self) -> dict[int, WireCounters]:
         """The same, by the rank at the other end."""

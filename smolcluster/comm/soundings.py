@@ -12,9 +12,9 @@ import contextlib
 import threading
 
 from smolcluster.comm.clock import Deadline
-from smolcluster.comm.link import SOUND_S, Link
+from smolcluster.comm.link import Link
 from smolcluster.comm.mesh import Mesh
-from smolcluster.comm.pulse import Pulse
+from smolcluster.comm.pulse import Pulse, heartbeat_s
 from smolcluster.errors import HandshakeError, PeerError
 
 CHANNEL = "sounding"
@@ -30,7 +30,8 @@ class Soundings:
         self._links: dict[int, Link] = {}
         self._threads: list[threading.Thread] = []
         self._refused: set[int] = set()
-        self._pulse = Pulse(self._beat, SOUND_S)
+        self._every_s = heartbeat_s(mesh.timeout_s)
+        self._pulse = Pulse(self._beat, self._every_s)
 
     def close(self) -> None:
         """No more of it. Idempotent."""
@@ -50,7 +51,7 @@ class Soundings:
             links = tuple(self._links.values())
         for link in links:
             with contextlib.suppress(PeerError):  # its thread sees the end
-                link.pulse(SOUND_S)
+                link.pulse(self._every_s)
 
     def _open(self, peer: int) -> None:
         """The higher rank dials, once; the lower one takes it when it has come."""

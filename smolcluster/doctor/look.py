@@ -32,8 +32,9 @@ _VERSIONS = (
     "except ImportError: own = None\n"
     "print(json.dumps({'python': platform.python_version(), 'smolcluster': own, 'torch': version('torch')}))\n"
 )
-# vcgencmd get_throttled: bits that are on now, and (16 higher) that were since it was started.
+# A Raspberry Pi's firmware: where the kernel has its word, in hexadecimal; newer kernels do not, and vcgencmd asks it.
 _PI_FIRMWARE = "soc*/*firmware/get_throttled"
+# Bits that are on now, and (16 higher) that were since it was started.
 _PI_BITS = {0: "too little voltage", 1: "clock capped", 2: "throttled", 3: "soft temperature limit"}
 
 
@@ -102,7 +103,7 @@ def throttled() -> str | None:
     """What slows the machine down now; "" for nothing, None where nobody tells."""
     for told_by_kernel in Path("/sys/devices/platform").glob(_PI_FIRMWARE):
         try:
-            return pi_throttled("0x" + told_by_kernel.read_text(encoding="ascii").strip())
+            return pi_throttled("0x" + told_by_kernel.read_text(encoding="ascii").strip().removeprefix("0x"))
         except (OSError, UnicodeDecodeError):
             continue
     told = ask(["vcgencmd", "get_throttled"])

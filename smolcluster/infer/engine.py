@@ -210,12 +210,17 @@ class Engine:
         self, rank: int, place: Place | None, pong: Pong | None, nodes: Mapping[int, str] | None
     ) -> StageNow:
         alive = rank == 0 or self._pipeline.roster.alive(rank)
+        moved = self.mesh.counters_by_peer().get(rank) if alive else None
+        trips = [trip for link in self.mesh.links() if link.peer == rank and (trip := link.last_trip_s) is not None]
         return StageNow(
             rank=rank,
             node=(nodes or {}).get(rank, ""),
             start=place.start if place is not None else 0,
             stop=place.stop if place is not None else 0,
             alive=alive,
+            bytes_out=moved.bytes_out if moved is not None else 0,
+            bytes_in=moved.bytes_in if moved is not None else 0,
+            rtt_ms=1000 * min(trips) if alive and trips else None,
             **(pong.model_dump() if alive and pong is not None else {}),
         )
 

@@ -39,7 +39,8 @@ class About(Frozen):
 class StageNow(Frozen):
     """A stage at some moment. `alive` False: it cannot be reached, and the other figures are 0.
 
-    `busy_s`: seconds it has computed for `steps` steps since it began.
+    `busy_s`: seconds it has computed for `steps` steps since it began. Of a later stage, as the head counts on its own
+    links to it: bytes sent and received so far, and how long the way there and back took, None where nobody knows yet.
     """
 
     rank: int
@@ -52,6 +53,9 @@ class StageNow(Frozen):
     steps: int = 0
     busy_s: float = 0.0
     rss_mb: float = 0.0
+    bytes_out: int = 0
+    bytes_in: int = 0
+    rtt_ms: float | None = None
 
 
 class Health(Frozen):

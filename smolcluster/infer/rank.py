@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
 from smolcluster.comm.config import GroupConfig
+from smolcluster.comm.mesh import Mesh
 from smolcluster.errors import ConfigError, PeerError, PeerLostError, Problem, SmolError
 from smolcluster.infer.about import about, context_of, ends_of, tokenizer_of
 from smolcluster.infer.engine import Engine
 from smolcluster.infer.gate import Gate
 from smolcluster.infer.group import group_of
 from smolcluster.infer.keeper import Policy
+from smolcluster.infer.linkwatch import links_recorded
 from smolcluster.infer.local import LocalHead
 from smolcluster.infer.replan import Replanner, first_layout
 from smolcluster.infer.request import Limits
@@ -25,6 +29,8 @@ from smolcluster.runtime.process import Stop
 from smolcluster.spec.shape import read_shape
 
 log = logging.getLogger("smolcluster.infer")
+# Records the links of a mesh while it is entered.
+Recorded = Callable[[Mesh], AbstractContextManager[None]]
 # How often it is looked whether there is still something to wait for: nothing announces that.
 _LOOK_S = 0.25
 
@@ -40,13 +46,17 @@ def run_stage(config: NodeConfig, plan: ServePlan, me: RankPlan, stop: Stop) -> 
         raise ConfigError([Problem("", 0, "model_dir", what, "run the playbook again")])
     folder = Path(config.model_dir)
     group = group_of(config, plan, me)
+
+    def recorded(mesh: Mesh) -> AbstractContextManager[None]:
+        return links_recorded(config, plan, me, mesh)
+
     if me.rank == 0:
-        _be_head(folder, group, plan, stop)
+        _be_head(folder, group, plan, recorded, stop)
     else:
-        _be_stage(folder, group, stop)
+        _be_stage(folder, group, recorded, stop)
 
 
-def _be_head(folder: Path, group: GroupConfig, plan: ServePlan, stop: Stop) -> None:
+def _be_head(folder: Path, group: GroupConfig, plan: ServePlan, recorded: Recorded, stop: Stop) -> None:
     shape, serve = read_shape(folder), plan.serve
     choice = tokenizer_of(folder)
     known = about(folder, shape, plan)
@@ -65,7 +75,7 @@ def _be_head(folder: Path, group: GroupConfig, plan: ServePlan, stop: Stop) -> N
         on_loss="continue",
         policy=Policy(replan, serve.rejoin_s, first_s=group.join_s, open_s=group.join_s),
     )
-    with engine:
+    with engine, recorded(engine.mesh):
         head = LocalHead(engine, known, {rank.rank: rank.node for rank in plan.ranks})
         gate = Gate(head, engine.mesh, plan.api.rank)
         try:
@@ -79,7 +89,7 @@ def _be_head(folder: Path, group: GroupConfig, plan: ServePlan, stop: Stop) -> N
             gate.close()
 
 
-def _be_stage(folder: Path, group: GroupConfig, stop: Stop) -> None:
+def _be_stage(folder: Path, group: GroupConfig, recorded: Recorded, stop: Stop) -> None:
     try:
         worker = Worker(group, partial(load_stage, folder))
     except PeerError as error:
@@ -95,7 +105,8 @@ def _be_stage(folder: Path, group: GroupConfig, stop: Stop) -> None:
     watcher = threading.Thread(target=watch, name="smol-stop", daemon=True)
     watcher.start()
     try:
-        worker.run()
+        with recorded(worker.mesh):
+            worker.run()
     finally:
         over.set()
         watcher.join()

@@ -42,7 +42,7 @@ class Worker:
     def __init__(self, config: GroupConfig, load: Load) -> None:
         self._config = config
         self._load = load
-        self._mesh = open_mesh(config)
+        self.mesh = open_mesh(config)
         self._stage: Stage | None = None
         self._loaded: tuple[LayerRange, Precision] | None = None
         self._chain: Chain | None = None
@@ -53,7 +53,7 @@ class Worker:
 
     def run(self) -> None:
         """Serve until the head goes. PeerError tells how it went, or why it was never found; SmolError for the rest."""
-        config, mesh = self._config, self._mesh
+        config, mesh = self._config, self.mesh
         deadline = Deadline(config.join_s or config.timeout_s)
         pulse = Pulse(mesh.pulse, heartbeat_s(config.timeout_s))
         try:
@@ -91,7 +91,7 @@ class Worker:
             self._control = control
             if self._closing.is_set():
                 return
-        listener = self._mesh.listener
+        listener = self.mesh.listener
         port = listener.endpoint.port if listener is not None else 0
         say(control, Op.HERE, Here(port=port, memory_mb=psutil.virtual_memory().total // _MB))
         while True:
@@ -107,7 +107,7 @@ class Worker:
             elif isinstance(word, Assignment):
                 if self._chain is not None:
                     self._chain.end()
-                self._chain = Chain(self._config, self._mesh, control, word, self._stage_of)
+                self._chain = Chain(self._config, self.mesh, control, word, self._stage_of)
 
     def _hang_up(self) -> None:
         with self._lock:
@@ -116,7 +116,7 @@ class Worker:
             control.abort()  # the chain may be about to say something on it
         if self._chain is not None:
             self._chain.end()
-        self._mesh.drop(control)
+        self.mesh.drop(control)
 
     def _stage_of(self, word: Assignment) -> Stage:
         """In the chain's thread; there is one at a time."""

@@ -11,6 +11,7 @@ import hmac
 import json
 import logging
 import socket
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -121,8 +122,10 @@ class _Server(HTTPServer):
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Who hangs up in the middle is no news."""
+    def handle_error(self, *_: object) -> None:
+        """Who hangs up in the middle is no news; a bug of ours is."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            _log.exception("the metrics could not be told")
 
 
 class _Handler(BaseHTTPRequestHandler):

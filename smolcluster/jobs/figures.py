@@ -1,4 +1,4 @@
-"""A node's figures while its job runs: the machine's are recorded, and with `metrics_port` all are told to Prometheus."""
+"""A node's figures while its job runs: the machine's are recorded, and with `metrics_port` Prometheus is told all."""
 
 from __future__ import annotations
 
@@ -30,10 +30,20 @@ def figures_of(
         if mine is not None:
             figures = NodeFigures(config.run_id, config.node, job)
             ranks = RankFigures(figures, {rank: folder.metrics(config.node, rank) for rank in config.ranks})
-            key = metrics_key(Path(config.secret_file).read_bytes())
-            server = MetricsServer(mine, key, ranks, figures.text)
-            stack.callback(server.close)
-            told = [figures.take_hardware, server.read]
+            key = _key_of(config)
+            if key:
+                server = MetricsServer(mine, key, ranks, figures.text)
+                stack.callback(server.close)
+                told = [figures.take_hardware, server.read]
         watch = HardwareWatch(Machine(pids), folder.hardware(config.node), told)
         stack.callback(watch.close)
         yield
+
+
+def _key_of(config: NodeConfig) -> str:
+    """The run's metrics key; "" where the secret cannot be read, which the ranks say better than the log here."""
+    try:
+        return metrics_key(Path(config.secret_file).read_bytes())
+    except OSError as error:
+        _log.warning("no metrics: %s cannot be read: %s", config.secret_file, error.strerror or error)
+        return ""

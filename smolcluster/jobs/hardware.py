@@ -62,7 +62,8 @@ class Machine:
 
 
 class HardwareWatch:
-    """Looks from the beginning to `close`, in a thread of its own. Each record goes to `file`, then to `told`.
+    """Looks from the beginning to `close`, in a thread of its own. Each record goes to `file`, then to `told`; when
+    something begins or ceases to slow the machine down, the log says so.
 
     A disk that is full ends the writing, with a word in the log: figures are no reason to end a run.
     """
@@ -88,11 +89,15 @@ class HardwareWatch:
         self._thread.join(_JOIN_S)
 
     def _run(self) -> None:
+        before = ""
         try:
             with MetricsWriter(self._file) as metrics:
                 while True:
                     record = self._machine.look()
                     metrics.write(record)
+                    if record.throttled is not None and record.throttled != before:
+                        before = record.throttled
+                        _log.warning("the machine is slowed down: %s", before or "no longer")
                     for tell in self._told:
                         tell(record)
                     if self._over.wait(self._every_s):

@@ -38,6 +38,7 @@ _RANK: tuple[tuple[Kind, re.Pattern[str]], ...] = (
 _SUPERVISOR: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     ("restart", re.compile(r"^(?:restart \d+ of|rank \d+ is started again|rank \d+ started, .*restart|taken over)")),
     ("error", re.compile(r"^failed\b")),
+    ("warning", re.compile(r"^the machine is slowed down: (?!no longer$)")),
     ("end", re.compile(r"^(?:completed|stopped|stopping)\b")),
     ("leave", re.compile(r"^rank \d+ ended: (?!done$)")),
 )

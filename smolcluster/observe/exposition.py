@@ -34,7 +34,7 @@ class _Link:
 
 @dataclass
 class _Rank:
-    """A rank so far. `seen`: the time of the newest record, as a file that was thinned tells its lines again."""
+    """A rank so far."""
 
     seen: float = 0.0
     tokens: int = 0
@@ -49,13 +49,18 @@ class _Rank:
     links: dict[int, _Link] = field(default_factory=dict)
 
     def take(self, record: StepRecord | LinkRecord | ValidationRecord) -> None:
-        """Add a record."""
+        """Add a record, unless it is known: a file that was thinned is read again, and its lines are older then."""
         if isinstance(record, LinkRecord):
             link = self.links.setdefault(record.peer, _Link())
+            if link.last is not None and record.time <= link.last.time:
+                return
             link.bytes_out += record.bytes_out or 0
             link.bytes_in += record.bytes_in or 0
             link.last = record
             return
+        if record.time <= self.seen:
+            return
+        self.seen = record.time
         self.val_loss = self.val_loss if record.val_loss is None else record.val_loss
         if isinstance(record, StepRecord):
             self.tokens += record.tokens
@@ -83,12 +88,7 @@ class NodeFigures(Collector):
     def take(self, rank: int, record: StepRecord | LinkRecord | ValidationRecord) -> None:
         """A record of a rank, in the order they were written. One that is not newer than the last is known already."""
         with self._lock:
-            known = self._ranks.setdefault(rank, _Rank())
-            # Links are looked at together: their records may have one time.
-            again = record.time < known.seen if isinstance(record, LinkRecord) else record.time <= known.seen
-            if not again:
-                known.seen = record.time
-                known.take(record)
+            self._ranks.setdefault(rank, _Rank()).take(record)
 
     def take_hardware(self, record: HardwareRecord) -> None:
         """The newest look at the machine."""

@@ -17,6 +17,7 @@ from smolcluster.plan.balance import (
 )
 from smolcluster.plan.broken import fault_notes, fault_problems
 from smolcluster.plan.encryption import Encryption
+from smolcluster.plan.exporters import exporter_listeners
 from smolcluster.plan.hints import option_notes
 from smolcluster.plan.layout import Layout, lay_out, layout_notes_of
 from smolcluster.plan.pipeline import share_of_memory, speeds_of
@@ -84,6 +85,8 @@ def make_plan(
         Listener(f"rank {seat.rank} ({seat.node.name})", seat.node.name, wires.listen[seat.rank], ports[seat.rank])
         for seat in seats
     ]
+    places = [(seat.node.name, wires.listen[seat.rank]) for seat in seats]
+    listeners += exporter_listeners(places, run.comm.metrics_port)
     problems = [*wires.problems, *wrong, *port_problems(listeners), *too_big(cluster, run, seats, memory)]
     if problems:
         raise ConfigError(Problem(where, 0, key, what, fix) for key, what, fix in problems)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.plan.encryption import Encryption
+from smolcluster.plan.exporters import exporter_listeners
 from smolcluster.plan.make import DEFAULT_THREADS, buffer_mb
 from smolcluster.plan.ports import Listener, port_problems, ports_of
 from smolcluster.plan.profile import Profile
@@ -132,8 +133,10 @@ def _listeners(
         for rank, node in enumerate(stages)
     ]
     addresses = tuple("127.0.0.1" if address == "localhost" else address for address in serve.listen)
+    places = [(node.name, wires.listen[rank]) for rank, node in enumerate([*stages, web])]
     return [
         *said,
+        *exporter_listeners(places, serve.comm.metrics_port),
         Listener("web_interface.api_port", web.name, addresses, serve.api_port),
         Listener("web_interface.frontend_port", web.name, addresses, serve.frontend_port),
     ]

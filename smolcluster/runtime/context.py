@@ -170,7 +170,8 @@ class RunContext:
 
     `device` is a real device, never "auto". `data_dir` holds train.bin, val.bin, meta.json and tokenizer.json,
     `init_dir` the weights to start from, where they are.
-    `resume_from` is an earlier run's folder, or one of its manifests.
+    `resume_from` is an earlier run's folder, or one of its manifests. `peers`: the machines of the ranks that links
+    lead to, by rank, where the plan is that of a rank by itself.
     """
 
     run_id: str
@@ -184,6 +185,7 @@ class RunContext:
     init_dir: Path | None = None
     resume_from: Path | None = None
     home: int | None = None
+    peers: tuple[str, ...] = ()
 
     @property
     def seat(self) -> int:
@@ -208,3 +210,7 @@ class RunContext:
     def node_of(self, rank: int) -> str:
         """The name of the machine that holds that rank."""
         return self.plan.ranks[rank].node
+
+    def peer_node(self, rank: int) -> str:
+        """The name of the machine that a link to that rank leads to."""
+        return self.peers[rank] if self.peers else self.node_of(rank)

@@ -55,7 +55,7 @@ def write_scraping(folder: RunFolder, plan: Plan | ServePlan) -> bool:
         ],
     }
     if isinstance(plan, ServePlan) and plan.api.api_port:
-        config["scrape_configs"].append(_of_api(folder, plan))  # type: ignore[attr-defined]
+        config["scrape_configs"].append(_of_api(plan))  # type: ignore[attr-defined]
         write_atomic(place / "api.json", _json([_api_targets(plan, run_id)]))
     write_atomic(place / "key", metrics_key((folder.path / "secret").read_bytes()), mode=0o600)
     write_atomic(place / "targets.json", _json(targets))
@@ -68,7 +68,7 @@ def write_scraping_of(folder: RunFolder, plan_json: str) -> bool:
     return write_scraping(folder, plan_of(plan_json))
 
 
-def _of_api(folder: RunFolder, plan: ServePlan) -> dict[str, object]:
+def _of_api(plan: ServePlan) -> dict[str, object]:
     """The served model's API, which asks beyond loopback for the key of its users."""
     job: dict[str, object] = {
         "job_name": "smolcluster-api",

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Gets the Debian packages that the lab needs and this machine lacks. As root.
+# Gets the Debian packages that the lab and the tests of Prometheus need and this machine lacks. As root.
 #
 # Programs are installed, and none of their services is started. A network manager is not installed: it would take this
 # machine's own interface into its care. It is unpacked into .cache/lab/root, which the lab's hosts have as a part of
-# their root and this machine never runs anything of.
+# their root and this machine never runs anything of. Prometheus is unpacked too, into .cache/prometheus: installed it
+# would run from then on, and at boot.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 root=.cache/lab/root
@@ -26,7 +27,11 @@ compgen -G '/lib/*/security/pam_systemd.so' >/dev/null || need+=(libpam-systemd)
 manager=
 lacks NetworkManager && [ ! -x "$root/usr/sbin/NetworkManager" ] && manager=network-manager
 
-if [ ${#need[@]} -gt 0 ] || [ "$manager" ]; then
+prometheus=
+metrics=.cache/prometheus
+lacks prometheus && [ ! -x "$metrics/usr/bin/prometheus" ] && prometheus=prometheus
+
+if [ ${#need[@]} -gt 0 ] || [ "$manager" ] || [ "$prometheus" ]; then
   export DEBIAN_FRONTEND=noninteractive
   apt-get update -qq
 fi
@@ -62,4 +67,13 @@ if [ "$manager" ]; then
   # Whole or not at all.
   mv "$root.part" "$root"
   rm -r "$debs"
+fi
+if [ "$prometheus" ]; then
+  rm -rf "$metrics" "$metrics.part"
+  mkdir -p "$metrics.part"
+  # Its one program is linked with nothing but the C library. apt's own user may not write here, and says so.
+  (cd "$metrics.part" && apt-get download -qq "$prometheus" 2>/dev/null)
+  dpkg-deb --extract "$metrics.part"/prometheus_*.deb "$metrics.part"
+  rm "$metrics.part"/prometheus_*.deb
+  mv "$metrics.part" "$metrics"
 fi

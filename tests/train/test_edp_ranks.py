@@ -23,6 +23,7 @@ from smolcluster.observe.report import read_run
 from smolcluster.plan.types import Plan
 from smolcluster.runtime.runfolder import RunFolder
 from smolcluster.train.star.part import star_part
+from tests.jobs.node import until
 from tests.steps import read_metrics
 
 
@@ -85,6 +86,15 @@ def test_only_the_server_listens_and_on_its_own_address_alone(tmp_path: Path, da
             for one in processes
         ]
         assert listening == [{"127.0.0.1"}, set(), set()]
+        for rank in range(3):  # and all know how long the ways to the others take
+            until(lambda rank=rank: others(tmp_path, rank) == ({0} if rank else {1, 2}), "pings come back", DEADLINE_S)
+
+
+def others(folder: Path, rank: int) -> set[int]:
+    """The ranks to which a rank's link was recorded, with a ping that came back."""
+    links = read_metrics(RunFolder(folder).metrics(f"node{rank + 1}", rank))[1]
+    assert all(link.node == f"node{link.peer + 1}" for link in links)
+    return {link.peer for link in links if link.rtt_by == "ping" and link.rtt_ms}
 
 
 def test_a_worker_that_is_asked_to_stop_leaves_and_the_server_s_stop_ends_all(tmp_path: Path, data: Path) -> None:

@@ -43,9 +43,19 @@ def spawned(node_yaml: Path, rank: int, log: Path) -> Iterator[subprocess.Popen]
 
 
 @contextlib.contextmanager
-def started(folder: Path, data: Path, shares: tuple[int, ...], strategy: str = "fsdp", stage: int = 1, **training):
-    """The processes of a run, a node for each rank."""
-    plan = plan_of(run_spec(strategy, shares, stage, **training), shares)
+def started(
+    folder: Path,
+    data: Path,
+    shares: tuple[int, ...],
+    strategy: str = "fsdp",
+    stage: int = 1,
+    network: bool = True,
+    **training,
+):
+    """The processes of a run, a node for each rank. `network`: whether it tracks network metrics."""
+    run = run_spec(strategy, shares, stage, **training)
+    comm = run.comm.model_copy(update={"track_network_metrics": network})
+    plan = plan_of(run.model_copy(update={"comm": comm}), shares)
     with contextlib.ExitStack() as stack:
         yield [
             stack.enter_context(spawned(node_yaml, rank, RunFolder(folder).log(f"node{rank + 1}", rank)))
@@ -91,6 +101,21 @@ def test_ranks_train_what_one_process_trains(
     steps, links = read_metrics(RunFolder(tmp_path / "run").metrics("node1", 0))
     assert all(record.bytes_out > 0 for record in steps)
     assert {link.step for link in links} == {5, 10}
+    others = {peer: f"node{peer + 1}" for peer in range(1, len(shares))}
+    assert {link.peer: link.node for link in links} == others
+    assert {link.address for link in links} == {"127.0.0.1"}
+    # Steps count what links do, but for what is said between them.
+    moved = sum((link.bytes_out or 0) + (link.bytes_in or 0) for link in links)
+    assert moved >= sum(record.bytes_out + record.bytes_in for record in steps if record.step <= 10)
+
+
+def test_links_are_not_recorded_where_nobody_wants_to_know(tmp_path: Path, data: Path) -> None:
+    with started(tmp_path, data, (2, 2), network=False) as processes:
+        assert ended(processes) == [0, 0]
+    for rank in range(2):
+        steps, links = read_metrics(RunFolder(tmp_path).metrics(f"node{rank + 1}", rank))
+        assert len(steps) == 12
+        assert links == ()
 
 
 @pytest.mark.parametrize("stage", [1, 3])

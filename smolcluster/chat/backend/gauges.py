@@ -41,6 +41,9 @@ class HealthGauges(Collector):
         sessions = _gauge("smolcluster_stage_sessions", "Sessions with caches on a stage")
         caches = _gauge("smolcluster_stage_cache_bytes", "Bytes of a stage's caches")
         memory = _gauge("smolcluster_stage_resident_bytes", "Resident memory of a stage's process")
+        sent = _counter("smolcluster_stage_sent_bytes", "Bytes the head has sent to a stage")
+        received = _counter("smolcluster_stage_received_bytes", "Bytes the head has received from a stage")
+        trip = _gauge("smolcluster_stage_round_trip_seconds", "From the head to a stage and back")
         for stage in health.stages:
             labels = [str(stage.rank), stage.node]
             alive.add_metric(labels, float(stage.alive))
@@ -51,7 +54,12 @@ class HealthGauges(Collector):
                 sessions.add_metric(labels, stage.sessions)
                 caches.add_metric(labels, stage.cache_bytes)
                 memory.add_metric(labels, stage.rss_mb * 1e6)
-        yield from (busy, steps, mean, alive, sessions, caches, memory)
+            if stage.alive and stage.rank:
+                sent.add_metric(labels, stage.bytes_out)
+                received.add_metric(labels, stage.bytes_in)
+                if stage.rtt_ms is not None:
+                    trip.add_metric(labels, stage.rtt_ms / 1000)
+        yield from (busy, steps, mean, alive, sessions, caches, memory, sent, received, trip)
 
 
 def step_ms(stage: StageNow) -> float:

@@ -16,4 +16,4 @@ def solo(context: RunContext) -> RunContext:
     samples = context.me.samples or max(rank.samples for rank in plan.ranks)
     me = context.me.model_copy(update={"rank": 0, "local_rank": 0, "peers": {}, "encrypt": {}, "samples": samples})
     alone = plan.model_copy(update={"world_size": 1, "ranks": (me,), "memory": (plan.memory[context.rank],)})
-    return replace(context, plan=alone, me=me, home=context.seat)
+    return replace(context, plan=alone, me=me, home=context.seat, peers=tuple(rank.node for rank in plan.ranks))

@@ -125,7 +125,7 @@ class WorkerLoop:
         )
         comm = self._context.run.comm
         if comm.track_network_metrics and step % comm.metrics_log_interval == 0:
-            self._metrics.write_links(step, self._context.wires.links(), self._context.node_of)
+            self._metrics.write_links(step, self._context.wires.links(), self._context.peer_node)
         now = time.monotonic()
         if now - self._said >= PROGRESS_EVERY_S:
             self._said = now
