@@ -270,6 +270,146 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/dashboard/run": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Run
+         * @description What does not change: the plan, the machines, the wires.
+         */
+        get: operations["run_dashboard_run_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/dashboard/state": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * State
+         * @description How it is now; 204 where nothing has changed since that cursor.
+         */
+        get: operations["state_dashboard_state_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/dashboard/stream": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Stream
+         * @description `state`, whenever it changes.
+         */
+        get: operations["stream_dashboard_stream_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/dashboard/series": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Series
+         * @description A figure over the steps after `since_step`.
+         */
+        get: operations["series_dashboard_series_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/dashboard/events": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Events
+         * @description What happened; 204 where nothing was added since that cursor.
+         */
+        get: operations["events_dashboard_events_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/dashboard/logs": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Logs
+         * @description The logs of all machines, merged by time. Without a cursor: the newest lines.
+         */
+        get: operations["logs_dashboard_logs_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/dashboard/stop": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Stop
+         * @description Stop the run on all its machines, as stop.yml does: ranks finish their step and save the model.
+         */
+        post: operations["stop_dashboard_stop_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
 }
 export type webhooks = Record<string, never>;
 export interface components {
@@ -513,6 +653,39 @@ export interface components {
             code: string | null;
         };
         /**
+         * EventAnswer
+         * @description One thing that happened. `id` is the same in every answer. `time` null: all along.
+         */
+        EventAnswer: {
+            /** Id */
+            id: string;
+            /** Time */
+            time: number | null;
+            /** Node */
+            node: string;
+            /** Rank */
+            rank?: number | null;
+            /**
+             * Kind
+             * @enum {string}
+             */
+            kind: "join" | "leave" | "restart" | "checkpoint" | "straggler" | "fault" | "warning" | "error" | "end";
+            /** Step */
+            step?: number | null;
+            /** Text */
+            text: string;
+        };
+        /**
+         * EventsAnswer
+         * @description GET /dashboard/events: all of them in order of time, the newest 500 at most; `cursor` goes into `since`.
+         */
+        EventsAnswer: {
+            /** Cursor */
+            cursor: string;
+            /** Events */
+            events: components["schemas"]["EventAnswer"][];
+        };
+        /**
          * HealthAnswer
          * @description GET /health. Whoever has no key, where one is needed, gets `state` alone.
          */
@@ -574,6 +747,74 @@ export interface components {
             expires_s: number;
         };
         /**
+         * LinkNow
+         * @description A link as its rank `src` saw it last: Mbit/s as it was used, the round trip, bytes that waited to be sent.
+         */
+        LinkNow: {
+            /** Src */
+            src: number;
+            /** Dst */
+            dst: number;
+            /** Src Node */
+            src_node: string;
+            /** Dst Node */
+            dst_node: string;
+            /** Mbps */
+            mbps?: number | null;
+            /** Rtt Ms */
+            rtt_ms?: number | null;
+            /** Buffered Bytes */
+            buffered_bytes?: number | null;
+            /** Step */
+            step?: number | null;
+            /** Time */
+            time?: number | null;
+            /**
+             * Slow
+             * @default false
+             */
+            slow: boolean;
+        };
+        /**
+         * LogLine
+         * @description A line of a log. `rank` null: the supervisor's. `time` is the one before it where the line has none of its own.
+         *
+         *     `id` tells lines apart: node, rank and place in the file.
+         */
+        LogLine: {
+            /** Id */
+            id: string;
+            /** Time */
+            time: number | null;
+            /** Node */
+            node: string;
+            /** Rank */
+            rank?: number | null;
+            /** Level */
+            level?: ("DEBUG" | "INFO" | "WARNING" | "ERROR" | "CRITICAL") | null;
+            /** Text */
+            text: string;
+        };
+        /**
+         * LogsAnswer
+         * @description GET /dashboard/logs: lines in order of time. `before` and `after` are cursors for what is older and newer.
+         *
+         *     `older`: there may be more before. `newer`: there is more after already. Where a search had to stop before it found
+         *     `limit` lines, there are fewer, and it goes on from the cursors.
+         */
+        LogsAnswer: {
+            /** Before */
+            before: string;
+            /** After */
+            after: string;
+            /** Older */
+            older: boolean;
+            /** Newer */
+            newer: boolean;
+            /** Lines */
+            lines: components["schemas"]["LogLine"][];
+        };
+        /**
          * Message
          * @description One of a conversation. A list of parts is joined by line ends.
          */
@@ -617,6 +858,354 @@ export interface components {
             object: "list";
             /** Data */
             data: components["schemas"]["ModelCard"][];
+        };
+        /**
+         * NodeNow
+         * @description A machine now. `heard_s`: how long ago it was heard of; `reason`: why it is as it is, in words.
+         *
+         *     `remark` is a word or two that explain the run's speed ("slowest", "waits 40%", "no step"), `why` a sentence where
+         *     there is more to say. `clock_offset_s`: how far its clock is ahead of ours, already taken out of all times here.
+         *     Hardware figures are there where the machine's system tells.
+         */
+        NodeNow: {
+            /** Node */
+            node: string;
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "unknown" | "starting" | "running" | "restarting" | "lost" | "completed" | "failed" | "stopped";
+            /**
+             * Reason
+             * @default
+             */
+            reason: string;
+            /**
+             * Restarts
+             * @default 0
+             */
+            restarts: number;
+            /**
+             * Restart Reason
+             * @default
+             */
+            restart_reason: string;
+            /**
+             * Generation
+             * @default 0
+             */
+            generation: number;
+            /** Heard S */
+            heard_s?: number | null;
+            /** Clock Offset S */
+            clock_offset_s?: number | null;
+            /** Step */
+            step?: number | null;
+            steps?: components["schemas"]["StepAnswer"] | null;
+            /**
+             * Remark
+             * @default
+             */
+            remark: string;
+            /**
+             * Why
+             * @default
+             */
+            why: string;
+            /** Memory Mb */
+            memory_mb?: number | null;
+            /** Memory Free Mb */
+            memory_free_mb?: number | null;
+            /** Cpu Percent */
+            cpu_percent?: number | null;
+            /** Temperature C */
+            temperature_c?: number | null;
+            /** Throttled */
+            throttled?: boolean | null;
+            /** Ranks */
+            ranks?: components["schemas"]["RankNow"][];
+        };
+        /**
+         * RankNow
+         * @description A rank now. `doing`: running, restarting, or how it ended.
+         */
+        RankNow: {
+            /** Rank */
+            rank: number;
+            /** Doing */
+            doing: string;
+            /** Step */
+            step?: number | null;
+            steps?: components["schemas"]["StepAnswer"] | null;
+        };
+        /**
+         * RunAnswer
+         * @description GET /dashboard/run: what does not change.
+         *
+         *     `problem`: why less can be shown than usual, and what to do (a folder of another version, no plan). `counts` is what
+         *     tokens are in this run: a picture is one sample. `can_stop`: POST /dashboard/stop may be used, if it is not over.
+         *     `shape`: who talks to whom.
+         */
+        RunAnswer: {
+            /**
+             * Schema
+             * @default 1
+             */
+            schema: number;
+            /** Run Id */
+            run_id: string;
+            /**
+             * Kind
+             * @enum {string}
+             */
+            kind: "training" | "serving" | "profile" | "unknown";
+            /** Problem */
+            problem?: string | null;
+            /** Strategy */
+            strategy?: string | null;
+            /** Model */
+            model?: string | null;
+            /** Dataset */
+            dataset?: string | null;
+            /** Cluster */
+            cluster?: string | null;
+            /** Transport */
+            transport?: string | null;
+            /** Wire */
+            wire?: string | null;
+            /** Shape */
+            shape?: ("MESH" | "STAR" | "CHAIN") | null;
+            /** Params */
+            params?: number | null;
+            /** Global Batch */
+            global_batch?: number | null;
+            /**
+             * Counts
+             * @default tokens
+             * @enum {string}
+             */
+            counts: "tokens" | "samples";
+            /** Started */
+            started?: number | null;
+            /**
+             * Can Stop
+             * @default false
+             */
+            can_stop: boolean;
+            /** Nodes */
+            nodes?: components["schemas"]["RunNode"][];
+            /** Ranks */
+            ranks?: components["schemas"]["RunRank"][];
+            /** Links */
+            links?: components["schemas"]["RunLink"][];
+            predicted?: components["schemas"]["RunPredicted"] | null;
+            /** Settings */
+            settings?: {
+                [key: string]: string;
+            };
+            /** Notes */
+            notes?: string[];
+        };
+        /**
+         * RunLink
+         * @description The way that two machines use, once for both directions; `src` is that of the lower rank.
+         *
+         *     `networks`: the wires passed, in order; `medium` is the last one's; `speed_mbps` what the inventory claims of the
+         *     slowest; `gateways` are machines that forward. Without a topology.json there is `address` alone.
+         */
+        RunLink: {
+            /** Src */
+            src: string;
+            /** Dst */
+            dst: string;
+            /** Address */
+            address: string;
+            /** Networks */
+            networks?: string[];
+            /** Medium */
+            medium?: ("loopback" | "thunderbolt" | "ethernet" | "wifi") | null;
+            /** Speed Mbps */
+            speed_mbps?: number | null;
+            /** Gateways */
+            gateways?: string[];
+            /**
+             * Encrypted
+             * @default false
+             */
+            encrypted: boolean;
+        };
+        /**
+         * RunNode
+         * @description A machine. `kind` null: the run's folder does not tell (it is of an older smolcluster).
+         */
+        RunNode: {
+            /** Name */
+            name: string;
+            /** Kind */
+            kind?: ("macos" | "linux" | "windows" | "ipados") | null;
+            /**
+             * Controller
+             * @default false
+             */
+            controller: boolean;
+            /** Ranks */
+            ranks: number[];
+        };
+        /**
+         * RunPredicted
+         * @description What the plan expects of a step.
+         */
+        RunPredicted: {
+            /** Step Ms */
+            step_ms: number;
+            /** Compute Ms */
+            compute_ms: number;
+            /** Communication Ms */
+            communication_ms: number;
+            /** Tokens Per S */
+            tokens_per_s?: number | null;
+        };
+        /**
+         * RunRank
+         * @description A rank as planned. `layers` half-open, where they are split; `samples` of each global batch, `share` of it.
+         *
+         *     `memory_mb`: what it is predicted to hold; `machine_mb`: its part of what its machine has.
+         */
+        RunRank: {
+            /** Rank */
+            rank: number;
+            /** Node */
+            node: string;
+            /**
+             * Role
+             * @enum {string}
+             */
+            role: "worker" | "server" | "stage" | "api";
+            /** Device */
+            device: string;
+            /** Layers */
+            layers?: [
+                number,
+                number
+            ] | null;
+            /** Samples */
+            samples?: number | null;
+            /** Share */
+            share?: number | null;
+            /** Memory Mb */
+            memory_mb?: number | null;
+            /** Machine Mb */
+            machine_mb?: number | null;
+            /** Threads */
+            threads: number;
+        };
+        /**
+         * SeriesAnswer
+         * @description GET /dashboard/series. Of each stretch its lowest and its highest point are kept.
+         *
+         *     `last_step` is what to give as `since_step` next; where `generation` has changed since, ask from 0 anew.
+         */
+        SeriesAnswer: {
+            /**
+             * Name
+             * @enum {string}
+             */
+            name: "loss" | "val_loss" | "val_accuracy" | "lr" | "grad_norm" | "tokens_per_s" | "step_ms" | "compute_ms" | "communication_ms" | "waiting_ms" | "data_ms" | "bytes_sent" | "bytes_received" | "staleness" | "memory_mb" | "cpu_percent" | "temperature_c" | "link_mbps" | "link_rtt_ms";
+            /** Unit */
+            unit: string;
+            /**
+             * By
+             * @enum {string}
+             */
+            by: "run" | "node" | "rank";
+            /** Generation */
+            generation: number;
+            /** Last Step */
+            last_step: number;
+            /** Lines */
+            lines: components["schemas"]["SeriesLine"][];
+        };
+        /**
+         * SeriesLine
+         * @description One curve, as columns of the same length, steps ascending. Of the whole run `node` and `rank` are null.
+         */
+        SeriesLine: {
+            /** Label */
+            label: string;
+            /** Node */
+            node?: string | null;
+            /** Rank */
+            rank?: number | null;
+            /** Peer */
+            peer?: number | null;
+            /** Steps */
+            steps: number[];
+            /** Values */
+            values: number[];
+            /** Times */
+            times: number[];
+        };
+        /**
+         * ServingNow
+         * @description A served model now: what the API says, and its stages in order.
+         */
+        ServingNow: {
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "starting" | "ready" | "lost" | "closed";
+            /**
+             * Reason
+             * @default
+             */
+            reason: string;
+            /**
+             * Active
+             * @default 0
+             */
+            active: number;
+            /**
+             * Waiting
+             * @default 0
+             */
+            waiting: number;
+            /**
+             * Requests
+             * @default 0
+             */
+            requests: number;
+            /**
+             * Failed
+             * @default 0
+             */
+            failed: number;
+            /**
+             * Tokens
+             * @default 0
+             */
+            tokens: number;
+            /**
+             * Tokens Per S
+             * @default 0
+             */
+            tokens_per_s: number;
+            /** Urls */
+            urls?: {
+                [key: string]: string;
+            };
+            /** Stages */
+            stages?: components["schemas"]["StageNow"][];
+        };
+        /**
+         * SlowestAnswer
+         * @description Who holds up the others, and why, as a sentence.
+         */
+        SlowestAnswer: {
+            /** Node */
+            node: string;
+            /** Why */
+            why: string;
         };
         /**
          * StageAnswer
@@ -663,6 +1252,33 @@ export interface components {
             seconds: number | null;
         };
         /**
+         * StageNow
+         * @description A stage of a served model now. `layers` null: it serves none.
+         */
+        StageNow: {
+            /** Rank */
+            rank: number;
+            /** Node */
+            node: string;
+            /** Layers */
+            layers?: [
+                number,
+                number
+            ] | null;
+            /**
+             * Health
+             * @default unknown
+             * @enum {string}
+             */
+            health: "serving" | "recovering" | "lost" | "unknown";
+            /** Ms Per Token */
+            ms_per_token?: number | null;
+            /** Sessions */
+            sessions?: number | null;
+            /** Memory Mb */
+            memory_mb?: number | null;
+        };
+        /**
          * StageStrip
          * @description A stage as the page shows it. `layers` is half-open, null: it has none now. `ms_per_token`: how long it computes
          *     for a step lately, null before it did; a step is a token of every session that is under way. `health` lost: it
@@ -706,6 +1322,119 @@ export interface components {
             stages: components["schemas"]["StageStrip"][];
             /** Events */
             events: components["schemas"]["StageEvent"][];
+        };
+        /**
+         * StateAnswer
+         * @description GET /dashboard/state, and the data of each event of GET /dashboard/stream: how it is now.
+         *
+         *     `state` "gone": the run's folder is not there any more. `over`: nobody is at the run any more, nothing will change.
+         *     `data`: a word that changes whenever metrics, events or logs may have something new.
+         *     `generation` grows when ranks are started again, which may take steps back: series begin anew then.
+         */
+        StateAnswer: {
+            /** Cursor */
+            cursor: string;
+            /** Time */
+            time: number;
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "starting" | "running" | "restarting" | "completed" | "failed" | "stopped" | "lost" | "gone";
+            /**
+             * Reason
+             * @default
+             */
+            reason: string;
+            /** Over */
+            over: boolean;
+            /**
+             * Data
+             * @default
+             */
+            data: string;
+            /**
+             * Generation
+             * @default 0
+             */
+            generation: number;
+            /**
+             * Restarts
+             * @default 0
+             */
+            restarts: number;
+            /** Step */
+            step?: number | null;
+            /** Total Steps */
+            total_steps?: number | null;
+            /** Progress */
+            progress?: number | null;
+            /** Elapsed S */
+            elapsed_s?: number | null;
+            /** Eta S */
+            eta_s?: number | null;
+            /** Loss */
+            loss?: number | null;
+            /** Val Loss */
+            val_loss?: number | null;
+            /** Tokens Per S */
+            tokens_per_s?: number | null;
+            slowest?: components["schemas"]["SlowestAnswer"] | null;
+            /** Nodes */
+            nodes?: components["schemas"]["NodeNow"][];
+            /** Links */
+            links?: components["schemas"]["LinkNow"][];
+            serving?: components["schemas"]["ServingNow"] | null;
+            /** Notes */
+            notes?: string[];
+        };
+        /**
+         * StepAnswer
+         * @description Means of the last few steps of a rank, or over the ranks of a node. Bytes are those of a step.
+         *
+         *     `communication_ms`: waiting for bytes, as the rank that waited least for the others did in the same steps;
+         *     `waiting_ms`: what it waited longer than that, for others to be ready. `data_ms`: for its samples.
+         */
+        StepAnswer: {
+            /** Step Ms */
+            step_ms: number;
+            /** Compute Ms */
+            compute_ms: number;
+            /** Communication Ms */
+            communication_ms: number;
+            /** Waiting Ms */
+            waiting_ms: number;
+            /** Data Ms */
+            data_ms: number;
+            /** Bytes Sent */
+            bytes_sent: number;
+            /** Bytes Received */
+            bytes_received: number;
+            /** Tokens Per S */
+            tokens_per_s: number;
+            /**
+             * Staleness
+             * @default 0
+             */
+            staleness: number;
+        };
+        /**
+         * StopAnswer
+         * @description It is being stopped: ranks finish their step and save the model. `nodes` are those that were asked.
+         */
+        StopAnswer: {
+            /** Run Id */
+            run_id: string;
+            /** Nodes */
+            nodes: string[];
+        };
+        /**
+         * StopAsked
+         * @description The body of POST /dashboard/stop: `confirm` is the run's id, so that nobody stops another run than he sees.
+         */
+        StopAsked: {
+            /** Confirm */
+            confirm: string;
         };
         /**
          * StrategyAnswer
@@ -2448,6 +3177,902 @@ export interface operations {
                 };
             };
             /** @description No other device can reach this server */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The body is too large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The body is not JSON */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Too many requests wait */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description A bug */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The model cannot be served now */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description It was not done within its deadline */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    run_dashboard_run_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RunAnswer"];
+                };
+            };
+            /** @description The request cannot be served as it is */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description A key is needed */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description From a page of another origin, or by a name that is not this machine's */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description There is no such model */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The body did not arrive in time */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The body is too large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The body is not JSON */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Too many requests wait */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description A bug */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The model cannot be served now */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description It was not done within its deadline */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    state_dashboard_state_get: {
+        parameters: {
+            query?: {
+                /** @description The cursor of the last answer */
+                since?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["StateAnswer"];
+                };
+            };
+            /** @description Nothing has changed since */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The request cannot be served as it is */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description A key is needed */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description From a page of another origin, or by a name that is not this machine's */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description There is no such model */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The body did not arrive in time */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The body is too large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The body is not JSON */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Too many requests wait */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description A bug */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The model cannot be served now */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description It was not done within its deadline */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    stream_dashboard_stream_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/event-stream": {
+                        /** @description The answer's cursor */
+                        id: string;
+                        data: string;
+                    };
+                };
+            };
+            /** @description The request cannot be served as it is */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description A key is needed */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description From a page of another origin, or by a name that is not this machine's */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description There is no such model */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The body did not arrive in time */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The body is too large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The body is not JSON */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Too many requests wait */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description A bug */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The model cannot be served now */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description It was not done within its deadline */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    series_dashboard_series_get: {
+        parameters: {
+            query: {
+                name: "loss" | "val_loss" | "val_accuracy" | "lr" | "grad_norm" | "tokens_per_s" | "step_ms" | "compute_ms" | "communication_ms" | "waiting_ms" | "data_ms" | "bytes_sent" | "bytes_received" | "staleness" | "memory_mb" | "cpu_percent" | "temperature_c" | "link_mbps" | "link_rtt_ms";
+                /** @description A curve for each of them; null: what suits it */
+                by?: ("run" | "node" | "rank") | null;
+                /** @description Only this machine's */
+                node?: string | null;
+                /** @description Only this rank's */
+                rank?: number | null;
+                /** @description `last_step` of the last answer */
+                since_step?: number;
+                /** @description Of each curve at most about so many */
+                points?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SeriesAnswer"];
+                };
+            };
+            /** @description The request cannot be served as it is */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description A key is needed */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description From a page of another origin, or by a name that is not this machine's */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description There is no such model */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The body did not arrive in time */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The body is too large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The body is not JSON */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Too many requests wait */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description A bug */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The model cannot be served now */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description It was not done within its deadline */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    events_dashboard_events_get: {
+        parameters: {
+            query?: {
+                /** @description The cursor of the last answer */
+                since?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["EventsAnswer"];
+                };
+            };
+            /** @description Nothing has changed since */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The request cannot be served as it is */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description A key is needed */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description From a page of another origin, or by a name that is not this machine's */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description There is no such model */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The body did not arrive in time */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The body is too large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The body is not JSON */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Too many requests wait */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description A bug */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The model cannot be served now */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description It was not done within its deadline */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    logs_dashboard_logs_get: {
+        parameters: {
+            query?: {
+                /** @description The lines before this cursor */
+                before?: string;
+                /** @description The lines after this cursor */
+                after?: string;
+                /** @description Only this machine's */
+                node?: string | null;
+                /** @description Only this rank's */
+                rank?: number | null;
+                /** @description This level and above; lines without one go along */
+                level?: ("DEBUG" | "INFO" | "WARNING" | "ERROR" | "CRITICAL") | null;
+                /** @description In any case of letters */
+                contains?: string;
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["LogsAnswer"];
+                };
+            };
+            /** @description The request cannot be served as it is */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description A key is needed */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description From a page of another origin, or by a name that is not this machine's */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description There is no such model */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The body did not arrive in time */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The body is too large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The body is not JSON */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Too many requests wait */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description A bug */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The model cannot be served now */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description It was not done within its deadline */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    stop_dashboard_stop_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["StopAsked"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["StopAnswer"];
+                };
+            };
+            /** @description The request cannot be served as it is */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description A key is needed */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description From a page of another origin, or by a name that is not this machine's */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description There is no such model */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The body did not arrive in time */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description It is another run, or over, or not to be stopped here */
             409: {
                 headers: {
                     [name: string]: unknown;
