@@ -56,9 +56,15 @@ export const Plot = memo(function Plot(props: PlotProps) {
   const mark = place === null ? null : nearest(props.marks ?? [], place, drawn.at);
   return (
     <figure className="chart" aria-labelledby={heading}>
-      <h3 id={heading}>
-        {title} <span className="unit">{unit}</span>
-      </h3>
+      <header>
+        <h3 id={heading}>
+          {title} <span className="unit">{unit}</span>
+        </h3>
+        <p className="under">
+          {place === null ? "" : props.time ? moment(place) : `step ${whole(place)}`}
+          {mark === null ? "" : ` · ${mark.text}`}
+        </p>
+      </header>
       {seen.length === 0 ? (
         <p className="empty">{props.empty ?? "Nothing was measured yet."}</p>
       ) : (
@@ -79,10 +85,6 @@ export const Plot = memo(function Plot(props: PlotProps) {
               );
             })}
           </ul>
-          <p className="under">
-            {place === null ? "" : props.time ? moment(place) : `step ${whole(place)}`}
-            {mark === null ? "" : ` · ${mark.text}`}
-          </p>
           <p className="offscreen">{shown.map((line, row) => told(line.name, drawn.plain[row] ?? [], say)).join(" ")}</p>
         </>
       )}

@@ -28,18 +28,14 @@ export function Stop({ run, state }: { run: Run; state: State }) {
         </span>
       ) : null}
       <button type="button" className="danger" disabled={asked} aria-haspopup="dialog" onClick={() => setOpen(true)}>
-        <StopIconText text={asked ? "Stopping …" : "Stop"} />
+        <span className="withicon">
+          <StopIcon /> {asked ? "Stopping …" : "Stop"}
+        </span>
       </button>
       {open ? <Ask run={run} state={state} busy={asked} said={said} onStop={() => void send()} onClose={() => setOpen(false)} /> : null}
     </>
   );
 }
-
-const StopIconText = ({ text }: { text: string }) => (
-  <span className="withicon">
-    <StopIcon /> {text}
-  </span>
-);
 
 interface AskProps {
   run: Run;

@@ -25,27 +25,45 @@ const MARGIN = 10;
 export function heightFor(count: number, width: number, shape: Shape): number {
   if (count <= 1) return NODE.height + 4 * MARGIN;
   if (shape === "CHAIN") return rowsOf(count, width) * (NODE.height + 56) + 2 * MARGIN;
-  return width < 480 ? Math.max(300, count * 92) : Math.min(520, Math.max(290, 180 + count * 28));
+  return width < NARROW ? count * (NODE.height + 50) : Math.min(520, Math.max(270, 160 + count * 28));
 }
+
+/** Narrower pictures have no room for a ring. */
+const NARROW = 480;
 
 const columnsOf = (width: number) => Math.max(1, Math.floor((width + 84) / (NODE.width + 104)));
 const rowsOf = (count: number, width: number) => Math.ceil(count / columnsOf(width));
 
-/** The middles of so many nodes: a chain in rows that turn at their ends, a star around its first, else a ring. */
+/** The middles of so many nodes: a chain in rows that turn at their ends, a star around its first, else a ring. Where it
+ * is narrow they stand left and right in turn, so that the lines of neighbours cross nobody.
+ */
 export function places(count: number, size: Size, shape: Shape): Place[] {
   const middle = { x: size.width / 2, y: size.height / 2 };
   if (count <= 1) return count === 1 ? [middle] : [];
   if (shape === "CHAIN") return chain(count, size);
-  const around = shape === "STAR" && count > 3 ? count - 1 : count;
-  const across = size.width / 2 - NODE.width / 2 - MARGIN;
-  const down = size.height / 2 - NODE.height / 2 - MARGIN;
+  if (size.width < NARROW)
+    return fitted(Array.from({ length: count }, (_, number) => ({ x: number % 2, y: number })), size);
+  const centred = shape === "STAR" && count > 4;
+  const around = centred ? count - 1 : count;
   // Two side by side have the label of their link in between.
-  const start = around === 2 && size.width >= 480 ? Math.PI : -Math.PI / 2;
+  const start = around === 2 ? Math.PI : -Math.PI / 2;
   const ring = Array.from({ length: around }, (_, number) => {
     const angle = start + (2 * Math.PI * number) / around;
-    return { x: middle.x + across * Math.cos(angle), y: middle.y + down * Math.sin(angle) };
+    return { x: Math.cos(angle), y: Math.sin(angle) };
   });
-  return around < count ? [middle, ...ring] : ring;
+  return fitted(centred ? [{ x: 0, y: 0 }, ...ring] : ring, size);
+}
+
+/** Moved and stretched so that they fill the picture, with room for their boxes. */
+function fitted(found: readonly Place[], size: Size): Place[] {
+  const spread = (values: number[], room: number, box: number) => {
+    const [low, high] = [Math.min(...values), Math.max(...values)];
+    const length = Math.max(0, room - box - 2 * MARGIN);
+    return values.map((value) => (high - low < 1e-9 ? room / 2 : box / 2 + MARGIN + ((value - low) / (high - low)) * length));
+  };
+  const x = spread(found.map((place) => place.x), size.width, NODE.width);
+  const y = spread(found.map((place) => place.y), size.height, NODE.height);
+  return found.map((_, index) => ({ x: x[index]!, y: y[index]! }));
 }
 
 function chain(count: number, size: Size): Place[] {
