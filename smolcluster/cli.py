@@ -16,6 +16,7 @@ from smolcluster.commands import (
     check,
     checkpoint,
     compare,
+    dashboard,
     doctor,
     enroll,
     export,
@@ -62,6 +63,7 @@ app.command("runs")(runs.runs)
 app.command("bootstrap")(bootstrap.bootstrap)
 app.command("compare")(compare.compare)
 app.command("watch")(watch.watch)
+app.command("dashboard")(dashboard.dashboard)
 app.command("upload")(upload.upload)
 app.command("enroll")(enroll.enroll)
 app.command("serve")(serve.serve)

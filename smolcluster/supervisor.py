@@ -8,7 +8,6 @@ claims the node itself and runs in the foreground; Ctrl-C stops the job in order
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import signal
 import sys
@@ -27,6 +26,7 @@ from smolcluster.jobs.supervise_together import TogetherSupervisor
 from smolcluster.jobs.types import JobError
 from smolcluster.jobs.winjob import tie_children_to_me
 from smolcluster.plan.types import ServePlan
+from smolcluster.runtime.process import log_to_stdout
 
 _WORKER = ("-m", "smolcluster.worker")
 
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None, worker: tuple[str, ...] = _WORK
     given = parser.parse_args(arguments)
     if given.log is not None:
         _write_to(given.log)
-    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(message)s")
+    log_to_stdout()
     try:
         if given.boot:
             return _serve_from_boot(given.node_yaml.absolute(), worker)

@@ -7,5 +7,6 @@ reading.py                one run's folder, looked at again and again
   columns.py  series.py   metrics.jsonl as columns, read on from where it grew; curves of them
   events.py  logs.py      what happened; the logs of all nodes, merged by time
 stopping.py               ending the run on request
+served.py                 the same, in the process of the API of a served model
 app.py  process.py        the application of its own, and its process
 """

@@ -38,7 +38,7 @@ def poll_job(run_dir: Path, node: str, renew: bool = True) -> PollResult:
     state = told_by_ranks(folder, settle(folder, node))
     steps = {rank: last_step(folder.metrics(node, rank)) for rank in state.ranks}
     progress = {rank: step for rank, step in steps.items() if step is not None}
-    return PollResult(job=state, progress=progress, failed=_failures(folder, state), serving=_serving(folder, state))
+    return PollResult(job=state, progress=progress, failed=failures(folder, state), serving=serving_now(folder, state))
 
 
 def active_here(run_dir: Path, nodes: Iterable[str]) -> tuple[str, ...]:
@@ -80,7 +80,7 @@ def _lease_left(run_dir: Path, node: str) -> float | None:
     return None
 
 
-def _serving(folder: RunFolder, state: JobState) -> ServingNote | None:
+def serving_now(folder: RunFolder, state: JobState) -> ServingNote | None:
     """What the API's rank says, if this node has it; or that it says nothing any more, whatever it said last."""
     for rank, doing in state.ranks.items():
         note = read_serving(folder, state.node, rank)
@@ -98,16 +98,16 @@ def _serving(folder: RunFolder, state: JobState) -> ServingNote | None:
     return None
 
 
-def _failures(folder: RunFolder, state: JobState) -> tuple[RankFailure, ...]:
+def failures(folder: RunFolder, state: JobState) -> tuple[RankFailure, ...]:
     """Root causes first. A rank that is about to be started again has not failed for good."""
-    failures = []
+    found = []
     for rank, code in state.ranks.items():
         if code == "restarting":
             continue
         result = read_result(folder, state.node, rank)
         if result.status != "failed" if result is not None else code in _FINE:
             continue
-        failures.append(
+        found.append(
             RankFailure(
                 rank=rank,
                 reason=result.reason if result is not None else f"ended with exit code {code}",
@@ -115,4 +115,4 @@ def _failures(folder: RunFolder, state: JobState) -> tuple[RankFailure, ...]:
                 tail=last_lines(folder.log(state.node, rank), TAIL_LINES),
             )
         )
-    return tuple(sorted(failures, key=lambda failure: (not failure.root_cause, failure.rank)))
+    return tuple(sorted(found, key=lambda failure: (not failure.root_cause, failure.rank)))

@@ -6,6 +6,7 @@ A plan that knew measured speeds says in its notes how long a step should take (
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from smolcluster.observe.curves import per_step
@@ -26,14 +27,28 @@ class Outcome:
     was_compute_s: float
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """Seconds of a step as predicted: all of it, computing on the slowest rank, waiting for the wire."""
+
+    step_s: float
+    compute_s: float
+    wire_s: float
+
+
+def prediction_in(notes: Iterable[str]) -> Prediction | None:
+    """The one in a plan's notes; None where there is none."""
+    found = next(filter(None, map(_NOTE.search, notes)), None)
+    return Prediction(*map(float, found.groups())) if found is not None else None
+
+
 def outcome_of(story: RunStory) -> Outcome | None:
     """The prediction in the plan beside the steps that were taken; None without one of them."""
-    found = next(filter(None, map(_NOTE.search, story.plan.notes)), None)
+    found = prediction_in(story.plan.notes)
     steps = [value for rank in story.ranks if (value := per_step(rank.steps, lambda record: record.step_s)) is not None]
     computing = [
         value for rank in story.ranks if (value := per_step(rank.steps, lambda record: record.compute_s)) is not None
     ]
     if found is None or not steps:
         return None
-    step_s, compute_s, wire_s = map(float, found.groups())
-    return Outcome(step_s, compute_s, wire_s, max(steps), max(computing))
+    return Outcome(found.step_s, found.compute_s, found.wire_s, max(steps), max(computing))
