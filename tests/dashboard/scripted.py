@@ -124,8 +124,8 @@ class Scripted:
                 progress=None if self.kind == "serving" else self.step / self.total,
                 elapsed_s=self.step * 0.245,
                 eta_s=(self.total - self.step) * 0.245,
-                loss=None if self.kind == "serving" else _loss(self.step),
-                val_loss=None if self.kind == "serving" else _loss(self.step // 50 * 50) + 0.07,
+                loss=None if self.kind == "serving" else loss(self.step),
+                val_loss=None if self.kind == "serving" else loss(self.step // 50 * 50) + 0.07,
                 tokens_per_s=9300.0,
                 slowest=self.slowest,
                 nodes=[] if self.problem else nodes,
@@ -149,7 +149,12 @@ class Scripted:
                 if name not in ("lr", "grad_norm", "cpu_percent") and not self.problem
             ]  # fmt: skip
             return SeriesAnswer(
-                name=name, unit=UNITS.get(name, "ms"), by=by, generation=self.generation, last_step=self.step, lines=lines
+                name=name,
+                unit=UNITS.get(name, "ms"),
+                by=by,
+                generation=self.generation,
+                last_step=self.step,
+                lines=lines,
             )
 
     def events(self) -> EventsAnswer:
@@ -194,7 +199,7 @@ class Scripted:
         """Go on by so many steps, and have each machine say so many lines."""
         with self._lock:
             self.step += steps
-        self.say(*(f"step {self.step} of {self.total}, loss {_loss(self.step):.4f}" for _ in range(lines)))
+        self.say(*(f"step {self.step} of {self.total}, loss {loss(self.step):.4f}" for _ in range(lines)))
 
     def say(self, *texts: str, node: str | None = None, level: str = "INFO") -> None:
         """Lines of the log, in turn of all machines or of one."""
@@ -244,16 +249,16 @@ class Scripted:
         ]  # fmt: skip
 
 
-def _loss(step: int) -> float:
+def loss(step: int) -> float:
     return 2.1 + 8.4 * math.exp(-step / 60) + 0.05 * math.sin(step * 1.7)
 
 
 def _value(name: str, node: str | None, step: int) -> float:
     wave = 1 + 0.04 * math.sin(step * 0.9 + len(node or ""))
     if name == "loss":
-        return _loss(step)
+        return loss(step)
     if name == "val_loss":
-        return _loss(step) + 0.07
+        return loss(step) + 0.07
     place = {"compute_ms": 0, "communication_ms": 1, "waiting_ms": 2}.get(name)
     if place is not None:
         return PARTS_MS[node or "pi5"][place] * wave

@@ -24,7 +24,14 @@ export function Dashboard({ board, storage }: { board: Board; storage: Storage }
     document.title = run === null ? "Dashboard · smolcluster" : `${step}${run.run_id} · smolcluster`;
   }, [run, state?.progress]);
 
-  if (connection === "locked" && run === null) return <KeyForm onEntered={board.retry} />;
+  if (connection === "locked" && run === null)
+    return (
+      <KeyForm onEntered={board.retry}>
+        The dashboard needs a key. Open the link that was printed with its address, by <code>python -m smolcluster dashboard</code>,
+        <code>train.yml -e dashboard=true</code> or <code>inference.yml</code>: it lets one browser in, once, and a cookie
+        keeps it in. The first of these commands, run again, prints another one. A link can be entered here too.
+      </KeyForm>
+    );
   return (
     <div className="board">
       <a className="skip" href="#content" onClick={toContent}>

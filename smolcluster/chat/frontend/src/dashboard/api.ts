@@ -1,6 +1,6 @@
 /** The dashboard's endpoints, and their types by the names the page uses. */
 import { ask, post } from "../api/http";
-import type { components } from "../api/schema";
+import type { components } from "./schema";
 
 type Schemas = components["schemas"];
 
