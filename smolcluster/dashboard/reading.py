@@ -9,6 +9,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from smolcluster.chat.backend.refusals import ApiError
 from smolcluster.dashboard.answers import (
@@ -19,7 +20,6 @@ from smolcluster.dashboard.answers import (
     RunAnswer,
     SeriesAnswer,
     SeriesName,
-    ServingNow,
     StateAnswer,
     StopAnswer,
 )
@@ -45,16 +45,16 @@ _FOLLOWED_S = 60.0
 
 
 class Reading:
-    """`others`: who ends the run's parts elsewhere, None: it cannot be stopped from here at all. `stages`: what a
-    served model says of its stages, where this process knows more than the folder.
+    """`others`: who ends the run's parts elsewhere, None: it cannot be stopped from here at all. `attended`: whether
+    somebody is at it who has not made its summary yet, whatever its nodes say: it is not over then.
     """
 
     def __init__(
-        self, folder: RunFolder, others: Others | None = None, stages: Callable[[], ServingNow | None] | None = None
+        self, folder: RunFolder, others: Others | None = None, attended: Callable[[], bool] = lambda: False
     ) -> None:
         self._folder = folder
         self._others = others
-        self._stages = stages
+        self._attended = attended
         self._lock = threading.Lock()
         self._plan: Plan | ServePlan | None = None
         self._problem = ""
@@ -204,12 +204,11 @@ class Reading:
     def _answer(self, plan: Plan | ServePlan, lookout: Lookout) -> StateAnswer:
         now = time.time()
         look = lookout.look(now)
+        if look.over and not self._folder.summary.exists() and self._attended():
+            look = replace(look, over=False)
         for columns in (*(one.columns for one in self._ranks), *self._machines.values()):
             columns.refresh()
-        serving = None
-        if isinstance(plan, ServePlan):
-            serving = self._stages() if self._stages is not None else None
-            serving = serving or serving_of(plan, look)
+        serving = serving_of(plan, look) if isinstance(plan, ServePlan) else None
         return state_answer(
             Seen(
                 now=now,
