@@ -24,6 +24,7 @@ from smolcluster.errors import ConfigError
 from smolcluster.files import explain_with_path
 from smolcluster.runtime.newrun import fill_folder, keep_topology, link_model, point_latest
 from smolcluster.runtime.runfolder import RunFolder
+from smolcluster.runtime.scraping import write_scraping_of
 from smolcluster.spec import load_inventory
 
 _SPEC: dict[str, dict[str, Any]] = {
@@ -53,6 +54,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             # The plan was made from it a moment ago; if somebody is at it right now, the run does without the picture.
             with contextlib.suppress(ConfigError):
                 keep_topology(folder, load_inventory(Path(args["inventory"])), nodes)
+            write_scraping_of(folder, args["plan"])
         except OSError as error:
             raise AnsibleActionFail(explain_with_path(error)) from None
         if args["model"]:

@@ -36,7 +36,8 @@ class GroupConfig:
 
     `after`: join the generation that rank 0 is in, if it is later than this one, instead of `generation`; `entered` is
     called with it when rank 0 has been reached. `bind_s`: how long a port may still be held by an earlier start.
-    `faults`: what is to be broken on purpose; None in every run whose config does not ask for it.
+    `faults`: what is to be broken on purpose; None in every run whose config does not ask for it. `sounds`: measure how
+    long the ways to the other ranks and back take.
     """
 
     rank: int
@@ -61,6 +62,7 @@ class GroupConfig:
     entered: Callable[[int], None] = nobody_asks
     bind_s: float = 0.0
     faults: Faults | None = None
+    sounds: bool = False
 
     @classmethod
     def from_plan(
@@ -76,7 +78,8 @@ class GroupConfig:
         entered: Callable[[int], None] = nobody_asks,
     ) -> GroupConfig:
         """The view of rank `me` of a plan. `secret` is the run's, from its file."""
-        timeout_s = (plan.serve if isinstance(plan, ServePlan) else plan.run).comm.timeout_s
+        comm = (plan.serve if isinstance(plan, ServePlan) else plan.run).comm
+        timeout_s = comm.timeout_s
         join_s = max(JOIN_S, timeout_s)
         restarted = (generation if after is None else after + 1) > 0
         bind_s = _SERVING_BIND_S if isinstance(plan, ServePlan) else 0.0
@@ -103,6 +106,7 @@ class GroupConfig:
             entered=entered,
             bind_s=join_s if restarted else bind_s,
             faults=_faults(plan, me),
+            sounds=comm.track_network_metrics,
         )
 
 

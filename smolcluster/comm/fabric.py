@@ -16,7 +16,8 @@ from smolcluster.comm.clock import Deadline
 from smolcluster.comm.config import GroupConfig
 from smolcluster.comm.membership import Membership
 from smolcluster.comm.mesh import WireCounters
-from smolcluster.comm.stats import LinkStats, stats_of, tcp_counters
+from smolcluster.comm.soundings import Soundings
+from smolcluster.comm.stats import LinkMeter, LinkStats, tcp_counters
 from smolcluster.errors import PeerError
 
 # How much later than gloo the control star may notice that a rank is gone.
@@ -32,9 +33,10 @@ class Fabric:
         self._closed = False
         self._gloo_before: str | None = None
         self._gloo_counted: WireCounters | None = None
-        self._meter: dict[str, tuple[int, float]] = {}
+        self._soundings: Soundings | None = None
         self._member = Membership(config)
         self._mesh = self._member.mesh
+        self._meter = LinkMeter(self._mesh)
         self.alarm = self._member.alarm
         self._member.join(Deadline(config.join_s or config.timeout_s))
         self.store = self._member.store
@@ -42,6 +44,8 @@ class Fabric:
             config.faults.enter(self.generation)
         try:
             self._open_group()
+            if config.sounds and config.world_size > 1:
+                self._soundings = Soundings(self._mesh)
         except PeerError as error:
             self._member.tell(error)
             self._teardown(0.0)
@@ -97,7 +101,7 @@ class Fabric:
 
     def links(self) -> tuple[LinkStats, ...]:
         """One entry per peer this rank has links to. Rates are since the last call."""
-        return stats_of(self._mesh.links(), self._meter)
+        return self._meter.look()
 
     def failure(self, error: BaseException) -> PeerError | None:
         """The peer's failure behind an error that an operation raised, if that is what it was.
@@ -129,6 +133,8 @@ class Fabric:
         self._closed = True
         if self.config.faults is not None:
             self.config.faults.end()
+        if self._soundings is not None:
+            self._soundings.close()
         try:
             if dist.is_initialized():
                 with contextlib.suppress(PeerError):

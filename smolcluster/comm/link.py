@@ -10,16 +10,30 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from enum import IntEnum
 from functools import partial
 from typing import NamedTuple
 
 from smolcluster.comm.clock import Deadline, Patience
 from smolcluster.comm.frame import HEADER_BYTES, MAX_STORE, Header, Kind, pack, unpack
 from smolcluster.comm.wire import Wire
-from smolcluster.errors import DeadlineError, PeerError, ProtocolError
+from smolcluster.errors import DeadlineError, PeerError, PeerLostError, ProtocolError
 
 # How long a goodbye may take to go out.
 _FIN_S = 1.0
+# How often a link that sounds does so, and what comes back after so long is none of its own.
+SOUND_S = 1.0
+_LONGEST_TRIP_S = 3600.0
+
+
+class Beat(IntEnum):
+    """What a heartbeat asks for: nothing; to be sent back at once; nothing, it is the answer. Its tag is the sender's
+    monotonic clock in nanoseconds, which nobody else can read.
+    """
+
+    PLAIN = 0
+    SOUND = 1
+    ECHO = 2
 
 
 class Message(NamedTuple):
@@ -30,7 +44,11 @@ class Message(NamedTuple):
 
 
 class Link:
-    """Two wires to one peer. `timeout_s` bounds every send. Closed by `close` (politely) or `abort` (at once)."""
+    """Two wires to one peer. `timeout_s` bounds every send. Closed by `close` (politely) or `abort` (at once).
+
+    `counts`: its bytes are the run's. `sounds`: heartbeats are sent back by the peer, so the way there and back is
+    known where somebody receives at both ends.
+    """
 
     def __init__(self, peer: int, channel: str, out: Wire, inward: Wire, timeout_s: float) -> None:
         self.peer = peer
@@ -39,9 +57,13 @@ class Link:
         self.inward = inward
         self.timeout_s = timeout_s
         self.closed = False
+        self.counts = True
+        self.sounds = False
+        self._trip_s: float | None = None
         self._send_lock = threading.Lock()
         self._sent_fin = False
         self._last_sent = time.monotonic()
+        self._last_sounding = self._last_sent
         self.last_heard = self._last_sent
         self._head = bytearray(HEADER_BYTES)
 
@@ -103,16 +125,44 @@ class Link:
         self._last_sent = time.monotonic()
 
     def pulse(self, every_s: float) -> None:
-        """Send a heartbeat if nothing went out for `every_s`. Never waits: not for a sender that is at work, and not
-        for a peer that takes nothing, or one frozen peer would hold up the heartbeats to all others.
+        """Send a heartbeat if nothing went out for `every_s`, or if a sounding is due. Never waits: not for a sender
+        that is at work, and not for a peer that takes nothing, or one frozen peer would hold up the heartbeats to all
+        others.
         """
-        if time.monotonic() - self._last_sent < every_s or not self._send_lock.acquire(blocking=False):
+        now = time.monotonic()
+        due = self.sounds and now - self._last_sounding >= SOUND_S
+        if (not due and now - self._last_sent < every_s) or not self._send_lock.acquire(blocking=False):
             return
         try:
             if not self._sent_fin and self.out.has_room():
-                self._send(Kind.HEARTBEAT, b"", 0, 0, Deadline(every_s))
+                beat, tag = (Beat.SOUND, time.monotonic_ns()) if self.sounds else (Beat.PLAIN, 0)
+                self._send(Kind.HEARTBEAT, b"", beat, tag, Deadline(every_s))
+                self._last_sounding = now
         finally:
             self._send_lock.release()
+
+    def take_trip_ms(self) -> float | None:
+        """The shortest time that a heartbeat took there and back since the last call; None if none came back."""
+        trip_s, self._trip_s = self._trip_s, None
+        return trip_s * 1000 if trip_s is not None else None
+
+    def _heed(self, beat: Header) -> None:
+        """A heartbeat has come. On the thread that receives, which must not wait: one that cannot be sent back at once
+        is not, for it would measure our own sending."""
+        if beat.op == Beat.ECHO:
+            trip_s = (time.monotonic_ns() - beat.tag) / 1e9
+            if 0 < trip_s < _LONGEST_TRIP_S:
+                self._trip_s = min(trip_s, self._trip_s or trip_s)
+        elif beat.op == Beat.SOUND and self._send_lock.acquire(blocking=False):
+            try:
+                if not self._sent_fin and self.out.has_room():
+                    # Not by `_send`: an answer is no sign of life of our own, and must not keep our heartbeat back.
+                    echo = pack(Kind.HEARTBEAT, 0, op=Beat.ECHO, tag=beat.tag)
+                    self.out.send_all(echo, None, Deadline(SOUND_S))
+            except PeerLostError:
+                return  # what the peer said before it went is still to be read
+            finally:
+                self._send_lock.release()
 
     def receive(self, silence_s: float, limit: int = MAX_STORE, deadline: Deadline | None = None) -> Message:
         """The next frame that is no heartbeat. Each heartbeat restarts `silence_s`; `deadline` bounds the whole wait.
@@ -130,6 +180,7 @@ class Link:
             payload = self.inward.recv_growing(header.length, wait)
             if header.kind is not Kind.HEARTBEAT:
                 return Message(header, payload)
+            self._heed(header)
 
     def receive_into(self, room: memoryview, silence_s: float) -> int:
         """The payload of the next frame that is no heartbeat, which has to be DATA, straight into `room`; its length.
@@ -143,6 +194,7 @@ class Link:
             header = unpack(self._head, len(room), self.who)
             if header.kind is Kind.HEARTBEAT:
                 self.inward.recv_growing(header.length, Patience(silence_s))
+                self._heed(header)
                 continue
             if header.kind is not Kind.DATA or not header.length:
                 raise ProtocolError(f"{self.who} sent {header.kind.name} of {header.length} bytes in a message's body")

@@ -40,6 +40,10 @@ class WireCounters:
     bytes_out: int
     bytes_in: int
 
+    def plus(self, link: Link) -> WireCounters:
+        """With what a link has counted so far."""
+        return WireCounters(self.bytes_out + link.bytes_out, self.bytes_in + link.bytes_in)
+
 
 @dataclass(frozen=True)
 class Card:
@@ -72,7 +76,7 @@ class Card:
 
 class Mesh:
     """Links of one process. `card_of(rank)` gives what a peer published; `hosts` where to dial it, else the address on
-    its card that is nearest to `own_hosts`.
+    its card that is nearest to `own_hosts`. `sounds`: heartbeats measure the way there and back.
     """
 
     def __init__(
@@ -87,6 +91,7 @@ class Mesh:
         timeout_s: float,
         own_hosts: tuple[str, ...] = (),
         faults: Faults | None = None,
+        sounds: bool = False,
     ) -> None:
         self.me = me
         self.listener = listener
@@ -99,18 +104,26 @@ class Mesh:
         self._encrypt = encrypt
         self._tls = tls
         self._faults = faults
+        self.sounds = sounds
         self._lock = threading.Lock()
         self._links: list[Link] = []
-        self._past_out = 0
-        self._past_in = 0
+        self._past: dict[int, WireCounters] = {}
         self._failure: PeerError | None = None
         self._failed = threading.Event()
         self._dialling: set[socket.socket] = set()
 
-    def link(self, peer: int, channel: str, where: Endpoint | None = None, deadline: Deadline | None = None) -> Link:
+    def link(
+        self,
+        peer: int,
+        channel: str,
+        where: Endpoint | None = None,
+        deadline: Deadline | None = None,
+        counts: bool = True,
+    ) -> Link:
         """A new link to `peer` for `channel`, within the deadline (None: the timeout). Both ends have to ask for it.
 
-        `where` overrides the address. HandshakeError, DeadlineError, PeerLostError name the peer.
+        `where` overrides the address; `counts` False: what goes over it is none of the run's bytes. HandshakeError,
+        DeadlineError, PeerLostError name the peer.
         """
         deadline = deadline or Deadline(self.timeout_s)
         if peer > self.me.rank:
@@ -122,6 +135,7 @@ class Mesh:
             made = self.listener.take(channel, peer, deadline)
         else:
             made = self._dial(peer, channel, where or self._where(peer), deadline)
+        made.counts, made.sounds = counts, self.sounds
         if self._faults is not None:
             self._faults.attach(made)
         with self._lock:
@@ -255,8 +269,9 @@ class Mesh:
         with self._lock:
             if link in self._links:
                 self._links.remove(link)
-                self._past_out += link.bytes_out
-                self._past_in += link.bytes_in
+                if link.counts:
+                    past = self._past.get(link.peer, WireCounters(0, 0))
+                    self._past[link.peer] = past.plus(link)
 
     def drop(self, *links: Link | None) -> None:
         """End links at once; whoever waits on one wakes. For when no other thread uses them any more."""
@@ -279,10 +294,17 @@ class Mesh:
 
     def counters(self) -> WireCounters:
         """All bytes this process has moved over links so far."""
+        counted = self.counters_by_peer().values()
+        return WireCounters(sum(each.bytes_out for each in counted), sum(each.bytes_in for each in counted))
+
+    def counters_by_peer(self) -> dict[int, WireCounters]:
+        """The same, by the rank at the other end."""
         with self._lock:
-            out = self._past_out + sum(link.bytes_out for link in self._links)
-            inward = self._past_in + sum(link.bytes_in for link in self._links)
-        return WireCounters(out, inward)
+            found = dict(self._past)
+            for link in self._links:
+                if link.counts:
+                    found[link.peer] = found.get(link.peer, WireCounters(0, 0)).plus(link)
+        return found
 
     def fail(self, error: PeerError, spare: str) -> None:
         """End all links but those of the channel `spare`: whoever waits on one wakes. Later ones are refused."""

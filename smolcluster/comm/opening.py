@@ -55,6 +55,7 @@ def open_mesh(config: GroupConfig) -> Mesh:
         config.timeout_s,
         config.listen,
         config.faults,
+        config.sounds,
     )
 
 

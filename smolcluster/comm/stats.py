@@ -7,74 +7,98 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from smolcluster.comm import kernel
 from smolcluster.comm.link import Link
+from smolcluster.comm.mesh import Mesh, WireCounters
 
-# Linux, struct tcp_info: smoothed round trip in microseconds; include/uapi/linux/tcp.h.
-_TCPI_RTT_AT = 68
+# Linux, struct tcp_info; include/uapi/linux/tcp.h.
 _TCPI_BYTES_ACKED_AT = 120
 _TCPI_BYTES_RECEIVED_AT = 128
-_SIOCOUTQ = 0x5411
 _INTERNET = (socket.AF_INET, socket.AF_INET6)
 
 
 @dataclass(frozen=True)
 class LinkStats:
-    """`mbps`: bits per second both ways since the last look, in millions. `rtt_ms` and `buffered` (bytes not yet
-    acknowledged) come from the kernel; 0 where it does not tell (macOS, Windows).
+    """All that goes to and comes from one peer. Bytes are those of the `seconds` since the last look, over links that
+    are closed by now too; `mbps`: both, bits per second in millions. `address`: where the links lead.
+
+    `rtt_ms`: the shortest way there and back since the last look, as pings took it, process to process; where none came
+    back, as TCP measured it (`rtt_by`). `buffered`: bytes written and not yet acknowledged; `unread`: come, not yet
+    read. None: nobody tells.
     """
 
     peer: int
+    address: str
+    seconds: float
+    bytes_out: int
+    bytes_in: int
     mbps: float
-    rtt_ms: float
-    buffered: int
+    rtt_ms: float | None
+    rtt_by: Literal["ping", "kernel"] | None
+    buffered: int | None
+    unread: int | None
 
 
-def stats_of(links: Iterable[Link], meter: MutableMapping[str, tuple[int, float]]) -> tuple[LinkStats, ...]:
-    """Links summed up per peer. `meter` remembers the last look; the caller keeps it."""
-    now = time.monotonic()
-    moved: dict[int, int] = {}
-    rtt: dict[int, float] = {}
-    buffered: dict[int, int] = {}
-    for link in links:
-        if link.closed:
-            continue
-        moved[link.peer] = moved.get(link.peer, 0) + link.bytes_out + link.bytes_in
-        rtt[link.peer] = max(rtt.get(link.peer, 0.0), _rtt_ms(link.out.sock))
-        buffered[link.peer] = buffered.get(link.peer, 0) + _unsent(link.out.sock)
-    result = []
-    for peer in sorted(moved):
-        before, then = meter.get(f"peer/{peer}", (0, now))
-        meter[f"peer/{peer}"] = (moved[peer], now)
-        seconds = now - then
-        mbps = 8e-6 * max(0, moved[peer] - before) / seconds if seconds > 0 else 0.0
-        result.append(LinkStats(peer, mbps, rtt[peer], buffered[peer]))
-    return tuple(result)
+class LinkMeter:
+    """Looks at the links of a mesh; remembers what it saw the last time. For one thread."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+        self._then = time.monotonic()
+        self._before: dict[int, WireCounters] = {}
+
+    def look(self) -> tuple[LinkStats, ...]:
+        """One entry per peer that there is a link to, or was since the last look."""
+        now, then = time.monotonic(), self._then
+        moved = self._mesh.counters_by_peer()
+        open_links = [link for link in self._mesh.links() if not link.closed]
+        before, self._before, self._then = self._before, moved, now
+        seen = []
+        for peer, total in sorted(moved.items()):
+            links = [link for link in open_links if link.peer == peer]
+            past = before.get(peer, WireCounters(0, 0))
+            out, inward = total.bytes_out - past.bytes_out, total.bytes_in - past.bytes_in
+            if links or out or inward:
+                seen.append(_stats(peer, links, now - then, out, inward))
+        return tuple(seen)
 
 
-def _rtt_ms(sock: socket.socket) -> float:
-    if not sys.platform.startswith("linux"):
-        return 0.0
+def _stats(peer: int, links: list[Link], seconds: float, bytes_out: int, bytes_in: int) -> LinkStats:
+    pings = [trip for link in links if (trip := link.take_trip_ms()) is not None]
+    trips = [trip for link in links if (trip := kernel.rtt_ms(link.out.sock)) is not None]
+    rtt_by: Literal["ping", "kernel"] | None = "ping" if pings else "kernel" if trips else None
+    counted = [link for link in links if link.counts]
+    return LinkStats(
+        peer=peer,
+        address=next((address for link in links if (address := _address(link))), ""),
+        seconds=seconds,
+        bytes_out=bytes_out,
+        bytes_in=bytes_in,
+        mbps=8e-6 * (bytes_out + bytes_in) / seconds if seconds > 0 else 0.0,
+        rtt_ms=min(pings or trips, default=None),
+        rtt_by=rtt_by,
+        buffered=_sum(kernel.unsent(link.out.sock) for link in counted),
+        unread=_sum(kernel.unread(link.inward.sock) for link in counted),
+    )
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    """Of those that are known; None where none is."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
+
+
+def _address(link: Link) -> str:
+    """Where it leads; "" if it was closed meanwhile. The wire that comes in: the other one may lead to a fault."""
     try:
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+        return str(link.inward.sock.getpeername()[0]) if link.inward.sock.family in _INTERNET else ""
     except OSError:
-        return 0.0
-    microseconds = struct.unpack_from("I", info, _TCPI_RTT_AT)[0] if len(info) >= _TCPI_RTT_AT + 4 else 0
-    return float(microseconds) / 1000
-
-
-def _unsent(sock: socket.socket) -> int:
-    if not sys.platform.startswith("linux"):
-        return 0
-    import fcntl
-
-    try:
-        return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), _SIOCOUTQ, b"\0\0\0\0"))[0])
-    except (OSError, ValueError):  # ValueError: another thread has closed it
-        return 0
+        return ""
 
 
 def tcp_counters(hosts: Iterable[str]) -> tuple[int, int] | None:

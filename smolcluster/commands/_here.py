@@ -32,6 +32,7 @@ from smolcluster.plan.render import LEASE_S
 from smolcluster.plan.types import NodeConfig, Plan, ServePlan
 from smolcluster.runtime.newrun import fill_folder, keep_topology, point_latest
 from smolcluster.runtime.runfolder import RunFolder, write_atomic
+from smolcluster.runtime.scraping import write_scraping
 from smolcluster.spec.cluster import ClusterSpec
 
 # Often enough to renew a lease of 12 s many times, seldom enough to cost nothing.
@@ -87,6 +88,7 @@ def lay_out(
             check_node(node_folder(node), node, plan.ca, newest)
     fill_folder(folder, plan.to_json(), isinstance(plan, ServePlan) and plan.api.asks_for_key)
     keep_topology(folder, cluster, nodes_of(plan))
+    write_scraping(folder, plan)
     files = {}
     for node in nodes_of(plan):
         config = NodeConfig(

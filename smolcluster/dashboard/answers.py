@@ -158,7 +158,8 @@ class NodeNow(BaseModel):
 
     `remark` is a word or two that explain the run's speed ("slowest", "waits 40%", "no step"), `why` a sentence where
     there is more to say. `clock_offset_s`: how far its clock is ahead of ours, already taken out of all times here.
-    Hardware figures are there where the machine's system tells.
+    Hardware figures are there where the machine's system tells: `memory_mb` is what its ranks hold, `throttled` what
+    slows it down now, "" for nothing.
     """
 
     node: str
@@ -177,7 +178,7 @@ class NodeNow(BaseModel):
     memory_free_mb: float | None = None
     cpu_percent: float | None = None
     temperature_c: float | None = None
-    throttled: bool | None = None
+    throttled: str | None = None
     ranks: list[RankNow] = Field(default_factory=list)
 
 

@@ -1,4 +1,4 @@
-"""One rank's metrics.jsonl as columns of numbers, read on from where it grew.
+"""One rank's metrics.jsonl as columns of numbers, or one machine's hardware.jsonl, read on from where it grew.
 
 A file of metrics grows by lines; now and then it is replaced as a whole (thinned, cut after a restart, collected): then
 it is read anew. It trusts nothing in there: a damaged line is counted and skipped, the last one may be half written.
@@ -50,15 +50,15 @@ _NAN = float("nan")
 
 
 class Measured(NamedTuple):
-    """A line that is no step: a link, or the machine. `values` are its other fields."""
+    """A line that is no step: a link, or the machine, which knows of no steps. `values` are its other fields."""
 
-    step: int
+    step: int | None
     time: float
     values: dict[str, Any]
 
 
 class Columns:
-    """Of one rank. Not for several threads at once."""
+    """Of one rank, or machine. Not for several threads at once."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -152,7 +152,12 @@ class Columns:
             self.other_schema = schema if isinstance(schema, int) else -1
             return isinstance(schema, int)
         step, time = record.get("step"), record.get("time")
-        if not isinstance(step, int) or not isinstance(time, int | float):
+        if not isinstance(time, int | float):
+            return False
+        if record.get("kind") == "hardware":
+            self.machine.append(Measured(None, float(time), record))
+            return True
+        if not isinstance(step, int):
             return False
         if "loss" in record:
             return self._keep_step(record)
@@ -162,8 +167,6 @@ class Columns:
             self._table = None
         elif isinstance(record.get("peer"), int):
             self.links[record["peer"]].append(Measured(step, float(time), record))
-        elif "norms" not in record:
-            self.machine.append(Measured(step, float(time), record))
         return True
 
     def _keep_step(self, record: dict[str, Any]) -> bool:

@@ -20,9 +20,9 @@ from smolcluster.dashboard.answers import (
     StateAnswer,
     StepAnswer,
 )
-from smolcluster.dashboard.columns import RECENT
+from smolcluster.dashboard.columns import RECENT, Columns
 from smolcluster.dashboard.fixed import server_of
-from smolcluster.dashboard.series import RankColumns
+from smolcluster.dashboard.series import RankColumns, ranks_mb
 from smolcluster.jobs.types import ACTIVE_STATES, PollResult
 from smolcluster.jobs.watching import Look
 from smolcluster.observe.live import History, NodeView, remarks
@@ -57,6 +57,7 @@ class Seen:
     plan: Plan | ServePlan
     look: Look
     ranks: Sequence[RankColumns]
+    machines: Mapping[str, Columns]
     followed: Mapping[str, Followed]
     summary: Summary | None = None
     serving: ServingNow | None = None
@@ -131,7 +132,7 @@ def _nodes(seen: Seen, progress: Mapping[int, StepRecord]) -> list[NodeNow]:
         if not recent.get(rank):
             recent[rank] = [record]
     least = _least_wait([records for rank, records in recent.items() if rank in _counted(seen) and records])
-    machines = {one.node: one.columns.machine[-1].values for one in seen.ranks if one.columns.machine}
+    machines = {name: columns.machine[-1].values for name, columns in seen.machines.items() if columns.machine}
     said = _remarks(seen, progress, recent)
     nodes = []
     for name, answer in seen.look.nodes.items():
@@ -157,11 +158,11 @@ def _nodes(seen: Seen, progress: Mapping[int, StepRecord]) -> list[NodeNow]:
                 steps=_together(steps) if steps else None,
                 remark=word,
                 why=why,
-                memory_mb=_of(machine, "rss_mb", "memory_mb"),
-                memory_free_mb=_of(machine, "available_mb", "memory_free_mb"),
-                cpu_percent=_of(machine, "cpu_percent"),
+                memory_mb=ranks_mb(machine),
+                memory_free_mb=_of(machine, "memory_free_mb"),
+                cpu_percent=share * 100 if (share := _of(machine, "cpu")) is not None else None,
                 temperature_c=_of(machine, "temperature_c"),
-                throttled=machine.get("throttled") if isinstance(machine.get("throttled"), bool) else None,
+                throttled=machine.get("throttled") if isinstance(machine.get("throttled"), str) else None,
                 ranks=mine,
             )
         )
@@ -372,8 +373,8 @@ def _cursor(answer: StateAnswer) -> str:
     return hashlib.sha256(answer.model_dump_json(exclude=passing).encode()).hexdigest()[:24]
 
 
-def _of(values: Mapping[str, object], *names: str) -> float | None:
-    found = next((values[name] for name in names if isinstance(values.get(name), int | float)), None)
+def _of(values: Mapping[str, object], name: str) -> float | None:
+    found = values.get(name)
     return _finite(float(found)) if isinstance(found, int | float) else None
 
 

@@ -49,7 +49,11 @@ def serve_dashboard(
     bound = {"page": _listen(port)}
     url = f"http://{Endpoint(*bound['page'][0].getsockname()[:2])}"
     settings = ApiSettings(key=SecretStr(key), urls={"page": url})
-    app = create_dashboard(Reading(folder, "wish" if can_stop else None), settings)
+
+    def attended() -> bool:
+        return belongs_to is not None and alive(belongs_to)
+
+    app = create_dashboard(Reading(folder, "wish" if can_stop else None, attended), settings)
     with Serving(app, bound) as serving:
         told(f"{url}/?key={make_onetime(key, time.time())}")
         while not stop.wait(_LOOK_S):

@@ -9,6 +9,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from smolcluster.chat.backend.refusals import ApiError
 from smolcluster.dashboard.answers import (
@@ -19,7 +20,6 @@ from smolcluster.dashboard.answers import (
     RunAnswer,
     SeriesAnswer,
     SeriesName,
-    ServingNow,
     StateAnswer,
     StopAnswer,
 )
@@ -45,21 +45,22 @@ _FOLLOWED_S = 60.0
 
 
 class Reading:
-    """`others`: who ends the run's parts elsewhere, None: it cannot be stopped from here at all. `stages`: what a
-    served model says of its stages, where this process knows more than the folder.
+    """`others`: who ends the run's parts elsewhere, None: it cannot be stopped from here at all. `attended`: whether
+    somebody is at it who has not made its summary yet, whatever its nodes say: it is not over then.
     """
 
     def __init__(
-        self, folder: RunFolder, others: Others | None = None, stages: Callable[[], ServingNow | None] | None = None
+        self, folder: RunFolder, others: Others | None = None, attended: Callable[[], bool] = lambda: False
     ) -> None:
         self._folder = folder
         self._others = others
-        self._stages = stages
+        self._attended = attended
         self._lock = threading.Lock()
         self._plan: Plan | ServePlan | None = None
         self._problem = ""
         self._lookout: Lookout | None = None
         self._ranks: list[RankColumns] = []
+        self._machines: dict[str, Columns] = {}
         self._happened: Happened | None = None
         self._state: StateAnswer | None = None
         self._stated_at = 0.0
@@ -89,7 +90,7 @@ class Reading:
             # Chosen ranks are a run of their own; of a star the server's steps are the run's.
             counted = ranks if server is None or len(ranks) < len(self._ranks) else ranks[:1]
             lines, last = [], since_step
-            for line, steps, values, times in lines_of(name, by, ranks, counted):
+            for line, steps, values, times in lines_of(name, by, ranks, counted, self._machines):
                 new = steps > since_step
                 last = max(last, int(steps[-1]) if len(steps) else 0)
                 kept = thin(steps[new], values[new], times[new], points)
@@ -164,6 +165,9 @@ class Reading:
                     RankColumns(rank.rank, rank.node, Columns(self._folder.metrics(rank.node, rank.rank)))
                     for rank in self._plan.ranks
                 ]
+                self._machines = {
+                    node: Columns(self._folder.hardware(node)) for node in {rank.node for rank in self._plan.ranks}
+                }
         if self._plan is None:
             return {node.name: node.ranks for node in run_answer(self._folder, None, "", False).nodes}
         names = dict.fromkeys(rank.node for rank in self._plan.ranks)
@@ -200,18 +204,18 @@ class Reading:
     def _answer(self, plan: Plan | ServePlan, lookout: Lookout) -> StateAnswer:
         now = time.time()
         look = lookout.look(now)
-        for one in self._ranks:
-            one.columns.refresh()
-        serving = None
-        if isinstance(plan, ServePlan):
-            serving = self._stages() if self._stages is not None else None
-            serving = serving or serving_of(plan, look)
+        if look.over and not self._folder.summary.exists() and self._attended():
+            look = replace(look, over=False)
+        for columns in (*(one.columns for one in self._ranks), *self._machines.values()):
+            columns.refresh()
+        serving = serving_of(plan, look) if isinstance(plan, ServePlan) else None
         return state_answer(
             Seen(
                 now=now,
                 plan=plan,
                 look=look,
                 ranks=self._ranks,
+                machines=self._machines,
                 followed={node: followed_of(self._folder, node, now) for node in look.nodes},
                 summary=summary_in(self._folder),
                 serving=serving,
@@ -236,7 +240,7 @@ class Reading:
         return min(began, default=None)
 
     def _mark(self) -> str:
-        files = [one.columns.path for one in self._ranks]
+        files = [one.columns.path for one in self._ranks] + [one.path for one in self._machines.values()]
         nodes = dict.fromkeys(one.node for one in self._ranks)
         files += [self._folder.log(one.node, one.rank) for one in self._ranks]
         files += [path for node in nodes for path in (self._folder.supervisor_log(node), self._folder.followed(node))]
@@ -245,14 +249,14 @@ class Reading:
     def _notes(self) -> list[str]:
         """What is not whole, in words."""
         notes = []
-        for one in self._ranks:
-            name = one.columns.path.relative_to(self._folder.path).as_posix()
-            if one.columns.damaged:
-                lines = "line is" if one.columns.damaged == 1 else "lines are"
-                notes.append(f"{name}: {one.columns.damaged} {lines} damaged, and left out")
-            if one.columns.other_schema is not None:
-                newer = one.columns.other_schema > METRICS_SCHEMA
+        for columns in (*(one.columns for one in self._ranks), *self._machines.values()):
+            name = columns.path.relative_to(self._folder.path).as_posix()
+            if columns.damaged:
+                lines = "line is" if columns.damaged == 1 else "lines are"
+                notes.append(f"{name}: {columns.damaged} {lines} damaged, and left out")
+            if columns.other_schema is not None:
+                newer = columns.other_schema > METRICS_SCHEMA
                 fix = "upgrade smolcluster" if newer else "look at it with the smolcluster that wrote it"
-                what = f"is version {one.columns.other_schema}; this smolcluster reads version {METRICS_SCHEMA}"
+                what = f"is version {columns.other_schema}; this smolcluster reads version {METRICS_SCHEMA}"
                 notes.append(f"{name} {what}: {fix}")
         return notes

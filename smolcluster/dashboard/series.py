@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -57,15 +58,19 @@ _COMBINED: Mapping[Combine, Callable[[Numbers], Numbers]] = {
 # What a rank waits is for bytes as long as the one that waits least does, and for others to be ready beyond that.
 SPLIT = ("communication_ms", "waiting_ms")
 # From lines that are no steps: of the machine, and of links.
-MACHINE: Mapping[SeriesName, tuple[str, tuple[str, ...]]] = {
-    "memory_mb": ("MB", ("rss_mb", "memory_mb")),
-    "cpu_percent": ("%", ("cpu_percent",)),
-    "temperature_c": ("°C", ("temperature_c",)),
+MACHINE: Mapping[SeriesName, tuple[str, Callable[[Mapping[str, Any]], float | None]]] = {
+    "memory_mb": ("MB", lambda values: ranks_mb(values)),
+    "cpu_percent": ("%", lambda values: _scaled(values.get("cpu"), 100.0)),
+    "temperature_c": ("°C", lambda values: _scaled(values.get("temperature_c"), 1.0)),
 }
-LINK: Mapping[SeriesName, tuple[str, tuple[str, ...]]] = {
-    "link_mbps": ("Mbit/s", ("mbps",)),
-    "link_rtt_ms": ("ms", ("rtt_ms",)),
-}
+LINK: Mapping[SeriesName, tuple[str, str]] = {"link_mbps": ("Mbit/s", "mbps"), "link_rtt_ms": ("ms", "rtt_ms")}
+
+
+def ranks_mb(values: Mapping[str, Any]) -> float | None:
+    """Resident memory of a machine's ranks together, from a HardwareRecord; None where it does not tell."""
+    each = values.get("rss_mb")
+    known = [mb for mb in each.values() if isinstance(mb, int | float)] if isinstance(each, dict) else []
+    return float(sum(known)) if known else None
 
 
 def unit_of(name: SeriesName) -> str:
@@ -83,20 +88,23 @@ class RankColumns:
 
 
 def lines_of(
-    name: SeriesName, by: Grouping, ranks: Sequence[RankColumns], counted: Sequence[RankColumns]
+    name: SeriesName,
+    by: Grouping,
+    ranks: Sequence[RankColumns],
+    counted: Sequence[RankColumns],
+    machines: Mapping[str, Columns],
 ) -> list[tuple[SeriesLine, Numbers, Numbers, Numbers]]:
     """Each curve, empty, with its steps, values and times, whole.
 
     `counted` are the ranks whose steps are the run's: of a star the server alone. The whole run's loss is the one that
-    was recorded the most of.
+    was recorded the most of. `machines`: what was seen of each; its steps are those that its first rank was at then.
     """
     if name in MACHINE:
-        return [_measured(one, one.columns.machine, None, MACHINE[name][1]) for one in ranks]
+        first = {one.node: one for one in reversed(ranks)}
+        return [_machine(one, machines[node].machine, MACHINE[name][1]) for node, one in sorted(first.items())]
     if name in LINK:
         return [
-            _measured(one, found, peer, LINK[name][1])
-            for one in ranks
-            for peer, found in sorted(one.columns.links.items())
+            _link(one, found, peer, LINK[name][1]) for one in ranks for peer, found in sorted(one.columns.links.items())
         ]
     figure = FIGURES[name]
     if by == "run" and figure.by == "run":
@@ -139,19 +147,36 @@ def thin(steps: Numbers, values: Numbers, times: Numbers, most: int) -> tuple[Nu
     return steps[kept], values[kept], times[kept]
 
 
-def _measured(
-    one: RankColumns, found: Sequence[Measured], peer: int | None, fields: Sequence[str]
+def _machine(
+    one: RankColumns, found: Sequence[Measured], value: Callable[[Mapping[str, Any]], float | None]
 ) -> tuple[SeriesLine, Numbers, Numbers, Numbers]:
-    label = one.node if peer is None else f"{one.rank} to {peer}"
+    line = SeriesLine(label=one.node, node=one.node, steps=[], values=[], times=[])
+    rows = [(each.time, known) for each in found for known in [value(each.values)] if known is not None]
+    table = np.array(rows, dtype=np.float64).reshape(len(rows), 2)
+    steps, times = one.columns.column("step"), one.columns.column("time")
+    if not len(steps) or not len(table):
+        return line, np.empty(0), np.empty(0), np.empty(0)
+    at = np.searchsorted(times, table[:, 0], side="right")
+    return line, np.concatenate([[0.0], steps])[at], table[:, 1], table[:, 0]
+
+
+def _link(
+    one: RankColumns, found: Sequence[Measured], peer: int, field: str
+) -> tuple[SeriesLine, Numbers, Numbers, Numbers]:
     rows = [
-        (float(each.step), float(value), each.time)
+        (float(each.step or 0), known, each.time)
         for each in found
-        for value in [next((each.values[field] for field in fields if field in each.values), None)]
-        if isinstance(value, int | float)
+        for known in [_scaled(each.values.get(field), 1.0)]
+        if known is not None
     ]
     table = np.array(rows, dtype=np.float64).reshape(len(rows), 3)
+    label = f"{one.rank} to {peer}"
     line = SeriesLine(label=label, node=one.node, rank=one.rank, peer=peer, steps=[], values=[], times=[])
     return line, table[:, 0], table[:, 1], table[:, 2]
+
+
+def _scaled(value: object, by: float) -> float | None:
+    return float(value) * by if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def _together(

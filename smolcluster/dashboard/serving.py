@@ -1,9 +1,8 @@
-"""How a served model is now: from what its API wrote last, or from the API itself where this is its process."""
+"""How a served model is now, from what its API wrote last: about once a second."""
 
 from __future__ import annotations
 
 from smolcluster.dashboard.answers import ServingNow, StageNow
-from smolcluster.infer.head import Health
 from smolcluster.jobs.watching import Look
 from smolcluster.plan.types import ServePlan
 from smolcluster.runtime.runfolder import ServingNote
@@ -26,18 +25,6 @@ def serving_of(plan: ServePlan, look: Look) -> ServingNow:
         urls=note.urls,
         stages=[_stage(plan, rank, note) for rank in range(len(plan.stages))],
     )
-
-
-def with_health(now: ServingNow, health: Health) -> ServingNow:
-    """The same, with what the head says of its stages this moment."""
-    alive = {stage.rank: stage for stage in health.stages}
-    stages = []
-    for stage in now.stages:
-        known = alive.get(stage.rank)
-        if known is not None and known.alive:
-            stage = stage.model_copy(update={"sessions": known.sessions, "memory_mb": known.rss_mb})
-        stages.append(stage)
-    return now.model_copy(update={"active": health.active, "waiting": health.waiting, "stages": stages})
 
 
 def _stage(plan: ServePlan, rank: int, note: ServingNote | None) -> StageNow:

@@ -33,6 +33,7 @@ _VERSIONS = (
     "print(json.dumps({'python': platform.python_version(), 'smolcluster': own, 'torch': version('torch')}))\n"
 )
 # vcgencmd get_throttled: bits that are on now, and (16 higher) that were since it was started.
+_PI_FIRMWARE = "soc*/*firmware/get_throttled"
 _PI_BITS = {0: "too little voltage", 1: "clock capped", 2: "throttled", 3: "soft temperature limit"}
 
 
@@ -99,15 +100,34 @@ def temperature_c() -> float | None:
 
 def throttled() -> str | None:
     """What slows the machine down now; "" for nothing, None where nobody tells."""
+    for told_by_kernel in Path("/sys/devices/platform").glob(_PI_FIRMWARE):
+        try:
+            return pi_throttled("0x" + told_by_kernel.read_text(encoding="ascii").strip())
+        except (OSError, UnicodeDecodeError):
+            continue
     told = ask(["vcgencmd", "get_throttled"])
-    if told is not None and (bits := re.search(r"0x([0-9a-fA-F]+)", told)):
-        value = int(bits[1], 16)
-        return ", ".join(what for bit, what in _PI_BITS.items() if value >> bit & 1)
+    if told is not None and (said := pi_throttled(told)) is not None:
+        return said
     told = ask(["pmset", "-g", "therm"])
-    if told is not None:
-        limit = re.search(r"CPU_Speed_Limit\s*=\s*(\d+)", told)
-        return f"clock limited to {limit[1]} %" if limit and int(limit[1]) < 100 else ""
-    return None
+    return mac_throttled(told) if told is not None else None
+
+
+def pi_throttled(told: str) -> str | None:
+    """From the bits of a Raspberry Pi's firmware."""
+    bits = re.search(r"0x([0-9a-fA-F]+)", told)
+    if bits is None:
+        return None
+    value = int(bits[1], 16)
+    return ", ".join(what for bit, what in _PI_BITS.items() if value >> bit & 1)
+
+
+def mac_throttled(told: str) -> str:
+    """From `pmset -g therm`: Intel Macs tell a limit of the clock, others a warning level when it is too late."""
+    limit = re.search(r"CPU_Speed_Limit\s*=\s*(\d+)", told)
+    if limit and int(limit[1]) < 100:
+        return f"clock limited to {limit[1]} %"
+    level = re.search(r"(?i)thermal (?:warning )?level\D{0,40}?(\d+)", told)
+    return f"thermal warning level {level[1]}" if level and int(level[1]) else ""
 
 
 def look(python: str, workdir: str, controller_time: float) -> dict[str, object]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from smolcluster.errors import PeerError
 from smolcluster.jobs.control import ask
+from smolcluster.jobs.pieces import Place, read_pieces
 from smolcluster.jobs.registry import Registry
 from smolcluster.jobs.state import read_state, told_by_ranks
 from smolcluster.jobs.stop import settle
@@ -23,10 +24,11 @@ SILENT_S = 30.0
 _FINE = frozenset({"running", "0", "130"})
 
 
-def poll_job(run_dir: Path, node: str, renew: bool = True) -> PollResult:
+def poll_job(run_dir: Path, node: str, renew: bool = True, have: dict[str, Place] | None = None) -> PollResult:
     """State, last step of each rank, and failures with the ends of their logs. Cheap: reads only the ends of files.
 
-    `renew` gives the run another term of its lease. A supervisor that is dead is noticed and the state says so.
+    `have`: how much of the node's files is where the question came from; what is new comes along. `renew` gives the run
+    another term of its lease. A supervisor that is dead is noticed and the state says so.
     JobMissing if there is no such run.
     """
     folder = RunFolder(run_dir.absolute())
@@ -38,7 +40,14 @@ def poll_job(run_dir: Path, node: str, renew: bool = True) -> PollResult:
     state = told_by_ranks(folder, settle(folder, node))
     steps = {rank: last_step(folder.metrics(node, rank)) for rank in state.ranks}
     progress = {rank: step for rank, step in steps.items() if step is not None}
-    return PollResult(job=state, progress=progress, failed=failures(folder, state), serving=serving_now(folder, state))
+    return PollResult(
+        job=state,
+        progress=progress,
+        failed=failures(folder, state),
+        serving=serving_now(folder, state),
+        pieces=read_pieces(folder.node(node), have) if have is not None else (),
+        time=time.time(),
+    )
 
 
 def active_here(run_dir: Path, nodes: Iterable[str]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,7 +20,9 @@ from typing import Literal
 from smolcluster.jobs.awake import kept_awake
 from smolcluster.jobs.control import ControlServer
 from smolcluster.jobs.endings import describe, exit_code_of, result_for
+from smolcluster.jobs.figures import figures_of
 from smolcluster.jobs.lease import Lease
+from smolcluster.jobs.nodefile import ranks_of
 from smolcluster.jobs.processes import RankProcess, rank_environment
 from smolcluster.jobs.registry import Active, Registry
 from smolcluster.jobs.restarts import Restarts, RestartsOfEach
@@ -30,7 +32,7 @@ from smolcluster.jobs.tail import last_step
 from smolcluster.jobs.types import STOP_GRACE_S
 from smolcluster.jobs.verdict import NOT_STARTED, judge
 from smolcluster.jobs.wire import Reply, Request
-from smolcluster.plan.types import NodeConfig, RankPlan
+from smolcluster.plan.types import NodeConfig, Plan, RankPlan, ServePlan
 from smolcluster.runtime.results import read_result, write_result
 from smolcluster.runtime.runfolder import JobState, RankResult, RunFolder
 
@@ -60,7 +62,7 @@ class Supervisor(ABC):
         self,
         node_file: Path,
         config: NodeConfig,
-        ranks: Sequence[RankPlan],
+        plan: Plan | ServePlan,
         registry: Registry,
         claim: Active,
         environment: Mapping[str, str],
@@ -68,7 +70,8 @@ class Supervisor(ABC):
     ) -> None:
         self._node_file = node_file
         self._config = config
-        self._plans = tuple(ranks)
+        self._plan = plan
+        self._plans = ranks_of(config, plan)
         self._registry = registry
         self._claim = claim
         self._environment = environment
@@ -98,7 +101,10 @@ class Supervisor(ABC):
         with ControlServer(self._folder.control(self._config.node), self._answer) as control:
             try:
                 self._publish("starting")
-                with kept_awake(f"run {self._config.run_id}"):
+                with (
+                    kept_awake(f"run {self._config.run_id}"),
+                    figures_of(self._config, self._plan, self._pids, lambda: self._state),
+                ):
                     self._run_ranks()
             finally:
                 self._end_all()
@@ -109,6 +115,10 @@ class Supervisor(ABC):
             self._registry.release(self._claim)
             self._ended.set()
         return code
+
+    def _pids(self) -> dict[int, int]:
+        """The processes of the ranks that run, for another thread."""
+        return {rank: process.pid for rank, process in tuple(self._running.items())}
 
     @property
     @abstractmethod

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from smolcluster.errors import SmolError
 from smolcluster.jobs.endings import exit_code_of
-from smolcluster.jobs.nodefile import ranks_of
 from smolcluster.jobs.registry import Active, Registry
 from smolcluster.jobs.restarts import RestartsOfEach
 from smolcluster.jobs.stopping import StopOrder
@@ -40,7 +39,7 @@ class EachSupervisor(Supervisor):
         environment: Mapping[str, str],
         worker: tuple[str, ...],
     ) -> None:
-        super().__init__(node_file, config, ranks_of(config, plan), registry, claim, environment, worker)
+        super().__init__(node_file, config, plan, registry, claim, environment, worker)
         recovery = plan.serve.recovery if isinstance(plan, ServePlan) else plan.run.recovery
         self._policy = RestartsOfEach(recovery, self._before)
         # A training ends by itself, and a rank that has done its work with it; a served model's only when asked to.

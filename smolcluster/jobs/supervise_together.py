@@ -8,7 +8,6 @@ import queue
 from collections.abc import Mapping
 from pathlib import Path
 
-from smolcluster.jobs.nodefile import ranks_of
 from smolcluster.jobs.registry import Active, Registry
 from smolcluster.jobs.restarts import Restarts
 from smolcluster.jobs.stopping import StopOrder, Stopping
@@ -34,7 +33,7 @@ class TogetherSupervisor(Supervisor):
         environment: Mapping[str, str],
         worker: tuple[str, ...],
     ) -> None:
-        super().__init__(node_file, config, ranks_of(config, plan), registry, claim, environment, worker)
+        super().__init__(node_file, config, plan, registry, claim, environment, worker)
         self._policy = Restarts(plan.run.recovery, plan.run.strategy, self._before)
 
     @property

@@ -41,12 +41,13 @@ def figures_of(records: Iterable[StepRecord]) -> RankFigures:
 
 @dataclass(frozen=True)
 class LinkFigures:
-    """One link from the side of `rank`: means of what was measured, Mbit/s only where anything was sent."""
+    """One link from the side of `rank`: means of what was measured, Mbit/s only where anything was sent, milliseconds
+    where the round trip is known."""
 
     rank: int
     peer: int
     mbps: float | None
-    rtt_ms: float
+    rtt_ms: float | None
 
 
 def links_of(story: RunStory) -> tuple[LinkFigures, ...]:
@@ -61,7 +62,8 @@ def links_of(story: RunStory) -> tuple[LinkFigures, ...]:
 def _link(rank: int, peer: int, links: Sequence[LinkRecord]) -> LinkFigures:
     speeds = [link.mbps for link in links if link.mbps > 0]
     mbps = sum(speeds) / len(speeds) if speeds else None
-    return LinkFigures(rank, peer, mbps, sum(link.rtt_ms for link in links) / len(links))
+    trips = [link.rtt_ms for link in links if link.rtt_ms]  # 0 where runs of before knew none
+    return LinkFigures(rank, peer, mbps, sum(trips) / len(trips) if trips else None)
 
 
 def slowest_link(links: Iterable[LinkFigures]) -> LinkFigures | None:

@@ -7,6 +7,7 @@ whom they dial and which folders they use. A worker reads both.
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import Literal
 
 from pydantic import Field
@@ -173,6 +174,13 @@ class ServePlan(Frozen):
 
 # What plan.json says it is; that of a training says nothing.
 KINDS: dict[str, type[Plan | ServePlan]] = {"inference": ServePlan, "profile": ProfilePlan}
+
+
+def plan_of(text: str | bytes) -> Plan | ServePlan:
+    """The plan that a text is, of whatever kind it says. ValueError if it is none."""
+    value = json.loads(text)
+    kind = KINDS.get(str(value.get("kind")), Plan) if isinstance(value, dict) else Plan
+    return kind.model_validate_json(text)
 
 
 class NodeConfig(Frozen):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 
@@ -30,7 +30,7 @@ class ByteCounts(Protocol):
 
 
 class LinkState(Protocol):
-    """One link as this rank sees it: measured speed, round trip, bytes waiting to be sent."""
+    """One link as this rank sees it: what comm.LinkStats holds, which has the meanings."""
 
     @property
     def peer(self) -> int:
@@ -38,18 +38,48 @@ class LinkState(Protocol):
         ...
 
     @property
-    def mbps(self) -> float:
-        """Measured speed, megabits per second."""
+    def address(self) -> str:
+        """Where it leads."""
         ...
 
     @property
-    def rtt_ms(self) -> float:
+    def seconds(self) -> float:
+        """Since the last look."""
+        ...
+
+    @property
+    def bytes_out(self) -> int:
+        """Sent since the last look."""
+        ...
+
+    @property
+    def bytes_in(self) -> int:
+        """Received since the last look."""
+        ...
+
+    @property
+    def mbps(self) -> float:
+        """Both of these, megabits per second."""
+        ...
+
+    @property
+    def rtt_ms(self) -> float | None:
         """Round trip, milliseconds."""
         ...
 
     @property
-    def buffered(self) -> int:
-        """Bytes that wait to be sent."""
+    def rtt_by(self) -> Literal["ping", "kernel"] | None:
+        """Who measured it."""
+        ...
+
+    @property
+    def buffered(self) -> int | None:
+        """Bytes that wait to be sent, or to be acknowledged."""
+        ...
+
+    @property
+    def unread(self) -> int | None:
+        """Bytes that have come and wait to be read."""
         ...
 
 

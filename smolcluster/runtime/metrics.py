@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from smolcluster.runtime.metricsfile import GradientRecord, LinkRecord, StepRecord, ValidationRecord
+from smolcluster.runtime.metricsfile import GradientRecord, HardwareRecord, LinkRecord, StepRecord, ValidationRecord
 from smolcluster.runtime.runfolder import write_atomic
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class MetricsWriter:
         self._lines = len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
         self._file = path.open("a", encoding="utf-8")
 
-    def write(self, record: StepRecord | LinkRecord | GradientRecord | ValidationRecord) -> None:
+    def write(self, record: StepRecord | LinkRecord | GradientRecord | ValidationRecord | HardwareRecord) -> None:
         """Append one record; it can be read when this returns."""
         self._file.write(record.model_dump_json(by_alias=True, exclude_none=True) + "\n")
         self._file.flush()
@@ -42,17 +42,24 @@ class MetricsWriter:
         if self._lines >= self._max_lines:
             self._thin()
 
-    def write_links(self, step: int, links: Iterable[LinkState]) -> None:
-        """Append how each of this rank's links is at a step."""
+    def write_links(self, step: int, links: Iterable[LinkState], node_of: Callable[[int], str]) -> None:
+        """Append how each of this rank's links is at a step. `node_of`: the machine that holds a rank."""
         for link in links:
             self.write(
                 LinkRecord(
                     step=step,
                     time=time.time(),
                     peer=link.peer,
+                    node=node_of(link.peer),
+                    address=link.address,
+                    seconds=link.seconds,
+                    bytes_out=link.bytes_out,
+                    bytes_in=link.bytes_in,
                     mbps=link.mbps,
                     rtt_ms=link.rtt_ms,
+                    rtt_by=link.rtt_by,
                     buffered=link.buffered,
+                    unread=link.unread,
                 )
             )
 

@@ -1,4 +1,7 @@
-"""The records of metrics.jsonl, a line each: steps, and now and then links, gradients, validation losses. No torch."""
+"""The records of metrics.jsonl, a line each: steps, and now and then links, gradients, validation losses. No torch.
+
+What a node's supervisor sees of the machine stands in the node's hardware.jsonl.
+"""
 
 from __future__ import annotations
 
@@ -64,15 +67,51 @@ class StepRecord(Frozen):
 
 
 class LinkRecord(Frozen):
-    """Another kind of line of metrics.jsonl, every metrics_log_interval steps: one link as this rank sees it."""
+    """Another kind of line of metrics.jsonl, every metrics_log_interval steps: one link as this rank sees it.
+
+    `node` and `address`: the peer's machine, and where the socket leads, which tells the wire. `bytes_out` and
+    `bytes_in` were counted on the link's sockets in the `seconds` since the line before; `mbps` is both, over that
+    time. `rtt_ms`: there and back, the shortest in that time; `rtt_by` "ping": from rank to rank and back, "kernel":
+    as TCP measured it. In the system's buffers are, in bytes: `buffered`, written and not acknowledged yet; `unread`,
+    come and not read yet. What is missing the system does not tell; runs of before wrote 0 and told less.
+    """
 
     schema_: int = Field(default=METRICS_SCHEMA, alias="schema", serialization_alias="schema")
+    kind: Literal["links"] = "links"
     step: int
     time: float
     peer: int
+    node: str = ""
+    address: str = ""
+    seconds: float | None = None
+    bytes_out: int | None = None
+    bytes_in: int | None = None
     mbps: float
-    rtt_ms: float
-    buffered: int
+    rtt_ms: float | None = None
+    rtt_by: Literal["ping", "kernel"] | None = None
+    buffered: int | None = None
+    unread: int | None = None
+
+
+class HardwareRecord(Frozen):
+    """A line of a node's hardware.jsonl: the machine as its supervisor saw it. What is None the system does not tell.
+
+    `cpu`: the share of all cores that worked since the line before. `memory_free_mb`: what is free or could be freed
+    at once. `rss_mb`: the resident memory of the node's ranks, by rank. `throttled`: what slows the machine down now,
+    "" for nothing.
+    """
+
+    schema_: int = Field(default=METRICS_SCHEMA, alias="schema", serialization_alias="schema")
+    kind: Literal["hardware"] = "hardware"
+    time: float
+    cpu: float
+    cores: int
+    load: float | None = None
+    memory_mb: int
+    memory_free_mb: int
+    rss_mb: dict[int, float] = Field(default_factory=dict)
+    temperature_c: float | None = None
+    throttled: str | None = None
 
 
 class GradientRecord(Frozen):

@@ -72,6 +72,11 @@ class RunFolder:
         return self.path / "tracking"
 
     @property
+    def prometheus(self) -> Path:
+        """On the controller: what Prometheus needs to look at the run (runtime/scraping.py)."""
+        return self.path / "prometheus"
+
+    @property
     def checkpoints(self) -> Path:
         """Manifests."""
         return self.path / "checkpoints"
@@ -99,6 +104,10 @@ class RunFolder:
     def metrics(self, node: str, rank: int) -> Path:
         """StepRecords and LinkRecords, one per line."""
         return self.rank(node, rank) / "metrics.jsonl"
+
+    def hardware(self, node: str) -> Path:
+        """What the supervisor saw of the machine: HardwareRecords, one per line."""
+        return self.node(node) / "hardware.jsonl"
 
     def log(self, node: str, rank: int) -> Path:
         """The worker's stdout and stderr."""

@@ -59,6 +59,7 @@ class CommonFile(FileModel):
     buffer_size: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     track_network_metrics: bool = True
     metrics_log_interval: int = Field(default=50, gt=0)
+    metrics_port: int = Field(default=0, ge=0, le=65535)
     num_workers: int | None = Field(default=None, ge=0)
     transport: Literal["smol", "gloo", "auto"] = "smol"
     wire: WireFormat | Literal["auto"] = "fp32"

@@ -171,6 +171,7 @@ def comm_of(file: CommonFile) -> CommSpec:
         timeout_s=file.peer_timeout,
         track_network_metrics=file.track_network_metrics,
         metrics_log_interval=file.metrics_log_interval,
+        metrics_port=file.metrics_port,
     )
 
 

@@ -120,7 +120,10 @@ class DataSpec(Frozen):
 
 
 class CommSpec(Frozen):
-    """How ranks talk. `buffer_mb` is per node: the chunk by which a link pipelines. `timeout_s` bounds every wait."""
+    """How ranks talk. `buffer_mb` is per node: the chunk by which a link pipelines. `timeout_s` bounds every wait.
+
+    `metrics_port`: where each node answers Prometheus; 0: nowhere.
+    """
 
     transport: Literal["smol", "gloo", "auto"] = "smol"
     wire: WireFormat | Literal["auto"] = "fp32"
@@ -129,6 +132,7 @@ class CommSpec(Frozen):
     timeout_s: float = Field(default=60.0, gt=0)
     track_network_metrics: bool = True
     metrics_log_interval: int = Field(default=50, gt=0)
+    metrics_port: int = Field(default=0, ge=0, le=65535, exclude_if=lambda port: port == 0)
 
 
 class RecoverySpec(Frozen):

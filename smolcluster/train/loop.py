@@ -199,7 +199,7 @@ class Loop:
         comm = self._context.run.comm
         if not comm.track_network_metrics or not falls_in(comm.metrics_log_interval, first, step):
             return
-        self._metrics.write_links(step, self._context.wires.links())
+        self._metrics.write_links(step, self._context.wires.links(), self._context.node_of)
 
     def _say(self, step: int, loss: float, tokens_per_s: float, fresh: bool) -> None:
         now = time.monotonic()

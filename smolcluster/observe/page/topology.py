@@ -70,7 +70,8 @@ def _link(
     if not labelled or not mine:
         return line
     speed = [f"{min(speeds):,.0f} Mbit/s"] if speeds else []
-    label = ", ".join([*speed, f"{max(link.rtt_ms for link in mine):.2f} ms"])
+    trips = [link.rtt_ms for link in mine if link.rtt_ms is not None]
+    label = ", ".join([*speed, *([f"{max(trips):.2f} ms"] if trips else [])])
     # Off the middle, so that labels of lines that cross there do not lie on each other.
     x, y = x1 + (x2 - x1) * 0.45, y1 + (y2 - y1) * 0.45
     return join(line, tag("text", label, x=f"{x:.1f}", y=f"{y - 5:.1f}", text_anchor="middle"))

@@ -154,9 +154,10 @@ def topology(story: RunStory) -> Markup:
     said = "No link was measured: track_network_metrics is off, or the run was too short."
     if slow is not None:
         here, there = node_of.get(slow.rank, "?"), node_of.get(slow.peer, "?")
+        trip = "" if slow.rtt_ms is None else f", {slow.rtt_ms:.2f} ms there and back"
         said = (
             f"Slowest link: from rank {slow.rank} ({here}) to rank {slow.peer} ({there}), {slow.mbps:,.0f} Mbit/s as it"
-            f" was used, {slow.rtt_ms:.2f} ms there and back."
+            f" was used{trip}."
         )
     elif story.plan.world_size == 1:
         said = "One rank: nothing goes over a wire."

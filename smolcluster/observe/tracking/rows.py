@@ -72,7 +72,8 @@ def _of_a_rank(rank: RankStory, counted: bool, row: Callable[[int, float], Row])
     for link in rank.links:
         at = f"link-{rank.plan.rank}-{link.peer}"
         values = row(link.step, link.time).values
-        values |= {f"{at}/mbps": link.mbps, f"{at}/rtt_ms": link.rtt_ms, f"{at}/buffered": float(link.buffered)}
+        seen = {"mbps": link.mbps, "rtt_ms": link.rtt_ms, "buffered": link.buffered, "unread": link.unread}
+        values |= {f"{at}/{name}": float(value) for name, value in seen.items() if value is not None}
     for gradient in rank.gradients:
         squares: dict[str, float] = {}
         for parameter, norm in gradient.norms.items():

@@ -251,7 +251,7 @@ class ServerLoop:
         comm = self._context.run.comm
         if not comm.track_network_metrics or step % comm.metrics_log_interval:
             return
-        self._metrics.write_links(step, self._context.wires.links())
+        self._metrics.write_links(step, self._context.wires.links(), self._context.node_of)
 
     def _say(self, step: int, loss: float, tokens_per_s: float) -> None:
         now, total = time.monotonic(), self._start.total_steps

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from smolcluster.comm.faults import Faults
 from smolcluster.comm.mesh import Mesh, WireCounters
-from smolcluster.comm.stats import LinkStats, stats_of
+from smolcluster.comm.stats import LinkMeter, LinkStats
 
 
 class MailWires:
@@ -17,7 +17,7 @@ class MailWires:
     def __init__(self, mesh: Mesh, faults: Faults | None) -> None:
         self._mesh = mesh
         self._faults = faults
-        self._meter: dict[str, tuple[int, float]] = {}
+        self._meter = LinkMeter(mesh)
 
     def begin_step(self, step: int) -> None:
         """This rank is about to take a step: of a worker its own, of the server the run's."""
@@ -37,4 +37,4 @@ class MailWires:
 
     def links(self) -> tuple[LinkStats, ...]:
         """One entry per peer. Rates are since the last call."""
-        return stats_of(self._mesh.links(), self._meter)
+        return self._meter.look()

@@ -123,6 +123,9 @@ class WorkerLoop:
                 total_steps=total,
             )
         )
+        comm = self._context.run.comm
+        if comm.track_network_metrics and step % comm.metrics_log_interval == 0:
+            self._metrics.write_links(step, self._context.wires.links(), self._context.node_of)
         now = time.monotonic()
         if now - self._said >= PROGRESS_EVERY_S:
             self._said = now
