@@ -57,18 +57,19 @@ check: $(VENV)/.dev page-check  ## style, types, import layers, playbooks, the c
 	$(BIN)/yamllint --strict .
 	$(RUN) ansible-lint --offline
 
-page: $(PAGE)/node_modules/.ready  ## build the chat page into the package (needs Node 20.19 or newer)
+page: $(PAGE)/node_modules/.ready  ## build the chat page and the dashboard into the package (needs Node 20.19 or newer)
 	cd $(PAGE) && npm run build
 
 # With the same versions the same bytes come out. Without Node nothing is built, and nothing is checked.
-page-check:  ## the chat page: types, tests, and that what ships is what its sources make
+page-check:  ## the chat page and the dashboard: types, tests, and that what ships is what its sources make
 	@if command -v npm >/dev/null; then \
 	  $(MAKE) --no-print-directory $(PAGE)/node_modules/.ready && $(PAGE)/check.sh; \
 	elif [ "$$CI" = true ]; then echo "page-check: Node is missing" >&2; exit 1; \
 	else echo "page-check: NOT CHECKED, since there is no Node here: the chat page may not be what its sources make" >&2; fi
 
-page-types: $(VENV)/.dev $(PAGE)/node_modules/.ready  ## make the chat page's types anew from the API
+page-types: $(VENV)/.dev $(PAGE)/node_modules/.ready  ## make the types of the chat page and the dashboard anew from their APIs
 	$(BIN)/python -m smolcluster.chat.backend >$(PAGE)/openapi.json
+	$(BIN)/python -m smolcluster.dashboard >$(PAGE)/dashboard-openapi.json
 	cd $(PAGE) && npm run types
 
 bench: $(VENV)/.dev  ## our figures beside torch's own over gloo, in one run (quick)

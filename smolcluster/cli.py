@@ -16,6 +16,7 @@ from smolcluster.commands import (
     check,
     checkpoint,
     compare,
+    dashboard,
     doctor,
     enroll,
     export,
@@ -63,6 +64,7 @@ app.command("runs")(runs.runs)
 app.command("bootstrap")(bootstrap.bootstrap)
 app.command("compare")(compare.compare)
 app.command("watch")(watch.watch)
+app.command("dashboard")(dashboard.dashboard)
 app.command("upload")(upload.upload)
 app.command("track", hidden=True)(track.track)
 app.command("enroll")(enroll.enroll)

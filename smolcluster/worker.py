@@ -83,7 +83,7 @@ def serve_part(config: NodeConfig, plan: ServePlan, me: RankPlan, stop: Stop) ->
 
 def _serve(me: RankPlan) -> Callable[[NodeConfig, ServePlan, RankPlan, Stop], None]:
     if me.role == "api":
-        from smolcluster.chat.backend.rank import run_api
+        from smolcluster.dashboard.served import run_api
 
         return run_api
     from smolcluster.infer.rank import run_stage

@@ -8,7 +8,8 @@ is its result, so that collecting and reporting still happen), and never waits f
 answer, and not for a rank that hangs after another node's part has failed.
 
 Nodes learn of each other through small files in the controller's run folder: `.follow/<node>` holds how its part ended,
-`.follow/.ready` says that the served model answered.
+`.follow/.ready` says that the served model answered, `.follow/.stop.json` that somebody at the dashboard wants an end.
+With `bring` each answer has what a node's logs and metrics got since, which goes where collect will put all of them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import queue
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -33,13 +35,15 @@ from smolcluster.errors import SmolError
 from smolcluster.jobs import PollResult, poll_job, stop_job
 from smolcluster.jobs.asking import Asking, NoAnswerError
 from smolcluster.jobs.identity import orphaned
+from smolcluster.jobs.pieces import Brought
 from smolcluster.jobs.remote import posix_command, powershell_command
 from smolcluster.jobs.restarts import SupervisorRestarts
 from smolcluster.jobs.telling import ServedLines, StepLines, Telling
-from smolcluster.jobs.types import START_DEADLINE_S
+from smolcluster.jobs.types import ASKED_GRACE_S, START_DEADLINE_S, STOP_GRACE_S
 from smolcluster.observe.serving_lines import address_lines, example_lines
+from smolcluster.provision.clocks import bounds, overlap
 from smolcluster.runtime.onetime import make_onetime
-from smolcluster.runtime.runfolder import RunFolder, ServingNote, write_atomic
+from smolcluster.runtime.runfolder import ClockNote, RunFolder, ServingNote, StopWish, write_atomic
 
 _SPEC: dict[str, dict[str, Any]] = {
     "node": {"type": "str", "required": True},
@@ -58,6 +62,7 @@ _SPEC: dict[str, dict[str, Any]] = {
     "api_key_file": {"type": "str", "default": ""},
     "ready_s": {"type": "float", "default": 300.0},
     "until_ready": {"type": "bool", "default": False},
+    "bring": {"type": "bool", "default": False},
     "every_s": {"type": "float", "default": 5.0},
     "answer_s": {"type": "float", "default": 15.0},
     "straggle_s": {"type": "float", "default": 75.0},
@@ -70,6 +75,8 @@ _REMOTE_POLL_S = 3.0
 _LATEST_POLL_S = 5.0
 _UNDER_WAY = 3
 _LOOK_UP_S = 1.0
+# How far a node's clock is off is what its last so many answers agree on.
+_CLOCKED = 40
 
 
 @contextlib.contextmanager
@@ -100,6 +107,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         self._width = max(len(name) for name in self._options["nodes"])
         self._task_vars = task_vars
         self._told: dict[str, str] = {}
+        self._brought = Brought(self._home.node(self._options["node"])) if self._options["bring"] else None
+        self._bounds: deque[tuple[float, float]] = deque(maxlen=_CLOCKED)
+        self._clock: ClockNote | None = None
         self._restarts = SupervisorRestarts(self._options["max_restarts"], self._options["serves"])
         outcome = self._outcome()
         self._note(outcome)
@@ -131,6 +141,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                     return self._ended(answer)
                 if (reason := self._straggles()) is not None:
                     return self._stop(reason)
+                if (wish := self._wished()) is not None:
+                    return self._stop(wish.reason, grace_s=ASKED_GRACE_S)
                 if self._options["until_ready"] and self._home.was_ready.exists():
                     return self._said("serving", "")
                 if self._late(answered - began):
@@ -159,18 +171,30 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 return poll_job(Path(self._options["run_dir"]), self._options["node"])
             except (SmolError, OSError) as error:
                 raise NoAnswerError(str(error)) from error
-        text = self._ask("poll")
+        have = [word for text in self._brought.have for word in ("--have", text)] if self._brought is not None else []
+        asked = time.time()
+        text = self._ask("poll", *(("--bring", *have) if self._brought is not None else ()))
+        heard = time.time()
         try:
-            return PollResult.model_validate_json(text)
+            answer = PollResult.model_validate_json(text)
         except ValidationError as error:
             raise NoAnswerError(f"what came back is no answer of this smolcluster: {text[:200]!r}") from error
+        self._bounds.append(bounds(asked, answer.time, heard))
+        return answer
 
-    def _stop(self, reason: str, state: str = "stopped") -> dict[str, Any]:
-        """End this node's part, which goes on although the run has failed."""
+    def _wished(self) -> StopWish | None:
+        """Whether somebody at the dashboard wants the run to end."""
+        try:
+            return StopWish.model_validate_json(self._home.stop_wish.read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def _stop(self, reason: str, state: str = "stopped", grace_s: float = STOP_GRACE_S) -> dict[str, Any]:
+        """End this node's part, which goes on although the run has failed, or is wanted no more."""
         self._print(f"ending it: {reason}")
         try:
             if self._options["local"]:
-                stop_job(Path(self._options["run_dir"]), self._options["node"])
+                stop_job(Path(self._options["run_dir"]), self._options["node"], reason, grace_s)
             else:
                 self._ask("stop")
         except (NoAnswerError, SmolError, OSError) as error:
@@ -238,10 +262,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return f"its supervisor died and could not be started again: {answer.get('msg', 'no reason was given')}"
         return None
 
-    def _ask(self, what: str) -> str:
+    def _ask(self, what: str, *more: str) -> str:
         """Stdout of `python -m smolcluster job WHAT` on the node. NoAnswerError if it fails or takes too long."""
         run_dir, node = self._options["run_dir"], self._options["node"]
-        arguments = ["-m", "smolcluster", "job", what, "--run-dir", run_dir, "--node", node]
+        arguments = ["-m", "smolcluster", "job", what, "--run-dir", run_dir, "--node", node, *more]
         shell = self._connection._shell
         if getattr(shell, "_IS_WINDOWS", False):
             script = powershell_command(self._options["python"], arguments)
@@ -306,11 +330,25 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     # What is said
 
     def _keep(self, answer: PollResult) -> None:
-        """Leave what a node elsewhere answered for `python -m smolcluster watch`. It is worth no failure."""
+        """Leave what a node elsewhere answered for `watch` and the dashboard. It is worth no failure."""
         if Path(self._options["run_dir"]).expanduser() == self._home.path and self._options["local"]:
             return  # the node's own files lie there
         with contextlib.suppress(OSError):
-            write_atomic(self._home.heard(self._options["node"]), answer.model_dump_json(by_alias=True))
+            if self._brought is not None:
+                self._brought.take(answer.pieces)
+            text = answer.model_dump_json(by_alias=True, exclude={"pieces"})
+            write_atomic(self._home.heard(self._options["node"]), text)
+            self._keep_clock()
+
+    def _keep_clock(self) -> None:
+        """How far the node's clock is ahead, when that is known anew."""
+        if not self._bounds:
+            return
+        offset_s, within_s = overlap(list(self._bounds))
+        note = ClockNote(offset_s=round(offset_s, 3), within_s=round(within_s, 3))
+        if note != self._clock:
+            self._clock = note
+            write_atomic(self._home.clock(self._options["node"]), note.model_dump_json(by_alias=True) + "\n")
 
     def _ended(self, answer: PollResult) -> dict[str, Any]:
         failed = [failure.model_dump(mode="json") for failure in answer.failed]

@@ -1,4 +1,4 @@
-"""Action plugin: make a run's folder on the controller, with its plan, a new secret, a new key, and the links to it.
+"""Action plugin: make a run's folder on the controller: its plan, the wires, a new secret, a new key, links to it.
 
 All of it in one task and in this process: a module for each file takes the time of a Python interpreter each. The
 secret and the key are drawn here, so that neither is ever an argument.
@@ -7,24 +7,31 @@ secret and the key are drawn here, so that neither is ever an argument.
   smolcluster_run_folder:
     dir: "{{ run.dir }}"
     plan: "{{ plan_text }}"
+    inventory: inventory/home.smol.yml
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
+from smolcluster.errors import ConfigError
 from smolcluster.files import explain_with_path
-from smolcluster.runtime.newrun import fill_folder, link_model, point_latest
+from smolcluster.runtime.newrun import fill_folder, keep_topology, link_model, point_latest
 from smolcluster.runtime.runfolder import RunFolder
 from smolcluster.runtime.scraping import write_scraping_of
+from smolcluster.spec import load_inventory
 
 _SPEC: dict[str, dict[str, Any]] = {
     "dir": {"type": "path", "required": True},
     "plan": {"type": "str", "required": True},
+    # Has the machines of the plan, and the wires between them, which the run's dashboard shows.
+    "inventory": {"type": "path", "required": True},
     "key": {"type": "bool", "default": False},
     "model": {"type": "str", "default": ""},
     "latest": {"type": "bool", "default": True},
@@ -43,6 +50,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         folder = RunFolder(Path(args["dir"]))
         try:
             fill_folder(folder, args["plan"], args["key"])
+            nodes = list(dict.fromkeys(rank["node"] for rank in json.loads(args["plan"])["ranks"]))
+            # The plan was made from it a moment ago; if somebody is at it right now, the run does without the picture.
+            with contextlib.suppress(ConfigError):
+                keep_topology(folder, load_inventory(Path(args["inventory"])), nodes)
             write_scraping_of(folder, args["plan"])
         except OSError as error:
             raise AnsibleActionFail(explain_with_path(error)) from None

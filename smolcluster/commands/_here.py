@@ -30,7 +30,7 @@ from smolcluster.jobs.restarts import SupervisorRestarts
 from smolcluster.jobs.types import JobError, JobRefused, PollResult
 from smolcluster.plan.render import LEASE_S
 from smolcluster.plan.types import NodeConfig, Plan, ServePlan
-from smolcluster.runtime.newrun import fill_folder, point_latest
+from smolcluster.runtime.newrun import fill_folder, keep_topology, point_latest
 from smolcluster.runtime.runfolder import RunFolder, write_atomic
 from smolcluster.runtime.scraping import write_scraping
 from smolcluster.spec.cluster import ClusterSpec
@@ -73,7 +73,11 @@ def new_folder(workdir: Path, kind: str) -> RunFolder:
 
 
 def lay_out(
-    folder: RunFolder, plan: Plan | ServePlan, data_dir: Path, own: Callable[[str], dict[str, str | None]]
+    folder: RunFolder,
+    plan: Plan | ServePlan,
+    data_dir: Path,
+    cluster: ClusterSpec,
+    own: Callable[[str], dict[str, str | None]],
 ) -> Run:
     """Write the run's folder. `own`: fields of node.yaml that differ by node. InputError, before anything is written:
     a node without the certificate that its links want.
@@ -83,6 +87,7 @@ def lay_out(
         for node in nodes_of(plan):
             check_node(node_folder(node), node, plan.ca, newest)
     fill_folder(folder, plan.to_json(), isinstance(plan, ServePlan) and plan.api.asks_for_key)
+    keep_topology(folder, cluster, nodes_of(plan))
     write_scraping(folder, plan)
     files = {}
     for node in nodes_of(plan):

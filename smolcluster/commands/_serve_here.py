@@ -48,7 +48,7 @@ def lay_out_serving(cluster: ClusterSpec, plan: ServePlan, model: Path) -> Run:
             "api_key_file": str(key) if node == api and plan.api.asks_for_key else None,
         }
 
-    run = lay_out(folder, plan, folder.path / "data", own)
+    run = lay_out(folder, plan, folder.path / "data", cluster, own)
     link_model(folder, model)
     return run
 

@@ -44,7 +44,7 @@ def lay_out(resolved: Resolved, plan: Plan, resume_from: Path | None = None) -> 
         }
 
     kind = "profile" if isinstance(plan, ProfilePlan) else plan.run.strategy
-    return lay_out_run(new_folder(workdir, kind), plan, data, own)
+    return lay_out_run(new_folder(workdir, kind), plan, data, resolved.cluster, own)
 
 
 def run_in_this_process(run: Run, plan: Plan) -> int:

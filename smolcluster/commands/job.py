@@ -19,6 +19,7 @@ from smolcluster.errors import ConfigError, Problem
 from smolcluster.jobs import JobError, Launcher, list_runs, poll_job, start_job, stop_job
 from smolcluster.jobs.acting import Action, act
 from smolcluster.jobs.parcel import Step, step
+from smolcluster.jobs.pieces import parse_have
 from smolcluster.jobs.types import ASKED_GRACE_S, MAX_GRACE_S
 from smolcluster.jobs.upkeep import Upkeep
 from smolcluster.jobs.upkeep import act as upkeep
@@ -59,9 +60,17 @@ def poll(
     run_dir: RunDir,
     node: NodeName,
     renew: Annotated[bool, typer.Option("--renew/--no-renew", help="Give the run another term of its lease.")] = True,
+    bring: Annotated[bool, typer.Option("--bring", help="With what logs and metrics have beyond --have.")] = False,
+    have: Annotated[list[str] | None, typer.Option("--have", help="NAME:IDENTITY:OFFSET, of each file.")] = None,
 ) -> None:
     """Print the job's state, each rank's last step, and failures with the ends of their logs."""
-    _print(poll_job(run_dir, node, renew=renew))
+    try:
+        places = parse_have(have or ()) if bring else None
+    except ValueError:
+        raise ConfigError(
+            [Problem("", 0, "--have", "is not NAME:IDENTITY:OFFSET", "start the playbook again")]
+        ) from None
+    _print(poll_job(run_dir, node, renew=renew, have=places))
 
 
 @app.command()

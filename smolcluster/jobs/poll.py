@@ -9,6 +9,7 @@ from pathlib import Path
 
 from smolcluster.errors import PeerError
 from smolcluster.jobs.control import ask
+from smolcluster.jobs.pieces import Place, read_pieces
 from smolcluster.jobs.registry import Registry
 from smolcluster.jobs.state import read_state, told_by_ranks
 from smolcluster.jobs.stop import settle
@@ -23,10 +24,11 @@ SILENT_S = 30.0
 _FINE = frozenset({"running", "0", "130"})
 
 
-def poll_job(run_dir: Path, node: str, renew: bool = True) -> PollResult:
+def poll_job(run_dir: Path, node: str, renew: bool = True, have: dict[str, Place] | None = None) -> PollResult:
     """State, last step of each rank, and failures with the ends of their logs. Cheap: reads only the ends of files.
 
-    `renew` gives the run another term of its lease. A supervisor that is dead is noticed and the state says so.
+    `have`: how much of the node's files is where the question came from; what is new comes along. `renew` gives the run
+    another term of its lease. A supervisor that is dead is noticed and the state says so.
     JobMissing if there is no such run.
     """
     folder = RunFolder(run_dir.absolute())
@@ -38,7 +40,14 @@ def poll_job(run_dir: Path, node: str, renew: bool = True) -> PollResult:
     state = told_by_ranks(folder, settle(folder, node))
     steps = {rank: last_step(folder.metrics(node, rank)) for rank in state.ranks}
     progress = {rank: step for rank, step in steps.items() if step is not None}
-    return PollResult(job=state, progress=progress, failed=_failures(folder, state), serving=_serving(folder, state))
+    return PollResult(
+        job=state,
+        progress=progress,
+        failed=failures(folder, state),
+        serving=serving_now(folder, state),
+        pieces=read_pieces(folder.node(node), have) if have is not None else (),
+        time=time.time(),
+    )
 
 
 def active_here(run_dir: Path, nodes: Iterable[str]) -> tuple[str, ...]:
@@ -80,7 +89,7 @@ def _lease_left(run_dir: Path, node: str) -> float | None:
     return None
 
 
-def _serving(folder: RunFolder, state: JobState) -> ServingNote | None:
+def serving_now(folder: RunFolder, state: JobState) -> ServingNote | None:
     """What the API's rank says, if this node has it; or that it says nothing any more, whatever it said last."""
     for rank, doing in state.ranks.items():
         note = read_serving(folder, state.node, rank)
@@ -98,16 +107,16 @@ def _serving(folder: RunFolder, state: JobState) -> ServingNote | None:
     return None
 
 
-def _failures(folder: RunFolder, state: JobState) -> tuple[RankFailure, ...]:
+def failures(folder: RunFolder, state: JobState) -> tuple[RankFailure, ...]:
     """Root causes first. A rank that is about to be started again has not failed for good."""
-    failures = []
+    found = []
     for rank, code in state.ranks.items():
         if code == "restarting":
             continue
         result = read_result(folder, state.node, rank)
         if result.status != "failed" if result is not None else code in _FINE:
             continue
-        failures.append(
+        found.append(
             RankFailure(
                 rank=rank,
                 reason=result.reason if result is not None else f"ended with exit code {code}",
@@ -115,4 +124,4 @@ def _failures(folder: RunFolder, state: JobState) -> tuple[RankFailure, ...]:
                 tail=last_lines(folder.log(state.node, rank), TAIL_LINES),
             )
         )
-    return tuple(sorted(failures, key=lambda failure: (not failure.root_cause, failure.rank)))
+    return tuple(sorted(found, key=lambda failure: (not failure.root_cause, failure.rank)))

@@ -7,6 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from smolcluster.errors import SmolError
+from smolcluster.jobs.pieces import Piece
 from smolcluster.runtime.metricsfile import StepRecord
 from smolcluster.runtime.runfolder import JobState, ServingNote
 from smolcluster.spec.base import Frozen
@@ -63,13 +64,16 @@ class RankFailure(Frozen):
 class PollResult(Frozen):
     """What `poll_job` answers: the job, the last step of each rank that has made one, and who failed.
 
-    `serving`: how a model is served, where its API is and has said so.
+    `serving`: how a model is served, where its API is and has said so. `time`: by the node's clock, when it had all of
+    this together; `pieces`: what its files have got since, where that was asked for.
     """
 
     job: JobState
     progress: dict[int, StepRecord] = Field(default_factory=dict)
     failed: tuple[RankFailure, ...] = ()
     serving: ServingNote | None = None
+    time: float = 0.0
+    pieces: tuple[Piece, ...] = ()
 
 
 class RunEntry(Frozen):

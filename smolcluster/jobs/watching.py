@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from smolcluster.jobs.poll import active_here
+from smolcluster.jobs.poll import active_here, failures, serving_now
 from smolcluster.jobs.state import read_state, told_by_ranks
 from smolcluster.jobs.tail import last_step
 from smolcluster.jobs.types import ACTIVE_STATES, START_DEADLINE_S, JobError, PollResult
@@ -50,7 +50,7 @@ class Lookout:
         """What is known of the nodes at `now`, seconds since 1970."""
         now = time.time() if now is None else now
         here = set(active_here(self._folder.path, self._nodes))
-        found = {node: self._supervised(node) or self._alone(node, now) or self._heard(node) for node in self._nodes}
+        found = {node: self._supervised(node) or self._heard(node) or self._alone(node, now) for node in self._nodes}
         going = [node for node in self._nodes if node in here or self._is_followed(node, found[node], now)]
         if going or self._begins(found, now):
             self._quiet_since = None
@@ -88,7 +88,12 @@ class Lookout:
 
     def _with_steps(self, state: JobState) -> PollResult:
         steps = {rank: last_step(self._folder.metrics(state.node, rank)) for rank in state.ranks}
-        return PollResult(job=state, progress={rank: step for rank, step in steps.items() if step is not None})
+        return PollResult(
+            job=state,
+            progress={rank: step for rank, step in steps.items() if step is not None},
+            failed=failures(self._folder, state),
+            serving=serving_now(self._folder, state),
+        )
 
     def _heard(self, node: str) -> PollResult | None:
         try:

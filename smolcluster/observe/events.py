@@ -6,13 +6,13 @@ without a zone: such a line is taken for this machine's.
 
 from __future__ import annotations
 
-import datetime
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from smolcluster.observe.loglines import stamped
 from smolcluster.observe.ranks import straggler
 from smolcluster.observe.report import RunStory
 from smolcluster.plan.types import RankPlan
@@ -25,9 +25,6 @@ READ_BYTES = 2 << 20
 MOST_EVENTS = 500
 MOST_CHARACTERS = 500
 
-_LINE = re.compile(
-    r"^(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d)(?:[.,]\d+)?(Z?) (?:(DEBUG|INFO|WARNING|ERROR|CRITICAL) )?(.*)$"
-)
 _RANK: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     ("join", re.compile(r"^rank \d+ is here\b")),
     ("leave", re.compile(r"^rank \d+ (?:left|is gone|is let go)\b")),
@@ -46,12 +43,15 @@ _SUPERVISOR: tuple[tuple[Kind, re.Pattern[str]], ...] = (
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened. `time`: seconds since 1970, None where nobody noted it."""
+    """One thing that happened. `time`: seconds since 1970, None where nobody noted it. `rank`: whose log tells of it,
+    None: the supervisor's.
+    """
 
     time: float | None
     node: str
     kind: Kind
     text: str
+    rank: int | None = None
 
 
 def events_of(folder: RunFolder, ranks: tuple[RankPlan, ...], read_bytes: int = READ_BYTES) -> tuple[Event, ...]:
@@ -83,26 +83,19 @@ def _told(folder: RunFolder, node: str, ranks: tuple[RankPlan, ...], read_bytes:
     for rank in ranks:
         if rank.node == node:
             for line in _lines(folder.log(node, rank.rank), read_bytes):
-                yield from _event(line, node, _RANK)
+                yield from _event(line, node, _RANK, rank.rank)
 
 
-def _event(line: str, node: str, kinds: tuple[tuple[Kind, re.Pattern[str]], ...]) -> Iterator[Event]:
-    parts = _LINE.match(line)
-    if parts is None:
+def _event(
+    line: str, node: str, kinds: tuple[tuple[Kind, re.Pattern[str]], ...], rank: int | None = None
+) -> Iterator[Event]:
+    found = stamped(line)
+    if found is None:
         return
-    stamp, zone, level, text = parts.groups()
-    loud: dict[str | None, Kind] = {"WARNING": "warning", "ERROR": "error", "CRITICAL": "error"}
-    kind = next((kind for kind, pattern in kinds if pattern.match(text)), None) or loud.get(level)
+    loud: dict[str, Kind] = {"WARNING": "warning", "ERROR": "error", "CRITICAL": "error"}
+    kind = next((kind for kind, pattern in kinds if pattern.match(found.text)), None) or loud.get(found.level)
     if kind is not None:
-        yield Event(_seconds(stamp, zone), node, kind, text[:MOST_CHARACTERS])
-
-
-def _seconds(stamp: str, zone: str) -> float | None:
-    try:
-        when = datetime.datetime.fromisoformat(stamp)
-    except ValueError:
-        return None
-    return (when.replace(tzinfo=datetime.UTC) if zone else when.astimezone()).timestamp()
+        yield Event(found.time, node, kind, found.text[:MOST_CHARACTERS], rank)
 
 
 def _lines(path: Path, read_bytes: int) -> Iterator[str]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import secrets
 import string
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from smolcluster.runtime.access import only_for_user
 from smolcluster.runtime.runfolder import RunFolder, run_at, write_atomic
+from smolcluster.spec.cluster import ClusterSpec
+from smolcluster.topology import note_topology
 
 SECRET_BYTES = 32
 # 256 bits of letters and digits: a key stands in a link, and a double click selects it whole.
@@ -25,6 +28,11 @@ def fill_folder(folder: RunFolder, plan_json: str, asks_for_key: bool = False) -
         letters = string.ascii_letters + string.digits
         key = "".join(secrets.choice(letters) for _ in range(KEY_CHARACTERS))
         write_atomic(folder.path / "api_key", key, mode=0o600)
+
+
+def keep_topology(folder: RunFolder, cluster: ClusterSpec, nodes: Sequence[str]) -> None:
+    """Write topology.json of the machines that take part. OSError."""
+    write_atomic(folder.topology, note_topology(cluster, nodes).model_dump_json(by_alias=True, indent=2) + "\n")
 
 
 def link_model(folder: RunFolder, model: Path) -> None:

@@ -37,6 +37,11 @@ class RunFolder:
         return self.path / "plan.json"
 
     @property
+    def topology(self) -> Path:
+        """topology.json, the inventory's machines and wires: TopologyNote. Runs of before have none."""
+        return self.path / "topology.json"
+
+    @property
     def summary(self) -> Path:
         """summary.json, made by the report."""
         return self.path / "summary.json"
@@ -157,6 +162,15 @@ class RunFolder:
         """On the controller: what a node that is elsewhere answered last. Written by the playbook, for `watch`."""
         return self.path / ".follow" / ".heard" / f"{node}.json"
 
+    def clock(self, node: str) -> Path:
+        """On the controller: how far the clock of a node elsewhere is ahead. Written by the playbook: ClockNote."""
+        return self.path / ".follow" / ".clock" / f"{node}.json"
+
+    @property
+    def stop_wish(self) -> Path:
+        """On the controller: somebody at the dashboard wants the run to end. Obeyed by the playbook: StopWish."""
+        return self.path / ".follow" / ".stop.json"
+
     @property
     def was_ready(self) -> Path:
         """On the controller: made when the served model answered for the first time."""
@@ -173,6 +187,7 @@ class ServingNote(Frozen):
     `model` is the name that requests give, "" before it is known; `chat`: it has a chat template.
     `state` is what /health says: ready, or why not in `reason`. Counts are since the API's rank began. `layers`: by
     rank of a stage those it had when it was ready last ("0:10"); one that is missing then served none.
+    `ms_per_token` (recent) and `sessions` are of stages, by rank.
     """
 
     schema_: int = Field(default=SERVING_SCHEMA, alias="schema", serialization_alias="schema")
@@ -181,6 +196,8 @@ class ServingNote(Frozen):
     reason: str = ""
     urls: dict[str, str] = Field(default_factory=dict)
     layers: dict[int, str] = Field(default_factory=dict)
+    ms_per_token: dict[int, float] = Field(default_factory=dict)
+    sessions: dict[int, int] = Field(default_factory=dict)
     model: str = ""
     chat: bool = False
     active: int = 0
@@ -213,6 +230,22 @@ class RequestRecord(Frozen):
     def failed(self) -> bool:
         """Whether we failed it. One that was refused, or that its sender gave up, has not failed."""
         return self.status >= 500 or self.finish in ("deadline", "stage_lost", "session", "closed")
+
+
+class ClockNote(Frozen):
+    """How many seconds a node's clock is ahead of the controller's, and how far from that the truth may be."""
+
+    schema_: int = Field(default=1, alias="schema", serialization_alias="schema")
+    offset_s: float
+    within_s: float
+
+
+class StopWish(Frozen):
+    """That a run is to end: since when, and the words its nodes give as the reason."""
+
+    schema_: int = Field(default=1, alias="schema", serialization_alias="schema")
+    time: float
+    reason: str
 
 
 class GradientAccount(Frozen):

@@ -8,6 +8,18 @@ from __future__ import annotations
 
 from smolcluster.topology.endpoint import Endpoint
 from smolcluster.topology.network import NoRouteError, Route, Topology
+from smolcluster.topology.note import TOPOLOGY_SCHEMA, NotedRoute, TopologyNote, note_topology
 from smolcluster.topology.shape import Shape, neighbours
 
-__all__ = ["Endpoint", "NoRouteError", "Route", "Shape", "Topology", "neighbours"]
+__all__ = [
+    "TOPOLOGY_SCHEMA",
+    "Endpoint",
+    "NoRouteError",
+    "NotedRoute",
+    "Route",
+    "Shape",
+    "Topology",
+    "TopologyNote",
+    "neighbours",
+    "note_topology",
+]

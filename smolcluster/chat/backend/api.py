@@ -10,10 +10,10 @@ All of it is under /api too, which is what a page of the same origin uses. ARCHI
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
@@ -33,8 +33,11 @@ from smolcluster.chat.backend.state_routes import state_routes
 from smolcluster.chat.backend.websocket import socket_routes
 from smolcluster.infer.head import Head
 
+# Further endpoints that share what ours share.
+Routes = Callable[[Service], APIRouter]
 
-def create_app(head: Head, settings: ApiSettings) -> FastAPI:
+
+def create_app(head: Head, settings: ApiSettings, *more: Routes) -> FastAPI:
     """The application. `app.state.service` is what its endpoints share. The head stays the caller's to close."""
     service = Service(head, settings)
 
@@ -65,7 +68,7 @@ def create_app(head: Head, settings: ApiSettings) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.service = service
-    for routes in (chat_routes, openai_routes, state_routes, link_routes, socket_routes):
+    for routes in (chat_routes, openai_routes, state_routes, link_routes, socket_routes, *more):
         app.include_router(routes(service))
         app.include_router(routes(service), prefix="/api", include_in_schema=False)
     app.include_router(page_routes())

@@ -22,9 +22,12 @@ _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
 class Door:
-    """Made from the settings; asked for each request. `headers` have lower-case names."""
+    """Made from the settings; asked for each request. `headers` have lower-case names; `cookie` is what its own is
+    called.
+    """
 
-    def __init__(self, settings: ApiSettings) -> None:
+    def __init__(self, settings: ApiSettings, cookie: str = COOKIE) -> None:
+        self._cookie = cookie
         key = settings.key
         self._key = key.get_secret_value() if key is not None else None
         # Who reads a cookie off a disk has not got the key.
@@ -55,7 +58,7 @@ class Door:
             return True
         # Not the standard library's parser: another server of this machine, whose cookies come along whatever its
         # port, may set one that it cannot read, and then it reads none.
-        ticket = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
+        ticket = cookie_parser(headers.get("cookie", "")).get(self._cookie, "")
         return hmac.compare_digest(ticket.encode("utf-8", "replace"), self._ticket.encode())
 
     def check_key(self, headers: Mapping[str, str]) -> None:
@@ -77,7 +80,7 @@ class Door:
 
     def cookie(self, secure: bool) -> str:
         """The Set-Cookie header for a browser that was let in. `secure`: by https, and it comes by nothing else."""
-        cookie = f"{COOKIE}={self._ticket}; Path=/; Max-Age={_COOKIE_S}; HttpOnly; SameSite=Strict"
+        cookie = f"{self._cookie}={self._ticket}; Path=/; Max-Age={_COOKIE_S}; HttpOnly; SameSite=Strict"
         return f"{cookie}; Secure" if secure else cookie
 
 

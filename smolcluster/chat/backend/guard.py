@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
+from typing import Protocol
 from urllib.parse import parse_qs
 
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from smolcluster.chat.backend.accounts import Accounts
 from smolcluster.chat.backend.door import Door
 from smolcluster.chat.backend.entrance import locked
-from smolcluster.chat.backend.page import PAGE
+from smolcluster.chat.backend.links import Links
+from smolcluster.chat.backend.page import PAGE, PageFile
 from smolcluster.chat.backend.refusals import GONE, ApiError
-from smolcluster.chat.backend.service import Service
+from smolcluster.chat.backend.settings import ApiSettings
 from smolcluster.chat.backend.state_routes import MAY_SEE_ALL
 
 log = logging.getLogger("smolcluster.chat")
@@ -26,16 +30,40 @@ _HEADERS = [
 ]
 _READING = ("GET", "HEAD")
 # Tells no secret to whoever has no key.
-_OPEN = frozenset({"/health", "/api/health", *PAGE} - {"/"})
+_OPEN = frozenset({"/health", "/api/health"})
+
+
+class Guarded(Protocol):
+    """What the guard asks of a server whose endpoints it stands in front of."""
+
+    @property
+    def settings(self) -> ApiSettings:
+        """What it was told."""
+        ...
+
+    @property
+    def accounts(self) -> Accounts:
+        """What counts the answers."""
+        ...
+
+    @property
+    def links(self) -> Links | None:
+        """What lets browsers in; None where no key is asked for."""
+        ...
 
 
 class Guard:
-    """ASGI middleware. Refuses in OpenAI's form, before an endpoint or a body's reader sees anything."""
+    """ASGI middleware. Refuses in OpenAI's form, before an endpoint or a body's reader sees anything.
 
-    def __init__(self, app: ASGIApp, service: Service, door: Door) -> None:
+    `page`: the files by their paths that whoever has no key may see too, "/" the one that asks for the key.
+    """
+
+    def __init__(self, app: ASGIApp, service: Guarded, door: Door, page: Mapping[str, PageFile] = PAGE) -> None:
         self._app = app
         self._service = service
         self._door = door
+        self._page = page
+        self._open = _OPEN | set(page) - {"/"}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, or one WebSocket."""
@@ -82,12 +110,12 @@ class Guard:
             if scope["method"] not in _READING:
                 self._door.check_origin(headers)
             scope[MAY_SEE_ALL] = self._door.open_to(headers)
-            if scope["path"] not in _OPEN:
+            if scope["path"] not in self._open:
                 self._door.check_key(headers)
             self._check_body(headers)
         except ApiError as error:
             if error.status_code == 401 and scope["path"] == "/":
-                return PAGE["/"].response(401, error.headers)  # it asks for the key, and has no secret
+                return self._page["/"].response(401, error.headers)  # it asks for the key, and has no secret
             return error.response()
         return None
 
@@ -130,7 +158,7 @@ class Guard:
 class _Body:
     """The receiving end of a request whose body is small and comes in time, or ApiError."""
 
-    def __init__(self, receive: Receive, service: Service) -> None:
+    def __init__(self, receive: Receive, service: Guarded) -> None:
         self._receive = receive
         self._service = service
         self._left = service.settings.body_bytes
@@ -152,7 +180,7 @@ class _Body:
         return message
 
 
-def too_large(service: Service) -> ApiError:
+def too_large(service: Guarded) -> ApiError:
     """A body beyond the limit. Nobody reads the rest of it."""
     message = f"the body is larger than {service.settings.body_bytes} bytes"
     return ApiError(413, message, code="body_too_large", headers={"Connection": "close"})

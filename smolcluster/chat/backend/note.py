@@ -57,6 +57,7 @@ async def noted(service: Service) -> ServingNote:
     health, accounts = await service.health(), service.accounts
     stages = health.stages if health.state == "ready" else ()
     layers = {stage.rank: f"{stage.start}:{stage.stop}" for stage in stages if stage.alive}
+    strip = service.watch.answer(health, 0.0).stages
     about = None
     if health.state == "ready":
         with suppress(SmolError, ApiError):  # it may have been lost since
@@ -67,6 +68,8 @@ async def noted(service: Service) -> ServingNote:
         reason=health.reason,
         urls=service.settings.urls,
         layers=layers,
+        ms_per_token={stage.rank: stage.ms_per_token for stage in strip if stage.ms_per_token is not None},
+        sessions={stage.rank: stage.sessions for stage in stages if stage.alive},
         model=about.name if about is not None else "",
         chat=about is not None and about.chat_template is not None,
         active=health.active,

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from smolcluster.certs.checking import browser_context, check_node
 from smolcluster.certs.places import NodeFolder
-from smolcluster.chat.backend.api import create_app
+from smolcluster.chat.backend.api import Routes, create_app
 from smolcluster.chat.backend.serve import Serving, bind, close, urls
 from smolcluster.chat.backend.settings import SHORTEST_KEY, ApiSettings
 from smolcluster.comm.route import is_loopback
@@ -26,8 +26,8 @@ log = logging.getLogger("smolcluster.chat")
 _LOOK_S = 0.2
 
 
-def run_api(config: NodeConfig, plan: ServePlan, me: RankPlan, stop: Stop) -> None:
-    """Serve until `stop`. It answers before the head is there, and says that it is starting.
+def run_api(config: NodeConfig, plan: ServePlan, me: RankPlan, stop: Stop, *more: Routes) -> None:
+    """Serve until `stop`, `more` beside the API. It answers before the head is there, and says that it is starting.
 
     ConfigError: a port that is taken, no key or certificate where one is needed, no secret. SmolError: the API broke.
     """
@@ -51,7 +51,7 @@ def run_api(config: NodeConfig, plan: ServePlan, me: RankPlan, stop: Stop) -> No
         urls=urls(bound, tls is not None),
     )
     folder.rank(me.node, me.rank).mkdir(parents=True, exist_ok=True)
-    with closing(head), Serving(create_app(head, settings), bound, tls=tls) as serving:
+    with closing(head), Serving(create_app(head, settings, *more), bound, tls=tls) as serving:
         log.info("the API is on %s, the page on %s", settings.urls["api"], settings.urls["page"])
         while not stop.wait(_LOOK_S):
             if not serving.alive:

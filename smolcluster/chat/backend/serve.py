@@ -9,13 +9,13 @@ import socket
 import ssl
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Self
+from typing import Protocol, Self
 
 import uvicorn
 from fastapi import FastAPI
 
 from smolcluster.chat.backend.connections import Loop, protocols
-from smolcluster.chat.backend.service import Service
+from smolcluster.chat.backend.settings import ApiSettings
 from smolcluster.comm.endpoint import Endpoint, listen
 from smolcluster.errors import ConfigError, PeerError, Problem, SmolError
 
@@ -69,6 +69,19 @@ def urls(bound: Mapping[str, Sequence[socket.socket]], tls: bool = False) -> dic
     return {name: f"{scheme}://{Endpoint(*sockets[0].getsockname()[:2])}" for name, sockets in bound.items()}
 
 
+class Left(Protocol):
+    """What an app has as `app.state.service`: how it is served, and how it hears that it no longer is."""
+
+    @property
+    def settings(self) -> ApiSettings:
+        """What it was told."""
+        ...
+
+    def leave(self) -> None:
+        """The server is being stopped: whoever waits is told so."""
+        ...
+
+
 class Serving:
     """An app on bound sockets, which it closes; by HTTPS where there is a context for it. A context manager: inside it
     answers.
@@ -82,7 +95,7 @@ class Serving:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._bound = bound
-        self._service: Service = app.state.service
+        self._service: Left = app.state.service
         self._leave_s = leave_s
         settings = self._service.settings
         http, websocket = protocols(settings.body_s, settings.send_s)
@@ -166,7 +179,7 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self.ready.set()
 
-    def leave(self, service: Service, after_s: float) -> None:
+    def leave(self, service: Left, after_s: float) -> None:
         """Stop accepting now; tell those who are left after so long."""
         self.should_exit = True
         if self._loop is not None and not self._loop.is_closed():

@@ -10,6 +10,8 @@ export default defineConfig({
     // No data: URLs, which the page's Content-Security-Policy does not let in.
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
+    // The chat, and the dashboard: each asks for what it needs alone.
+    rollupOptions: { input: ["index.html", "dashboard.html"] },
     target: "es2022",
     reportCompressedSize: false,
   },

@@ -53,7 +53,12 @@ export function App({ store, storage }: { store: Store; storage: Storage }) {
           server.look();
           store.resume();
         }}
-      />
+      >
+        This page needs a key. Open the link that <code>ansible-playbook inference.yml</code> printed: it lets one
+        browser in, once, and a cookie keeps it in. Another link comes from a browser that is in, or on the machine that
+        the playbook ran on from <code>python -m smolcluster link {location.origin}</code>. A link, or the key itself, can
+        be entered here too.
+      </KeyForm>
     );
   }
 

@@ -4,6 +4,7 @@ import { Store } from "./state/store";
 import { browserStorage } from "./state/storage";
 import { loadTheme, setTheme } from "./state/theme";
 import "./styles/colours.css";
+import "./styles/base.css";
 import "./styles/page.css";
 import "./styles/text.css";
 import "./styles/panels.css";

@@ -48,6 +48,18 @@ export const stages = async (): Promise<Stages> => (await ask("/stages", { cache
 
 export const reconnect = () => post("/reconnect", {});
 
+/** Whether this server has the dashboard of its run too. Its own description says so: asked for what is not there, it
+ * would have to answer with an error.
+ */
+export async function hasDashboard(): Promise<boolean> {
+  try {
+    const { paths }: { paths: Record<string, unknown> } = await (await fetch("/openapi.json")).json();
+    return "/dashboard/run" in paths;
+  } catch {
+    return false;
+  }
+}
+
 /** A link that lets one more device in. */
 export const link = async (): Promise<Link> => (await post("/links", {})).json();
 
@@ -67,8 +79,8 @@ export async function enter(shown: string): Promise<boolean> {
     const { url }: Link = await made.json();
     return used(new URL(url).searchParams.get("key") ?? "");
   } catch (error) {
-    // A header takes no letters beyond Latin-1; a key has none.
-    if (error instanceof ApiFailure && error.status !== 401) throw error;
+    // A header takes no letters beyond Latin-1; a key has none. A dashboard by itself makes no links.
+    if (error instanceof ApiFailure && error.status !== 401 && error.status !== 404) throw error;
     return used(shown);
   }
 }

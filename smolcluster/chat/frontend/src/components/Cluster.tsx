@@ -1,13 +1,15 @@
 /** The cluster in full: the model, its stages, what happened to them, and how to connect them anew. */
-import { useState } from "react";
-import { reconnect } from "../api/http";
+import { useEffect, useState } from "react";
+import { hasDashboard, reconnect } from "../api/http";
 import type { Server } from "../state/useServer";
 import { brief, pace, state, story } from "../state/words";
 import { Panel } from "./Panel";
 
 export function Cluster({ server, onClose }: { server: Server; onClose: () => void }) {
   const [said, setSaid] = useState("");
+  const [dashboard, setDashboard] = useState(false);
   const { config, stages } = server;
+  useEffect(() => void hasDashboard().then(setDashboard), []);
   const again = async () => {
     setSaid("Connecting all stages anew …");
     try {
@@ -58,6 +60,12 @@ export function Cluster({ server, onClose }: { server: Server; onClose: () => vo
         <span className="quiet">connects all stages anew, those too that were lost and came again.</span>
       </p>
       <p role="status">{said}</p>
+      {dashboard ? (
+        <p>
+          <a href="/dashboard.html">Dashboard</a>{" "}
+          <span className="quiet">machines, links, curves and logs of this run.</span>
+        </p>
+      ) : null}
       <h3>What happened</h3>
       {events.length === 0 ? <p className="quiet">No stage was lost.</p> : null}
       <ol className="happenings">

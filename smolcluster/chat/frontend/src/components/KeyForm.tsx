@@ -1,8 +1,14 @@
 /** Where a key is needed and was not shown. */
-import { useState } from "react";
+import { useState, type ReactNode } from "react";
 import { enter } from "../api/http";
 
-export function KeyForm({ onEntered }: { onEntered: () => void }) {
+interface Props {
+  onEntered: () => void;
+  /** Where a link comes from. */
+  children: ReactNode;
+}
+
+export function KeyForm({ onEntered, children }: Props) {
   const [key, setKey] = useState("");
   const [wrong, setWrong] = useState("");
   const [busy, setBusy] = useState(false);
@@ -19,12 +25,7 @@ export function KeyForm({ onEntered }: { onEntered: () => void }) {
   return (
     <main className="locked">
       <h1>smolcluster</h1>
-      <p>
-        This page needs a key. Open the link that <code>ansible-playbook inference.yml</code> printed: it lets one
-        browser in, once, and a cookie keeps it in. Another link comes from a browser that is in, or on the machine that
-        the playbook ran on from <code>python -m smolcluster link {location.origin}</code>. A link, or the key itself, can
-        be entered here too.
-      </p>
+      <p>{children}</p>
       <form
         onSubmit={(event) => {
           event.preventDefault();

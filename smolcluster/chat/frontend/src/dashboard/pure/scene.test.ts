@@ -1,0 +1,48 @@
+import { expect, it } from "vitest";
+import type { NodeNow, Run, State } from "../api";
+import { linksOf, nodesOf, remarksOf } from "./scene";
+
+const node = (name: string, more: Partial<NodeNow> = {}): NodeNow => ({ node: name, state: "running", ...more }) as NodeNow;
+const run = {
+  run_id: "r", kind: "training", counts: "tokens", nodes: [{ name: "mini1", kind: "macos" }, { name: "pi5", kind: "linux" }],
+  ranks: [{ rank: 0, node: "mini1", role: "worker", device: "mps", share: 0.75 }, { rank: 1, node: "pi5", role: "worker", device: "cpu", share: 0.25 }],
+  links: [{ src: "mini1", dst: "pi5", address: "10.0.0.2", networks: ["pis"], medium: "ethernet", speed_mbps: 1000, gateways: ["mini2"], encrypted: true }],
+} as unknown as Run;
+const state = (nodes: NodeNow[], more: Partial<State> = {}): State =>
+  ({ cursor: "", time: 0, state: "running", over: false, nodes, links: [], ...more }) as State;
+
+it("has the machines of the plan before anything is heard of them", () => {
+  expect(nodesOf(run, null)).toEqual([
+    { name: "mini1", tone: "quiet", word: "no word yet", device: "macos · mps", part: "75 % of the batch" },
+    { name: "pi5", tone: "quiet", word: "no word yet", device: "linux · cpu", part: "25 % of the batch" },
+  ]);
+});
+
+it("marks who is lost, slow or hot, with the reason in words", () => {
+  const now = state([
+    node("mini1", { state: "lost", reason: "killed by signal 9" }),
+    node("pi5", { throttled: true, temperature_c: 84.2, remark: "slowest", why: "pi5 is the slowest: it computes 2.0 times as long" }),
+  ], { slowest: { node: "pi5", why: "pi5 is the slowest: it computes 2.0 times as long" } });
+  expect(nodesOf(run, now).map(({ tone, word }) => [tone, word])).toEqual([["bad", "lost"], ["warn", "throttled 84 °C"]]);
+  expect(remarksOf(run, now).map((remark) => `${remark.tone} ${remark.text}`)).toEqual([
+    "bad mini1 was lost: killed by signal 9.",
+    "warn pi5 is throttled by its own system at 84 °C: it computes more slowly than it could.",
+    "warn pi5 is the slowest: it computes 2.0 times as long.",
+  ]);
+  expect(remarksOf(run, state([node("mini1"), node("pi5")]))).toEqual([]);
+});
+
+it("has planned wires, what was measured on them in both directions, and which are down", () => {
+  const measured = { step: 1, time: 0, buffered_bytes: 0 };
+  const now = state([node("mini1"), node("pi5")], {
+    links: [
+      { ...measured, src: 0, dst: 1, src_node: "mini1", dst_node: "pi5", mbps: 100, rtt_ms: 0.5, slow: false },
+      { ...measured, src: 1, dst: 0, src_node: "pi5", dst_node: "mini1", mbps: 40, rtt_ms: 0.9, slow: true },
+    ],
+  });
+  expect(linksOf(run, now)).toEqual([
+    { a: "mini1", b: "pi5", mbps: 100, there: 100, back: 40, rtt_ms: 0.9, slow: true, down: false, wire: "pis, ethernet", gateways: ["mini2"], claimed_mbps: 1000, encrypted: true },
+  ]);
+  expect(linksOf(run, null)[0]).toMatchObject({ mbps: null, rtt_ms: null, down: false });
+  expect(linksOf(run, state([node("mini1", { state: "lost" }), node("pi5")]))[0]?.down).toBe(true);
+});

@@ -1,0 +1,83 @@
+"""GET /dashboard/events: what happened besides steps, by the clock of this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from smolcluster.dashboard.answers import EventAnswer, EventKind, EventsAnswer
+from smolcluster.observe.events import MOST_EVENTS, Event, events_of
+from smolcluster.plan.types import RankPlan
+from smolcluster.runtime.runfolder import RunFolder
+
+_FAULT = re.compile(r"^fault, as the config asks\b")
+_STEP = re.compile(r"\bstep (\d{1,15})\b")
+
+
+class Happened:
+    """The events of one run. Logs are read again only when one of them has changed."""
+
+    def __init__(self, folder: RunFolder, ranks: tuple[RankPlan, ...]) -> None:
+        self._folder = folder
+        self._ranks = ranks
+        self._marks: dict[Path, tuple[int, int]] = {}
+        self._told: tuple[Event, ...] = ()
+
+    def answer(self, ahead_s: Mapping[str, float], slowest: tuple[str, str] | None) -> EventsAnswer:
+        """All of them. `ahead_s`: how far each machine's clock is ahead; `slowest`: a machine, and why it is."""
+        marks = {path: _mark(path) for path in self._logs()}
+        if marks != self._marks:
+            self._told, self._marks = events_of(self._folder, self._ranks), marks
+        found = [_event(event, ahead_s.get(event.node, 0.0)) for event in [*self._told, *self._lost()]]
+        if slowest is not None:
+            node, why = slowest
+            found.append(_event(Event(None, node, "straggler", why), 0.0))
+        found.sort(key=lambda event: (event.time is None, event.time or 0.0))
+        return EventsAnswer(cursor=_digest([event.id for event in found]), events=found[-MOST_EVENTS:])
+
+    def _logs(self) -> list[Path]:
+        nodes = dict.fromkeys(rank.node for rank in self._ranks)
+        supervisors = [self._folder.supervisor_log(node) for node in nodes]
+        return [*supervisors, *(self._folder.log(rank.node, rank.rank) for rank in self._ranks)]
+
+    def _lost(self) -> Sequence[Event]:
+        """Machines that the playbook lost: it says so where their own logs cannot. By our clock."""
+        found = []
+        for node in dict.fromkeys(rank.node for rank in self._ranks):
+            try:
+                note = json.loads(self._folder.followed(node).read_text(encoding="utf-8"))
+                if note["state"] == "lost":
+                    found.append(Event(float(note["time"]), node, "leave", f"{node} is lost: {note['reason']}"))
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+        return found
+
+
+def _event(event: Event, ahead_s: float) -> EventAnswer:
+    kind: EventKind = "fault" if _FAULT.match(event.text) else event.kind
+    step = _STEP.search(event.text)
+    # What it is known by must not depend on how well clocks are known by now.
+    return EventAnswer(
+        id=_digest([event.node, event.kind, event.text, str(event.time)]),
+        time=event.time - ahead_s if event.time is not None else None,
+        node=event.node,
+        rank=event.rank,
+        kind=kind,
+        step=int(step[1]) if step is not None else None,
+        text=event.text,
+    )
+
+
+def _mark(path: Path) -> tuple[int, int]:
+    try:
+        stat = path.stat()
+    except OSError:
+        return (0, 0)
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _digest(parts: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]

@@ -1,0 +1,387 @@
+"""GET /dashboard/state: how a run is now. Pure: from a look at its nodes and the columns of its ranks to the answer."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, median
+from typing import Any
+
+from smolcluster.dashboard.answers import (
+    LinkNow,
+    NodeNow,
+    NodeState,
+    RankNow,
+    ServingNow,
+    SlowestAnswer,
+    StateAnswer,
+    StepAnswer,
+)
+from smolcluster.dashboard.columns import RECENT, Columns
+from smolcluster.dashboard.fixed import server_of
+from smolcluster.dashboard.series import RankColumns, ranks_mb
+from smolcluster.jobs.types import ACTIVE_STATES, PollResult
+from smolcluster.jobs.watching import Look
+from smolcluster.observe.live import History, NodeView, remarks
+from smolcluster.observe.ranks import STRAGGLES
+from smolcluster.plan.types import Plan, ServePlan
+from smolcluster.runtime.metricsfile import StepRecord
+from smolcluster.runtime.runfolder import Summary
+
+# A playbook asks a node about every three seconds; of one that was silent for so long it is said.
+SILENT_S = 15.0
+# How fast a run goes is what its last so many steps took.
+PACE_STEPS = 50
+# A link is slow whose speed is so much below the usual.
+_SLOW = STRAGGLES
+
+
+@dataclass(frozen=True)
+class Followed:
+    """What the controller's own files say of a node: how following it ended, how long ago it answered, its clock."""
+
+    state: str = ""
+    reason: str = ""
+    heard_s: float | None = None
+    clock_offset_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Everything that an answer is made from, as it was at `now`."""
+
+    now: float
+    plan: Plan | ServePlan
+    look: Look
+    ranks: Sequence[RankColumns]
+    machines: Mapping[str, Columns]
+    followed: Mapping[str, Followed]
+    summary: Summary | None = None
+    serving: ServingNow | None = None
+    started: float | None = None
+    data: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+def state_answer(seen: Seen) -> StateAnswer:
+    """The whole answer."""
+    progress = _last_steps(seen)
+    nodes = _nodes(seen, progress)
+    state, reason = _state(seen, nodes)
+    last = min((record for record in progress.values()), key=lambda record: record.step, default=None)
+    jobs = [answer.job for answer in seen.look.nodes.values() if answer is not None]
+    answer = StateAnswer(
+        cursor="",
+        time=seen.now,
+        state=state,
+        reason=reason,
+        over=seen.look.over,
+        data=seen.data,
+        generation=max((job.generation for job in jobs), default=0),
+        restarts=max((job.restarts for job in jobs), default=0),
+        elapsed_s=_elapsed(seen),
+        nodes=nodes,
+        links=links_now(seen.ranks),
+        serving=seen.serving,
+        notes=seen.notes,
+    )
+    if last is not None:
+        counted = _counted(seen)
+        speeds = [record.tokens_per_s for rank, record in progress.items() if rank in counted]
+        update = {
+            "step": last.step,
+            "total_steps": last.total_steps,
+            "progress": min(1.0, last.step / last.total_steps) if last.total_steps > 0 else None,
+            "eta_s": None if seen.look.over else _left(seen, last),
+            "loss": _finite(last.loss),
+            "val_loss": _last_validation(seen),
+            "tokens_per_s": 0.0 if seen.look.over else sum(speeds),
+        }
+        answer = answer.model_copy(update=update)
+    elif seen.serving is not None:
+        answer = answer.model_copy(update={"tokens_per_s": seen.serving.tokens_per_s})
+    answer = answer.model_copy(update={"slowest": _slowest(nodes)})
+    return answer.model_copy(update={"cursor": _cursor(answer)})
+
+
+def _last_steps(seen: Seen) -> dict[int, StepRecord]:
+    """The newest step of each rank, whoever told of it first: its metrics here, or its node."""
+    found: dict[int, StepRecord] = {}
+    for one in seen.ranks:
+        recent = one.columns.recent
+        if recent:
+            found[one.rank] = recent[-1]
+    for answer in seen.look.nodes.values():
+        for rank, record in answer.progress.items() if answer is not None else ():
+            if rank not in found or record.time > found[rank].time:
+                found[rank] = record
+    return found
+
+
+def _counted(seen: Seen) -> set[int]:
+    server = server_of(seen.plan)
+    return {rank.rank for rank in seen.plan.ranks} if server is None else {server}
+
+
+def _nodes(seen: Seen, progress: Mapping[int, StepRecord]) -> list[NodeNow]:
+    recent = {one.rank: one.columns.recent for one in seen.ranks}
+    for rank, record in progress.items():
+        if not recent.get(rank):
+            recent[rank] = [record]
+    least = _least_wait([records for rank, records in recent.items() if rank in _counted(seen) and records])
+    machines = {name: columns.machine[-1].values for name, columns in seen.machines.items() if columns.machine}
+    said = _remarks(seen, progress, recent)
+    nodes = []
+    for name, answer in seen.look.nodes.items():
+        ranks = [rank.rank for rank in seen.plan.ranks if rank.node == name]
+        mine = [_rank(rank, answer, progress.get(rank), recent.get(rank, []), least) for rank in ranks]
+        followed = seen.followed.get(name, Followed())
+        state, reason = _node_state(answer, followed, seen.look.over)
+        steps = [rank.steps for rank in mine if rank.steps is not None]
+        word, why = said.get(name, ("", ""))
+        job = answer.job if answer is not None else None
+        machine = machines.get(name, {})
+        nodes.append(
+            NodeNow(
+                node=name,
+                state=state,
+                reason=reason,
+                restarts=job.restarts if job is not None else 0,
+                restart_reason=job.restart_reason if job is not None else "",
+                generation=job.generation if job is not None else 0,
+                heard_s=followed.heard_s,
+                clock_offset_s=followed.clock_offset_s,
+                step=min((rank.step for rank in mine if rank.step is not None), default=None),
+                steps=_together(steps) if steps else None,
+                remark=word,
+                why=why,
+                memory_mb=ranks_mb(machine),
+                memory_free_mb=_of(machine, "memory_free_mb"),
+                cpu_percent=share * 100 if (share := _of(machine, "cpu")) is not None else None,
+                temperature_c=_of(machine, "temperature_c"),
+                throttled=machine.get("throttled") if isinstance(machine.get("throttled"), str) else None,
+                ranks=mine,
+            )
+        )
+    return nodes
+
+
+def _rank(
+    rank: int, answer: PollResult | None, last: StepRecord | None, recent: Sequence[StepRecord], least_s: float | None
+) -> RankNow:
+    code = answer.job.ranks.get(rank) if answer is not None else None
+    said = {None: "unknown", "0": "completed", "130": "stopped", "running": "running", "restarting": "restarting"}
+    failure = next((each for each in answer.failed if each.rank == rank), None) if answer is not None else None
+    doing = failure.reason if failure is not None else said.get(code, f"ended with exit code {code}")
+    return RankNow(
+        rank=rank,
+        doing=doing,
+        step=last.step if last is not None else None,
+        steps=_steps(recent, least_s) if recent else None,
+    )
+
+
+def _steps(recent: Sequence[StepRecord], least_s: float | None) -> StepAnswer:
+    own = max(1, sum(record.own_steps for record in recent))
+
+    def each(values: Sequence[float]) -> float:
+        return sum(values) / own
+
+    waited = each([record.comm_s for record in recent])
+    for_bytes = waited if least_s is None else min(waited, least_s)
+    return StepAnswer(
+        step_ms=each([record.step_s for record in recent]) * 1000,
+        compute_ms=each([record.compute_s for record in recent]) * 1000,
+        communication_ms=for_bytes * 1000,
+        waiting_ms=(waited - for_bytes) * 1000,
+        data_ms=each([record.data_s for record in recent]) * 1000,
+        bytes_sent=each([record.bytes_out for record in recent]),
+        bytes_received=each([record.bytes_in for record in recent]),
+        tokens_per_s=recent[-1].tokens_per_s,
+        staleness=recent[-1].staleness_mean,
+    )
+
+
+def _least_wait(recent: Sequence[Sequence[StepRecord]]) -> float | None:
+    """What the rank that waits least waits in a step, in seconds; None where there is one rank."""
+    if len(recent) < 2:
+        return None
+    return min(sum(r.comm_s for r in records) / max(1, sum(r.own_steps for r in records)) for records in recent)
+
+
+def _together(steps: Sequence[StepAnswer]) -> StepAnswer:
+    """Of the ranks of one machine: what they send and compute adds up, times are means."""
+    adds = {"bytes_sent", "bytes_received", "tokens_per_s"}
+    values = {}
+    for name in StepAnswer.model_fields:
+        of_each = [float(getattr(one, name)) for one in steps]
+        values[name] = sum(of_each) if name in adds else max(of_each) if name == "staleness" else fmean(of_each)
+    return StepAnswer(**values)
+
+
+def _node_state(answer: PollResult | None, followed: Followed, over: bool) -> tuple[NodeState, str]:
+    if followed.state == "lost":
+        return "lost", followed.reason
+    if answer is None:
+        return "unknown", followed.reason or ("" if not over else "it has left nothing here")
+    job = answer.job
+    # The words of a rank that failed of itself say more than that a rank failed.
+    cause = next((f"rank {each.rank}: {each.reason}" for each in answer.failed if each.root_cause), "")
+    if job.lost:
+        return "lost", job.reason
+    if job.state in ACTIVE_STATES and not over and followed.heard_s is not None and followed.heard_s > SILENT_S:
+        return "lost", f"nothing was heard of it for {followed.heard_s:.0f} s"
+    if job.state in ACTIVE_STATES and over:
+        return "unknown", "nobody is at it any more, and how it ended is not known here"
+    return job.state, cause or job.reason
+
+
+def _state(seen: Seen, nodes: Sequence[NodeNow]) -> tuple[str, str]:
+    """Of the whole run. Its summary has the last word, once it is over."""
+    if seen.look.over and seen.summary is not None:
+        return seen.summary.status, seen.summary.reason
+    states = [node.state for node in nodes]
+    worst = next((node for node in nodes if node.state in ("failed", "lost")), None)
+    why = f"{worst.node}: {worst.reason}" if worst is not None and worst.reason else ""
+    if seen.serving is not None and not seen.look.over:
+        serving = {"starting": "starting", "ready": "running", "lost": "restarting", "closed": "stopped"}
+        return serving[seen.serving.state], seen.serving.reason or why
+    if not seen.look.over:
+        if "restarting" in states:
+            return "restarting", next((node.restart_reason for node in nodes if node.restart_reason), why)
+        return ("running" if {"running", "failed", "completed", "lost"} & set(states) else "starting"), why
+    for state in ("failed", "stopped", "lost"):
+        if state in states:
+            return state, why
+    return ("completed" if set(states) == {"completed"} else "lost"), why
+
+
+def _remarks(
+    seen: Seen, progress: Mapping[int, StepRecord], recent: Mapping[int, Sequence[StepRecord]]
+) -> dict[str, tuple[str, str]]:
+    """Who explains the run's speed: now, while it runs, and over all of its steps when it is over."""
+    if seen.look.over:
+        return _held_up(seen)
+    server = server_of(seen.plan)
+    views, history = {}, History()
+    for name, answer in seen.look.nodes.items():
+        mine = {
+            rank.rank: progress[rank.rank] for rank in seen.plan.ranks if rank.node == name and rank.rank in progress
+        }
+        views[name] = NodeView(answer.job if answer is not None else None, mine)
+        if mine:
+            behind = min(mine, key=lambda rank: (mine[rank].step, rank))
+            history.recent[name] = deque(recent.get(behind) or [mine[behind]], maxlen=RECENT)
+    server_node = seen.plan.ranks[server].node if server is not None else None
+    # Silence is counted by our clock, and records have the time of their machine's.
+    ahead = {name: one.clock_offset_s or 0.0 for name, one in seen.followed.items()}
+    moved = {
+        name: NodeView(
+            view.job,
+            {
+                rank: record.model_copy(update={"time": record.time - ahead.get(name, 0.0)})
+                for rank, record in view.progress.items()
+            },
+        )
+        for name, view in views.items()
+    }
+    return remarks(moved, history, seen.now, server_node)
+
+
+def _held_up(seen: Seen) -> dict[str, tuple[str, str]]:
+    """The rank that held up the others over the whole run by computing longer, as report.html says it."""
+    plan, server = seen.plan, server_of(seen.plan)
+    if isinstance(plan, ServePlan) or plan.stages:
+        return {}
+    taking = [one for one in seen.ranks if one.columns.count and one.rank != server]
+    if len(taking) < 2 or bool((taking[0].columns.column("inner_steps") != 1).any()):
+        return {}
+    times = {one.rank: float(one.columns.column("compute_s").mean()) for one in taking}
+    last = max(taking, key=lambda one: times[one.rank])
+    others = median(seconds for rank, seconds in times.items() if rank != last.rank)
+    if not others or times[last.rank] / others < STRAGGLES:
+        return {}
+    why = f"{last.node} was the slowest: it computed {times[last.rank] / others:.1f} times as long as the others"
+    return {last.node: ("slowest", why)}
+
+
+def _slowest(nodes: Sequence[NodeNow]) -> SlowestAnswer | None:
+    """Who holds up the others: a node that stands still before one that computes longer."""
+    telling = [node for node in nodes if node.why and node.remark in ("no step", "slowest")]
+    first = min(telling, key=lambda node: node.remark != "no step", default=None)
+    return SlowestAnswer(node=first.node, why=first.why) if first is not None else None
+
+
+def links_now(ranks: Sequence[RankColumns]) -> list[LinkNow]:
+    """The last word on each link; those that are clearly slower than most are marked."""
+    node_of = {one.rank: one.node for one in ranks}
+    links = [
+        LinkNow(
+            src=one.rank,
+            dst=peer,
+            src_node=one.node,
+            dst_node=node_of.get(peer, ""),
+            mbps=_of(found[-1].values, "mbps"),
+            rtt_ms=_of(found[-1].values, "rtt_ms"),
+            buffered_bytes=_whole(found[-1].values.get("buffered")),
+            step=found[-1].step,
+            time=found[-1].time,
+        )
+        for one in ranks
+        for peer, found in sorted(one.columns.links.items())
+    ]
+    usual = [link.mbps for link in links if link.mbps]
+    limit = median(usual) / _SLOW if usual else 0.0
+    return [link.model_copy(update={"slow": link.mbps is not None and 0 < link.mbps < limit}) for link in links]
+
+
+def _left(seen: Seen, last: StepRecord) -> float | None:
+    """Seconds until the last step at the pace of the last steps of the rank that is furthest behind."""
+    mine = [one.columns for one in seen.ranks if one.columns.count and one.columns.recent[-1:] == [last]]
+    pace = last.step_s / last.own_steps
+    if mine and mine[0].count > 1:
+        steps, times = mine[0].column("step")[-PACE_STEPS:], mine[0].column("time")[-PACE_STEPS:]
+        if steps[-1] > steps[0] and times[-1] > times[0]:
+            pace = float((times[-1] - times[0]) / (steps[-1] - steps[0]))
+    return max(0, last.total_steps - last.step) * pace
+
+
+def _elapsed(seen: Seen) -> float | None:
+    if seen.summary is not None and seen.look.over and seen.summary.seconds:
+        return seen.summary.seconds
+    if seen.started is None:
+        return None
+    ends = [float(one.columns.column("time")[-1]) for one in seen.ranks if one.columns.count]
+    return max(0.0, (max(ends, default=seen.started) if seen.look.over else seen.now) - seen.started)
+
+
+def _last_validation(seen: Seen) -> float | None:
+    for one in sorted(seen.ranks, key=lambda one: -one.columns.count):
+        losses = one.columns.column("val_loss")
+        known = losses[losses == losses]
+        if len(known):
+            return float(known[-1])
+    return None
+
+
+def _cursor(answer: StateAnswer) -> str:
+    """The same as long as nothing but the time has changed."""
+    passing: dict[str, Any] = {"time": True, "elapsed_s": True, "eta_s": True, "nodes": {"__all__": {"heard_s"}}}
+    return hashlib.sha256(answer.model_dump_json(exclude=passing).encode()).hexdigest()[:24]
+
+
+def _of(values: Mapping[str, object], name: str) -> float | None:
+    found = values.get(name)
+    return _finite(float(found)) if isinstance(found, int | float) else None
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no word for the others."""
+    return value if math.isfinite(value) else None

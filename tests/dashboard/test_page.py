@@ -1,0 +1,290 @@
+"""The dashboard's page in headless Chromium: what people see, and what goes wrong. Screenshots: .cache/page."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from smolcluster.dashboard.answers import SlowestAnswer
+from tests.chat.page import IN_CHROMIUM, browser, checked, quiet
+from tests.dashboard.scripted import Scripted, loss, serving_now
+from tests.dashboard.serving import dashboard
+
+__all__ = ["browser"]
+pytestmark = IN_CHROMIUM
+
+HEARD = "document.querySelector('.head [role=status]').innerText.trim()"
+LIVE = f"{HEARD} === 'live'"
+# A chart is drawn when its canvas has something on it.
+DRAWN = """[...document.querySelectorAll('.plot canvas')].some(one =>
+  one.getContext('2d').getImageData(0, 0, one.width, one.height).data.some(value => value))"""
+LINES = "[...document.querySelectorAll('.logline')]"
+
+
+def remarks(tab) -> list[str]:
+    return tab.js("[...document.querySelectorAll('.remark')].map(one => one.innerText.trim())")
+
+
+def choose(tab, label: str, value: str) -> None:
+    """In the list of that label."""
+    tab.js(f"""(box => {{ box.value = {json.dumps(value)}; box.dispatchEvent(new Event('change', {{bubbles: true}})) }})
+      ([...document.querySelectorAll('label')].find(one => one.textContent === {json.dumps(label)}).control)""")
+
+
+def node_states(tab) -> dict[str, str]:
+    found = tab.js("[...document.querySelectorAll('.machine')].map(one => [one.querySelector('h3').innerText, "
+                   "one.querySelector('.pill').innerText.trim()])")  # fmt: skip
+    return dict(found)
+
+
+def test_a_run_with_one_machine_killed_and_one_throttled(browser):
+    """The page shows which, and why: on the picture, in the list, in words at the top, as marks on the charts."""
+    run = Scripted()
+    run.happen("join", "pi5", "rank 2 is here", step=1)
+    run.happen("checkpoint", "mini1", "checkpoint of step 100 in 0.4 s", step=100)
+    with dashboard(run) as url:
+        tab = browser.tab(url)
+        tab.until(f"{LIVE} && {DRAWN}")
+        assert remarks(tab) == []
+        assert node_states(tab) == {"mini1": "running", "mini2": "running", "pi5": "running"}
+        assert re.search(r"step 120 of 500\s+24 % · 0:29 so far · 1:33 to go", tab.text)
+        chips = tab.js("[...document.querySelectorAll('.picture .figure')].map(one => one.textContent)")
+        assert chips == ["2.14 Gbit/s", "611 Mbit/s", "188 Mbit/s"]
+        assert tab.js("document.querySelectorAll('.picture .slow .link').length") == 1
+        assert "via mini1" in tab.js("document.querySelector('.picture').textContent")
+        run.lost["mini2"] = "killed by signal 9"
+        run.throttled["pi5"] = 84.2
+        run.slowest = SlowestAnswer(node="pi5", why="pi5 is the slowest: it computes 2.2 times as long as the others")
+        run.happen("leave", "mini2", "rank 1 is gone", step=118)
+        run.move(3)
+        tab.until("document.querySelectorAll('.remark').length === 3")
+        assert remarks(tab) == [
+            "mini2 was lost: killed by signal 9.",
+            "pi5 is throttled by its own system at 84 °C: it computes more slowly than it could.",
+            "pi5 is the slowest: it computes 2.2 times as long as the others.",
+        ]
+        assert node_states(tab) == {"mini1": "running", "mini2": "lost", "pi5": "throttled 84 °C"}
+        picture = tab.js("document.querySelector('.picture').getAttribute('aria-label')")
+        assert picture == ("Topology: mini1 running, mini2 lost, pi5 throttled 84 °C. 3 links, in the table below.")
+        assert tab.js("[...document.querySelectorAll('.links tbody tr')].map(one => one.innerText.includes('down'))") == [
+            True, False, True,
+        ]  # fmt: skip
+        tab.until("document.querySelector('.event').innerText.startsWith('Left mini2: rank 1 is gone')")
+        checked(tab, "dashboard-overview")
+        quiet(tab)
+
+
+def test_charts_grow_zoom_and_come_back_after_a_reload(browser):
+    run = Scripted(step=60)
+    with dashboard(run) as url:
+        tab = browser.tab(f"{url}#view=charts&hidden=pi5")
+        tab.until(f"{LIVE} && {DRAWN} && document.querySelectorAll('.chart').length >= 9")
+        # Only what is new is asked for.
+        run.asked.clear()
+        run.move(5)
+        tab.until("document.querySelector('.progress').innerText.includes('step 65')")
+        tab.until(f"document.querySelector('.legend b').innerText === '{loss(65):.4f}'")
+        assert {since for name, since in run.asked if name == "loss"} == {60}
+        # Hidden in one chart is hidden in all: a machine is the same everywhere.
+        pressed = "[...document.querySelectorAll('.legend button')].filter(one => one.innerText.startsWith('pi5'))"
+        assert set(tab.js(f"{pressed}.map(one => one.getAttribute('aria-pressed'))")) == {"false"}
+        tab.js(f"{pressed}[0].click()")
+        tab.until("location.hash === '#view=charts'")
+        # Drag over the first chart.
+        box = tab.js("(one => ({x: one.left, y: one.top, w: one.width, h: one.height}))"
+                     "(document.querySelector('.u-over').getBoundingClientRect())")  # fmt: skip
+        for kind, share in (("mousePressed", 0.25), ("mouseMoved", 0.4), ("mouseMoved", 0.5), ("mouseReleased", 0.5)):
+            at = {"x": box["x"] + box["w"] * share, "y": box["y"] + box["h"] / 2}
+            tab.call("Input.dispatchMouseEvent", type=kind, button="left", buttons=1, clickCount=1, **at)
+        tab.until("location.hash.includes('steps=')")
+        low, high = map(float, re.findall(r"steps=([\d.]+)-([\d.]+)", tab.js("location.hash"))[0])
+        assert (15, 31) < (low, high) < (19, 36)
+        # What is under the cursor is said in the legends of all charts: they move together.
+        tab.until("[...document.querySelectorAll('.under')].every(one => one.innerText.startsWith('step '))")
+        tab.js("""(field => { Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set.call(field, '0.6');
+          field.dispatchEvent(new Event('input', {bubbles: true})) })(document.querySelector('input[type=range]'))""")
+        tab.click("Loss on a log scale")
+        tab.until("location.hash.includes('smooth=0.6') && location.hash.includes('scale=log')")
+        view = tab.js("location.hash")
+        tab.reload()
+        tab.until(f"{LIVE} && {DRAWN}")
+        assert tab.js("location.hash") == view
+        assert "Smoothing 0.60" in tab.text
+        checked(tab, "dashboard-charts")
+        tab.click("Reset")
+        tab.until("location.hash === '#view=charts'")
+        # A run that was set back to a checkpoint takes steps again: what it took before is not shown with it.
+        run.step, run.generation = 40, 1
+        tab.until("document.querySelector('.progress').innerText.includes('step 40')")
+        tab.until(f"document.querySelector('.legend b').innerText === '{loss(40):.4f}'")
+        quiet(tab)
+
+
+def test_logs_are_followed_filtered_searched_and_read_backwards(browser):
+    run = Scripted()
+    run.say(*(f"line {number}" for number in range(1500)))
+    run.say("CPU is throttled <b>now</b>", node="pi5", level="WARNING")
+    run.say("rank 1 does not answer", node="mini1", level="ERROR")
+    with dashboard(run) as url:
+        tab = browser.tab(f"{url}#view=logs")
+        tab.until(f"{LINES}.at(-1)?.innerText.includes('rank 1 does not answer')")
+        # Only what is in sight is in the page.
+        assert tab.js(f"{LINES}.length") < 120
+        run.move(1, lines=3)
+        tab.until(f"{LINES}.at(-1).innerText.includes('step 121')")
+        # Scrolling up ends following, and loads what is older; what is in sight stays.
+        tab.js("document.querySelector('.logs').scrollTop = 200")
+        tab.until("location.hash.includes('follow=no')")
+        for _ in range(4):
+            tab.js("document.querySelector('.logs').scrollTop = 0")
+            tab.until("document.querySelector('.logfoot').innerText.trim().length > 0")
+        tab.until(f"document.querySelector('.logs').scrollTop = 0, {LINES}[0]?.innerText.endsWith('line 0')")
+        assert "1,505 lines" in tab.text
+        run.move(1, lines=3)
+        tab.until("document.body.innerText.includes('1,508 lines')")
+        assert tab.js(f"{LINES}[0].innerText").endswith("line 0")
+        tab.click("Follow")
+        tab.until(f"{LINES}.at(-1).innerText.includes('step 122')")
+        # Filters.
+        choose(tab, "Level", "WARNING")
+        tab.until(f"{LINES}.length === 2")
+        choose(tab, "Machine", "pi5")
+        tab.until(f"{LINES}.length === 1")
+        assert "CPU is throttled <b>now</b>" in tab.js(f"{LINES}[0].innerText")
+        choose(tab, "Level", "")
+        tab.type("Find", "LINE 149")
+        tab.until(f"{LINES}.length === 3 && document.querySelector('mark').innerText === 'line 149'")
+        tab.reload()
+        tab.until(f"{LINES}.length === 3 && document.querySelector('mark')")
+        assert tab.js("document.querySelector('input[type=search]').value") == "LINE 149"
+        tab.type("Find", "never said")
+        tab.until("document.body.innerText.includes('No line is like that.')")
+        tab.type("Find", "")
+        choose(tab, "Machine", "")
+        tab.until(f"{LINES}.length > 20")
+        checked(tab, "dashboard-logs")
+        quiet(tab)
+
+
+def test_a_backend_that_is_started_again_loses_nothing_that_is_shown(browser):
+    run = Scripted()
+    run.happen("checkpoint", "mini1", "checkpoint of step 100", step=100)
+    with dashboard(run) as url:
+        tab = browser.tab(f"{url}#view=charts")
+        tab.until(f"{LIVE} && {DRAWN}")
+    tab.until(f"{HEARD} === 'reconnecting …'")
+    tab.until("document.body.innerText.includes('It is asked again by itself.')")
+    assert tab.js(DRAWN)
+    assert "step 120 of 500" in tab.text
+    run.move(10)
+    run.asked.clear()
+    with dashboard(run, port=int(url.split(":")[2].split("/")[0])):
+        tab.until(f"{LIVE} && document.querySelector('.progress').innerText.includes('step 130')")
+        tab.until(f"document.querySelector('.legend b').innerText === '{loss(130):.4f}'")
+        # It went on from where it was.
+        assert {since for _, since in run.asked} == {120}
+    quiet(tab, "net::ERR")
+
+
+def test_the_stop_button_says_what_happens_and_asks(browser):
+    run = Scripted()
+    with dashboard(run) as url:
+        tab = browser.tab(url)
+        tab.until(LIVE)
+        tab.click("Stop")
+        tab.until("document.querySelector('dialog[open]')")
+        assert "The ranks on all 3 machines finish the step they are in, save the model" in tab.text
+        assert "It is at step 120 of 500, with 1:33 to go." in tab.text
+        # Enter by mistake stops nothing.
+        assert tab.js("document.activeElement.innerText") == "Let it run"
+        checked(tab, "dashboard-stop")
+        tab.press("Escape")
+        tab.until("!document.querySelector('dialog')")
+        assert run.stopped == []
+        run.refuse = "the run is over already"
+        tab.click("Stop")
+        tab.click("Stop the run")
+        tab.until("document.querySelector('dialog [role=alert]')?.innerText === 'the run is over already'")
+        run.refuse = ""
+        tab.click("Stop the run")
+        tab.until("document.body.innerText.includes('mini1, mini2, pi5: asked to stop')")
+        assert run.stopped == [run.run_id]
+        run.over, run.ended = True, "stopped"
+        tab.until(f"{HEARD} === 'over'")
+        assert not tab.has("Stop")
+        quiet(tab, "409")
+
+
+def test_a_served_model(browser):
+    run = Scripted(kind="serving", run_id="smollm-20261129", serving=serving_now())
+    with dashboard(run) as url:
+        tab = browser.tab(url)
+        tab.until(f"{LIVE} && document.querySelectorAll('.machine').length === 3")
+        text = tab.text.replace("\n", " ")
+        for part in ("layers 0:12", "21 ms per token", "2 sessions", "Requests 41", "Failed 1", "17.5 tokens/s"):
+            assert part in text or part in tab.js("document.querySelector('.board').textContent"), part
+        run.serving = serving_now(active=3, ms=25.0)
+        run.move(1)
+        tab.until(
+            "document.body.innerText.includes('25 ms per token') && document.body.innerText.includes('3 sessions')"
+        )
+        tab.until(DRAWN)
+        tab.click("Stop")
+        tab.until("document.querySelector('dialog[open]')")
+        assert "3 answers are being written and will be cut off." in tab.text
+        tab.press("Escape")
+        checked(tab, "dashboard-serving")
+        quiet(tab)
+
+
+def test_runs_that_say_little(browser):
+    """One that has not begun, one of another version, and one whose folder has gone."""
+    problem = "plan.json is version 0; this smolcluster reads version 1. Read it with the smolcluster that wrote it"
+    with dashboard(Scripted(problem=problem, over=True)) as url:
+        tab = browser.tab(url)
+        tab.until("document.querySelector('.remark')")
+        assert remarks(tab) == [f"{problem}."]
+        for view, empty in (
+            ("overview", "No machine has been heard of yet."), ("charts", "Nothing was measured yet."),
+            ("events", "Nothing besides steps so far."), ("logs", "No machine has said anything yet."),
+            ("settings", "The plan cannot be read."),
+        ):  # fmt: skip
+            tab.js(f"location.hash = '#view={view}'")
+            tab.until(f"document.body.innerText.includes({json.dumps(empty)})")
+            tab.until("document.documentElement.scrollWidth <= innerWidth")
+        assert not tab.has("Stop")
+        quiet(tab)
+
+
+def test_by_keyboard_alone(browser):
+    run = Scripted()
+    run.say("one line")
+    with dashboard(run) as url:
+        tab = browser.tab(url)
+        tab.until(f"{LIVE} && {DRAWN}")
+        tab.press("Tab")
+        assert tab.js("document.activeElement.innerText") == "To the content"
+        names = []
+        for _ in range(24):
+            tab.press("Tab")
+            names.append(
+                tab.js("(one => one.getAttribute('aria-label') ?? one.innerText.trim())(document.activeElement)")
+            )
+        assert {"Stop", "Overview", "Charts", "Events", "Logs", "Settings", "Links"} <= {
+            name.split(" ")[0] for name in names
+        }
+        assert any(name.startswith("training") for name in names)
+        quiet(tab)
+
+
+def test_the_page_names_what_it_needs_and_no_more():
+    """No browser: the chat page loads nothing of the dashboard's."""
+    folder = Path(__file__).resolve().parents[2] / "smolcluster" / "chat" / "page"
+    named = {
+        name: set(re.findall(r"/assets/[^\"]+", (folder / name).read_text()))
+        for name in ("index.html", "dashboard.html")
+    }
+    both = {f"/assets/{path.name}" for path in (folder / "assets").iterdir()}
+    assert named["index.html"] | named["dashboard.html"] == both
+    assert not [name for name in named["index.html"] if "dashboard" in name]
