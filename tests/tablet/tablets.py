@@ -11,7 +11,8 @@ from smolcluster.comm.endpoint import Endpoint
 from smolcluster.errors import PeerError
 from smolcluster.tablet.channel import Channel
 from smolcluster.tablet.door import Door, dial
-from smolcluster.tablet.greeting import Self, tablet_key
+from smolcluster.runtime.tabletnote import tablet_key
+from smolcluster.tablet.greeting import Self
 from smolcluster.tablet.reference import ReferenceTablet
 
 RUN = "20261129-1200-inference"

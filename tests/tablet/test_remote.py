@@ -14,7 +14,8 @@ from smolcluster.models.partition import LayerRange
 from smolcluster.models.stage_weights import load_stage
 from smolcluster.tablet.channel import Channel
 from smolcluster.tablet.door import Door, dial
-from smolcluster.tablet.greeting import Self, tablet_key
+from smolcluster.runtime.tabletnote import tablet_key
+from smolcluster.tablet.greeting import Self
 from smolcluster.tablet.messages import (
     MOST_SMALL,
     Code,
