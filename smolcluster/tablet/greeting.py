@@ -20,6 +20,7 @@ from typing import Literal, TypeVar
 
 from smolcluster.comm.clock import Deadline
 from smolcluster.errors import HandshakeError, PeerError, ProtocolError
+from smolcluster.runtime.tabletnote import tablet_key as tablet_key
 from smolcluster.tablet.channel import Channel
 from smolcluster.tablet.messages import (
     MOST_BYTES,
