@@ -18,7 +18,7 @@ _AGAIN_S = 30.0
 def tablet_link(note: TabletNote, key: bytes) -> str:
     """What a tablet opens to come in: the page's URL, or the app's own; the key is in the part no server is sent."""
     where = note.address if note.app == "browser" else f"smolcluster://{note.address}/"
-    return f"{where}#key={key.hex()}"
+    return f"{where}#run={note.run}&key={key.hex()}"
 
 
 def tablet_link_lines(note: TabletNote, key: bytes) -> list[str]:

@@ -29,6 +29,7 @@ class TabletNote(Frozen):
 
     schema_: int = Field(default=TABLET_SCHEMA, alias="schema", serialization_alias="schema")
     time: float
+    run: str
     tablet: str
     app: App
     state: State

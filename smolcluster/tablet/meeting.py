@@ -69,7 +69,7 @@ class AtPage:
             check_node(folder, node, ca)
             tls = browser_context(folder)
         self._door = Door((tablet.host,), tablet.port, me, tls)
-        self.address = f"{'ws' if tls is None else 'wss'}://{self._door.endpoints[0]}{PATH}"
+        self.address = f"{'http' if tls is None else 'https'}://{self._door.endpoints[0]}{PATH}"
 
     def connect(self, deadline: Deadline) -> Channel:
         """Wait for it."""

@@ -63,7 +63,7 @@ def run_tablet(config: NodeConfig, plan: ServePlan, me: RankPlan, stop: Stop) ->
     packages = {tablet.format: offer.exported.folder}
     remote = TabletStage(meeting.connect, offer.assign, Waits(connect_s=_ATTEMPT_S), packages)
     layers = TabletLayers(remote, read_shape(folder), part, ACTIVATIONS[plan.serve.model.precision])
-    with _Attendant(RunFolder(Path(config.run_dir)), me, tablet, meeting, remote, stop) as attendant:
+    with _Attendant(config, me, tablet, meeting, remote, stop) as attendant:
         while attendant.await_tablet(plan.serve.tablet_wait_s):
             serve_stage(group, layers.planned, attendant, attendant.why)
 
@@ -72,11 +72,12 @@ class _Attendant:
     """Waits for one tablet, and tells of it. A Stop of the stage: once the tablet has gone, or the rank is to end."""
 
     def __init__(
-        self, folder: RunFolder, me: RankPlan, tablet: TabletPlan, meeting: Meeting, remote: TabletStage, stop: Stop
+        self, config: NodeConfig, me: RankPlan, tablet: TabletPlan, meeting: Meeting, remote: TabletStage, stop: Stop
     ) -> None:
-        self._folder, self._me, self._tablet = folder, me, tablet
+        self._folder, self._run = RunFolder(Path(config.run_dir)), config.run_id
+        self._me, self._tablet = me, tablet
         self._meeting, self._remote, self._stop = meeting, remote, stop
-        before = read_tablet(folder, me.node, me.rank)
+        before = read_tablet(self._folder, me.node, me.rank)
         # Of an earlier process of this rank: a tablet that came once is waited for as long as the run lasts.
         self._came = before is not None and before.came
         self._reason = ""
@@ -146,6 +147,7 @@ class _Attendant:
         now = time.monotonic()
         note = TabletNote(
             time=time.time(),
+            run=self._run,
             tablet=self._tablet.node,
             app=self._tablet.app,
             state=state,
