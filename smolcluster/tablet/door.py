@@ -33,7 +33,7 @@ STRANGERS = 8
 _LOOK_S = 0.25
 
 
-def dial(where: Endpoint, me: Self, deadline: Deadline, tls: ssl.SSLContext | None = None) -> Channel:
+def dial(where: Endpoint, me: Self, deadline: Deadline, tls: ssl.SSLContext | None = None, path: str = PATH) -> Channel:
     """A connection to whoever listens there, proven on both sides. PeerError tells why there is none."""
     needs_websockets()
     from websockets.exceptions import WebSocketException
@@ -42,7 +42,7 @@ def dial(where: Endpoint, me: Self, deadline: Deadline, tls: ssl.SSLContext | No
     who = f"the tablet at {where}" if me.role == "cluster" else f"the cluster at {where}"
     try:
         connection = connect(
-            f"{'ws' if tls is None else 'wss'}://{where}{PATH}",
+            f"{'ws' if tls is None else 'wss'}://{where}{path}",
             ssl=tls,
             proxy=None,  # a machine of the home network: no proxy of the environment lies between
             compression=None,

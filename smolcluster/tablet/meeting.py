@@ -16,8 +16,9 @@ from smolcluster.comm.endpoint import Endpoint
 from smolcluster.errors import InputError, Problem
 from smolcluster.plan.types import TabletPlan
 from smolcluster.tablet.channel import Channel
-from smolcluster.tablet.door import PATH, Door, dial
+from smolcluster.tablet.door import Door, dial
 from smolcluster.tablet.greeting import Self
+from smolcluster.tablet.web import TabletSite
 
 
 class Meeting(Protocol):
@@ -56,7 +57,7 @@ class AtApp:
 class AtPage:
     """A browser: it dials where its page came from. `certificates`: HTTPS with this node's, of the authority `ca`.
 
-    PeerError: it cannot listen. InputError: no certificate that a browser could accept.
+    PeerError: it cannot listen. ConfigError: no certificate that a browser could accept, or no page.
     """
 
     def __init__(self, tablet: TabletPlan, me: Self, node: str, certificates: str | None, ca: str) -> None:
@@ -68,13 +69,16 @@ class AtPage:
             folder = NodeFolder(Path(certificates))
             check_node(folder, node, ca)
             tls = browser_context(folder)
-        self._door = Door((tablet.host,), tablet.port, me, tls)
-        self.address = f"{'http' if tls is None else 'https'}://{self._door.endpoints[0]}{PATH}"
+        self._door = Door((), 0, me)
+        self._site = TabletSite(self._door, tablet.host, tablet.port, tls)
+        self._site.start()
+        self.address = self._site.address
 
     def connect(self, deadline: Deadline) -> Channel:
         """Wait for it."""
         return self._door.take(deadline)
 
     def close(self) -> None:
-        """Close the door."""
+        """Close the door, and then the site, which waits for what has come in."""
         self._door.close()
+        self._site.close()

@@ -31,6 +31,7 @@ from smolcluster.tablet.door import Door, dial
 from smolcluster.tablet.greeting import Self
 from smolcluster.tablet.messages import Assign
 from smolcluster.tablet.reference import OnnxTablet, Tablet
+from smolcluster.tablet.web import SOCKET
 
 log = logging.getLogger("smolcluster.tablet")
 _LINK = "the link that the run printed for its tablet"
@@ -75,7 +76,7 @@ def play(link: Link, model: Path | None, cache: Path, over: threading.Event) -> 
         finally:
             door.close()
     else:
-        _serve(lambda deadline: dial(link.where, link.me, deadline), OnnxTablet(cache), over)
+        _serve(lambda deadline: dial(link.where, link.me, deadline, path=SOCKET), OnnxTablet(cache), over)
 
 
 def _torch(model: Path) -> Callable[[Channel, Assign], Callable[[], Layers]]:
