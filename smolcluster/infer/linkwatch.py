@@ -38,7 +38,7 @@ def links_recorded(
             with MetricsWriter(file) as metrics:
                 while not over.wait(every_s):
                     look += 1
-                    metrics.write_links(look, meter.look(), lambda rank: plan.ranks[rank].node)
+                    metrics.write_links(look, meter.look(), plan.machine)
         except OSError as error:  # serving goes on without
             log.warning("links are not recorded any more: %s", error)
 

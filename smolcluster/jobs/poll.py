@@ -18,6 +18,7 @@ from smolcluster.jobs.types import ACTIVE_STATES, TAIL_LINES, JobError, JobMissi
 from smolcluster.jobs.wire import Request
 from smolcluster.runtime.results import read_result, read_serving
 from smolcluster.runtime.runfolder import JobState, RunFolder, ServingNote
+from smolcluster.runtime.tabletnote import TabletNote, read_tablet
 
 # The API's rank writes about every second; on a busy Raspberry Pi with an SD card now and then much later.
 SILENT_S = 30.0
@@ -45,6 +46,7 @@ def poll_job(run_dir: Path, node: str, renew: bool = True, have: dict[str, Place
         progress=progress,
         failed=failures(folder, state),
         serving=serving_now(folder, state),
+        tablets=_tablets(folder, state),
         pieces=read_pieces(folder.node(node), have) if have is not None else (),
         time=time.time(),
     )
@@ -105,6 +107,13 @@ def serving_now(folder: RunFolder, state: JobState) -> ServingNote | None:
         why = silent if doing == "running" else "the API is started again"
         return note.model_copy(update={"state": "lost", "reason": why, "tokens_per_s": 0.0})
     return None
+
+
+def _tablets(folder: RunFolder, state: JobState) -> tuple[TabletNote, ...]:
+    """What ranks that run say of their tablets."""
+    running = [rank for rank, doing in state.ranks.items() if doing == "running"]
+    notes = [read_tablet(folder, state.node, rank) for rank in running]
+    return tuple(note for note in notes if note is not None)
 
 
 def failures(folder: RunFolder, state: JobState) -> tuple[RankFailure, ...]:

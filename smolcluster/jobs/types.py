@@ -10,6 +10,7 @@ from smolcluster.errors import SmolError
 from smolcluster.jobs.pieces import Piece
 from smolcluster.runtime.metricsfile import StepRecord
 from smolcluster.runtime.runfolder import JobState, ServingNote
+from smolcluster.runtime.tabletnote import TabletNote
 from smolcluster.spec.base import Frozen
 
 # How long ranks may take to end by themselves once told to, before they are ended.
@@ -64,14 +65,16 @@ class RankFailure(Frozen):
 class PollResult(Frozen):
     """What `poll_job` answers: the job, the last step of each rank that has made one, and who failed.
 
-    `serving`: how a model is served, where its API is and has said so. `time`: by the node's clock, when it had all of
-    this together; `pieces`: what its files have got since, where that was asked for.
+    `serving`: how a model is served, where its API is and has said so; `tablets`: how it stands with those that a rank
+    there hands over to. `time`: by the node's clock, when it had all of this together; `pieces`: what its files have
+    got since, where that was asked for.
     """
 
     job: JobState
     progress: dict[int, StepRecord] = Field(default_factory=dict)
     failed: tuple[RankFailure, ...] = ()
     serving: ServingNote | None = None
+    tablets: tuple[TabletNote, ...] = ()
     time: float = 0.0
     pieces: tuple[Piece, ...] = ()
 

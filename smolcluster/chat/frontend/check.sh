@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The pages' types and tests, and that ../page and both schema.ts are what their sources make, byte for byte.
+# The pages' types and tests, and that ../page, the tablets' page and both schema.ts are what their sources make, byte for byte.
 set -euo pipefail
 cd "$(dirname "$0")"
 made=$(mktemp -d)
@@ -11,5 +11,5 @@ types() {
 types openapi.json src/api/schema.ts
 types dashboard-openapi.json src/dashboard/schema.ts
 npx --no-install vitest run
-PAGE_FOLDER=$made/page npm run --silent build
-diff -r "$made/page" ../page || { echo "the page that ships is not what its sources make: make page" >&2; exit 1; }
+PAGE_FOLDER=$made/page TABLET_FOLDER=$made/tablet npm run --silent build
+{ diff -r "$made/page" ../page && diff -r "$made/tablet" ../../tablet/page; } || { echo "the page that ships is not what its sources make: make page" >&2; exit 1; }
