@@ -39,7 +39,8 @@ class About(Frozen):
 class StageNow(Frozen):
     """A stage at some moment. `alive` False: it cannot be reached, and the other figures are 0.
 
-    `busy_s`: seconds it has computed for `steps` steps since it began.
+    `busy_s`: seconds it has computed for `steps` steps since it began. `tablet`: what has the layers where it is no
+    computer; such a stage is alive as long as its tablet is connected.
     """
 
     rank: int
@@ -52,6 +53,7 @@ class StageNow(Frozen):
     steps: int = 0
     busy_s: float = 0.0
     rss_mb: float = 0.0
+    tablet: Literal["", "native", "browser"] = ""
 
 
 class Health(Frozen):

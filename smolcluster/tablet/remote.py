@@ -84,6 +84,9 @@ class TabletStage:
             if assign.packages.get(name) != found:
                 raise ValueError(f"the package for {name} is {found[:12]}, and the assignment names another one")
         self.ready: Ready | None = None
+        # Why the last connection, or the last try, ended; and who is told that there is one, before the layers are.
+        self.ended = ""
+        self.on_connected: Callable[[], None] = lambda: None
         self._connect = connect
         self._waits = waits or Waits()
         self._channel: Channel | None = None
@@ -93,6 +96,11 @@ class TabletStage:
         self._closing = threading.Event()
         self._pulse = threading.Thread(target=self._beat, name="smol-tablet", daemon=True)
         self._pulse.start()
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection that was not seen to end."""
+        return self._channel is not None
 
     def open(self) -> Ready:
         """Connect now, if there is no connection; what the tablet said. The errors of forward, but of sessions."""
@@ -155,7 +163,8 @@ class TabletStage:
             yield
         except SessionGoneError:
             raise
-        except PeerError:
+        except PeerError as error:
+            self.ended = str(error)
             self._drop()
             raise
 
@@ -171,6 +180,7 @@ class TabletStage:
             raise PeerLostError("the stage on the tablet is closed")
         if self._channel is None:
             self._channel = channel = self._connect(Deadline(self._waits.connect_s))
+            self.on_connected()
             channel.send(self.assign, Deadline(self._waits.silence_s))
             self.ready = self._expect_ready(channel)
         return self._channel

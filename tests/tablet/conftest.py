@@ -7,6 +7,7 @@ from smolcluster.models.partition import LayerRange
 from smolcluster.models.stage_weights import load_stage
 from smolcluster.tablet.remote import TabletStage
 from tests.infer import infer_models
+from tests.infer.conftest import stages
 from tests.tablet.tablets import PATIENT
 
 
