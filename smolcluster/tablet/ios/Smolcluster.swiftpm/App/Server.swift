@@ -17,7 +17,6 @@ final class Server: @unchecked Sendable {
 
     private let me: Me
     private let port: UInt16
-    private let identity: sec_identity_t?
     private let show: @Sendable (Event) -> Void
     private let queue = DispatchQueue(label: "smolcluster.server")
     private var listener: NWListener?
@@ -25,10 +24,9 @@ final class Server: @unchecked Sendable {
     private var greeting: [ObjectIdentifier: Channel] = [:]
     private var current: Channel?
 
-    init(me: Me, port: UInt16, identity: sec_identity_t?, show: @escaping @Sendable (Event) -> Void) {
+    init(me: Me, port: UInt16, show: @escaping @Sendable (Event) -> Void) {
         self.me = me
         self.port = port
-        self.identity = identity
         self.show = show
     }
 
@@ -59,15 +57,9 @@ final class Server: @unchecked Sendable {
     }
 
     private func parameters() -> NWParameters {
-        let tls: NWProtocolTLS.Options? = identity.map { identity in
-            let options = NWProtocolTLS.Options()
-            sec_protocol_options_set_local_identity(options.securityProtocolOptions, identity)
-            sec_protocol_options_set_min_tls_protocol_version(options.securityProtocolOptions, .TLSv12)
-            return options
-        }
         let tcp = NWProtocolTCP.Options()
         tcp.noDelay = true
-        let parameters = NWParameters(tls: tls, tcp: tcp)
+        let parameters = NWParameters(tls: nil, tcp: tcp)
         parameters.allowLocalEndpointReuse = true
         parameters.prohibitedInterfaceTypes = [.cellular]
         let webSocket = NWProtocolWebSocket.Options()

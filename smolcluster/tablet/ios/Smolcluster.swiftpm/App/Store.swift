@@ -1,7 +1,6 @@
-/// What the app keeps: key and certificate in the keychain, the port in its settings.
+/// What the app keeps: the key in the keychain, the port in its settings.
 
 import Foundation
-import Network
 import Security
 
 final class Store {
@@ -16,36 +15,6 @@ final class Store {
     var key: Data? {
         get { read("key") }
         set { write("key", newValue) }
-    }
-
-    /// What this device shows as a TLS server, once a .p12 was taken in.
-    var identity: sec_identity_t? {
-        guard let file = read("identity"), let password = read("password"),
-            let identity = try? imported(file, String(decoding: password, as: UTF8.self))
-        else { return nil }
-        return sec_identity_create(identity)
-    }
-
-    func takeIdentity(_ file: Data, password: String) throws {
-        _ = try imported(file, password)
-        write("identity", file)
-        write("password", Data(password.utf8))
-    }
-
-    func forgetIdentity() {
-        write("identity", nil)
-        write("password", nil)
-    }
-
-    private func imported(_ file: Data, _ password: String) throws -> SecIdentity {
-        var items: CFArray?
-        let options = [kSecImportExportPassphrase as String: password] as CFDictionary
-        let status = SecPKCS12Import(file as CFData, options, &items)
-        guard status == errSecSuccess, let first = (items as? [[String: Any]])?.first,
-            let identity = first[kSecImportItemIdentity as String]
-        else { throw NSError(domain: NSOSStatusErrorDomain, code: Int(status)) }
-        // The dictionary's value under this key is an identity, always.
-        return identity as! SecIdentity
     }
 
     private func query(_ name: String) -> [String: Any] {

@@ -24,7 +24,6 @@ final class Tablet {
     private(set) var tokens = 0
     private(set) var tokensPerSecond = 0.0
     private(set) var lastEnd = ""
-    private(set) var isEncrypted = false
 
     private let store = Store()
     private var server: Server?
@@ -48,14 +47,13 @@ final class Tablet {
         }
         let name = UIDevice.current.name
         let me = Me(name: name, device: "\(UIDevice.current.model) (\(machineName()))", key: key)
-        let made = Server(me: me, port: store.port, identity: store.identity) { [weak self] event in
+        let made = Server(me: me, port: store.port) { [weak self] event in
             Task { @MainActor in self?.show(event) }
         }
         do {
             try made.start()
             server = made
             state = .listening
-            isEncrypted = store.identity != nil
             UIApplication.shared.isIdleTimerDisabled = true
         } catch {
             state = .failed("Port \(store.port) cannot be listened on: \(error.localizedDescription)")
@@ -85,16 +83,6 @@ final class Tablet {
     func forgetKey() {
         store.key = nil
         leave("its key was taken away")
-    }
-
-    func takeIdentity(_ file: Data, password: String) throws {
-        try store.takeIdentity(file, password: password)
-        restart()
-    }
-
-    func forgetIdentity() {
-        store.forgetIdentity()
-        restart()
     }
 
     private func show(_ event: Event) {

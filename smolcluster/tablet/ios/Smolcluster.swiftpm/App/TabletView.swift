@@ -19,7 +19,6 @@ struct TabletView: View {
                     )
                     .keyboardType(.numberPad)
                 }
-                IdentitySection(tablet: tablet)
             }
             .navigationTitle("smolcluster")
         }
