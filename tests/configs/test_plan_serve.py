@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from smolcluster.errors import ConfigError
 from smolcluster.plan import NodeConfig
 from smolcluster.plan.profile import Profile
 from smolcluster.plan.render import node_config

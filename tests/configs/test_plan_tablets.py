@@ -151,8 +151,8 @@ def test_a_tablet_on_no_network_of_the_head(gpt2: Path, written: Write) -> None:
     wires = "networks:\n  cable: {medium: ethernet, private: true, members: {laptop: 10.0.0.1, mini1: 10.0.0.2}}\n"
     told = refused(gpt2, asked(written("lan.smol.yml", LAN.replace("defaults:", f"{wires}defaults:"))))
     assert [one.partition(": ")[2] for one in told] == [
-        "networks: no wire joins ipad and laptop, and no gateway leads from one to the other | put both on a network, or"
-        " give a network `gateways: {other_network: machine}`"
+        "networks: no wire joins ipad and laptop, and no gateway leads from one to the other | put both on a network,"
+        " or give a network `gateways: {other_network: machine}`"
     ]
 
 

@@ -10,6 +10,8 @@ from tests.infer import infer_models
 from tests.infer.conftest import stages
 from tests.tablet.tablets import PATIENT
 
+__all__ = ["stages"]
+
 
 @pytest.fixture(scope="package")
 def models(tmp_path_factory) -> Callable:

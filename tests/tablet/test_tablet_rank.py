@@ -1,4 +1,4 @@
-"""A served run in which a tablet has a stage: the rank that hands over to it, and what the head makes of its comings."""
+"""A served run in which a tablet has a stage: the rank that hands over to it, and what the head makes of a loss."""
 
 from __future__ import annotations
 
@@ -8,26 +8,30 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 from smolcluster.comm.clock import Deadline
 from smolcluster.comm.endpoint import Endpoint
 from smolcluster.errors import PeerError
 from smolcluster.infer.request import Done, Failed, Request
+from smolcluster.models.decoder import Row
+from smolcluster.models.partition import LayerRange
+from smolcluster.models.stage_weights import load_stage
 from smolcluster.plan.types import ServePlan, TabletPlan
 from smolcluster.runtime.runfolder import RunFolder
 from smolcluster.runtime.tabletnote import TabletNote, read_tablet, tablet_key
 from smolcluster.tablet.channel import Channel
 from smolcluster.tablet.door import dial
 from smolcluster.tablet.greeting import Self
-from smolcluster.tablet.reference import OnnxTablet
+from smolcluster.tablet.reference import OnnxTablet, ReferenceTablet
 from smolcluster.tablet.web import SOCKET
 from tests.infer.gates import wait_for
-from tests.infer.infer_models import generate
+from tests.infer.infer_models import CONTEXT, LAYERS, generate
 from tests.infer.served_run import Run, model_folder, plan_of, served
 from tests.infer.test_engine import CUTS, GREEDY, collect, prompt_of
 from tests.infer.test_keeper import assert_all_go_on, layers, until
 from tests.infer.test_loss import stop_at_first_token
-from tests.tablet.tablets import LONG
+from tests.tablet.tablets import LONG, listening
 
 pytestmark = pytest.mark.timeout(300)
 SECRET = b"a secret of the tests"
@@ -178,7 +182,7 @@ def test_the_others_go_on_without_an_optional_one_and_take_it_in_again(stages, l
         assert_all_go_on(model, running, [request])
         health = client.health()
         assert (health.state, layers(health)[1]) == ("ready", (0, 0))
-        assert sorted(layers(health)) == [(0, 0), (0, 3), (3, 4)]
+        assert sorted(layers(health)) == [(0, 0), (0, 2), (2, 4)]
         player.wake()
         health = until(client, lambda health: health.state == "ready" and layers(health) == list(CUTS))
         assert collect(client.submit(request))[0] == generate(model, list(request.prompt), 39)
@@ -192,9 +196,9 @@ def test_a_tablet_that_never_comes_ends_the_run_and_says_what_to_do(stages, llam
         assert (note.came, note.reason, note.tablet, note.layers) == (False, "", "ipad", "1:3")
         assert note.left_s is not None
         assert run.ended(1) == (
-            "AbsentError: ipad did not come within 1 s\n    fix: open the page's link in its browser, and keep it in front;"
-            " wait longer with -e tablet_wait_s=300 (--override tablet_wait=300); or serve without it: -e optional=ipad"
-            " (--override optional=ipad)"
+            "AbsentError: ipad did not come within 1 s\n    fix: open the page's link in its browser, and keep it in"
+            " front; wait longer with -e tablet_wait_s=300 (--override tablet_wait=300); or serve without it:"
+            " -e optional=ipad (--override optional=ipad)"
         )
         run.stop(0, 2)
 
@@ -223,3 +227,33 @@ def test_who_has_another_key_gets_nothing(stages, llama, tmp_path):
         )
         assert not (tmp_path / "cache").exists()
         run.stop(0, 2)
+
+
+def with_halves(folder: Path, prompt: list[int], count: int) -> list[int]:
+    """The greedy text where the middle stage's numbers come and go as float16, as Core ML has them."""
+    first, middle, last = (load_stage(folder, LayerRange(*part, LAYERS)) for part in CUTS)
+    caches = [one.new_cache(CONTEXT) for one in (first, middle, last)]
+    text, position = list(prompt), 0
+    while len(text) < len(prompt) + count:
+        ids = torch.tensor(text[position:])
+        position = len(text)
+        hidden = first(ids, [Row(caches[0], len(ids), False)]).half().float()
+        hidden = middle(hidden, [Row(caches[1], len(ids), False)]).half().float()
+        text.append(int(last(hidden, [Row(caches[2], len(ids), True)])[-1].argmax()))
+    return text[len(prompt) :]
+
+
+def test_an_app_is_dialled_where_the_inventory_says(stages, models, tmp_path):
+    """Its package is Core ML's; a tablet in Python computes with torch."""
+    folder = model_folder(models("gpt2")[1], tmp_path / "model")
+    tablet = ReferenceTablet(load_stage(folder, LayerRange(1, 3, LAYERS)), CONTEXT)
+    with listening(tablet, Self("tablet", "served", "ipad", tablet_key(SECRET))) as app:
+        plan = with_tablet(app="native", port=app.where.port)
+        with served(stages, folder, tmp_path, CUTS, plan=plan) as (run, client):
+            wait_for(client, "ready")
+            note = told(run, lambda note: note.state == "connected")
+            assert (note.app, note.address, note.format) == ("native", str(app.where), "torch")
+            assert [path.name.partition("coreml")[1] for path in (tmp_path / "exports").iterdir()] == ["coreml"]
+            tokens, _, _ = collect(client.submit(Request(prompt_of(9), 20, GREEDY, ignore_end=True)))
+            assert tokens == with_halves(folder, prompt_of(9), 20)
+            run.stop(*ALL)
