@@ -6,13 +6,17 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import plistlib
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import tree_sitter_swift
 from tree_sitter import Language, Node, Parser
 
+from smolcluster.observe.tablet_lines import tablet_link
+from smolcluster.runtime.tabletnote import TabletNote
 from smolcluster.tablet import channel, door, fetching, greeting, kinds, manifest, reference
 from smolcluster.tablet.frames import (
     NUMBERS,
@@ -193,6 +197,18 @@ def test_its_waits_and_pieces_are_those_of_the_reference() -> None:
     assert piece is not None
     assert int(piece[1]) << int(piece[2]) == fetching.PIECE_BYTES
     assert channel.MOST_SMALL == kinds.MOST_SMALL
+
+
+def test_the_link_that_a_run_prints_opens_the_app() -> None:
+    note = TabletNote(
+        time=0.0, run="r", tablet="ipad", app="native", state="waiting", address="172.20.10.3:8000", layers="4:8"
+    )
+    link = urlsplit(tablet_link(note, KEY))
+    info = plistlib.loads((APP / "AdditionalInfo.plist").read_bytes())
+    assert info["CFBundleURLTypes"][0]["CFBundleURLSchemes"] == [link.scheme]
+    assert "additionalInfoPlistContentFilePath" in text("Package", APP)
+    assert f"key={KEY.hex()}" in link.fragment.split("&")
+    assert 'part.hasPrefix("key=")' in text("KeyLink")
 
 
 def test_its_own_tests_read_every_golden_file() -> None:

@@ -23,7 +23,7 @@ let package = Package(
                 .portraitUpsideDown(.when(deviceFamilies: [.pad])),
             ],
             capabilities: [.camera(purposeString: "To scan the key that the cluster shows.")],
-            // Why it wants the local network.
+            // Why it wants the local network, and the links that open it.
             additionalInfoPlistContentFilePath: "AdditionalInfo.plist"
         )
     ],

@@ -73,7 +73,7 @@ import Testing
         let key = Data(repeating: 0x0f, count: 32)
         #expect(keyIn(" \(digits.uppercased())\n") == key)
         #expect(keyIn("http://192.168.1.5:8443/#key=\(digits)") == key)
-        #expect(keyIn("http://192.168.1.5:8443/#run=x&key=\(digits)") == key)
+        #expect(keyIn("smolcluster://172.20.10.3:8000/#run=x&key=\(digits)") == key)
         for text in ["", "#", "#key=", String(digits.dropLast()), "http://192.168.1.5/?key=\(digits)"] {
             #expect(keyIn(text) == nil, "\(text)")
         }
