@@ -17,17 +17,19 @@ func ownAddresses() -> [String] {
     var first: UnsafeMutablePointer<ifaddrs>?
     guard getifaddrs(&first) == 0 else { return [] }
     defer { freeifaddrs(first) }
-    return sequence(first: first, next: { $0?.pointee.ifa_next }).compactMap { entry in
-        guard let entry, let address = entry.pointee.ifa_addr, address.pointee.sa_family == UInt8(AF_INET) else {
-            return nil
-        }
+    var found: [String] = []
+    var next = first
+    while let entry = next {
+        next = entry.pointee.ifa_next
         let flags = Int32(entry.pointee.ifa_flags)
-        guard flags & IFF_UP != 0, flags & IFF_LOOPBACK == 0 else { return nil }
+        guard flags & IFF_UP != 0, flags & IFF_LOOPBACK == 0, let address = entry.pointee.ifa_addr,
+            address.pointee.sa_family == UInt8(AF_INET)
+        else { continue }
         var host = [CChar](repeating: 0, count: Int(NI_MAXHOST))
         let length = socklen_t(address.pointee.sa_len)
-        guard getnameinfo(address, length, &host, socklen_t(host.count), nil, 0, NI_NUMERICHOST) == 0 else {
-            return nil
+        if getnameinfo(address, length, &host, socklen_t(host.count), nil, 0, NI_NUMERICHOST) == 0 {
+            found.append(String(cString: host))
         }
-        return String(cString: host)
     }
+    return found
 }

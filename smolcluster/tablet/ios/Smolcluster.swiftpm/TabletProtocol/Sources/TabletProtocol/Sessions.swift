@@ -24,7 +24,7 @@ public struct Sessions<Cache> {
     /// One that has no room is unknown to its first FORWARD, which is answered.
     public mutating func open(_ open: Open, cache: () -> Cache) {
         sessions[open.session] = nil
-        guard sessions.count < mostSessions, (1...context).contains(Int(open.capacity)) else { return }
+        guard sessions.count < mostSessions, open.capacity >= 1, Int(open.capacity) <= context else { return }
         sessions[open.session] = Session(cache: cache(), capacity: open.capacity)
     }
 

@@ -10,40 +10,49 @@ import Testing
             values: Data(count: Int(2 * tokens * width)))
     }
 
-    private func code(_ hidden: Hidden, _ sessions: inout Sessions<Int>) -> Code? {
-        do {
-            _ = try sessions.take(hidden)
-            return nil
-        } catch let failure as Failure {
-            #expect(failure.request == hidden.request && failure.session == hidden.session)
-            return failure.code
-        } catch {
-            return .badMessage
+    /// Sessions, and what a FORWARD is answered.
+    private final class Book {
+        var sessions = Sessions<Int>(context: 10, width: 3)
+
+        func open(_ session: UInt64, _ capacity: UInt32) {
+            sessions.open(Open(session: session, capacity: capacity)) { 1 }
+        }
+
+        /// Nil where it may be computed.
+        func code(_ hidden: Hidden) -> Code? {
+            do {
+                _ = try sessions.take(hidden)
+                return nil
+            } catch let failure as Failure {
+                return failure.request == hidden.request && failure.session == hidden.session ? failure.code : .refused
+            } catch {
+                return .badMessage
+            }
         }
     }
 
     @Test func aPositionFollowsAndAnErrorEndsTheSession() {
-        var sessions = Sessions<Int>(context: 10, width: 3)
-        #expect(code(forward(1, 0, 1), &sessions) == .unknownSession)
-        sessions.open(Open(session: 1, capacity: 6)) { 11 }
-        #expect(code(forward(1, 0, 4), &sessions) == nil)
-        #expect(code(forward(1, 4, 2), &sessions) == nil)
-        #expect(code(forward(1, 6, 1), &sessions) == .full)
-        #expect(code(forward(1, 6, 1), &sessions) == .unknownSession)
-        sessions.open(Open(session: 1, capacity: 6)) { 12 }
-        #expect(code(forward(1, 1, 1), &sessions) == .outOfOrder)
-        sessions.open(Open(session: 1, capacity: 6)) { 13 }
-        #expect(code(forward(1, 0, 1, width: 4), &sessions) == .failed)
-        #expect(sessions.count == 0)
+        let book = Book()
+        #expect(book.code(forward(1, 0, 1)) == .unknownSession)
+        book.open(1, 6)
+        #expect(book.code(forward(1, 0, 4)) == nil)
+        #expect(book.code(forward(1, 4, 2)) == nil)
+        #expect(book.code(forward(1, 6, 1)) == .full)
+        #expect(book.code(forward(1, 6, 1)) == .unknownSession)
+        book.open(1, 6)
+        #expect(book.code(forward(1, 1, 1)) == .outOfOrder)
+        book.open(1, 6)
+        #expect(book.code(forward(1, 0, 1, width: 4)) == .failed)
+        #expect(book.sessions.count == 0)
     }
 
     @Test func aSessionWithoutRoomIsNotOpened() {
-        var sessions = Sessions<Int>(context: 10, width: 3)
-        sessions.open(Open(session: 1, capacity: 11)) { 1 }
-        sessions.open(Open(session: 2, capacity: 0)) { 1 }
-        #expect(sessions.count == 0)
-        for number in 0..<UInt64(mostSessions + 1) { sessions.open(Open(session: number, capacity: 1)) { 1 } }
-        #expect(sessions.count == mostSessions)
+        let book = Book()
+        book.open(1, 11)
+        book.open(2, 0)
+        #expect(book.sessions.count == 0)
+        for number in 0..<UInt64(mostSessions + 1) { book.open(number, 1) }
+        #expect(book.sessions.count == mostSessions)
     }
 
     @Test func aPromptGoesInThePiecesThatTheProgramTakes() {
