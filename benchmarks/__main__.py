@@ -31,6 +31,7 @@ BENCHMARKS = (
     "predictions_lab",
     "staleness",
     "serving",
+    "tablet",
     "page",
     "watching",
 )
