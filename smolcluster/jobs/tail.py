@@ -23,7 +23,7 @@ def last_step(metrics: Path) -> StepRecord | None:
             continue
         try:
             return StepRecord.model_validate(json.loads(line))
-        except (ValueError, ValidationError):
+        except (ValueError, ValidationError, RecursionError):
             continue
     return None
 

@@ -167,7 +167,7 @@ def _log(path: Path, name: str) -> Iterator[_Raw]:
 def _metrics(path: Path, name: str) -> Iterator[_Raw]:
     """At most so many records, evenly spread, with each kind's first and last."""
     with suppress(OSError):
-        records = [record for line in path.read_text(encoding="utf-8").splitlines() if (record := _record(line))]
+        records = [record for line in _lines(path) if (record := _record(line))]
         kinds: dict[frozenset[str], list[int]] = {}
         for number, record in enumerate(records):
             kinds.setdefault(frozenset(record), []).append(number)
@@ -176,8 +176,13 @@ def _metrics(path: Path, name: str) -> Iterator[_Raw]:
         yield name, [records[number] for number in sorted(kept)]
 
 
+def _lines(path: Path) -> list[str]:
+    """What is no text, as after a power cut, damages its line alone."""
+    return path.read_text(encoding="utf-8", errors="replace").splitlines()
+
+
 def _record(line: str) -> dict[str, object] | None:
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         value = json.loads(line)
         return value if isinstance(value, dict) else None
     return None

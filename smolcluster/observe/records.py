@@ -212,7 +212,7 @@ def _parsed(text: str) -> dict[str, object] | None:
     """The object that a text is in JSON; None when it is none."""
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter of ten thousand brackets
         return None
     return value if isinstance(value, dict) else None
 

@@ -16,12 +16,18 @@ def with_layers(overrides: tuple[str, ...], count: int) -> tuple[str, ...]:
 
 
 def test_mp_from_the_plan_to_the_model(local: Cluster) -> None:
-    more = ("training.activation_checkpointing=true", "training.track_gradients=true")
+    tracked = ("training.track_gradients=true", "logging.tracker=tensorboard")
+    more = ("training.activation_checkpointing=true", *tracked)
     outcome = local.play("train", "strategy=mp", override=(*with_layers(SHORT, 3), *more))
     run = assert_complete(local, outcome, ("node1", "node2", "node3"))
     assert "strategy  mp, 3 ranks, CHAIN" in outcome.text
     assert "node1  step 8/8" in outcome.text
     assert json.loads((run / "plan.json").read_text())["stages"] == [[0, 1], [1, 2], [2, 3]]
+    # Told as it went on by a process beside the playbook, which ended with the report.
+    assert json.loads((run / "tracking" / "live.json").read_text())["to"] == "tensorboard"
+    assert (run / "tracking" / "log.txt").read_text() == ""
+    assert list(json.loads((run / "tracking" / "sent.json").read_text())["sent"]) == ["tensorboard"]
+    assert outcome.text.count("tensorboard: tensorboard --logdir") == 1
     # One batch of two samples of 32 tokens passes all stages, and counts once.
     assert summary(local, outcome.run_id)["tokens"] == 8 * 2 * 32
     assert not local.processes()
