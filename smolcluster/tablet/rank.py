@@ -60,7 +60,7 @@ def run_tablet(config: NodeConfig, plan: ServePlan, me: RankPlan, stop: Stop) ->
         meeting = AtApp(Endpoint(tablet.host, tablet.port), said)
     else:
         meeting = AtPage(tablet, said, me.node, config.certificates, plan.ca)
-    packages = {tablet.format: offer.exported.folder}
+    packages: dict[str, Path] = {tablet.format: offer.exported.folder}
     remote = TabletStage(meeting.connect, offer.assign, Waits(connect_s=_ATTEMPT_S), packages)
     layers = TabletLayers(remote, read_shape(folder), part, ACTIVATIONS[plan.serve.model.precision])
     with _Attendant(config, me, tablet, meeting, remote, stop) as attendant:
