@@ -9,12 +9,14 @@ files are the same for everybody and hold no secret: the key is in the fragment 
 
 from __future__ import annotations
 
+import functools
 import gzip
 import html
+import re
 import ssl
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +45,7 @@ _KINDS = {
 _YEAR_S = 365 * 24 * 3600
 # Who takes longer for one file is cut off.
 _SEND_S = 120.0
+_HOST = re.compile(r"[\w.:\[\]-]+", re.ASCII)
 _PORTS = {"http": 80, "https": 443}
 _HEADERS = {
     "Cross-Origin-Embedder-Policy": "require-corp",  # with the next one: threads for WebAssembly
@@ -74,85 +77,81 @@ class TabletSite:
         self._port = port
         self._tls = tls
         self._files = read_page(door.me.run)
-        self._packed: dict[str, bytes] = {}
-        self._packing = threading.Lock()
-        self._origins: tuple[str, ...] = ()
         self._listening: Listening | None = None
 
     def start(self) -> None:
         """Serve from now on. PeerError when it cannot listen there."""
         self._listening = Listening((self._host,), self._port, self._door.come_in, self._answer, self._tls, GREETING_S)
-        bound = self._listening.endpoints[0]
-        self._origins = tuple(
-            dict.fromkeys(self._origin(Endpoint(host, bound.port)) for host in (self._host, bound.host))
-        )
 
     @property
     def address(self) -> str:
         """Where a browser finds the page. The key is not in it: `address#key=...` is what a person is given."""
-        return f"{self._origins[0]}{PATH}"
+        assert self._listening is not None, "start it first"
+        where = Endpoint(self._host, self._listening.endpoints[0].port)
+        return f"{self._scheme}://{str(where).removesuffix(f':{_PORTS[self._scheme]}')}{PATH}"
 
     def close(self) -> None:
         """Stop listening. Returns when the last connection has ended, so close the door first. Idempotent."""
         if self._listening is not None:
             self._listening.close()
 
-    def _origin(self, where: Endpoint) -> str:
-        scheme = "http" if self._tls is None else "https"
-        text = str(where)
-        return f"{scheme}://{text.removesuffix(f':{_PORTS[scheme]}')}"
+    @property
+    def _scheme(self) -> str:
+        return "http" if self._tls is None else "https"
 
     def _answer(self, connection: ServerConnection, request: Request) -> Response | None:
+        # A machine has more names than are ours to know, so the page may be opened by any: what it may not be is
+        # another site's page that asks here.
+        host = ",".join(request.headers.get_all("Host")).lower()
+        policy = self._policy(host)
         if request.method != "GET":
-            return self._response(405, b"the page is only read\n", {"Allow": "GET"})
+            return _response(policy, 405, b"the page is only read\n", {"Allow": "GET"})
         path = request.path.partition("?")[0]
         if path == SOCKET:
-            # Of a browser, which always says it; programs need none. A page of another site gets no socket.
+            # A browser always says the page's origin; programs need none.
             said = request.headers.get_all("Origin")
-            if not said or (len(said) == 1 and said[0].lower() in self._origins):
-                return None
-            return self._response(403, b"pages of other origins get no socket\n")
+            if said and [origin.lower() for origin in said] != [f"{self._scheme}://{host}"]:
+                return _response(policy, 403, b"pages of other origins get no socket\n")
+            return None
         file = self._files.get(path)
         if file is None:
-            return self._response(404, b"not found\n")
+            return _response(policy, 404, b"not found\n")
         # Nothing more is read from it, and whoever does not read is not waited for.
         connection.socket.settimeout(_SEND_S)
         keep = f"public, max-age={_YEAR_S}, immutable" if file.hashed else "no-cache"
         headers = {"Cache-Control": keep, "Vary": "Accept-Encoding"}
         if "gzip" in ",".join(request.headers.get_all("Accept-Encoding")):
-            return self._response(200, self._gzip(path), {**headers, "Content-Encoding": "gzip"}, file.kind)
-        return self._response(200, file.content, headers, file.kind)
+            return _response(policy, 200, _packed(file), {**headers, "Content-Encoding": "gzip"}, file.kind)
+        return _response(policy, 200, file.content, headers, file.kind)
 
-    def _gzip(self, path: str) -> bytes:
-        """Packed at the first request: the runtime is a fourth of itself then."""
-        with self._packing:
-            if path not in self._packed:
-                self._packed[path] = gzip.compress(self._files[path].content, 6, mtime=0)
-            return self._packed[path]
-
-    def _response(
-        self,
-        status: int,
-        body: bytes,
-        headers: Mapping[str, str] | None = None,
-        kind: str = "text/plain; charset=utf-8",
-    ) -> Response:
-        from http import HTTPStatus
-
-        from websockets.datastructures import Headers
-        from websockets.http11 import Response
-
-        told = {"Content-Type": kind, "Content-Length": str(len(body)), "Cache-Control": "no-store"}
-        told |= {"Content-Security-Policy": self._policy(), **_HEADERS, **(headers or {})}
-        return Response(status, HTTPStatus(status).phrase, Headers(told), body)
-
-    def _policy(self) -> str:
-        # "self" is the socket too, but older Safaris take it for http alone.
-        sockets = " ".join(origin.replace("http", "ws", 1) for origin in self._origins)
+    def _policy(self, host: str) -> str:
+        # 'self' is the socket too, but older Safaris take it for http alone.
+        socket = f" {self._scheme.replace('http', 'ws', 1)}://{host}" if _HOST.fullmatch(host) else ""
         return (
             f"default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; style-src 'self'; "
-            f"img-src 'self'; connect-src 'self' {sockets}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+            f"img-src 'self'; connect-src 'self'{socket}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         )
+
+
+@functools.lru_cache(maxsize=64)
+def _packed(file: _File) -> bytes:
+    """The runtime is a fourth of itself then. Once, though a machine may have several sites."""
+    return gzip.compress(file.content, 6, mtime=0)
+
+
+def _response(
+    policy: str,
+    status: int,
+    body: bytes,
+    headers: Mapping[str, str] | None = None,
+    kind: str = "text/plain; charset=utf-8",
+) -> Response:
+    from websockets.datastructures import Headers
+    from websockets.http11 import Response
+
+    told = {"Content-Type": kind, "Content-Length": str(len(body)), "Cache-Control": "no-store"}
+    told |= {"Content-Security-Policy": policy, **_HEADERS, **(headers or {})}
+    return Response(status, HTTPStatus(status).phrase, Headers(told), body)
 
 
 def read_page(run: str, folder: Path = FOLDER) -> dict[str, _File]:

@@ -102,7 +102,8 @@ def test_a_run_s_name_cannot_break_out_of_the_page(tmp_path):
 
 
 def test_a_page_of_another_origin_gets_no_socket(origin):
-    for other in ("http://evil.example", origin.replace("http", "https"), "null"):
+    other_port = origin.rpartition(":")[0] + ":1"
+    for other in ("http://evil.example", origin.replace("http", "https"), other_port, "null"):
         with pytest.raises(InvalidStatus) as refused:
             dialled(origin, origin=other)
         assert refused.value.response.status_code == 403

@@ -4,6 +4,11 @@ import type { Order, Told } from "./work";
 
 export type Answer = Extract<Told, { type: "answer" }>;
 
+const MOST_THREADS = 4;
+
+/** Half of the cores: on a tablet the other half are slow ones, for which the fast ones would wait. */
+const threads = (): number => (crossOriginIsolated ? Math.min(MOST_THREADS, Math.ceil((navigator.hardwareConcurrency || 2) / 2)) : 1);
+
 export class Compute {
   /** The hash of the stage that is loaded. */
   hash = "";
@@ -23,7 +28,7 @@ export class Compute {
     worker.onerror = (event) => this.end(event.message || "the worker could not be started");
     return new Promise((resolve, reject) => {
       this.settled = { resolve, reject };
-      this.order({ type: "load", file, sha256, assign }, [file.buffer]);
+      this.order({ type: "load", file, sha256, assign, threads: threads() }, [file.buffer]);
     });
   }
 

@@ -47,8 +47,14 @@ export async function layersOf(hash: string, store: Store, ask: Ask, tell: (done
       asked.push(piece);
     }
     const piece = await asked.shift()!;
-    if (piece.offset !== done || piece.size !== size || piece.bytes.length !== Math.min(PIECE_BYTES, size - done))
+    const wanted = Math.min(PIECE_BYTES, size - done);
+    if (piece.offset !== done || piece.size !== size || piece.bytes.length === 0 || piece.bytes.length > wanted)
       throw new ProtocolError(`${piece.bytes.length} bytes at ${piece.offset} came where another piece was asked for`);
+    if (piece.bytes.length < wanted) {
+      // It may; what was asked for beyond it does not fit any more.
+      asked.length = 0;
+      next = done + piece.bytes.length;
+    }
     await store.put(hash, FILE, done, piece.bytes as Uint8Array<ArrayBuffer>);
     done += piece.bytes.length;
     tell(done, size);

@@ -8,8 +8,10 @@ import { widened } from "./half";
 import type { Hidden } from "./messages";
 import type { Layers } from "./sessions";
 
-// One runtime for both: it computes by WebAssembly too. Where threads are not allowed it takes one by itself.
+// One runtime for both: it computes by WebAssembly too.
 ort.env.wasm.wasmPaths = { mjs: loader, wasm };
+// Warnings are of no use to whoever holds the tablet; errors are thrown besides.
+ort.env.logLevel = "error";
 
 /** Keys and values of the tokens so far. */
 export interface Past {
@@ -25,7 +27,8 @@ export interface Engine {
 }
 
 /** The file at work. Throws what the runtime says when it cannot be. */
-export async function load(file: Uint8Array, width: number): Promise<Engine> {
+export async function load(file: Uint8Array, width: number, threads: number): Promise<Engine> {
+  ort.env.wasm.numThreads = threads;
   let gpu_error = "";
   if (await hasGPU()) {
     try {
@@ -36,7 +39,6 @@ export async function load(file: Uint8Array, width: number): Promise<Engine> {
     }
   }
   const layers = await ONNXLayers.make(file, width, false);
-  const threads = ort.env.wasm.numThreads ?? 1;
   return { layers, how: `WASM, ${threads === 1 ? "1 thread" : `${threads} threads`}`, gpu_error };
 }
 
@@ -57,6 +59,7 @@ export class ONNXLayers implements Layers<Past> {
     const session = await ort.InferenceSession.create(file, {
       executionProviders: [gpu ? "webgpu" : "wasm"],
       graphOptimizationLevel: "all",
+      logSeverityLevel: 3,
       // On the GPU the caches stay there.
       ...(gpu ? { preferredOutputLocation: { keys: "gpu-buffer", values: "gpu-buffer" } as const } : {}),
     });

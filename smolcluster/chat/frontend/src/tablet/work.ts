@@ -3,7 +3,7 @@ import type { Assign, Hidden } from "./messages";
 
 /** `turn`: the connection that it is of; an answer to an earlier one is of no use. */
 export type Order =
-  | { type: "load"; file: Uint8Array<ArrayBuffer>; sha256: string; assign: Assign }
+  | { type: "load"; file: Uint8Array<ArrayBuffer>; sha256: string; assign: Assign; threads: number }
   | { type: "open"; turn: number; session: bigint; capacity: number }
   | { type: "forward"; turn: number; hidden: Hidden }
   | { type: "forget"; turn: number; session: bigint }

@@ -18,7 +18,7 @@ onmessage = ({ data }: MessageEvent<Order>) => {
 };
 
 async function execute(order: Order): Promise<void> {
-  if (order.type === "load") return loaded(order.file, order.sha256, order.assign);
+  if (order.type === "load") return loaded(order);
   if (sessions === null) return;
   if (order.type === "open") sessions.open(order.session, order.capacity);
   else if (order.type === "forget") sessions.forget(order.session);
@@ -27,10 +27,10 @@ async function execute(order: Order): Promise<void> {
   tell({ type: "held", sessions: sessions.count, bytes: sessions.bytes });
 }
 
-async function loaded(file: Uint8Array<ArrayBuffer>, expected: string, assign: Assign): Promise<void> {
+async function loaded({ file, sha256: expected, assign, threads }: Extract<Order, { type: "load" }>): Promise<void> {
   try {
-    if (expected !== "" && hex(sha256(file)) !== expected) throw new Error("the file was damaged on its way");
-    const { layers, how, gpu_error } = await load(file, assign.width);
+    if (hex(sha256(file)) !== expected) throw new Error("the file was damaged on its way");
+    const { layers, how, gpu_error } = await load(file, assign.width, threads);
     [sessions, assigned] = [new Sessions(layers, assign), assign];
     tell({ type: "loaded", how, gpu_error });
   } catch (error) {
