@@ -66,7 +66,7 @@ def test_a_tablet_hangs_up_when_the_cluster_is_silent(decoder):
         channel = dial(served.where, CLUSTER, Deadline(LONG))
         with pytest.raises(PeerLostError):
             channel.receive(Deadline(LONG))
-        assert isinstance(served.ends[0], DeadlineError)
+    assert isinstance(served.ends[0], DeadlineError)
 
 
 @pytest.mark.parametrize("junk", [b"ST\x01\x11\x00", b"junk of a stranger", b"ST\x09\x20\0\0\0\0"])
