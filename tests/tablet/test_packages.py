@@ -210,6 +210,12 @@ def test_the_listing_says_what_there_is(asked, exported):
     ]
 
 
+def test_signs_of_life_are_answered_between_pieces(asked):
+    assert asked(Fetch(1, "onnx", "stage.onnx", 0, SMALL)).offset == 0
+    assert asked(Ping(7)) == Pong(7)
+    assert asked(Fetch(2, "onnx", "stage.onnx", SMALL, SMALL)).offset == SMALL
+
+
 def test_a_giant_wish_gets_one_piece_and_the_end_gets_none(asked, exported):
     content = exported.file.read_bytes()
     piece = asked(Fetch(1, "onnx", "stage.onnx", 10, 0xFFFFFFFF))
