@@ -36,7 +36,7 @@ from smolcluster.tablet.stages import offer_of
 
 log = logging.getLogger("smolcluster.tablet")
 # One attempt to connect, and the pause before the next: a stop is heard meanwhile.
-_ATTEMPT_S, _PAUSE_S = 3.0, 0.5
+_ATTEMPT_S, _PAUSE_S = 5.0, 0.5
 # How often a note is written while nothing but its time changes.
 _TELL_S = 2.0
 _LOOK_S = 0.25
