@@ -168,7 +168,7 @@ def test_a_lost_network_comes_back(home, opened):
     home.same(2, inputs((3, 1)))
     tab.until(READY)
     tab.click("What happened")
-    assert "The connection was lost." in tab.text
+    assert "The cluster hung up, or the network broke off." in tab.text
 
 
 def test_the_cluster_is_restarted_at_the_same_address(browser, models, out):

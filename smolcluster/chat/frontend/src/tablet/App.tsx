@@ -8,7 +8,9 @@ import type { Phase, View } from "./view";
 import { advice, HEADINGS, size } from "./words";
 
 const BAD: readonly Phase[] = ["refused", "failed", "lost", "no-key"];
-const STUCK: readonly Phase[] = ["replaced", "failed", "refused"];
+const STUCK: readonly Phase[] = ["replaced", "failed"];
+// Nothing is known yet that could be shown.
+const OUTSIDE: readonly Phase[] = ["no-key", "refused"];
 
 export function App({ tablet, enter }: { tablet: Tablet; enter: (key: string) => void }) {
   const view = useSyncExternalStore(tablet.subscribe, () => tablet.view);
@@ -29,7 +31,7 @@ export function App({ tablet, enter }: { tablet: Tablet; enter: (key: string) =>
           <p>{advice(view)}</p>
         </div>
         {(phase === "downloading" || phase === "loading") && <Progress view={view} />}
-        {(phase === "no-key" || phase === "refused") && <KeyEntry enter={enter} />}
+        {OUTSIDE.includes(phase) && <KeyEntry enter={enter} />}
         {STUCK.includes(phase) && (
           <button type="button" className="strong" onClick={tablet.again}>
             {phase === "replaced" ? "Use this device" : "Try again"}
@@ -41,14 +43,18 @@ export function App({ tablet, enter }: { tablet: Tablet; enter: (key: string) =>
           </button>
         )}
       </section>
-      <section className="pace" aria-label="Speed">
-        <Figure value={view.tokensPerS} unit="tokens/s" of="of the answer" />
-        <Figure value={view.msPerToken} unit="ms/token" of="in these layers" />
-      </section>
-      <section className="card" aria-label="Details">
-        <Facts view={view} />
-        {view.gpuError !== "" && <p className="quiet">WebGPU is there but could not be used: {view.gpuError}</p>}
-      </section>
+      {!OUTSIDE.includes(phase) && (
+        <>
+          <section className="pace" aria-label="Speed">
+            <Figure value={view.tokensPerS} unit="tokens/s" of="of the answer" />
+            <Figure value={view.msPerToken} unit="ms/token" of="in these layers" />
+          </section>
+          <section className="card" aria-label="Details">
+            <Facts view={view} />
+            {view.gpuError !== "" && <p className="quiet">WebGPU is there but could not be used: {view.gpuError}</p>}
+          </section>
+        </>
+      )}
       <Events view={view} />
     </main>
   );

@@ -6,8 +6,8 @@ const FORMAT = "onnx";
 const FILE = "stage.onnx";
 const MOST_LISTING = 1 << 20;
 const PIECE_BYTES = 256 << 10;
-// So many pieces are asked for before the first has come: a round trip costs no pause.
-const AHEAD = 4;
+// So many pieces are asked for before the first has come: a round trip costs no pause, and signs of life get through.
+const AHEAD = 2;
 // Of a buffer that WebAssembly takes.
 const MOST_BYTES = 2 ** 31 - 1;
 

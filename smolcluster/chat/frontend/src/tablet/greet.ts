@@ -15,10 +15,10 @@ export async function greet(link: Link, me: Me): Promise<string> {
   link.sendBytes(hello);
   const { message, data } = await link.next();
   const challenge = due(link, message, Kind.CHALLENGE);
-  if (challenge.role !== "cluster" || challenge.run !== me.run) throw new Ended("This address belongs to another run of the cluster.", true, Code.REFUSED);
+  if (challenge.role !== "cluster" || challenge.run !== me.run) throw new Ended("the cluster is of another run", true, Code.REFUSED);
   link.send({ kind: Kind.PROOF, digest: proof(me.key, DIALLER, hello, data) });
   const welcome = due(link, (await link.next()).message, Kind.WELCOME);
-  if (!same(welcome.digest, proof(me.key, LISTENER, hello, data))) throw new Ended("Whoever answers at this address does not know the key.", true, Code.REFUSED);
+  if (!same(welcome.digest, proof(me.key, LISTENER, hello, data))) throw new Ended("whoever answers at this address does not know it", true, Code.REFUSED);
   return challenge.name;
 }
 

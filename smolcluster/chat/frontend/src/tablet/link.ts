@@ -7,9 +7,11 @@ const LOOK_MS = 1000;
 // What the cluster closes a page with whose place a newer one has taken.
 export const REPLACED = 4001;
 
-/** Why a connection ended, in words. `code`: of the ERROR that ended it, if one did; `close`: of the WebSocket. */
+/** Why a connection ended, in words. `code`: of the ERROR that ended it, if one did; `close`: of the
+ * WebSocket; `silent`: nothing was said at all.
+ */
 export class Ended extends Error {
-  constructor(message: string, readonly opened: boolean, readonly code = 0, readonly close = 0) {
+  constructor(message: string, readonly opened: boolean, readonly code = 0, readonly close = 0, readonly silent = false) {
     super(message);
   }
 }
@@ -36,6 +38,7 @@ export class Link {
   private readonly waiting: Heard[] = [];
   private wake: ((heard: Heard) => void) | null = null;
   private heardAt = Date.now();
+  private lookedAt = Date.now();
   private opened = false;
   private over = false;
   private timer: ReturnType<typeof setInterval> | undefined;
@@ -66,7 +69,7 @@ export class Link {
       };
     });
     socket.onmessage = ({ data }) => link.hear(data);
-    socket.onclose = ({ code }) => link.finish(new Ended("The connection was lost.", link.opened, 0, code));
+    socket.onclose = ({ code }) => link.finish(new Ended(link.opened ? "The cluster hung up, or the network broke off." : "The cluster cannot be reached.", link.opened, 0, code));
     // A browser slows the timers of a page in the background, but its clock goes on.
     link.timer = setInterval(() => link.look(), LOOK_MS);
     return Promise.race([opened, link.ended]);
@@ -87,11 +90,14 @@ export class Link {
     return Promise.race([new Promise<Heard>((resolve) => (this.wake = resolve)), this.ended]);
   }
 
-  /** After a sleep: whether the other end was silent for too long. */
+  /** Whether the other end was silent for too long. */
   look(): void {
-    const patience = this.opened ? SILENCE_MS : OPEN_MS;
-    if (Date.now() - this.heardAt > patience)
-      this.finish(new Ended(this.opened ? "Nothing was heard of the cluster for ten seconds." : "The cluster does not answer.", this.opened));
+    const [now, late] = [Date.now(), Date.now() - this.lookedAt > 3 * LOOK_MS];
+    this.lookedAt = now;
+    // The page was asleep, or had no time: what has come meanwhile is to be read first.
+    if (late) return;
+    if (now - this.heardAt > (this.opened ? SILENCE_MS : OPEN_MS))
+      this.finish(new Ended(this.opened ? "Nothing was heard of the cluster for ten seconds." : "The cluster does not answer.", this.opened, 0, 0, this.opened));
   }
 
   /** Say why, and hang up. */

@@ -28,14 +28,14 @@ function begin(): void {
   void tablet.run();
 }
 
-/** A key that a person has put in. */
+/** A key that came later. Another key is of another run, which the page that was loaded does not know. */
 function enter(text: string): void {
-  const first = !begun;
   keepKey(kept, text);
+  if (begun && kept !== null) return location.reload();
   me.key = unhex(text)!;
+  if (begun) return tablet.again();
   begun = true;
-  if (first) begin();
-  else tablet.again();
+  begin();
 }
 
 let begun = key !== null;

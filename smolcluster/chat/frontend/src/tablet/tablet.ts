@@ -71,7 +71,8 @@ export class Tablet {
       } catch (error) {
         const stuck = stuckBy(error);
         if (stuck !== null) this.show({ phase: stuck.phase, reason: stuck.message }, stuck.message);
-        else if (this.view.phase !== "waiting") {
+        // Nobody of the cluster has asked yet, and so nobody says a word: that is no loss.
+        else if (!(this.view.phase === "waiting" && error instanceof Ended && error.silent)) {
           // Whoever was long at it begins again with short pauses.
           if (Date.now() - began > LONGEST_PAUSE_MS) tries = 0;
           pause = Math.min(FIRST_PAUSE_MS * 2 ** tries++, LONGEST_PAUSE_MS) * (0.75 + Math.random() / 2);
@@ -222,7 +223,7 @@ function stuckBy(error: unknown): Stuck | null {
   if (error instanceof Stuck) return error;
   if (!(error instanceof Ended)) return null;
   if (error.close === REPLACED) return new Stuck("replaced", "Another page or tablet computes these layers now.");
-  if (error.code === Code.REFUSED) return new Stuck("refused", error.message);
+  if (error.code === Code.REFUSED) return new Stuck("refused", `The key is not that of this run: ${error.message}.`);
   if (error.code === Code.VERSION) return new Stuck("failed", `${error.message} Reload this page.`);
   if (error.code === Code.WRONG_STAGE || error.code === Code.NO_FILE) return new Stuck("failed", error.message);
   return null;
