@@ -5,7 +5,8 @@
 GPT-2's width, layers 4 to 7, random weights, one token at a time after a short prompt; one thread a process, all on
 loopback, by turns. A round trip: a FORWARD and its RESULT over the protocol, with a tablet that computes nothing,
 beside a WebSocket that echoes as many bytes. A token: torch in this process, in another rank over a smol link, on the
-reference tablet; onnxruntime on a tablet in Python that fetched its file. A ratio is the median of the rounds' own.
+reference tablet; onnxruntime on a tablet in Python that fetched its file; the page in headless Chromium, where there is
+one, without a GPU. A ratio is the median of the rounds' own.
 """
 
 from __future__ import annotations
@@ -36,13 +37,14 @@ from smolcluster.tablet.greeting import Self
 from smolcluster.tablet.messages import Assign, Forward, encode
 from smolcluster.tablet.reference import assignment
 from smolcluster.tablet.remote import TabletStage, Waits
+from tests.chat.browser import chromium
 
 PART, CONTEXT, PROMPT = (4, 8, 12), 256, 16
 ME = Self("cluster", tablets.RUN, "benchmark", tablets.KEY)
 PATIENT = Waits(connect_s=tablets.START_S, ready_s=tablets.START_S, silence_s=tablets.START_S)
 BARE, PROTOCOL = "WebSocket, bare", "protocol, nothing computed"
 HERE, LINK = "torch, in this process", "torch, over a smol link"
-TORCH, ONNX = "torch, reference tablet", "onnxruntime, tablet"
+TORCH, ONNX, PAGE = "torch, reference tablet", "onnxruntime, tablet", "page in Chromium"
 # Sealing, checking and handing over between reading and computing: what a token pays besides the bytes.
 MOST_OF_BARE = 3.0
 # What a turn of a contestant gives: seconds of one token.
@@ -111,6 +113,13 @@ def contestants(stack: ExitStack, tokens: int) -> dict[str, Turn]:
         made.open()
         return partial(over_tablet, made, width, numbers, tokens)
 
+    def page() -> Turn:
+        connect = stack.enter_context(tablets.page(ME))
+        made = TabletStage(connect, onnx_assign, PATIENT, {"onnx": exported.folder})
+        stack.callback(made.close)
+        made.open()
+        return partial(over_tablet, made, width, numbers, tokens)
+
     layers, stage_hash = torch_assign.layers, torch_assign.packages["torch"]
     port = stack.enter_context(tablets.echo())
     bare = connect(f"ws://127.0.0.1:{port}/", proxy=None, compression=None, ping_interval=None, legacy=True)
@@ -125,6 +134,7 @@ def contestants(stack: ExitStack, tokens: int) -> dict[str, Turn]:
         LINK: lambda: float(team.do("tokens")[0].value),
         TORCH: stage(torch_assign, tablets.computing, str(room / "model"), PART, CONTEXT),
         ONNX: stage(onnx_assign, tablets.fetching, str(room / "cache"), packages={"onnx": exported.folder}),
+        **({} if chromium() is None else {PAGE: page()}),
     }
 
 
@@ -151,7 +161,7 @@ def show(console: Console, found: Mapping[str, Sequence[float]]) -> None:
     for column in ("", "ms a token", "beside the bare WebSocket", "beside torch in this process"):
         table.add_column(column, justify="right" if column else "left")
     for name, times in found.items():
-        beside = BARE if name == PROTOCOL else HERE if name in (LINK, TORCH, ONNX) else ""
+        beside = BARE if name == PROTOCOL else HERE if name in (LINK, TORCH, ONNX, PAGE) else ""
         cells = [f"{ratio(times, found[beside]):.2f}x" if beside == base else "" for base in (BARE, HERE)]
         table.add_row(name, f"{statistics.median(times) * 1e3:.3f}", *cells)
     console.print(table)

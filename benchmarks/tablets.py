@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import sys
 import time
@@ -22,9 +23,12 @@ from smolcluster.models.partition import LayerRange
 from smolcluster.models.stage_weights import load_stage
 from smolcluster.runtime.process import die_with_parent
 from smolcluster.tablet.blocks import Array
+from smolcluster.tablet.channel import Channel
 from smolcluster.tablet.door import Door
 from smolcluster.tablet.greeting import Self, tablet_key
 from smolcluster.tablet.reference import OnnxTablet, ReferenceTablet, Tablet
+from smolcluster.tablet.web import TabletSite
+from tests.chat.browser import Browser
 
 KEY = tablet_key(b"a secret of the benchmark")
 RUN = "benchmark"
@@ -87,6 +91,21 @@ def tablet(make: Callable[..., Tablet], *arguments: Any) -> Iterator[Endpoint]:
 
 
 @contextmanager
+def page(me: Self) -> Iterator[Callable[[Deadline], Channel]]:
+    """The tablets' page in headless Chromium; what gives its connection."""
+    door = Door((), 0, me)
+    site = TabletSite(door, "127.0.0.1", 0)
+    site.start()
+    try:
+        with Browser() as browser:
+            browser.tab(f"{site.address}#key={KEY.hex()}")
+            yield door.take
+    finally:
+        door.close()
+        site.close()
+
+
+@contextmanager
 def echo() -> Iterator[int]:
     """A WebSocket that sends back what it is sent, and nothing else; its port."""
     with _child(_be_echo) as port:
@@ -116,10 +135,8 @@ def _be_tablet(pipe: Connection, make: Callable[..., Tablet], arguments: tuple[A
     door = Door(["127.0.0.1"], 0, Self("tablet", RUN, "tablet", KEY))
     pipe.send(door.endpoints[0].port)
     while True:
-        try:
+        with contextlib.suppress(PeerError):  # whoever measures hears of it
             made.serve(door.take(Deadline(START_S)))
-        except PeerError as error:
-            print(f"the tablet's connection ended: {error}", file=sys.stderr)
 
 
 def _be_echo(pipe: Connection) -> None:

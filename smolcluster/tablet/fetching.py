@@ -6,12 +6,12 @@ cache/<hash of the stage>.partial/    of a download that broke off; the next one
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 
 from smolcluster.comm.clock import Deadline
 from smolcluster.errors import HandshakeError, InputError, ProtocolError
-from smolcluster.files import hash_of
 from smolcluster.models.swap import put_in_place
 from smolcluster.tablet.channel import Channel
 from smolcluster.tablet.kinds import MOST_LISTING
@@ -71,13 +71,17 @@ class _Download:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and path.stat().st_size > file.size:
             path.unlink()
-        with path.open("ab") as opened:
+        with path.open("a+b") as opened:
+            # While it comes, so that no large file is a silence at its end.
+            opened.seek(0)
+            digest = hashlib.file_digest(opened, "sha256")
             while opened.tell() < file.size:
                 piece = self._piece(file.path, opened.tell())
                 if piece.size != file.size:
                     raise ProtocolError(f"{self._channel.who} says {file.path} has {piece.size} bytes, not {file.size}")
                 opened.write(piece.data)
-        if hash_of(path) != file.sha256:
+                digest.update(piece.data)
+        if digest.hexdigest() != file.sha256:
             path.unlink()  # the next download begins it anew
             raise ProtocolError(f"{file.path} came from {self._channel.who} with another hash than in its listing")
 

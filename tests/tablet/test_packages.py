@@ -8,10 +8,10 @@ import pytest
 
 from smolcluster.comm.clock import Deadline
 from smolcluster.errors import DeadlineError, HandshakeError, InputError, PeerError, PeerLostError, ProtocolError
-from smolcluster.files import hash_of
+from smolcluster.files import hash_of, write_atomic
 from smolcluster.tablet.export import export_onnx
 from smolcluster.tablet.fetching import fetch_package
-from smolcluster.tablet.manifest import MANIFEST
+from smolcluster.tablet.manifest import MANIFEST, describe
 from smolcluster.tablet.messages import (
     MOST_PIECE,
     Assign,
@@ -123,14 +123,14 @@ def answers(theirs, packages, change=lambda piece: piece):
         theirs.send(change(delivery.answer(message)[0]), Deadline(LONG))
 
 
-def fetched(assign, packages, cache, change=lambda piece: piece):
+def fetched(assign, packages, cache, change=lambda piece: piece, name="onnx"):
     """(the folder or the error, what was asked for)"""
     asked = []
     with pair() as (mine, theirs):
         thread = threading.Thread(target=lambda: asked.extend(answers(mine, packages, change)))
         thread.start()
         try:
-            result = fetch_package(theirs, assign, "onnx", cache, LONG)
+            result = fetch_package(theirs, assign, name, cache, LONG)
         except PeerError as error:
             result = error
         finally:
@@ -151,6 +151,26 @@ def test_a_download_that_broke_off_goes_on_where_it_was(exported, assign, tmp_pa
     assert (folder / "stage.onnx").read_bytes() == content
     assert [offset for path, offset in asked if path == "stage.onnx"] == [len(content) - 500]
     assert not partial.exists()
+
+
+def test_a_core_ml_package_is_a_folder_of_folders(decoder, assign, tmp_path):
+    manifest = describe(decoder, "llama", "coreml", "fp16", CONTEXT, (1,))
+    files = {
+        "stage.json": manifest.model_dump_json(by_alias=True).encode(),
+        "stage.mlpackage/Manifest.json": b"{}",
+        "stage.mlpackage/Data/com.apple.CoreML/model.mlmodel": b"a program",
+        "stage.mlpackage/Data/com.apple.CoreML/weights/weight.bin": bytes(range(256)) * 4096,  # four pieces
+        "stage.mlpackage/Data/empty": b"",
+    }
+    for path, content in files.items():
+        write_atomic(tmp_path / "made" / path, content)
+    assign = assign.model_copy(update={"packages": {"coreml": manifest.hash}})
+    packages = Packages({"coreml": tmp_path / "made"})
+    folder, asked = fetched(assign, packages, tmp_path / "cache", name="coreml")
+    found = {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    assert found == files
+    weights = [offset for path, offset in asked if path.endswith("weight.bin")]
+    assert weights == [0, 262144, 524288, 786432]
 
 
 def test_bytes_that_are_not_those_of_the_listing_are_found_out(exported, assign, tmp_path):
@@ -208,6 +228,12 @@ def test_the_listing_says_what_there_is(asked, exported):
         {"path": name, "sha256": hash_of(exported.folder / name), "size": (exported.folder / name).stat().st_size}
         for name in ("stage.json", "stage.onnx")
     ]
+
+
+def test_signs_of_life_are_answered_between_pieces(asked):
+    assert asked(Fetch(1, "onnx", "stage.onnx", 0, SMALL)).offset == 0
+    assert asked(Ping(7)) == Pong(7)
+    assert asked(Fetch(2, "onnx", "stage.onnx", SMALL, SMALL)).offset == SMALL
 
 
 def test_a_giant_wish_gets_one_piece_and_the_end_gets_none(asked, exported):

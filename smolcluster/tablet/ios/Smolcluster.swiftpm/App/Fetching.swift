@@ -58,19 +58,21 @@ struct Fetching {
         if !files.fileExists(atPath: path.path) { files.createFile(atPath: path.path, contents: nil) }
         let handle = try FileHandle(forUpdating: path)
         defer { try? handle.close() }
-        var done = try handle.seekToEnd()
-        if done > file.size {
-            try handle.truncate(atOffset: 0)
-            done = 0
-        }
+        if try handle.seekToEnd() > file.size { try handle.truncate(atOffset: 0) }
+        // While it comes, so that no large file is a silence at its end.
+        var hash = SHA256()
+        try handle.seek(toOffset: 0)
+        while let data = try handle.read(upToCount: 1 << 20), !data.isEmpty { hash.update(data: data) }
+        var done = try handle.offset()
         while done < file.size {
             let piece = try await self.piece(file.path, done, &request)
             guard piece.size == file.size else { throw BadMessage("\(file.path) has \(piece.size) bytes") }
             try handle.write(contentsOf: piece.data)
+            hash.update(data: piece.data)
             done += UInt64(piece.data.count)
             progress(done)
         }
-        guard try sha256(of: handle) == file.sha256 else {
+        guard hex(hash.finalize()) == file.sha256 else {
             try handle.truncate(atOffset: 0)  // the next download begins it anew
             throw BadMessage("\(file.path) came with another hash than in its listing")
         }
@@ -102,9 +104,6 @@ func packagesFolder() -> URL {
     return folder
 }
 
-private func sha256(of handle: FileHandle) throws -> String {
-    try handle.seek(toOffset: 0)
-    var hash = SHA256()
-    while let data = try handle.read(upToCount: 1 << 20), !data.isEmpty { hash.update(data: data) }
-    return hash.finalize().map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined()
+private func hex(_ digest: SHA256.Digest) -> String {
+    digest.map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined()
 }
