@@ -235,7 +235,7 @@ class Scripted:
             steps=steps if self.kind == "training" and not lost else None,
             remark="slowest" if slow else "", why=self.slowest.why if slow and self.slowest else "",
             memory_mb=612.0 + 40 * NODES.index(name), temperature_c=heat or (61.0 if name == "pi5" else None),
-            throttled=None if name != "pi5" else heat is not None, cpu_percent=88.0,
+            throttled=None if name != "pi5" else "throttled" if heat else "", cpu_percent=88.0,
         )  # fmt: skip
 
     def _links(self) -> list[LinkNow]:

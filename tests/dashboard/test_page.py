@@ -61,7 +61,7 @@ def test_a_run_with_one_machine_killed_and_one_throttled(browser):
         tab.until("document.querySelectorAll('.remark').length === 3")
         assert remarks(tab) == [
             "mini2 was lost: killed by signal 9.",
-            "pi5 is throttled by its own system at 84 °C: it computes more slowly than it could.",
+            "pi5 is slowed down by its own system (throttled, 84 °C): look at its cooling and its power supply.",
             "pi5 is the slowest: it computes 2.2 times as long as the others.",
         ]
         assert node_states(tab) == {"mini1": "running", "mini2": "lost", "pi5": "throttled 84 °C"}
@@ -154,9 +154,9 @@ def test_logs_are_followed_filtered_searched_and_read_backwards(browser):
         assert "CPU is throttled <b>now</b>" in tab.js(f"{LINES}[0].innerText")
         choose(tab, "Level", "")
         tab.type("Find", "LINE 149")
-        tab.until(f"{LINES}.length === 3 && document.querySelector('mark').innerText === 'line 149'")
+        tab.until(f"{LINES}.length === 5 && document.querySelector('mark').innerText === 'line 149'")
         tab.reload()
-        tab.until(f"{LINES}.length === 3 && document.querySelector('mark')")
+        tab.until(f"{LINES}.length === 5 && document.querySelector('mark')")
         assert tab.js("document.querySelector('input[type=search]').value") == "LINE 149"
         tab.type("Find", "never said")
         tab.until("document.body.innerText.includes('No line is like that.')")

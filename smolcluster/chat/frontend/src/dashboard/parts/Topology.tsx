@@ -152,7 +152,7 @@ function Links({ links }: { links: SceneLink[] }) {
               <td className="number">{link.back === null ? "–" : mbps(link.back)}</td>
               <td className="number">{link.rtt_ms === null ? "–" : ms(link.rtt_ms)}</td>
               {wires ? (
-                <td>
+                <td className="value">
                   {link.wire}
                   {link.claimed_mbps === null ? "" : `, ${mbps(link.claimed_mbps)} claimed`}
                   {link.gateways.length > 0 ? `, through ${link.gateways.join(", ")}` : ""}
