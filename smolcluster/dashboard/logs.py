@@ -281,8 +281,7 @@ def _read_cursor(text: str, param: str) -> dict[str, int]:
         value = json.loads(urlsafe_b64decode(text.encode("ascii")))
     except ValueError:
         value = None
-    if not isinstance(value, dict) or not all(
-        isinstance(place, int) and 0 <= place < 1 << 62 for place in value.values()
-    ):
+    places = list(value.values()) if isinstance(value, dict) else [None]
+    if not all(type(place) is int and 0 <= place < 1 << 62 for place in places):
         raise ApiError(400, "this is no cursor of an earlier answer; ask without one", param=param, code="bad_cursor")
-    return value
+    return dict(value)

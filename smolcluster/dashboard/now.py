@@ -244,7 +244,14 @@ def _state(seen: Seen, nodes: Sequence[NodeNow]) -> tuple[str, str]:
     if seen.look.over and seen.summary is not None:
         return seen.summary.status, seen.summary.reason
     states = [node.state for node in nodes]
-    worst = next((node for node in nodes if node.state in ("failed", "lost")), None)
+    bad = [node for node in nodes if node.state in ("failed", "lost")]
+    # Who failed of itself comes before those that only lost a peer.
+    causes = {
+        name
+        for name, answer in seen.look.nodes.items()
+        if answer is not None and (answer.job.lost or any(each.root_cause for each in answer.failed))
+    }
+    worst = min(bad, key=lambda node: node.node not in causes, default=None)
     why = f"{worst.node}: {worst.reason}" if worst is not None and worst.reason else ""
     if seen.serving is not None and not seen.look.over:
         serving = {"starting": "starting", "ready": "running", "lost": "restarting", "closed": "stopped"}

@@ -38,7 +38,7 @@ from smolcluster.plan.types import Plan, ServePlan
 from smolcluster.runtime.metricsfile import METRICS_SCHEMA
 from smolcluster.runtime.runfolder import RunFolder
 
-# Who asks again so soon gets the same answer: many pages look at one run.
+# Many pages look at one run.
 FRESH_S = 0.5
 # A node elsewhere is followed while it was heard of so lately.
 _FOLLOWED_S = 60.0
@@ -46,13 +46,19 @@ _FOLLOWED_S = 60.0
 
 class Reading:
     """`others`: who ends the run's parts elsewhere, None: it cannot be stopped from here at all. `attended`: whether
-    somebody is at it who has not made its summary yet, whatever its nodes say: it is not over then.
+    somebody is at it who has not made its summary yet, whatever its nodes say: it is not over then. `fresh_s`: who
+    asks again so soon gets the same answer.
     """
 
     def __init__(
-        self, folder: RunFolder, others: Others | None = None, attended: Callable[[], bool] = lambda: False
+        self,
+        folder: RunFolder,
+        others: Others | None = None,
+        attended: Callable[[], bool] = lambda: False,
+        fresh_s: float = FRESH_S,
     ) -> None:
         self._folder = folder
+        self._fresh_s = fresh_s
         self._others = others
         self._attended = attended
         self._lock = threading.Lock()
@@ -174,7 +180,7 @@ class Reading:
         return {name: [rank.rank for rank in self._plan.ranks if rank.node == name] for name in names}
 
     def _look(self) -> StateAnswer:
-        if self._state is not None and time.monotonic() - self._stated_at < FRESH_S:
+        if self._state is not None and time.monotonic() - self._stated_at < self._fresh_s:
             return self._state
         self._open()
         there = self._folder.path.is_dir()
