@@ -14,6 +14,7 @@ from smolcluster.plan.types import RankPlan
 from smolcluster.runtime.runfolder import RunFolder
 
 _FAULT = re.compile(r"^fault, as the config asks\b")
+_RANK = re.compile(r"\brank (\d{1,7})\b")
 _STEP = re.compile(r"\bstep (\d{1,15})\b")
 
 
@@ -32,11 +33,18 @@ class Happened:
         if marks != self._marks:
             self._told, self._marks = events_of(self._folder, self._ranks), marks
         found = [_event(event, ahead_s.get(event.node, 0.0)) for event in [*self._told, *self._lost()]]
+        found = [self._at_whom(event) if event.kind == "fault" else event for event in found]
         if slowest is not None:
             node, why = slowest
             found.append(_event(Event(None, node, "straggler", why), 0.0))
         found.sort(key=lambda event: (event.time is None, event.time or 0.0))
         return EventsAnswer(cursor=_digest([event.id for event in found]), events=found[-MOST_EVENTS:])
+
+    def _at_whom(self, event: EventAnswer) -> EventAnswer:
+        """A fault on purpose is told by all ranks; it is the one's whom it hits."""
+        named = _RANK.search(event.text)
+        hit = next((rank for rank in self._ranks if named is not None and rank.rank == int(named[1])), None)
+        return event.model_copy(update={"node": hit.node, "rank": hit.rank}) if hit is not None else event
 
     def _logs(self) -> list[Path]:
         nodes = dict.fromkeys(rank.node for rank in self._ranks)

@@ -49,7 +49,8 @@ def test_one_throttled_and_one_killed(tmp_path: Path) -> None:
         assert end["state"] == "failed"
         assert end["reason"].startswith("node2: rank 1: ended by signal 9")
         dead = end["nodes"][1]
-        assert (dead["state"], dead["ranks"][0]["doing"]) == ("failed", "ended by signal 9 (SIGKILL)")
+        assert dead["state"] == "failed"
+        assert dead["ranks"][0]["doing"].startswith("ended by signal 9 (SIGKILL)")
         assert [node["state"] for node in end["nodes"]] == ["failed"] * 3
         kinds = {(one["node"], one["kind"]) for one in got(client, "events")["events"]}
         assert {("node2", "leave"), ("node2", "fault")} <= kinds

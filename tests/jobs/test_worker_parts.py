@@ -50,10 +50,10 @@ def take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple
         def other(*_: object) -> None:
             raise AssertionError("the other part")
 
-        for module, function, role in (("infer", "run_stage", "stage"), ("chat.backend", "run_api", "api")):
-            fake = ModuleType("rank")
+        for module, function, role in (("infer.rank", "run_stage", "stage"), ("dashboard.served", "run_api", "api")):
+            fake = ModuleType(module)
             setattr(fake, function, part if plan.ranks[rank].role == role else other)
-            monkeypatch.setitem(sys.modules, f"smolcluster.{module}.rank", fake)
+            monkeypatch.setitem(sys.modules, f"smolcluster.{module}", fake)
         code = run_rank(config, plan, plan.ranks[rank], Told(asked))
         result = read_result(RunFolder(tmp_path), "node1", rank)
         assert result is not None, "it left none"
