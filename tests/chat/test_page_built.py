@@ -1,21 +1,31 @@
-"""The page as it ships: what is built, how it is served, that its types are the API's. No browser, no Node."""
+"""The pages as they ship: what is built, how it is served, that their types are the API's. No browser, no Node."""
 
 import gzip
 import json
 import re
 from pathlib import Path
 
+import pytest
+
 from smolcluster.chat.backend.__main__ import document
 from smolcluster.chat.backend.page import FOLDER, PAGE
+from smolcluster.dashboard.__main__ import document as dashboard_document
 
 FRONTEND = Path(__file__).resolve().parents[2] / "smolcluster" / "chat" / "frontend"
-MOST_JS_BYTES = 120_000
+# How many bytes of scripts each page may be, compressed.
+PAGES = {"/": 90_000, "/dashboard.html": 120_000}
 
 
-def test_the_page_is_small():
-    scripts = sorted(FOLDER.rglob("*.js"))
+def named_by(path: str) -> list[str]:
+    """What a page has its browser load."""
+    return re.findall(r'(?:src|href)="([^"]+)"', PAGE[path].content.decode())
+
+
+@pytest.mark.parametrize(("path", "most"), PAGES.items())
+def test_the_page_is_small(path, most):
+    scripts = [PAGE[name].content for name in named_by(path) if name.endswith(".js")]
     assert scripts
-    assert sum(len(gzip.compress(script.read_bytes(), mtime=0)) for script in scripts) < MOST_JS_BYTES
+    assert sum(len(gzip.compress(script, mtime=0)) for script in scripts) < most
 
 
 def test_every_file_is_served_and_kept_as_long_as_it_is_true(api):
@@ -39,17 +49,18 @@ def test_every_file_is_served_and_kept_as_long_as_it_is_true(api):
         assert api.client.get(path).status_code == 404
 
 
-def test_the_first_page_names_what_is_there_and_no_other_host():
-    named = re.findall(r'(?:src|href)="([^"]+)"', PAGE["/"].content.decode())
-    assert {path for path in named if path.startswith("/assets/")} == {
-        path for path in PAGE if path.startswith("/assets/")
-    }
-    assert not [path for path in named if "//" in path]
+def test_the_pages_name_what_is_there_and_no_other_host():
+    named = {path: {name for name in named_by(path) if name.startswith("/assets/")} for path in PAGES}
+    assert set.union(*named.values()) == {path for path in PAGE if path.startswith("/assets/")}
+    # Who chats loads nothing of the dashboard.
+    assert [name for name in named["/"] if "dashboard" in name] == []
+    assert [name for path in PAGES for name in named_by(path) if "//" in name] == []
 
 
 def test_the_page_s_types_are_made_from_this_api():
     """Else: make page-types."""
     assert json.loads((FRONTEND / "openapi.json").read_text(encoding="utf-8")) == document()
+    assert json.loads((FRONTEND / "dashboard-openapi.json").read_text(encoding="utf-8")) == dashboard_document()
 
 
 def test_the_page_s_packages_are_pinned_to_the_version():

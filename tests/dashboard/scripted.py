@@ -86,17 +86,17 @@ class Scripted:
             ],
             ranks=[
                 RunRank(
-                    rank=rank, node=node, role="stage" if serving else "worker", device="cpu" if node == "pi5" else "mps",
-                    layers=layers[node] if serving else None, samples=16, share=1 / 3, memory_mb=190.5, machine_mb=8192,
-                    threads=4,
+                    rank=rank, node=node, role="stage" if serving else "worker",
+                    device="cpu" if node == "pi5" else "mps", layers=layers[node] if serving else None,
+                    samples=16, share=1 / 3, memory_mb=190.5, machine_mb=8192, threads=4,
                 )
                 for rank, node in enumerate(NODES)
             ],
             links=[
                 RunLink(src="mini1", dst="mini2", address="10.0.1.2", networks=["thunderbolt"], medium="thunderbolt",
                         speed_mbps=20_000),
-                RunLink(src="mini1", dst="pi5", address="10.0.2.5", networks=["pis"], medium="ethernet", speed_mbps=1000,
-                        encrypted=True),
+                RunLink(src="mini1", dst="pi5", address="10.0.2.5", networks=["pis"], medium="ethernet",
+                        speed_mbps=1000, encrypted=True),
                 RunLink(src="mini2", dst="pi5", address="10.0.2.5", networks=["thunderbolt", "pis"], medium="ethernet",
                         speed_mbps=1000, gateways=["mini1"], encrypted=True),
             ],
@@ -225,8 +225,8 @@ class Scripted:
         lost, heat = self.lost.get(name), self.throttled.get(name)
         compute, communication, waiting = PARTS_MS[name]
         steps = StepAnswer(
-            step_ms=sum(PARTS_MS[name]), compute_ms=compute, communication_ms=communication, waiting_ms=waiting, data_ms=0.0,
-            bytes_sent=33.1e6, bytes_received=33.1e6, tokens_per_s=3100.0,
+            step_ms=sum(PARTS_MS[name]), compute_ms=compute, communication_ms=communication, waiting_ms=waiting,
+            data_ms=0.0, bytes_sent=33.1e6, bytes_received=33.1e6, tokens_per_s=3100.0,
         )  # fmt: skip
         slow = self.slowest is not None and self.slowest.node == name
         state = "lost" if lost else self.ended if self.over else "running"
@@ -235,14 +235,14 @@ class Scripted:
             steps=steps if self.kind == "training" and not lost else None,
             remark="slowest" if slow else "", why=self.slowest.why if slow and self.slowest else "",
             memory_mb=612.0 + 40 * NODES.index(name), temperature_c=heat or (61.0 if name == "pi5" else None),
-            throttled=None if name != "pi5" else heat is not None, cpu_percent=88.0,
+            throttled=None if name != "pi5" else "throttled" if heat else "", cpu_percent=88.0,
         )  # fmt: skip
 
     def _links(self) -> list[LinkNow]:
         speeds = {(0, 1): (2140.0, 0.21), (0, 2): (611.0, 0.62), (1, 2): (188.0, 0.94)}
         return [
-            LinkNow(src=a, dst=b, src_node=NODES[a], dst_node=NODES[b], mbps=mbps * (1.0 if a < b else 0.92), rtt_ms=rtt,
-                    buffered_bytes=0, step=self.step, slow=(min(a, b), max(a, b)) == (1, 2))
+            LinkNow(src=a, dst=b, src_node=NODES[a], dst_node=NODES[b], mbps=mbps * (1.0 if a < b else 0.92),
+                    rtt_ms=rtt, buffered_bytes=0, step=self.step, slow=(min(a, b), max(a, b)) == (1, 2))
             for (x, y), (mbps, rtt) in speeds.items()
             for a, b in ((x, y), (y, x))
             if NODES[a] not in self.lost and NODES[b] not in self.lost

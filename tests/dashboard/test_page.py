@@ -4,22 +4,46 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from smolcluster.chat.backend.api import create_app
+from smolcluster.chat.backend.serve import Serving, bind, urls
+from smolcluster.chat.backend.settings import ApiSettings
 from smolcluster.dashboard.answers import SlowestAnswer
+from smolcluster.dashboard.app import create_dashboard
+from smolcluster.dashboard.reading import Reading
+from smolcluster.dashboard.routes import dashboard_routes
+from smolcluster.runtime.metrics import MetricsWriter
+from smolcluster.runtime.runfolder import write_atomic
+from tests.chat.conftest import serve
+from tests.chat.fake_head import FakeHead
 from tests.chat.page import IN_CHROMIUM, browser, checked, quiet
+from tests.dashboard.folders import NODES, record, run_folder, with_links, with_machine
 from tests.dashboard.scripted import Scripted, loss, serving_now
-from tests.dashboard.serving import dashboard
+from tests.dashboard.test_folders import heard
 
-__all__ = ["browser"]
+__all__ = ["browser", "serve"]
 pytestmark = IN_CHROMIUM
 
 HEARD = "document.querySelector('.head [role=status]').innerText.trim()"
 LIVE = f"{HEARD} === 'live'"
-# A chart is drawn when its canvas has something on it.
-DRAWN = """[...document.querySelectorAll('.plot canvas')].some(one =>
-  one.getContext('2d').getImageData(0, 0, one.width, one.height).data.some(value => value))"""
+# A chart is drawn when its canvas has something on it: nothing at all makes a small picture.
+DRAWN = "[...document.querySelectorAll('.plot canvas')].some(one => one.toDataURL().length > 4000)"
 LINES = "[...document.querySelectorAll('.logline')]"
+
+
+@contextmanager
+def dashboard(reading, port: int = 0) -> Iterator[str]:
+    """The page's address. Inside it answers; it can be started there again."""
+    bound = bind(("127.0.0.1",), {"page": port})
+    with Serving(create_dashboard(reading, ApiSettings(urls=urls(bound))), bound, 0.2):
+        yield f"{urls(bound)['page']}/"
+
+
+def port_of(url: str) -> int:
+    return int(url.split(":")[2].strip("/"))
 
 
 def remarks(tab) -> list[str]:
@@ -61,15 +85,14 @@ def test_a_run_with_one_machine_killed_and_one_throttled(browser):
         tab.until("document.querySelectorAll('.remark').length === 3")
         assert remarks(tab) == [
             "mini2 was lost: killed by signal 9.",
-            "pi5 is throttled by its own system at 84 °C: it computes more slowly than it could.",
+            "pi5 is slowed down by its own system (throttled, 84 °C): look at its cooling and its power supply.",
             "pi5 is the slowest: it computes 2.2 times as long as the others.",
         ]
         assert node_states(tab) == {"mini1": "running", "mini2": "lost", "pi5": "throttled 84 °C"}
         picture = tab.js("document.querySelector('.picture').getAttribute('aria-label')")
         assert picture == ("Topology: mini1 running, mini2 lost, pi5 throttled 84 °C. 3 links, in the table below.")
-        assert tab.js("[...document.querySelectorAll('.links tbody tr')].map(one => one.innerText.includes('down'))") == [
-            True, False, True,
-        ]  # fmt: skip
+        rows = "[...document.querySelectorAll('.links tbody tr')]"
+        assert tab.js(f"{rows}.map(one => one.innerText.includes('down'))") == [True, False, True]
         tab.until("document.querySelector('.event').innerText.startsWith('Left mini2: rank 1 is gone')")
         checked(tab, "dashboard-overview")
         quiet(tab)
@@ -102,8 +125,10 @@ def test_charts_grow_zoom_and_come_back_after_a_reload(browser):
         assert (15, 31) < (low, high) < (19, 36)
         # What is under the cursor is said in the legends of all charts: they move together.
         tab.until("[...document.querySelectorAll('.under')].every(one => one.innerText.startsWith('step '))")
-        tab.js("""(field => { Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set.call(field, '0.6');
-          field.dispatchEvent(new Event('input', {bubbles: true})) })(document.querySelector('input[type=range]'))""")
+        tab.js("""(field => {
+          Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set.call(field, '0.6');
+          field.dispatchEvent(new Event('input', {bubbles: true}));
+        })(document.querySelector('input[type=range]'))""")
         tab.click("Loss on a log scale")
         tab.until("location.hash.includes('smooth=0.6') && location.hash.includes('scale=log')")
         view = tab.js("location.hash")
@@ -154,9 +179,9 @@ def test_logs_are_followed_filtered_searched_and_read_backwards(browser):
         assert "CPU is throttled <b>now</b>" in tab.js(f"{LINES}[0].innerText")
         choose(tab, "Level", "")
         tab.type("Find", "LINE 149")
-        tab.until(f"{LINES}.length === 3 && document.querySelector('mark').innerText === 'line 149'")
+        tab.until(f"{LINES}.length === 5 && document.querySelector('mark').innerText === 'line 149'")
         tab.reload()
-        tab.until(f"{LINES}.length === 3 && document.querySelector('mark')")
+        tab.until(f"{LINES}.length === 5 && document.querySelector('mark')")
         assert tab.js("document.querySelector('input[type=search]').value") == "LINE 149"
         tab.type("Find", "never said")
         tab.until("document.body.innerText.includes('No line is like that.')")
@@ -179,7 +204,7 @@ def test_a_backend_that_is_started_again_loses_nothing_that_is_shown(browser):
     assert "step 120 of 500" in tab.text
     run.move(10)
     run.asked.clear()
-    with dashboard(run, port=int(url.split(":")[2].split("/")[0])):
+    with dashboard(run, port=port_of(url)):
         tab.until(f"{LIVE} && document.querySelector('.progress').innerText.includes('step 130')")
         tab.until(f"document.querySelector('.legend b').innerText === '{loss(130):.4f}'")
         # It went on from where it was.
@@ -278,13 +303,74 @@ def test_by_keyboard_alone(browser):
         quiet(tab)
 
 
-def test_the_page_names_what_it_needs_and_no_more():
-    """No browser: the chat page loads nothing of the dashboard's."""
-    folder = Path(__file__).resolve().parents[2] / "smolcluster" / "chat" / "page"
-    named = {
-        name: set(re.findall(r"/assets/[^\"]+", (folder / name).read_text()))
-        for name in ("index.html", "dashboard.html")
-    }
-    both = {f"/assets/{path.name}" for path in (folder / "assets").iterdir()}
-    assert named["index.html"] | named["dashboard.html"] == both
-    assert not [name for name in named["index.html"] if "dashboard" in name]
+def test_a_run_s_folder_that_grows(browser, tmp_path):
+    """The real backend, which is started again in the middle: one machine is throttled, then another one lost."""
+    folder = run_folder(tmp_path / "a-run", steps=0)
+    # They will not have been silent for long, however slow this machine is.
+    began = time.time() + 600
+    with_links(folder)
+    for node in NODES:
+        heard(folder, node, age_s=-600)
+
+    def grow(steps: range) -> None:
+        for rank, node in enumerate(NODES):
+            with MetricsWriter(folder.metrics(node, rank)) as metrics:
+                for step in steps:
+                    slow = {"compute_s": 0.8, "comm_s": 0.02} if rank == 1 else {"comm_s": 0.42}
+                    metrics.write(record(step, rank, time=began + step, total_steps=100, step_s=0.9, **slow))
+
+    grow(range(1, 41))
+    with dashboard(Reading(folder, "wish")) as url:
+        tab = browser.tab(url)
+        tab.until(f"{LIVE} && {DRAWN}")
+        assert "step 40 of 100" in tab.text
+        assert "90 Mbit/s" in tab.js("document.querySelector('.picture').textContent")
+        tab.until("document.querySelector('.remark')")
+        assert remarks(tab)[0].startswith("node2 is the slowest: it computes 2.0 times as long")
+        with_machine(folder, "node3", began + 41, throttled="too little voltage")
+        grow(range(41, 51))
+        tab.until("document.body.innerText.includes('step 50 of 100')")
+        hot = "node3 is slowed down by its own system (too little voltage, 81 °C): look at its cooling"
+        tab.until(f"document.body.innerText.includes({json.dumps(hot)})")
+        tab.until(f"document.querySelector('.legend b').innerText === '{5.0 / 50:.4f}'")
+    tab.until(f"{HEARD} === 'reconnecting …'")
+    assert "step 50 of 100" in tab.text
+    grow(range(51, 61))
+    note = {"state": "lost", "reason": "no answer for 15 s", "at_once": False, "time": began + 55}
+    write_atomic(folder.followed("node1"), json.dumps(note))
+    with dashboard(Reading(folder, "wish"), port=port_of(url)):
+        tab.until(f"{LIVE} && document.body.innerText.includes('step 60 of 100')")
+        tab.until("document.body.innerText.includes('node1 was lost: no answer for 15 s.')")
+        assert node_states(tab)["node1"] == "lost"
+        assert node_states(tab)["node3"] == "throttled 81 °C"
+        tab.until(f"document.querySelector('.legend b').innerText === '{5.0 / 60:.4f}'")
+        tab.until("document.querySelector('.events').innerText.includes('node1 is lost: no answer for 15 s')")
+        tab.reload()
+        tab.until(f"{LIVE} && document.body.innerText.includes('step 60 of 100')")
+        tab.js("location.hash = '#view=logs&node=node2'")
+        tab.until(f"{LINES}.length === 1 && {LINES}[0].innerText.endsWith('rank 1 of 3 is in generation 0')")
+        tab.click("Stop")
+        tab.click("Stop the run")
+        tab.until("document.body.innerText.includes('asked to stop')")
+        assert folder.stop_wish.exists()
+        quiet(tab, "net::ERR")
+
+
+def test_the_chat_page_leads_to_it(browser, serve):
+    """Where the server has a dashboard; else there is nothing to lead to."""
+    tab = browser.tab(serve(FakeHead()).page_url)
+    tab.click("Details")
+    tab.until("document.querySelector('dialog')")
+    assert not tab.has("Dashboard")
+    run = Scripted()
+    bound = bind(("127.0.0.1",), {"api": 0, "page": 0})
+    app = create_app(FakeHead(), ApiSettings(urls=urls(bound)), lambda service: dashboard_routes(
+        run, service.settings, lambda: service.leaving
+    ))  # fmt: skip
+    with Serving(app, bound, 0.2):
+        tab = browser.tab(urls(bound)["page"])
+        tab.click("Details")
+        tab.until("[...document.querySelectorAll('dialog a')].some(one => one.innerText === 'Dashboard')")
+        tab.click("Dashboard")
+        tab.until(f"location.pathname === '/dashboard.html' && {LIVE}")
+        quiet(tab)

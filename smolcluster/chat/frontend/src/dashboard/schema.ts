@@ -276,7 +276,8 @@ export interface components {
          *
          *     `remark` is a word or two that explain the run's speed ("slowest", "waits 40%", "no step"), `why` a sentence where
          *     there is more to say. `clock_offset_s`: how far its clock is ahead of ours, already taken out of all times here.
-         *     Hardware figures are there where the machine's system tells.
+         *     Hardware figures are there where the machine's system tells: `memory_mb` is what its ranks hold, `throttled` what
+         *     slows it down now, "" for nothing.
          */
         NodeNow: {
             /** Node */
@@ -332,7 +333,7 @@ export interface components {
             /** Temperature C */
             temperature_c?: number | null;
             /** Throttled */
-            throttled?: boolean | null;
+            throttled?: string | null;
             /** Ranks */
             ranks?: components["schemas"]["RankNow"][];
         };

@@ -20,6 +20,7 @@ export function Charts({ board, shown, run, view, setView }: Props) {
   if (run.kind === "serving")
     return (
       <div className="charts">
+        <h2 className="offscreen">Charts</h2>
         {(["stages", "speed", "sessions", "memory"] as const).map((figure) => (
           <div className="card" key={figure}>
             <ServingChart {...common} figure={figure} />
@@ -29,6 +30,7 @@ export function Charts({ board, shown, run, view, setView }: Props) {
     );
   return (
     <>
+      <h2 className="offscreen">Charts</h2>
       <Tools view={view} setView={setView} last={shown.state?.step ?? 0} />
       <div className="charts">
         <div className="card">

@@ -171,14 +171,14 @@ function options(now: { current: CanvasProps }, colours: Colours, width: number)
       y: {
         distr: log ? 3 : 1,
         range: (_, low, high) => {
-          if (log) return uPlot.rangeLog(positive(low), positive(high), 10, true);
+          if (log) return uPlot.rangeLog(positive(low), positive(high), 10, false);
           if (stack || fromZero) return [0, (now.current.most ?? Math.max(high, 0)) * 1.06 || 1];
           return uPlot.rangeNum(low ?? 0, high ?? 1, 0.08, true);
         },
       },
     },
     axes: [
-      { ...axis, size: 28, ...(time ? {} : { values: (_: uPlot, splits: number[]) => splits.map((step) => (Number.isInteger(step) ? short(step) : "")) }) },
+      { ...axis, size: 28, ...(time ? { space: 80, incrs: SECONDS, values: daytimes } : { values: wholeSteps }) },
       { ...axis, size: 52, values: (_, splits) => splits.map((value) => (value === null ? "" : short(value))) },
     ],
     series: [
@@ -219,6 +219,10 @@ function options(now: { current: CanvasProps }, colours: Colours, width: number)
   };
 }
 
+/** What an axis of time may be divided into. */
+const SECONDS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21_600, 86_400];
+const daytimes = (_: uPlot, splits: number[]) => splits.map((second) => moment(second).slice(-8));
+const wholeSteps = (_: uPlot, splits: number[]) => splits.map((step) => (Number.isInteger(step) ? short(step) : ""));
 /** A single step still has an axis. */
 const widened = (low: number, high: number): [number, number] => (low < high ? [low, high] : [low - 1, high + 1]);
 const positive = (value: number) => (value > 0 ? value : 1e-6);

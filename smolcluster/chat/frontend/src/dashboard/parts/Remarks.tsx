@@ -3,14 +3,18 @@ import type { Remark } from "../pure/scene";
 
 export function Remarks({ remarks }: { remarks: readonly Remark[] }) {
   return (
-    <ul className="remarks" role="status" aria-label="What needs attention">
-      {remarks.map((remark) => (
-        <li key={remark.key} className={`remark ${remark.tone}`}>
-          <Warning />
-          <p>{remark.text}</p>
-        </li>
-      ))}
-    </ul>
+    <div role="status" aria-label="What needs attention">
+      {remarks.length === 0 ? null : (
+        <ul className="remarks">
+          {remarks.map((remark) => (
+            <li key={remark.key} className={`remark ${remark.tone}`}>
+              <Warning />
+              <p>{remark.text}</p>
+            </li>
+          ))}
+        </ul>
+      )}
+    </div>
   );
 }
 

@@ -45,7 +45,7 @@ function Predicted({ run, state }: { run: Run; state: State | null }) {
   ];
   if (said.tokens_per_s) rows.push([`${run.counts}/s`, said.tokens_per_s, state?.tokens_per_s ?? null, short]);
   return (
-    <Table label="Predicted and measured" head={["", "predicted", "now", "times"]} left={1}>
+    <Table label="Figures" head={["", "predicted", "now", "times"]} left={1}>
       {rows.map(([name, was, is, say]) => (
         <tr key={name}>
           <th scope="row">{name}</th>
@@ -102,7 +102,7 @@ function AllSettings({ settings }: { settings: Record<string, string> }) {
       {found.length === 0 ? (
         <p className="empty">{all.length === 0 ? "The run's folder has none." : `None has “${find}” in it.`}</p>
       ) : (
-        <Table label="Settings" head={["key", "value"]} left={2}>
+        <Table label="All settings" head={["key", "value"]} left={2}>
           {found.map(([key, value]) => (
             <tr key={key}>
               <th scope="row">{key}</th>

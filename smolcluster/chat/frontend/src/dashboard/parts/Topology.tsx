@@ -39,10 +39,14 @@ interface PictureProps {
 }
 
 function Picture({ run, nodes, links, width, over }: PictureProps) {
-  const shape = run.kind === "serving" ? "CHAIN" : (run.shape ?? "MESH");
+  const planned = run.kind === "serving" ? "CHAIN" : (run.shape ?? "MESH");
+  const indexOf = (name: string) => nodes.findIndex((node) => node.name === name);
+  // In a row, a wire to somebody further on would go through those in between.
+  const further = links.some((link) => Math.abs(indexOf(link.a) - indexOf(link.b)) > 1);
+  const shape = planned === "CHAIN" && further ? "MESH" : planned;
   const size = { width, height: heightFor(nodes.length, width, shape) };
   const at = places(nodes.length, size, shape);
-  const placeOf = (name: string) => at[nodes.findIndex((node) => node.name === name)];
+  const placeOf = (name: string) => at[indexOf(name)];
   const drawn = links.flatMap((link) => {
     const [a, b] = [placeOf(link.a), placeOf(link.b)];
     return a === undefined || b === undefined ? [] : [{ link, line: between(a, b) }];
@@ -152,7 +156,7 @@ function Links({ links }: { links: SceneLink[] }) {
               <td className="number">{link.back === null ? "–" : mbps(link.back)}</td>
               <td className="number">{link.rtt_ms === null ? "–" : ms(link.rtt_ms)}</td>
               {wires ? (
-                <td>
+                <td className="value">
                   {link.wire}
                   {link.claimed_mbps === null ? "" : `, ${mbps(link.claimed_mbps)} claimed`}
                   {link.gateways.length > 0 ? `, through ${link.gateways.join(", ")}` : ""}

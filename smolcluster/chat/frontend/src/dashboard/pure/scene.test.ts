@@ -21,12 +21,12 @@ it("has the machines of the plan before anything is heard of them", () => {
 it("marks who is lost, slow or hot, with the reason in words", () => {
   const now = state([
     node("mini1", { state: "lost", reason: "killed by signal 9" }),
-    node("pi5", { throttled: true, temperature_c: 84.2, remark: "slowest", why: "pi5 is the slowest: it computes 2.0 times as long" }),
+    node("pi5", { throttled: "soft temperature limit", temperature_c: 84.2, remark: "slowest", why: "pi5 is the slowest: it computes 2.0 times as long" }),
   ], { slowest: { node: "pi5", why: "pi5 is the slowest: it computes 2.0 times as long" } });
   expect(nodesOf(run, now).map(({ tone, word }) => [tone, word])).toEqual([["bad", "lost"], ["warn", "throttled 84 °C"]]);
   expect(remarksOf(run, now).map((remark) => `${remark.tone} ${remark.text}`)).toEqual([
     "bad mini1 was lost: killed by signal 9.",
-    "warn pi5 is throttled by its own system at 84 °C: it computes more slowly than it could.",
+    "warn pi5 is slowed down by its own system (soft temperature limit, 84 °C): look at its cooling and its power supply.",
     "warn pi5 is the slowest: it computes 2.0 times as long.",
   ]);
   expect(remarksOf(run, state([node("mini1"), node("pi5")]))).toEqual([]);

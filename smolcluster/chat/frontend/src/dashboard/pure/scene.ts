@@ -83,7 +83,7 @@ export function linksOf(run: Run, state: State | null): SceneLink[] {
       rtt_ms: rtts.length > 0 ? Math.max(...rtts) : null,
       slow: both.some((link) => link.slow),
       down: gone.has(a) || gone.has(b),
-      wire: [planned?.networks?.join(" → "), planned?.medium].filter((part) => part).join(", "),
+      wire: [...new Set([planned?.networks?.join(" → "), planned?.medium])].filter((part) => part).join(", "),
       gateways: planned?.gateways ?? [],
       claimed_mbps: planned?.speed_mbps ?? null,
       encrypted: planned?.encrypted ?? false,
@@ -130,8 +130,9 @@ export function remarksOf(run: Run | null, state: State | null): Remark[] {
   }
 }
 
-const throttled = ({ node, temperature_c }: NodeNow) =>
-  `${node} is throttled by its own system${temperature_c === null || temperature_c === undefined ? "" : ` at ${temperature_c.toFixed(0)} °C`}: it computes more slowly than it could`;
+/** Whether it is the heat or the power supply, its own system says. */
+const throttled = ({ node, throttled, temperature_c }: NodeNow) =>
+  `${node} is slowed down by its own system (${throttled}${temperature_c === null || temperature_c === undefined ? "" : `, ${temperature_c.toFixed(0)} °C`}): look at its cooling and its power supply`;
 
 const because = (reason: string | undefined) => (reason ? `: ${reason}` : "");
 const ended = (text: string) => (/[.!?…]$/.test(text) ? text : `${text}.`);
