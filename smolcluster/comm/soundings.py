@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 
 from smolcluster.comm.clock import Deadline
 from smolcluster.comm.link import Link
 from smolcluster.comm.mesh import Mesh
 from smolcluster.comm.pulse import Pulse, heartbeat_s
-from smolcluster.errors import HandshakeError, PeerError
+from smolcluster.errors import PeerError
 
 CHANNEL = "sounding"
 _DIAL_S = 1.0
+# A rank that hung up, or could not be reached, is most likely leaving: it is dialled again after so long.
+_AGAIN_S = 5.0
 
 
 class Soundings:
@@ -29,7 +32,7 @@ class Soundings:
         self._lock = threading.Lock()
         self._links: dict[int, Link] = {}
         self._threads: list[threading.Thread] = []
-        self._refused: set[int] = set()
+        self._not_before: dict[int, float] = {}  # by peer, by the monotonic clock
         self._every_s = heartbeat_s(mesh.timeout_s)
         self._pulse = Pulse(self._beat, self._every_s)
 
@@ -45,7 +48,9 @@ class Soundings:
 
     def _beat(self) -> None:
         peers = {link.peer for link in self._mesh.links() if link.counts}
-        for peer in sorted(peers - self._links.keys() - self._refused):
+        with self._lock:
+            known = set(self._links)
+        for peer in sorted(peers - known):
             self._open(peer)
         with self._lock:
             links = tuple(self._links.values())
@@ -54,17 +59,16 @@ class Soundings:
                 link.pulse(self._every_s)
 
     def _open(self, peer: int) -> None:
-        """The higher rank dials, once; the lower one takes it when it has come."""
+        """The higher rank dials; the lower one takes it when it has come."""
         dials = peer < self._mesh.me.rank
-        if not dials and not self._mesh.has_come(peer, CHANNEL):
+        due = time.monotonic() >= self._not_before.get(peer, 0.0)
+        if not (due if dials else self._mesh.has_come(peer, CHANNEL)):
             return
         try:
             link = self._mesh.link(peer, CHANNEL, deadline=Deadline(_DIAL_S if dials else 0.0), counts=False)
-        except HandshakeError:
-            self._refused.add(peer)
-            return
         except PeerError:
-            return  # it is busy, or gone: at the next beat
+            self._not_before[peer] = time.monotonic() + _AGAIN_S
+            return
         with self._lock:
             self._links[peer] = link
         thread = threading.Thread(target=self._listen, args=(link,), name=f"smol-sounding-{peer}", daemon=True)
@@ -75,5 +79,6 @@ class Soundings:
         with contextlib.suppress(PeerError):
             link.receive(self._mesh.timeout_s)  # only heartbeats are due, and those it takes itself
         self._mesh.drop(link)
+        self._not_before[link.peer] = time.monotonic() + _AGAIN_S
         with self._lock:
             self._links.pop(link.peer, None)
