@@ -33,10 +33,12 @@ from smolcluster.errors import SmolError
 from smolcluster.jobs import PollResult, poll_job, stop_job
 from smolcluster.jobs.asking import Asking, NoAnswerError
 from smolcluster.jobs.identity import orphaned
+from smolcluster.jobs.remarking import Remarks
 from smolcluster.jobs.remote import posix_command, powershell_command
 from smolcluster.jobs.restarts import SupervisorRestarts
 from smolcluster.jobs.telling import ServedLines, StepLines, Telling
 from smolcluster.jobs.types import START_DEADLINE_S
+from smolcluster.observe.records import Reader
 from smolcluster.observe.serving_lines import address_lines, example_lines
 from smolcluster.runtime.onetime import make_onetime
 from smolcluster.runtime.runfolder import RunFolder, ServingNote, write_atomic
@@ -339,8 +341,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         }
 
     def _telling(self) -> Telling:
-        kind = ServedLines if self._options["serves"] else StepLines
-        return kind(self._options["node"], self._width, self._options["every_s"])
+        node, every_s = self._options["node"], self._options["every_s"]
+        if self._options["serves"]:
+            return ServedLines(node, self._width, every_s)
+        plan = Reader().plan(self._home.plan)
+        return StepLines(node, self._width, every_s, Remarks(self._home, plan.ranks).of if plan else lambda _: "")
 
     def _show(self, lines: list[str]) -> None:
         for line in lines:
