@@ -22,9 +22,10 @@ from smolcluster.commands._here import lay_out as lay_out_run
 from smolcluster.data.prepare import prepare_data
 from smolcluster.data.weights import prepare_weights
 from smolcluster.jobs import poll_job, stop_job
+from smolcluster.jobs.remarking import Remarks
 from smolcluster.jobs.restarts import SupervisorRestarts
+from smolcluster.jobs.telling import StepLines
 from smolcluster.jobs.types import ACTIVE_STATES, ASKED_GRACE_S, PollResult
-from smolcluster.observe.progress import Mark, progress_line, slowest, time_left_s
 from smolcluster.plan.types import Plan, ProfilePlan
 from smolcluster.runtime.newrun import point_latest
 from smolcluster.spec.request import Resolved
@@ -73,12 +74,18 @@ def run_in_processes(run: Run, plan: Plan) -> int:
     """
     asked = threading.Event()
     pause = threading.Event()
-    watches = {node: _Watch(node) for node in run.node_files}
+    width = max(map(len, run.node_files))
+    beside = Remarks(run.folder, plan.ranks)
+    told = {node: StepLines(node, width, 0.0, beside.of) for node in run.node_files}
     restarts = restarts_of(run, plan.run.recovery.max_restarts, serves=False)
     with interrupts(asked):
         start_all(run, latest=not isinstance(plan, ProfilePlan))  # it has no model to try, nothing to go on from
         while True:
-            answers = [watch.look(run.folder.path) for watch in watches.values()]
+            # This renews the leases too.
+            answers = [poll_job(run.folder.path, node) for node in told]
+            for answer in answers:
+                for line in told[answer.job.node].lines(answer, time.monotonic()):
+                    print(line, flush=True)
             if not asked.is_set() and _start_again(run, plan, answers, restarts):
                 continue
             if all(answer.job.state not in ACTIVE_STATES for answer in answers):
@@ -99,24 +106,3 @@ def _start_again(run: Run, plan: Plan, answers: list[PollResult], restarts: Mapp
     if over and not plan.run.recovery.elastic:
         return False
     return start_lost(run, answers, restarts)
-
-
-class _Watch:
-    """Follows one node, with a line whenever it has got on."""
-
-    def __init__(self, node: str) -> None:
-        self._node = node
-        self._start: Mark | None = None
-        self._shown = 0
-
-    def look(self, run_dir: Path) -> PollResult:
-        """Poll the node, which renews its lease."""
-        answer = poll_job(run_dir, self._node)
-        record = slowest(answer.progress) if answer.progress else None
-        if record is not None and record.step > self._shown:
-            now = Mark(record.step, time.monotonic())
-            self._start = self._start or now
-            self._shown = record.step
-            left_s = time_left_s(self._start, now, record.total_steps)
-            print(progress_line(self._node, answer.progress, left_s), flush=True)
-        return answer

@@ -94,13 +94,19 @@ def _on_a_screen(console: Console, folder: RunFolder, plan: Plan | ServePlan) ->
 
 
 def _in_lines(folder: RunFolder, plan: Plan | ServePlan) -> None:
-    from smolcluster.jobs.telling import ServedLines, StepLines
+    from smolcluster.jobs.remarking import Remarks
+    from smolcluster.jobs.telling import ServedLines, StepLines, Telling
     from smolcluster.plan.types import ServePlan
 
     nodes = tuple(dict.fromkeys(rank.node for rank in plan.ranks))
     width = max(map(len, nodes))
-    kind = ServedLines if isinstance(plan, ServePlan) else StepLines
-    told = {node: kind(node, width, LINE_EVERY_S) for node in nodes}
+    beside = Remarks(folder, plan.ranks)
+    told: dict[str, Telling] = {
+        node: ServedLines(node, width, LINE_EVERY_S)
+        if isinstance(plan, ServePlan)
+        else StepLines(node, width, LINE_EVERY_S, beside.of)
+        for node in nodes
+    }
     for look in _looks(folder, plan):
         for node, answer in look.nodes.items():
             if answer is None:

@@ -5,6 +5,7 @@ What it deliberately does not know: how a node is asked, and who prints.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from smolcluster.jobs.types import PollResult
@@ -27,10 +28,13 @@ class Telling(Protocol):
 
 
 class StepLines:
-    """Of a training: a line at the first step, every `every_s` seconds if there is a new one, and at the end."""
+    """Of a training: a line at the first step, every `every_s` seconds if there is a new one, and at the end.
 
-    def __init__(self, node: str, width: int, every_s: float) -> None:
-        self._node, self._width, self._every_s = node, width, every_s
+    `remark` gives a word on the node beside the others (Remarks.of); it is asked for lines that are told, but the last.
+    """
+
+    def __init__(self, node: str, width: int, every_s: float, remark: Callable[[str], str] = lambda _: "") -> None:
+        self._node, self._width, self._every_s, self._remark = node, width, every_s, remark
         self._start: Mark | None = None
         self._shown: Mark | None = None
         self._restarts = _Restarts()
@@ -45,7 +49,8 @@ class StepLines:
         now = Mark(slowest(answer.progress).step, now_s)
         self._start = self._start or now
         if self._shown is None or (now.step > self._shown.step and now_s - self._shown.seen_s >= self._every_s):
-            lines.append(self._line(answer, now))
+            word = self._remark(self._node)
+            lines.append(self._line(answer, now) + (f"  {word}" if word else ""))
         return lines
 
     def last(self, answer: PollResult, now_s: float) -> list[str]:

@@ -40,7 +40,7 @@ def text_of(project: Path) -> Path:
 
 
 def test_one_process_by_default(tmp_path: Path) -> None:
-    outcome = train(tmp_path, "--dataset", str(text_of(tmp_path)))
+    outcome = train(tmp_path, "--dataset", str(text_of(tmp_path)), "--override", "logging.tracker=tensorboard")
     assert outcome.returncode == 0, outcome.stderr
     summary = json.loads((tmp_path / "runs" / "latest" / "summary.json").read_text())
     assert (summary["status"], summary["strategy"], summary["world_size"]) == ("completed", "single", 1)
@@ -48,6 +48,11 @@ def test_one_process_by_default(tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "latest" / "plots" / "loss.svg").exists()
     assert (tmp_path / "runs" / "latest" / "model" / "config.json").exists()
     assert "python -m smolcluster generate" in outcome.stdout
+    tracking = tmp_path / "runs" / "latest" / "tracking"  # by a process beside it
+    assert list(json.loads((tracking / "sent.json").read_text())["sent"]) == ["tensorboard"]
+    assert outcome.stdout.count("tensorboard: tensorboard --logdir") == 1
+    assert (tracking / "live.json").exists()
+    assert (tracking / "log.txt").read_text() == ""
     log = (tmp_path / "runs" / "latest" / "nodes" / "node1" / "rank-0" / "log.txt").read_text().splitlines()
     assert log[0].endswith("INFO rank 0 of 1 on cpu: single")
     assert [line for line in log if "INFO step 4/4" in line]

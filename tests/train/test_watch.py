@@ -12,11 +12,14 @@ from rich.console import Console
 from test_report import ended, record, run_folder
 
 from smolcluster.cli import main
+from smolcluster.jobs.remarking import Remarks
+from smolcluster.jobs.telling import StepLines
 from smolcluster.jobs.types import PollResult
 from smolcluster.jobs.watching import AGAIN_S, COLLECT_S, HEARD_S, Lookout
 from smolcluster.observe.events import Event
 from smolcluster.observe.live import ASCII, History, NodeView, remarks, screen, sparkline
 from smolcluster.observe.report import read_run
+from smolcluster.runtime.metrics import MetricsWriter
 from smolcluster.runtime.metricsfile import StepRecord
 from smolcluster.runtime.runfolder import JobState, RunFolder, write_atomic
 
@@ -166,6 +169,26 @@ def test_why_a_node_is_slow() -> None:
             record_ = step(number, time=1000.0, step_s=1.0, compute_s=0.5 if number < 13 or name != "b" else 0.8)
             none.take({name: NodeView(job(name), {0: record_})})
     assert "b" not in remarks(nodes, none, now=1001.0)
+
+
+def test_a_line_marks_the_slowest_node_as_the_screen_does(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path)
+    ranks = read_run(folder.path).plan.ranks
+    now = time.time()
+    for rank, node in enumerate(("node1", "node2")):
+        write_atomic(folder.job_state(node), job(node, ranks={str(rank): "running"}).model_dump_json(by_alias=True))
+        with MetricsWriter(folder.metrics(node, rank)) as metrics:
+            metrics.write(step(4, time=now, step_s=1.0, compute_s=1.0 if rank else 0.5, comm_s=0.0 if rank else 0.5))
+    # One elsewhere, as the playbook heard of it.
+    for path in (folder.metrics("node3", 2), folder.log("node3", 2)):
+        path.unlink()
+    heard = PollResult(job=job("node3"), progress={2: step(4, time=now, step_s=1.0, compute_s=0.5, comm_s=0.4)})
+    write_atomic(folder.heard("node3"), heard.model_dump_json(by_alias=True))
+    beside = Remarks(folder, ranks)
+    assert [beside.of(node, now) for node in ("node1", "node2", "node3")] == ["waits 50%", "slowest", "waits 40%"]
+    lines = StepLines("node2", 5, 0.0, lambda node: beside.of(node, now))
+    [line] = lines.lines(PollResult(job=job("node2"), progress={1: step(4)}), 1.0)
+    assert line == "node2  step  4/10  loss 1.0000  200 tokens/s  ETA -:--  slowest"
 
 
 def test_time_left_and_a_run_that_goes_back() -> None:
