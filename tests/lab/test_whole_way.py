@@ -190,11 +190,11 @@ def killed(lab: Lab, tmp_path: Path) -> None:
     cable.relay(latency_ms=_LATENCY_MS)
     words = train(
         lab, "classicdp", *_LONG, f"training.max_steps={_STEPS}", "training.eval_steps=200",
-        "checkpoint.every_steps=20", "checkpoint.replicas=2", "staleness_bound=0", "recovery.elastic_wait=5",
-        "peer_timeout=10",
+        "training.batch_size=4", "checkpoint.every_steps=20", "checkpoint.replicas=2", "staleness_bound=0",
+        "recovery.elastic_wait=5", "peer_timeout=10",
     )  # fmt: skip
     going = Going(lab, [*words, "-e", "elastic=true"], tmp_path)
-    going.until(steps_of("mini1", 40), "step 40")
+    going.until(steps_of("mini1", 40), "step 40", 900.0)
     lab.switch_off("mini3")
     code = going.end(1800.0)
     made = summary(lab, going.text())
