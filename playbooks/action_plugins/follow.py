@@ -35,20 +35,13 @@ from smolcluster.errors import SmolError
 from smolcluster.jobs import PollResult, poll_job, stop_job
 from smolcluster.jobs.asking import Asking, NoAnswerError
 from smolcluster.jobs.identity import orphaned
-<<<<<<< HEAD
 from smolcluster.jobs.pieces import Brought
-from smolcluster.jobs.remote import posix_command, powershell_command
-from smolcluster.jobs.restarts import SupervisorRestarts
-from smolcluster.jobs.telling import ServedLines, StepLines, Telling
-from smolcluster.jobs.types import ASKED_GRACE_S, START_DEADLINE_S, STOP_GRACE_S
-=======
 from smolcluster.jobs.remarking import Remarks
 from smolcluster.jobs.remote import posix_command, powershell_command
 from smolcluster.jobs.restarts import SupervisorRestarts
 from smolcluster.jobs.telling import ServedLines, StepLines, Telling
-from smolcluster.jobs.types import START_DEADLINE_S
+from smolcluster.jobs.types import ASKED_GRACE_S, START_DEADLINE_S, STOP_GRACE_S
 from smolcluster.observe.records import Reader
->>>>>>> w/track
 from smolcluster.observe.serving_lines import address_lines, example_lines
 from smolcluster.observe.tablet_lines import tablet_link_lines
 from smolcluster.provision.clocks import bounds, overlap
