@@ -87,9 +87,7 @@ def _be_head(folder: Path, group: GroupConfig, plan: ServePlan, recorded: Record
             gate.close()
 
 
-def serve_stage(
-    group: GroupConfig, load: Load, recorded: Recorded, stop: Stop, why: Callable[[], str] = str
-) -> None:
+def serve_stage(group: GroupConfig, load: Load, recorded: Recorded, stop: Stop, why: Callable[[], str] = str) -> None:
     """Be a later stage until `stop`, which is no error; `why` then tells the head. The errors of run_stage."""
     try:
         worker = Worker(group, load)

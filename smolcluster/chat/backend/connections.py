@@ -14,7 +14,6 @@ from typing import Any
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-
 if sys.platform == "win32":
     _Loop = asyncio.ProactorEventLoop
 else:
