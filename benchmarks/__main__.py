@@ -30,6 +30,7 @@ BENCHMARKS = (
     "predictions",
     "staleness",
     "serving",
+    "tablet",
     "page",
     "watching",
 )

@@ -3,6 +3,7 @@
     SmolError                    exit 1    the root; never raised itself
     ├── ConfigError              exit 2    one or more Problems in what the person wrote; nothing was started
     │   └── InputError                     a run, a model or a record that a command was given cannot be read
+    ├── AbsentError              exit 3    a tablet that nobody serves without did not come
     ├── PeerError                exit 3    a peer or the network failed
     │   ├── HandshakeError                 the other end is not who it should be
     │   ├── ProtocolError                  a frame that is garbage, too long or of the wrong kind
@@ -71,6 +72,12 @@ class InputError(ConfigError):
 
 class PeerError(SmolError):
     """A peer or the network between us failed."""
+
+    exit_code = 3
+
+
+class AbsentError(SmolError):
+    """A tablet that nobody serves without did not come in time. Says how it could, and how to do without."""
 
     exit_code = 3
 

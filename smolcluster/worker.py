@@ -54,7 +54,7 @@ def serve_part(config: NodeConfig, plan: ServePlan, me: RankPlan, stop: Stop) ->
     """A stage of a served model, or its API, until it is told to stop. The exit code."""
     began = time.monotonic()
     try:
-        _serve(me)(config, plan, me, stop)
+        _serve(plan, me)(config, plan, me, stop)
         ending = DONE if stop() else Failure(SmolError.exit_code, "ended although nobody asked", ours=True, bug=True)
     except BaseException as error:
         ending = understand(error, SERVE_SMALLER)
@@ -81,11 +81,15 @@ def serve_part(config: NodeConfig, plan: ServePlan, me: RankPlan, stop: Stop) ->
     return ending.exit_code
 
 
-def _serve(me: RankPlan) -> Callable[[NodeConfig, ServePlan, RankPlan, Stop], None]:
+def _serve(plan: ServePlan, me: RankPlan) -> Callable[[NodeConfig, ServePlan, RankPlan, Stop], None]:
     if me.role == "api":
         from smolcluster.chat.backend.rank import run_api
 
         return run_api
+    if me.rank in plan.tablets:
+        from smolcluster.tablet.rank import run_tablet
+
+        return run_tablet
     from smolcluster.infer.rank import run_stage
 
     return run_stage

@@ -38,8 +38,10 @@ from smolcluster.jobs.restarts import SupervisorRestarts
 from smolcluster.jobs.telling import ServedLines, StepLines, Telling
 from smolcluster.jobs.types import START_DEADLINE_S
 from smolcluster.observe.serving_lines import address_lines, example_lines
+from smolcluster.observe.tablet_lines import tablet_link_lines
 from smolcluster.runtime.onetime import make_onetime
 from smolcluster.runtime.runfolder import RunFolder, ServingNote, write_atomic
+from smolcluster.runtime.tabletnote import tablet_key
 
 _SPEC: dict[str, dict[str, Any]] = {
     "node": {"type": "str", "required": True},
@@ -56,6 +58,7 @@ _SPEC: dict[str, dict[str, Any]] = {
     "serves": {"type": "bool", "default": False},
     "api": {"type": "bool", "default": False},
     "api_key_file": {"type": "str", "default": ""},
+    "secret_file": {"type": "str", "default": ""},
     "ready_s": {"type": "float", "default": 300.0},
     "until_ready": {"type": "bool", "default": False},
     "every_s": {"type": "float", "default": 5.0},
@@ -100,6 +103,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         self._width = max(len(name) for name in self._options["nodes"])
         self._task_vars = task_vars
         self._told: dict[str, str] = {}
+        self._links: dict[str, str] = {}
         self._restarts = SupervisorRestarts(self._options["max_restarts"], self._options["serves"])
         outcome = self._outcome()
         self._note(outcome)
@@ -120,6 +124,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 note = answer.serving or note
                 self._keep(answer)
                 self._show(lines.lines(answer, answered))
+                self._tell_links(answer)
                 self._ready(answer.serving)
                 if answer.job.lost and self._straggles() is None and self._restarts.due(answer.job, answered):
                     if (failure := self._start_again()) is not None:
@@ -203,6 +208,17 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             # The keys are for the person in front of the screen, not for a log that Ansible may keep.
             with _whole_line():
                 Display().display(f"{'':<{self._width}}  {line}", screen_only=bool(key))
+
+    def _tell_links(self, answer: PollResult) -> None:
+        """By what link a tablet comes in, when it is waited for, and again if that has changed."""
+        for tablet in answer.tablets:
+            if tablet.state == "connected" or self._links.get(tablet.tablet) == tablet.address:
+                continue
+            self._links[tablet.tablet] = tablet.address
+            key = tablet_key(Path(self._options["secret_file"]).read_bytes().strip())
+            for line in tablet_link_lines(tablet, key):
+                with _whole_line():
+                    Display().display(f"{'':<{self._width}}  {line}", screen_only=True)
 
     def _late(self, seconds: float) -> bool:
         """Whether it should have answered by now. The API's node judges for all."""

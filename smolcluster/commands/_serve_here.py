@@ -9,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from smolcluster.comm.config import read_secret
 from smolcluster.commands._here import (
     POLL_EVERY_S,
     Run,
@@ -24,10 +25,12 @@ from smolcluster.jobs import poll_job, stop_job
 from smolcluster.jobs.telling import ServedLines
 from smolcluster.jobs.types import ACTIVE_STATES, ASKED_GRACE_S, PollResult
 from smolcluster.observe.serving_lines import address_lines, example_lines
+from smolcluster.observe.tablet_lines import tablet_link_lines
 from smolcluster.plan.types import ServePlan
 from smolcluster.runtime.newrun import link_model
 from smolcluster.runtime.onetime import make_onetime
 from smolcluster.runtime.runfolder import write_atomic
+from smolcluster.runtime.tabletnote import tablet_key
 from smolcluster.spec.cluster import ClusterSpec
 
 # From the start to the first answer: layers are read from a disk, which may be a slow one.
@@ -35,8 +38,11 @@ READY_S = 300.0
 LINES_EVERY_S = 5.0
 
 
-def lay_out_serving(cluster: ClusterSpec, plan: ServePlan, model: Path) -> Run:
-    """Write the run's folder in the workdir of its first node, with a new key where its API asks for one."""
+def lay_out_serving(cluster: ClusterSpec, plan: ServePlan, model: Path, exports: Path | None = None) -> Run:
+    """Write the run's folder in the workdir of its first node, with a new key where its API asks for one.
+
+    `exports`: where the layers lie that tablets load.
+    """
     folder = new_folder(workdir_of(cluster, plan), plan.kind)
     key = folder.path / "api_key"
     stages = {rank.node for rank in plan.ranks if rank.role == "stage"}
@@ -46,6 +52,7 @@ def lay_out_serving(cluster: ClusterSpec, plan: ServePlan, model: Path) -> Run:
         return {
             "model_dir": str(model) if node in stages else None,
             "api_key_file": str(key) if node == api and plan.api.asks_for_key else None,
+            "tablet_dir": str(exports) if node == plan.ranks[0].node and exports is not None else None,
         }
 
     run = lay_out(folder, plan, folder.path / "data", own)
@@ -80,6 +87,7 @@ class _Following:
         self._began = time.monotonic()
         self._ready = False
         self._told: dict[str, str] = {}
+        self._links: dict[str, str] = {}
 
     def until_ended(self, asked: threading.Event) -> None:
         """Returns when no node's part runs any more."""
@@ -104,6 +112,7 @@ class _Following:
         now = time.monotonic()
         for node, answer in answers.items():
             self._print(self._lines[node].lines(answer, now))
+            self._tell_links(answer)
         note = answers[self._api].serving
         if note is None or note.state != "ready" or note.urls == self._told:
             return
@@ -114,6 +123,15 @@ class _Following:
         key = self._key()
         onetime = make_onetime(key, note.time) if key else ""
         self._print([*address_lines(note.urls, key, onetime), *example_lines(note, bool(key))])
+
+    def _tell_links(self, answer: PollResult) -> None:
+        """By what link a tablet comes in, when it is waited for, and again if that has changed."""
+        for tablet in answer.tablets:
+            if tablet.state == "connected" or self._links.get(tablet.tablet) == tablet.address:
+                continue
+            self._links[tablet.tablet] = tablet.address
+            secret = read_secret(self._run.folder.path / "secret", "secret", "start it again")
+            self._print(tablet_link_lines(tablet, tablet_key(secret)))
 
     def _key(self) -> str:
         file = self._run.folder.path / "api_key"
@@ -127,7 +145,7 @@ class _Following:
         if gone:
             return f"{', '.join(sorted(gone))} has ended, and nothing is served without it"
         waited_s = time.monotonic() - self._began
-        if self._ready or waited_s < READY_S:
+        if self._ready or waited_s < READY_S + (self._plan.serve.tablet_wait_s if self._plan.tablets else 0.0):
             return ""
         note = answers[self._api].serving
         reason = f"not ready after {waited_s:.0f} s: {note.reason or note.state if note else 'its API has not begun'}"

@@ -63,6 +63,25 @@ def prepare_model(served: Served, cache: Path, say: Callable[[str], None]) -> tu
     return final, digest
 
 
+def require_exporters(plan: ServePlan) -> None:
+    """InputError, with what to install, where the layers that the plan's tablets load cannot be exported here."""
+    if plan.tablets:
+        from smolcluster.tablet.stages import formats_of, require_packages
+
+        require_packages(formats_of(plan))
+
+
+def export_for_tablets(plan: ServePlan, model: Path, out: Path, say: Callable[[str], None]) -> Path | None:
+    """The folder with the layers of the plan's tablets, exported if they are not there; None where it has none."""
+    if not plan.tablets:
+        return None
+    from smolcluster.tablet.stages import export_all
+
+    for name, exported in export_all(plan, model, out).items():
+        say(f"{name}: layers {exported.manifest.layers} {'exported to' if exported.made else 'from'} {exported.folder}")
+    return out.absolute()
+
+
 def _finder(inventory: Path, download: bool, cache: Path) -> Find:
     def find(name: str) -> ModelFolder:
         from smolcluster.commands.generate import find_model

@@ -65,6 +65,6 @@ def _check_serving(request: Request, profile: Path | None, download: bool) -> No
     _, plan = plan_serving(request, profile, download)
     print_notes(plan.notes)
     serve = plan.serve
-    stages = ", ".join(f"{plan.ranks[stage.rank].node} {stage.start}:{stage.stop}" for stage in plan.stages)
+    stages = ", ".join(f"{plan.machine(stage.rank)} {stage.start}:{stage.stop}" for stage in plan.stages)
     print(f"ok: {serve.model_name} on {plan.cluster}: {stages}; API and page on {plan.ranks[plan.api.rank].node}")
     print(f"    {plan.params:,} parameters in {serve.model.precision}, context {serve.model.ctx_length}")

@@ -83,6 +83,27 @@ def export_onnx(
     _tell(export(decoder, Path(model).name, positions, out), decoder, folder, verify)
 
 
+def export_stages(
+    plan: Annotated[Path | None, typer.Option(help="A served model's plan.json.")] = None,
+    model: Annotated[Path | None, typer.Option(help="The folder of its model.")] = None,
+    out: OutOption = CACHE,
+    check: Annotated[str, typer.Option(help="Only see whether these formats can be made here: coreml,onnx.")] = "",
+) -> None:
+    """Export the layers of a plan's tablets, each once: a line `exported FOLDER` for one that was made now, else
+    `found FOLDER`. The role tablet_export calls it.
+    """
+    from smolcluster.plan.types import ServePlan
+    from smolcluster.tablet.stages import export_all, require_packages
+
+    if check:
+        require_packages(part for part in check.split(",") if part)
+        return
+    if plan is None or model is None:
+        raise InputError([Problem("", 0, "--plan", "and --model are needed", "name both, or --check alone")])
+    for exported in export_all(ServePlan.model_validate_json(plan.read_bytes()), model, out).values():
+        typer.echo(f"{'exported' if exported.made else 'found'} {exported.folder}")
+
+
 def _stage(
     model: str, layers: str, context: int | None, inventory: Path | None, download: bool
 ) -> tuple[Decoder, Path, int]:

@@ -45,7 +45,7 @@ def serve(
     from smolcluster.commands._here import require_local
     from smolcluster.commands._serve_here import lay_out_serving
     from smolcluster.commands._serve_here import serve as serve_here
-    from smolcluster.commands._serving import MODELS, plan_serving, prepare_model
+    from smolcluster.commands._serving import MODELS, export_for_tablets, plan_serving, prepare_model, require_exporters
     from smolcluster.commands.report import report_on
 
     settings = [*(override or ()), *([f"web_interface.api_port={port}"] if port is not None else ())]
@@ -54,7 +54,9 @@ def serve(
     served, plan = plan_serving(request, profile, download, folder)
     print_notes(plan.notes)
     require_local(served.cluster, plan, "serves", "inference.yml")
+    require_exporters(plan)
     kept, _ = prepare_model(served, folder, lambda line: typer.echo(line, err=True))
-    run = lay_out_serving(served.cluster, plan, kept)
+    exports = export_for_tablets(plan, kept, folder.parent / "tablet", lambda line: typer.echo(line, err=True))
+    run = lay_out_serving(served.cluster, plan, kept, exports)
     serve_here(run, plan)
     raise typer.Exit(report_on(run.folder.path).exit_code)

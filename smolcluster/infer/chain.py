@@ -50,6 +50,11 @@ class Chain:
         self._thread = threading.Thread(target=self._run, name="smol-stage", daemon=True)
         self._thread.start()
 
+    @property
+    def epoch(self) -> int:
+        """Which one it is."""
+        return self._word.epoch
+
     def end(self) -> None:
         """Break it off, and join."""
         with self._lock:

@@ -41,6 +41,7 @@ class StageNow(Frozen):
 
     `busy_s`: seconds it has computed for `steps` steps since it began. Of a later stage, as the head counts on its own
     links to it: bytes sent and received so far, and how long the way there and back took, None where nobody knows yet.
+    `tablet`: what has the layers where it is no computer; such a stage is alive as long as its tablet is connected.
     """
 
     rank: int
@@ -56,6 +57,7 @@ class StageNow(Frozen):
     bytes_out: int = 0
     bytes_in: int = 0
     rtt_ms: float | None = None
+    tablet: Literal["", "native", "browser"] = ""
 
 
 class Health(Frozen):

@@ -5,6 +5,8 @@
     it does not fit    stay lost, with the reason, until somebody comes
     a rank comes back  to a smaller layout: take it in when nothing is active
     connect            at once, with whoever is there
+    a tablet           is waited for longer than a machine that is started again, unless it is optional; when it has
+                       not come by then, requests that wait for it end
 
 A rank whose fault it was that an epoch could not begin is left out for a while, longer each time. Without a policy
 nothing happens by itself: `connect` waits for all.
@@ -13,12 +15,13 @@ nothing happens by itself: `connect` waits for all.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from smolcluster.comm.clock import Deadline
@@ -38,13 +41,25 @@ Replan = Callable[[Mapping[int, Here]], Layout]
 
 
 @dataclass(frozen=True)
+class TabletPatience:
+    """How long the rank of a tablet is waited for, and whether the others serve without it then."""
+
+    wait_s: float
+    optional: bool = False
+
+
+@dataclass(frozen=True)
 class Policy:
-    """`first_s`: how long all ranks are waited for at the start; `open_s`: how long an epoch may take to begin."""
+    """`first_s`: how long all ranks are waited for at the start; `open_s`: how long an epoch may take to begin.
+
+    `tablets`: the ranks of tablets, for which there are other times.
+    """
 
     replan: Replan
     rejoin_s: float = 15.0
     first_s: float = 150.0
     open_s: float = 150.0
+    tablets: Mapping[int, TabletPatience] = field(default_factory=dict)
 
 
 class Head(Protocol):
@@ -60,6 +75,10 @@ class Head(Protocol):
 
     def say(self, reason: str, hopeless: bool) -> None:
         """Why there is no chain. `hopeless`: nothing is being done about it."""
+        ...
+
+    def give_up(self, reason: str) -> None:
+        """Nobody comes to compute: end every request."""
         ...
 
     def fail(self, error: Exception) -> None:
@@ -85,6 +104,8 @@ class Keeper:
         self._tried: frozenset[int] | None = None  # and at the last attempt
         self._look_at = 0.0
         self._rejoin_until = 0.0
+        # The same of tablets, by rank.
+        self._tablet_until: dict[int, float] = {}
         self._pause_s = _PAUSE_S
         self._blamed: dict[int, tuple[int, float]] = {}
         self._thread = threading.Thread(target=self._run, name="smol-keeper", daemon=True)
@@ -93,7 +114,12 @@ class Keeper:
         """Begin. With a policy the first epoch comes by itself."""
         with self._changed:
             if self._policy is not None:
-                self._rejoin_until = time.monotonic() + self._policy.first_s
+                now = time.monotonic()
+                self._rejoin_until = now + self._policy.first_s
+                # Without one that is not optional its own rank ends the run in time.
+                self._tablet_until = {
+                    rank: now + one.wait_s if one.optional else math.inf for rank, one in self._policy.tablets.items()
+                }
         self._thread.start()
 
     def lost(self, why: str) -> None:
@@ -105,7 +131,12 @@ class Keeper:
             self._pause_s = _PAUSE_S
             self._look_at = 0.0
             if self._policy is not None:
-                self._rejoin_until = time.monotonic() + self._policy.rejoin_s
+                now, rejoin_s = time.monotonic(), self._policy.rejoin_s
+                self._rejoin_until = now + rejoin_s
+                self._tablet_until = {
+                    rank: now + (rejoin_s if one.optional else max(rejoin_s, one.wait_s))
+                    for rank, one in self._policy.tablets.items()
+                }
             self._changed.notify_all()
 
     def connect(self, within_s: float, all_of_them: bool) -> Future[None]:
@@ -217,7 +248,7 @@ class Keeper:
         now = time.monotonic()
         if self._tried == frozenset(there) and now < self._look_at:
             return
-        if missing and now < self._rejoin_until:
+        if any(now < self._tablet_until.get(rank, self._rejoin_until) for rank in missing):
             self._head.say(f"{self._why}waiting for rank {_listed(missing)}", hopeless=False)
             return
         blamed = (
@@ -245,7 +276,10 @@ class Keeper:
         except ConfigError as error:
             gone = [rank for rank in self._roster.ranks if rank not in left]
             what = " ".join(problem.what for problem in error.problems)
-            self._head.say(f"rank {_listed(gone)} is gone, and the others are too few: {what}", hopeless=True)
+            told = f"rank {_listed(gone)} is gone, and the others are too few: {what}"
+            self._head.say(told, hopeless=True)
+            if any(rank in policy.tablets and not policy.tablets[rank].optional for rank in gone):
+                self._head.give_up(told)
             return None
 
     def _grow(self, policy: Policy) -> None:

@@ -8,15 +8,23 @@ from smolcluster.infer.engine import Engine
 from smolcluster.infer.head import About, Health
 from smolcluster.infer.request import Event, Request
 from smolcluster.infer.stream import Stream
+from smolcluster.plan.types import TabletPlan
 
 
 class LocalHead:
-    """A Head. `nodes` names the machine of each rank. The engine is closed with it."""
+    """A Head. `nodes` names the machine of each rank, `tablets` has those of tablets. The engine is closed with it."""
 
-    def __init__(self, engine: Engine, about: About, nodes: Mapping[int, str] | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        about: About,
+        nodes: Mapping[int, str] | None = None,
+        tablets: Mapping[int, TabletPlan] | None = None,
+    ) -> None:
         self._engine = engine
         self._about = about
         self._nodes = dict(nodes or {})
+        self._tablets = dict(tablets or {})
 
     def about(self) -> About:
         """The model."""
@@ -32,7 +40,12 @@ class LocalHead:
 
     def health(self) -> Health:
         """Never raises."""
-        return self._engine.health(self._nodes)
+        health = self._engine.health(self._nodes)
+        stages = [
+            stage.model_copy(update={"tablet": self._tablets[stage.rank].app if stage.rank in self._tablets else ""})
+            for stage in health.stages
+        ]
+        return health.model_copy(update={"stages": tuple(stages)})
 
     def reconnect(self, within_s: float) -> None:
         """Connect all stages anew: Engine.reconnect."""

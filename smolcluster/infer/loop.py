@@ -132,6 +132,11 @@ class Loop:
             if self.state in ("starting", "lost"):
                 self.reason, self.hopeless = reason, hopeless
 
+    def give_up(self, reason: str) -> None:
+        """Nobody comes to compute: end every request."""
+        with contextlib.suppress(PeerLostError):
+            self._ask(lambda: self._fail_all(reason))
+
     def fail(self, error: Exception) -> None:
         """Something that no other stage can help with: end."""
         log.error("the head cannot go on: %s", error, exc_info=not isinstance(error, SmolError))
@@ -288,6 +293,11 @@ class Loop:
             if self.on_loss == "fail" or session.losses > _MOST_LOSSES:
                 session.fail("stage_lost", reason)
                 self._release(session)
+
+    def _fail_all(self, reason: str) -> None:
+        for session in tuple(self.sessions.values()) if self.state == "lost" else ():
+            session.fail("stage_lost", reason)
+            self._release(session)
 
     def _leave(self, reason: str, only_if_idle: bool) -> bool:
         if self.state == "ready":

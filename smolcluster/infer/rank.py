@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -16,12 +16,12 @@ from smolcluster.infer.about import about, context_of, ends_of, tokenizer_of
 from smolcluster.infer.engine import Engine
 from smolcluster.infer.gate import Gate
 from smolcluster.infer.group import group_of
-from smolcluster.infer.keeper import Policy
+from smolcluster.infer.keeper import Policy, TabletPatience
 from smolcluster.infer.linkwatch import links_recorded
 from smolcluster.infer.local import LocalHead
 from smolcluster.infer.replan import Replanner, first_layout
 from smolcluster.infer.request import Limits
-from smolcluster.infer.worker import Worker
+from smolcluster.infer.worker import Load, Worker
 from smolcluster.models.stage_weights import load_stage
 from smolcluster.plan.stages import weight_of
 from smolcluster.plan.types import NodeConfig, RankPlan, ServePlan
@@ -46,14 +46,11 @@ def run_stage(config: NodeConfig, plan: ServePlan, me: RankPlan, stop: Stop) -> 
         raise ConfigError([Problem("", 0, "model_dir", what, "run the playbook again")])
     folder = Path(config.model_dir)
     group = group_of(config, plan, me)
-
-    def recorded(mesh: Mesh) -> AbstractContextManager[None]:
-        return links_recorded(config, plan, me, mesh)
-
+    recorded = partial(links_recorded, config, plan, me)
     if me.rank == 0:
         _be_head(folder, group, plan, recorded, stop)
     else:
-        _be_stage(folder, group, recorded, stop)
+        serve_stage(group, partial(load_stage, folder), stop, recorded=recorded)
 
 
 def _be_head(folder: Path, group: GroupConfig, plan: ServePlan, recorded: Recorded, stop: Stop) -> None:
@@ -62,6 +59,7 @@ def _be_head(folder: Path, group: GroupConfig, plan: ServePlan, recorded: Record
     known = about(folder, shape, plan)
     context = context_of(shape, plan)
     replan = Replanner.of(plan, weight_of(shape, serve.model.precision, serve.cache_tokens or context))
+    tablets = {rank: TabletPatience(serve.tablet_wait_s, one.optional) for rank, one in plan.tablets.items()}
     engine = Engine(
         group,
         first_layout(plan),
@@ -73,10 +71,10 @@ def _be_head(folder: Path, group: GroupConfig, plan: ServePlan, recorded: Record
         serve.seed,
         serve.model.max_new_tokens,
         on_loss="continue",
-        policy=Policy(replan, serve.rejoin_s, first_s=group.join_s, open_s=group.join_s),
+        policy=Policy(replan, serve.rejoin_s, first_s=group.join_s, open_s=group.join_s, tablets=tablets),
     )
     with engine, recorded(engine.mesh):
-        head = LocalHead(engine, known, {rank.rank: rank.node for rank in plan.ranks})
+        head = LocalHead(engine, known, {rank.rank: plan.machine(rank.rank) for rank in plan.ranks}, plan.tablets)
         gate = Gate(head, engine.mesh, plan.api.rank)
         try:
             engine.begin()
@@ -89,9 +87,16 @@ def _be_head(folder: Path, group: GroupConfig, plan: ServePlan, recorded: Record
             gate.close()
 
 
-def _be_stage(folder: Path, group: GroupConfig, recorded: Recorded, stop: Stop) -> None:
+def serve_stage(
+    group: GroupConfig,
+    load: Load,
+    stop: Stop,
+    why: Callable[[], str] = str,
+    recorded: Recorded = lambda _: nullcontext(),
+) -> None:
+    """Be a later stage until `stop`, which is no error; `why` then tells the head. The errors of run_stage."""
     try:
-        worker = Worker(group, partial(load_stage, folder))
+        worker = Worker(group, load)
     except PeerError as error:
         raise SmolError(str(error)) from error  # no peer was asked yet: that it cannot listen is its own failure
     over = threading.Event()
@@ -99,7 +104,7 @@ def _be_stage(folder: Path, group: GroupConfig, recorded: Recorded, stop: Stop) 
     def watch() -> None:
         while not over.is_set():
             if stop.wait(_LOOK_S) and not over.is_set():
-                worker.close()
+                worker.close(why())
                 return
 
     watcher = threading.Thread(target=watch, name="smol-stop", daemon=True)

@@ -1,20 +1,56 @@
 """A stage as a state machine: a message in, messages out for the next stage (the tail's go to the head). No sockets.
 
 It holds the sessions' caches and trusts nobody's count: a row that does not continue what its cache holds is an error
-of that session, not a wrong answer. Sessions that it does not know, and older epochs, are not computed.
+of that session, not a wrong answer. Sessions that it does not know, and older epochs, are not computed. Who computes
+the layers it does not know: a Decoder here, or a tablet (tablet/layers.py).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from smolcluster.infer.messages import Cancel, Error, Logits, Open, Reset, Span, Step, Traffic
 from smolcluster.models.cache import KVCache
-from smolcluster.models.decoder import Decoder, Row
+from smolcluster.models.decoder import Row
+from smolcluster.models.partition import LayerRange
+from smolcluster.spec.shape import DecoderShape
+
+
+class Layers(Protocol):
+    """What computes a stage's layers. `kind`: the type of the hidden states that go on."""
+
+    @property
+    def shape(self) -> DecoderShape:
+        """The model's."""
+        ...
+
+    @property
+    def range(self) -> LayerRange:
+        """Which of its layers these are."""
+        ...
+
+    @property
+    def kind(self) -> torch.dtype:
+        """Of the hidden states that go on."""
+        ...
+
+    def new_cache(self, capacity: int) -> KVCache:
+        """An empty cache for one session of at most `capacity` tokens."""
+        ...
+
+    def forget(self, cache: KVCache) -> None:
+        """The session of that cache is over."""
+        ...
+
+    def __call__(self, x: Tensor, rows: Sequence[Row]) -> Tensor:
+        """As Decoder's."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -30,7 +66,7 @@ class StageState:
 class Stage:
     """One stage's sessions. Not thread-safe: one thread hands it its messages, in order."""
 
-    def __init__(self, decoder: Decoder, epoch: int = 0) -> None:
+    def __init__(self, decoder: Layers, epoch: int = 0) -> None:
         self.decoder = decoder
         self.epoch = epoch
         self._caches: dict[int, KVCache] = {}
@@ -50,7 +86,8 @@ class Stage:
     def handle(self, message: Traffic) -> Iterator[Traffic]:
         """Take one message; what has to go on."""
         if isinstance(message, Reset):
-            self._caches.clear()
+            for session in tuple(self._caches):
+                self._forget(session)
             self.epoch = message.epoch
             yield message
         elif message.epoch != self.epoch:
@@ -60,7 +97,7 @@ class Stage:
         elif isinstance(message, Open):
             yield from self._open(message)
         elif isinstance(message, (Cancel, Error)):
-            self._caches.pop(message.session, None)
+            self._forget(message.session)
             yield message
 
     def _open(self, message: Open) -> Iterator[Traffic]:
@@ -73,7 +110,7 @@ class Stage:
 
     def _step(self, message: Step) -> Iterator[Traffic]:
         good: list[tuple[Span, KVCache]] = []
-        kept: list[torch.Tensor] = []
+        kept: list[Tensor] = []
         start = 0
         for span in message.spans:
             part = message.hidden[start : start + span.length]
@@ -81,8 +118,8 @@ class Stage:
             cache = self._caches.get(span.session)
             if cache is None:
                 yield self._error(span.session, "it is not open here")
-            elif cache.length != span.pos or span.pos + span.length > cache.layers[0].capacity:
-                held, room = cache.length, cache.layers[0].capacity
+            elif cache.length != span.pos or span.pos + span.length > cache.capacity:
+                held, room = cache.length, cache.capacity
                 yield self._error(
                     span.session, f"tokens {span.pos} to {span.pos + span.length} after {held}, with room for {room}"
                 )
@@ -102,7 +139,7 @@ class Stage:
         else:
             yield Step(message.epoch, message.step, spans, out)
 
-    def _compute(self, hidden: torch.Tensor, rows: list[Row]) -> torch.Tensor:
+    def _compute(self, hidden: Tensor, rows: list[Row]) -> Tensor:
         if not rows:  # the step goes on all the same: the head counts it
             width = self.decoder.shape.vocab_size if self.tail else self.decoder.shape.width
             return torch.empty(0, width, dtype=torch.float32 if self.tail else self.decoder.kind)
@@ -112,6 +149,11 @@ class Stage:
         self._steps += 1
         return out
 
+    def _forget(self, session: int) -> None:
+        cache = self._caches.pop(session, None)
+        if cache is not None:
+            self.decoder.forget(cache)
+
     def _error(self, session: int, reason: str) -> Error:
-        self._caches.pop(session, None)
+        self._forget(session)
         return Error(self.epoch, session, f"layers {self.decoder.range} refused it: {reason}")

@@ -24,20 +24,19 @@ from smolcluster.comm.opening import dial_rank_0, open_mesh
 from smolcluster.comm.pulse import Pulse, heartbeat_s
 from smolcluster.errors import PeerError
 from smolcluster.infer.chain import Chain
-from smolcluster.infer.layout import CONTROL, Assignment, Here, Pong, heard, say
+from smolcluster.infer.layout import CONTROL, Assignment, Here, Pong, Report, heard, say
 from smolcluster.infer.messages import Op
-from smolcluster.infer.stage import Stage
-from smolcluster.models.decoder import Decoder
+from smolcluster.infer.stage import Layers, Stage
 from smolcluster.models.dense import Precision
 from smolcluster.models.partition import LayerRange
 from smolcluster.runtime.process import give_back_memory
 
-Load = Callable[[LayerRange, Precision], Decoder]
+Load = Callable[[LayerRange, Precision], Layers]
 _MB = 1 << 20
 
 
 class Worker:
-    """A later stage's process. `load` reads layers at a precision from this machine's copy of the model."""
+    """A later stage's process. `load` gives layers at a precision: of the model's copy here, or a tablet's."""
 
     def __init__(self, config: GroupConfig, load: Load) -> None:
         self._config = config
@@ -77,12 +76,15 @@ class Worker:
             if mesh.listener is not None:
                 mesh.listener.close()
 
-    def close(self) -> None:
-        """Have `run` return, from any thread."""
+    def close(self, reason: str = "") -> None:
+        """Have `run` return, from any thread. `reason`: why nothing more is computed here, for the head to tell."""
         with self._lock:
             self._closing.set()
-            control = self._control
+            control, chain = self._control, self._chain
         if control is not None:
+            if reason and chain is not None:
+                with contextlib.suppress(PeerError):
+                    say(control, Op.FAILED, Report(epoch=chain.epoch, reason=reason[:1000]))
             control.say_fin()
             control.abort()
 

@@ -234,7 +234,7 @@ def _unused_data(workdir: Path) -> tuple[Path, ...]:
         Path(there).name
         for path in _folders(workdir)
         for config in _configs(path)
-        for there in (config.data_dir, config.init_dir, config.model_dir)
+        for there in (config.data_dir, config.init_dir, config.model_dir, config.tablet_dir)
         if there
     }
     # Half-copied ones (.part) belong to whoever is copying.

@@ -17,6 +17,7 @@ from smolcluster.jobs.types import ACTIVE_STATES, TAIL_LINES, JobError, JobMissi
 from smolcluster.jobs.wire import Request
 from smolcluster.runtime.results import read_result, read_serving
 from smolcluster.runtime.runfolder import JobState, RunFolder, ServingNote
+from smolcluster.runtime.tabletnote import TabletNote, read_tablet
 
 # The API's rank writes about every second; on a busy Raspberry Pi with an SD card now and then much later.
 SILENT_S = 30.0
@@ -38,7 +39,13 @@ def poll_job(run_dir: Path, node: str, renew: bool = True) -> PollResult:
     state = told_by_ranks(folder, settle(folder, node))
     steps = {rank: last_step(folder.metrics(node, rank)) for rank in state.ranks}
     progress = {rank: step for rank, step in steps.items() if step is not None}
-    return PollResult(job=state, progress=progress, failed=_failures(folder, state), serving=_serving(folder, state))
+    return PollResult(
+        job=state,
+        progress=progress,
+        failed=_failures(folder, state),
+        serving=_serving(folder, state),
+        tablets=_tablets(folder, state),
+    )
 
 
 def active_here(run_dir: Path, nodes: Iterable[str]) -> tuple[str, ...]:
@@ -96,6 +103,13 @@ def _serving(folder: RunFolder, state: JobState) -> ServingNote | None:
         why = silent if doing == "running" else "the API is started again"
         return note.model_copy(update={"state": "lost", "reason": why, "tokens_per_s": 0.0})
     return None
+
+
+def _tablets(folder: RunFolder, state: JobState) -> tuple[TabletNote, ...]:
+    """What ranks that run say of their tablets."""
+    running = [rank for rank, doing in state.ranks.items() if doing == "running"]
+    notes = [read_tablet(folder, state.node, rank) for rank in running]
+    return tuple(note for note in notes if note is not None)
 
 
 def _failures(folder: RunFolder, state: JobState) -> tuple[RankFailure, ...]:

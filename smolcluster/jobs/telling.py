@@ -10,6 +10,7 @@ from typing import Protocol
 from smolcluster.jobs.types import PollResult
 from smolcluster.observe.progress import Mark, progress_line, slowest, time_left_s
 from smolcluster.observe.serving_lines import ServingLines
+from smolcluster.observe.tablet_lines import TabletLines
 from smolcluster.runtime.runfolder import JobState
 
 
@@ -71,16 +72,18 @@ class StepLines:
 
 
 class ServedLines:
-    """Of a served model: what died, and on the API's node how serving goes."""
+    """Of a served model: what died, what the tablets do, and on the API's node how serving goes."""
 
     def __init__(self, node: str, width: int, every_s: float) -> None:
         self._node, self._width = node, width
         self._restarts = _Restarts()
         self._serving = ServingLines(every_s)
+        self._tablets = TabletLines()
 
     def lines(self, answer: PollResult, now_s: float) -> list[str]:
         """Restarts, changes of state with their reasons, and counts when they are due."""
-        return self._told(self._restarts.new(answer.job), answer, now_s, last=False)
+        said = [line for note in answer.tablets for line in self._tablets.lines(note, now_s)]
+        return self._told([*self._restarts.new(answer.job), *said], answer, now_s, last=False)
 
     def last(self, answer: PollResult, now_s: float) -> list[str]:
         """The last counts, if they were not shown."""

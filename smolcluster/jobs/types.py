@@ -9,6 +9,7 @@ from pydantic import Field
 from smolcluster.errors import SmolError
 from smolcluster.runtime.metricsfile import StepRecord
 from smolcluster.runtime.runfolder import JobState, ServingNote
+from smolcluster.runtime.tabletnote import TabletNote
 from smolcluster.spec.base import Frozen
 
 # How long ranks may take to end by themselves once told to, before they are ended.
@@ -63,13 +64,15 @@ class RankFailure(Frozen):
 class PollResult(Frozen):
     """What `poll_job` answers: the job, the last step of each rank that has made one, and who failed.
 
-    `serving`: how a model is served, where its API is and has said so.
+    `serving`: how a model is served, where its API is and has said so; `tablets`: how it stands with those that a rank
+    there hands over to.
     """
 
     job: JobState
     progress: dict[int, StepRecord] = Field(default_factory=dict)
     failed: tuple[RankFailure, ...] = ()
     serving: ServingNote | None = None
+    tablets: tuple[TabletNote, ...] = ()
 
 
 class RunEntry(Frozen):

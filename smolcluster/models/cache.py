@@ -55,6 +55,11 @@ class KVCache:
         return self.layers[0].length
 
     @property
+    def capacity(self) -> int:
+        """The most tokens it will hold."""
+        return self.layers[0].capacity
+
+    @property
     def bytes(self) -> int:
         """Memory held by all layers."""
         return sum(layer.bytes for layer in self.layers)

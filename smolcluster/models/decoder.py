@@ -155,6 +155,9 @@ class Decoder:
         """An empty cache for one session of at most `capacity` tokens."""
         return KVCache(len(self.layers), capacity)
 
+    def forget(self, cache: KVCache) -> None:
+        """The session of that cache is over. Its memory goes with it: there is nothing to do."""
+
     @torch.inference_mode()
     def __call__(self, x: Tensor, rows: Sequence[Row]) -> Tensor:
         """The first stage takes (N,) int64 ids, the others (N, width); N is the sum of the rows' lengths.

@@ -34,18 +34,19 @@ def address_lines(urls: Mapping[str, str], key: str = "", onetime: str = "", els
 
 
 def link_lines(link: str) -> list[str]:
-    """A link with a one-time key, what it is good for, and its QR code where a phone can use it.
-
-    There is no code without the extra `serve`, which only machines that serve need.
-    """
+    """A link with a one-time key, what it is good for, and its QR code where a phone can use it."""
     lines = [link, f"the link lets one browser in, once, within {LINK_S / 60:g} minutes"]
-    if is_loopback(urlsplit(link).hostname or ""):  # a phone has one of its own
-        return lines
+    # A phone has a loopback of its own.
+    return lines if is_loopback(urlsplit(link).hostname or "") else lines + code_lines(link)
+
+
+def code_lines(link: str) -> list[str]:
+    """The QR code of a link; nothing without the extra `serve`, which only machines that serve need."""
     try:
         from smolcluster.runtime.qr import qr_lines
     except ImportError:
-        return lines
-    return lines + qr_lines(link)
+        return []
+    return qr_lines(link)
 
 
 def layers_text(rank: int, planned: str, note: ServingNote | None) -> str:

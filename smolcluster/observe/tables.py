@@ -140,7 +140,7 @@ def _served_ranks(story: ServeStory) -> Table:
         stage.rank: layers_text(stage.rank, f"{stage.start}:{stage.stop}", story.note) for stage in story.plan.stages
     }
     for rank in story.ranks:
-        head = [str(rank.plan.rank), escape(rank.plan.node), layers.get(rank.plan.rank, "API")]
+        head = [str(rank.plan.rank), escape(story.plan.machine(rank.plan.rank)), layers.get(rank.plan.rank, "API")]
         if rank.result is None:
             table.add_row(*head, "[red]no result[/]", "")
         else:

@@ -109,7 +109,7 @@ def make_plan(
         ranks=ranks,
         params=param_count(run.model),
         memory=memory,
-        ca=ca if any(any(links.values()) for links in wires.encrypt) else "",
+        ca=ca if wires.encrypted else "",
         notes=tuple(dict.fromkeys(told)),
         inputs=dict(sorted((inputs or {}).items())),
     )

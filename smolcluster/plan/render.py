@@ -44,6 +44,7 @@ def node_config(plan: Plan | ServePlan, node: Node) -> NodeConfig:
     run_id = f"preview-{plan.kind if isinstance(plan, ServePlan | ProfilePlan) else plan.run.strategy}-{digest[:4]}"
     run_dir = _path(node, _at_home(node, node.workdir)) / run_id
     has_stage = any(rank.node == node.name and rank.role == "stage" for rank in plan.ranks)
+    has_tablets = isinstance(plan, ServePlan) and bool(plan.tablets) and plan.ranks[0].node == node.name
     return NodeConfig(
         schema=NODE_SCHEMA,
         run_id=run_id,
@@ -58,6 +59,7 @@ def node_config(plan: Plan | ServePlan, node: Node) -> NodeConfig:
         lease_s=LEASE_S,
         ranks=tuple(rank.rank for rank in plan.ranks if rank.node == node.name),
         model_dir=str(run_dir / "model") if has_stage else None,
+        tablet_dir=str(run_dir / "tablet") if has_tablets else None,
         certificates=str(_path(node, _at_home(node, NODES_HOME)) / node.name) if plan.ca else None,
     )
 

@@ -10,7 +10,8 @@ from smolcluster.plan.exporters import exporter_listeners
 from smolcluster.plan.make import DEFAULT_THREADS, buffer_mb
 from smolcluster.plan.ports import Listener, port_problems, ports_of
 from smolcluster.plan.profile import Profile
-from smolcluster.plan.stages import ModelWeight, Ranges, need_mb, stage_ranges, weight_of
+from smolcluster.plan.stages import ModelWeight, Ranges, need_mb, stage_machines, stage_ranges, weight_of
+from smolcluster.plan.tablets import Tablets, bases_of, processes_of, tablets_of
 from smolcluster.plan.types import ApiPlan, RankPlan, ServePlan, StagePlan
 from smolcluster.plan.wires import Wires, serving_wires
 from smolcluster.spec.cluster import ClusterSpec, Node
@@ -35,21 +36,24 @@ def make_serve_plan(
     ConfigError with everything that stands in the way:
     machines that cannot reach each other, a model that does not fit, ports that are in each other's way.
     """
-    stages = [cluster.node(stage.node) for stage in serve.stages]
+    stages = processes_of(cluster, serve.stages)
     web = cluster.node(serve.api_node) if serve.api_node is not None else stages[0]
     nodes = [*stages, web]
     encryption = Encryption(serve.comm.encrypt, ca)
-    wires = serving_wires(Topology(cluster), [node.name for node in nodes], encryption)
+    topology = Topology(cluster)
+    wires = serving_wires(topology, [node.name for node in nodes], encryption)
+    tablets = tablets_of(cluster, serve, topology, encryption)
     https = encryption.of_api(serve.listen)
-    bases = [(stage.node, stage.port) for stage in serve.stages]
-    ports = ports_of(bases, wires.listen)
+    ports = ports_of(bases_of(cluster, serve.stages), wires.listen)
     where = f"inventory {cluster.name}"
-    complaints = [*wires.problems, *port_problems(_listeners(serve, stages, web, wires, ports))]
+    listeners = _listeners(serve, stages, web, wires, ports, tablets)
+    complaints = [*wires.problems, *tablets.problems, *port_problems(listeners)]
     problems = [Problem(where, 0, key, what, fix) for key, what, fix in complaints]
     weight = weight_of(shape, serve.model.precision, serve.cache_tokens or serve.model.ctx_length)
+    machines = stage_machines(cluster, serve, shape, profile)
     ranges: Ranges = ()
     try:
-        ranges = stage_ranges(cluster, serve, weight, profile)
+        ranges = stage_ranges(serve, weight, machines)
     except ConfigError as error:
         problems += [Problem(one.file or where, one.line, one.key, one.what, one.fix) for one in error.problems]
     if problems:
@@ -66,9 +70,10 @@ def make_serve_plan(
                 rank=rank,
                 start=start,
                 stop=stop,
-                need_mb=need_mb(weight, start, stop),
-                memory_mb=stages[rank].memory_mb,
-                speed=profile.speeds.get(stages[rank].name, 1.0) if profile is not None else 1.0,
+                need_mb=need_mb(machines[rank].weight or weight, start, stop),
+                memory_mb=machines[rank].memory_mb,
+                speed=machines[rank].speed,
+                tablet=tablets.by_rank.get(rank),
             )
             for rank, (start, stop) in enumerate(ranges)
         ),
@@ -79,9 +84,9 @@ def make_serve_plan(
             frontend_port=serve.frontend_port,
             tls=https,
         ),
-        ca=ca if https or any(any(links.values()) for links in wires.encrypt) else "",
+        ca=ca if https or wires.encrypted or any(tablet.tls for tablet in tablets.by_rank.values()) else "",
         params=shape.params,
-        notes=tuple(dict.fromkeys((*notes, *wires.notes, *_alone(stages, weight, profile)))),
+        notes=tuple(dict.fromkeys((*notes, *wires.notes, *tablets.notes, *_alone(stages, weight, profile)))),
         inputs=dict(sorted((inputs or {}).items())),
     )
 
@@ -108,35 +113,42 @@ def _alone(stages: Sequence[Node], weight: ModelWeight, profile: Profile | None)
 
 def _rank(serve: ServeSpec, rank: int, nodes: Sequence[Node], wires: Wires, port: int) -> RankPlan:
     node, is_api = nodes[rank], rank == len(nodes) - 1
+    computes = not is_api and node.name == serve.stages[rank].node
     return RankPlan(
         rank=rank,
         node=node.name,
         local_rank=sum(before.name == node.name for before in nodes[:rank]),
         role="api" if is_api else "stage",
-        device="cpu" if is_api else node.device,
+        device=node.device if computes else "cpu",
         listen=wires.listen[rank],
         port=port,
         peers=wires.peers[rank],
         encrypt=wires.encrypt[rank],
         samples=0,
         buffer_mb=buffer_mb(node, serve.comm),
-        threads=1 if is_api else node.threads or DEFAULT_THREADS,
+        threads=node.threads or DEFAULT_THREADS if computes else 1,
     )
 
 
 def _listeners(
-    serve: ServeSpec, stages: Sequence[Node], web: Node, wires: Wires, ports: Mapping[int, int]
+    serve: ServeSpec, stages: Sequence[Node], web: Node, wires: Wires, ports: Mapping[int, int], tablets: Tablets
 ) -> list[Listener]:
-    """Everybody who listens, the API and the page too. Machines may share an address only where they are one."""
+    """Everybody who listens on our machines, API and pages too. These may share an address only where they are one."""
     said = [
         Listener(f"rank {rank} ({node.name})", node.name, wires.listen[rank], ports[rank])
         for rank, node in enumerate(stages)
+    ]
+    pages = [
+        Listener(f"the page for {one.node}", stages[0].name, (one.host,), one.port)
+        for one in tablets.by_rank.values()
+        if one.app == "browser"
     ]
     addresses = tuple("127.0.0.1" if address == "localhost" else address for address in serve.listen)
     places = [(node.name, wires.listen[rank]) for rank, node in enumerate([*stages, web])]
     return [
         *said,
         *exporter_listeners(places, serve.comm.metrics_port),
+        *pages,
         Listener("web_interface.api_port", web.name, addresses, serve.api_port),
         Listener("web_interface.frontend_port", web.name, addresses, serve.frontend_port),
     ]

@@ -13,6 +13,7 @@ from functools import cache
 
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.plan.profile import Profile
+from smolcluster.plan.types import TABLET_FORMATS, TabletFormat
 from smolcluster.spec.cluster import ClusterSpec
 from smolcluster.spec.serving import ServeSpec
 from smolcluster.spec.shape import DecoderShape
@@ -20,16 +21,21 @@ from smolcluster.spec.shape import DecoderShape
 _MB = 1024 * 1024
 # Python, torch, a step's activations.
 STAGE_BASE_MB = 400
+# An app or a page that computes, and its runtime.
+TABLET_BASE_MB = 250
 # Bytes of a value by precision: of products' weights; of tables, norms and caches, which int8 keeps in fp32.
 _WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 _VALUE_BYTES = {"fp32": 4, "bf16": 2, "int8": 4}
+# What a tablet has of a layer and its cache: Core ML's halves, ONNX's fp32.
+_TABLET_BYTES: dict[TabletFormat, int] = {"coreml": 2, "onnx": 4}
 Ranges = tuple[tuple[int, int], ...]
 SERVE_LESS = "take a smaller model, int8 weights, or more machines"
 
 
 @dataclass(frozen=True)
 class ModelWeight:
-    """What a model weighs. Bytes at its precision; `head_layers`: how many layers' work the head is."""
+    """What a model weighs. Bytes at its precision; `head_layers`: how many layers' work the head is; `base_mb`: what
+    a stage takes with no layers at all."""
 
     layers: int
     layer_bytes: int
@@ -37,15 +43,19 @@ class ModelWeight:
     head_bytes: int
     cache_bytes: int
     head_layers: float
+    base_mb: int = STAGE_BASE_MB
 
 
 @dataclass(frozen=True)
 class Machine:
-    """One stage's machine. `memory_mb` None: unknown, so nothing is refused."""
+    """One stage's machine. `memory_mb` None: unknown, so nothing is refused. `weight`: what the model weighs there, if
+    that is not what it weighs elsewhere. `fixed`: the layers it has, and can have no others."""
 
     name: str
     memory_mb: int | None = None
     speed: float = 1.0
+    weight: ModelWeight | None = None
+    fixed: tuple[int, int] | None = None
 
 
 def weight_of(shape: DecoderShape, precision: str, cache_tokens: int) -> ModelWeight:
@@ -62,12 +72,36 @@ def weight_of(shape: DecoderShape, precision: str, cache_tokens: int) -> ModelWe
     )
 
 
-def stage_ranges(cluster: ClusterSpec, serve: ServeSpec, weight: ModelWeight, profile: Profile | None = None) -> Ranges:
-    """Half-open ranges in the order of `serve.stages`. ConfigError tells which machine has too little memory."""
+def tablet_weight(shape: DecoderShape, made: TabletFormat, cache_tokens: int) -> ModelWeight:
+    """The same on a tablet, in the format of its layers."""
+    size = _TABLET_BYTES[made]
+    return ModelWeight(
+        layers=shape.layers,
+        layer_bytes=size * shape.layer_params,
+        table_bytes=0,
+        head_bytes=size * shape.table_params,
+        cache_bytes=size * shape.cache_values * cache_tokens,
+        head_layers=shape.table_params / shape.layer_params,
+        base_mb=TABLET_BASE_MB,
+    )
+
+
+def stage_machines(
+    cluster: ClusterSpec, serve: ServeSpec, shape: DecoderShape, profile: Profile | None = None
+) -> list[Machine]:
+    """What is known of each stage's machine, in their order."""
     speeds: Mapping[str, float] = profile.speeds if profile is not None else {}
-    machines = [
-        Machine(stage.node, cluster.node(stage.node).memory_mb, speeds.get(stage.node, 1.0)) for stage in serve.stages
-    ]
+    tokens = serve.cache_tokens or serve.model.ctx_length
+    machines = []
+    for stage in serve.stages:
+        node = cluster.node(stage.node)
+        weight = tablet_weight(shape, TABLET_FORMATS[node.app], tokens) if node.app is not None else None
+        machines.append(Machine(stage.node, node.memory_mb, speeds.get(stage.node, 1.0), weight))
+    return machines
+
+
+def stage_ranges(serve: ServeSpec, weight: ModelWeight, machines: Sequence[Machine]) -> Ranges:
+    """Half-open ranges in the order of `serve.stages`. ConfigError tells which machine has too little memory."""
     if not serve.given:
         return split(weight, machines)
     ranges = tuple((stage.start, stage.stop) for stage in serve.stages)
@@ -93,6 +127,8 @@ def split(weight: ModelWeight, machines: Sequence[Machine], fix: str = SERVE_LES
         found: tuple[float, float, Ranges] | None = None
         stops = [weight.layers] if last else range(weight.layers - (count - number - 1), start, -1)
         for stop in stops:
+            if machines[number].fixed not in (None, (start, stop)):
+                continue
             if not _fits(weight, machines[number], start, stop):
                 continue
             rest = (0.0, 0.0, ()) if last else best(number + 1, stop)
@@ -118,7 +154,7 @@ def need_mb(weight: ModelWeight, start: int, stop: int) -> int:
     size = (stop - start) * (weight.layer_bytes + weight.cache_bytes)
     size += weight.table_bytes if start == 0 else 0
     size += weight.head_bytes if stop == weight.layers else 0
-    return STAGE_BASE_MB + -(-size // _MB)
+    return weight.base_mb + -(-size // _MB)
 
 
 def fits(weight: ModelWeight, machines: Sequence[Machine], ranges: Ranges) -> bool:
@@ -127,7 +163,7 @@ def fits(weight: ModelWeight, machines: Sequence[Machine], ranges: Ranges) -> bo
 
 
 def _fits(weight: ModelWeight, machine: Machine, start: int, stop: int) -> bool:
-    return machine.memory_mb is None or need_mb(weight, start, stop) <= machine.memory_mb
+    return machine.memory_mb is None or need_mb(machine.weight or weight, start, stop) <= machine.memory_mb
 
 
 def _check_memory(weight: ModelWeight, machines: Sequence[Machine], ranges: Ranges) -> None:
@@ -136,7 +172,8 @@ def _check_memory(weight: ModelWeight, machines: Sequence[Machine], ranges: Rang
             "",
             0,
             f"machines.{machine.name}.memory_mb",
-            f"layers {start}:{stop} need {need_mb(weight, start, stop)} MB there, and it has {machine.memory_mb}",
+            f"layers {start}:{stop} need {need_mb(machine.weight or weight, start, stop)} MB there,"
+            f" and it has {machine.memory_mb}",
             "give it fewer layers in `stages`, or leave `stages` out",
         )
         for machine, (start, stop) in zip(machines, ranges, strict=True)

@@ -14,12 +14,15 @@ from pydantic import Field
 
 from smolcluster.plan.grid import Grid
 from smolcluster.spec.base import Frozen
+from smolcluster.spec.cluster import App
 from smolcluster.spec.run import RunSpec, WireFormat
 from smolcluster.spec.serving import ServeSpec
 from smolcluster.spec.values import is_loopback
 
 PLAN_SCHEMA = 1
 NODE_SCHEMA = 1
+TabletFormat = Literal["coreml", "onnx"]
+TABLET_FORMATS: dict[App, TabletFormat] = {"native": "coreml", "browser": "onnx"}
 
 
 class RankPlan(Frozen):
@@ -110,11 +113,31 @@ class ProfilePlan(Plan):
     kind: Literal["profile"] = "profile"
 
 
+class TabletPlan(Frozen):
+    """The tablet that has a stage's layers; the stage's rank is a process on the head's machine, which hands over.
+
+    `host` and `port`: of its app, which that process dials (native), or of the page that it serves (browser), then an
+    own address, 0 any free port. `optional`: serving goes on without it.
+    """
+
+    node: str
+    app: App
+    host: str
+    port: int = Field(ge=0, le=65535)
+    tls: bool = False
+    optional: bool = False
+
+    @property
+    def format(self) -> TabletFormat:
+        """Of the exported layers that it loads."""
+        return TABLET_FORMATS[self.app]
+
+
 class StagePlan(Frozen):
     """Layers `start` to `stop`, half-open, of a served model. `need_mb`: weights, caches and what a process costs.
 
     `memory_mb` is what its machine has, as far as it is known, and `speed` how fast it is beside the others: for the
-    head to plan anew when a stage is lost.
+    head to plan anew when a stage is lost. `tablet`: what has the layers, where that is no process of ours.
     """
 
     rank: int = Field(ge=0)
@@ -123,6 +146,7 @@ class StagePlan(Frozen):
     need_mb: int = Field(gt=0)
     memory_mb: int | None = None
     speed: float = Field(default=1.0, gt=0)
+    tablet: TabletPlan | None = Field(default=None, exclude_if=lambda tablet: tablet is None)
 
 
 class ApiPlan(Frozen):
@@ -163,6 +187,16 @@ class ServePlan(Frozen):
     notes: tuple[str, ...] = ()
     inputs: dict[str, str] = Field(default_factory=dict)
 
+    @property
+    def tablets(self) -> dict[int, TabletPlan]:
+        """By rank those of its stages."""
+        return {stage.rank: stage.tablet for stage in self.stages if stage.tablet is not None}
+
+    def machine(self, rank: int) -> str:
+        """What people know a rank by: the tablet that has its layers, else the machine that its process is on."""
+        tablet = self.tablets.get(rank)
+        return tablet.node if tablet is not None else self.ranks[rank].node
+
     def to_json(self) -> str:
         """The canonical text of the plan; `digest` is its hash."""
         return self.model_dump_json(by_alias=True, indent=2) + "\n"
@@ -192,7 +226,8 @@ class NodeConfig(Frozen):
     `resume_from` is the folder of an earlier run, or one of its manifests: training starts from its checkpoint. It may
     be on other nodes only. A generation above 0 looks into `run_dir` first.
     For a served model: `model_dir` is its folder on this host, where a stage is; `api_key_file` holds the key, where
-    the API is and asks for one. `certificates` is the folder of the node's, where a link or the API is encrypted.
+    the API is and asks for one; `tablet_dir` keeps the layers exported for tablets, where the head is. `certificates`
+    is the folder of the node's, where a link or the API is encrypted.
     """
 
     schema_: int = Field(default=NODE_SCHEMA, alias="schema", serialization_alias="schema")
@@ -211,4 +246,5 @@ class NodeConfig(Frozen):
     resume_from: str | None = None
     model_dir: str | None = None
     api_key_file: str | None = None
+    tablet_dir: str | None = None
     certificates: str | None = None

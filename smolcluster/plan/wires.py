@@ -29,6 +29,11 @@ class Wires:
     private: bool = True
     routes: tuple[Route, ...] = ()
 
+    @property
+    def encrypted(self) -> bool:
+        """Whether any link is."""
+        return any(any(links.values()) for links in self.encrypt)
+
 
 def wires_between(
     topology: Topology,
@@ -112,11 +117,10 @@ def choose_transport(
 ) -> tuple[Literal["smol", "gloo"], list[Complaint]]:
     """gloo only where all machines share an OS family and nobody else is on the wires: it has no authentication."""
     kinds = sorted({node.kind for node in nodes})
-    encrypted = any(said for links in wires.encrypt for said in links.values())
     if wanted == "smol":
         return "smol", []
     if wanted == "auto":
-        return ("gloo" if len(kinds) == 1 and wires.private and not encrypted else "smol"), []
+        return ("gloo" if len(kinds) == 1 and wires.private and not wires.encrypted else "smol"), []
     problems: list[Complaint] = []
     if len(kinds) > 1:
         what = f"gloo cannot join {' and '.join(kinds)}: a gloo group cannot span operating systems"
@@ -124,7 +128,7 @@ def choose_transport(
     if not wires.private:
         what = "gloo neither authenticates nor encrypts, and not every wire of this run is private"
         problems.append(("transport", what, "use transport: smol, or declare the network `private: true`"))
-    elif encrypted:
+    elif wires.encrypted:
         what = "gloo does not encrypt, and encrypt: always asks for it"
         problems.append(("transport", what, "use transport: smol, or encrypt: auto"))
     return "gloo", problems

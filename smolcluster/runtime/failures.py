@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from smolcluster.errors import ConfigError, PeerError, RunOverError, SmolError, TrainingError
+from smolcluster.errors import AbsentError, ConfigError, PeerError, RunOverError, SmolError, TrainingError
 from smolcluster.files import explain_with_path, is_refusal
 
 # torch carries an exception of a process group through C++ as text: "PeerLostError: rank 2 ...".
@@ -49,7 +49,8 @@ def understand(error: BaseException, smaller: str = TRAIN_SMALLER) -> Failure:
         if isinstance(link, PeerError):
             return Failure(PeerError.exit_code, str(link), False, False, final=isinstance(link, RunOverError))
         if isinstance(link, SmolError):
-            return Failure(link.exit_code, str(link), True, False, final=isinstance(link, ConfigError | TrainingError))
+            final = isinstance(link, ConfigError | TrainingError | AbsentError)
+            return Failure(link.exit_code, str(link), True, False, final)
     text = str(error)
     carried = _CARRIED.search(text)
     if carried is not None:

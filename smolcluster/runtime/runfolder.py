@@ -136,6 +136,10 @@ class RunFolder:
         """What the API's rank says of itself now: ServingNote."""
         return self.rank(node, rank) / "serving.json"
 
+    def tablet(self, node: str, rank: int) -> Path:
+        """What the rank of a tablet's stage says of it now: TabletNote (runtime/tabletnote.py)."""
+        return self.rank(node, rank) / "tablet.json"
+
     def links_used(self, node: str, rank: int) -> Path:
         """Which links to its page the API's rank has let somebody in by."""
         return self.rank(node, rank) / "links_used"

@@ -13,7 +13,7 @@ from smolcluster.spec.clusterfile import CLUSTER_FILES, CommonFile, HostsFile, M
 from smolcluster.spec.consistency import check_hosts, check_ranks
 from smolcluster.spec.document import Document, KeyPath
 from smolcluster.spec.layers import merge
-from smolcluster.spec.machines import REMOTE_WORKDIR, kind_from_name
+from smolcluster.spec.machines import REMOTE_WORKDIR, app_at, kind_from_name
 from smolcluster.spec.problems import listed
 from smolcluster.spec.validate import validated
 
@@ -48,6 +48,7 @@ def cluster_from(document: Document, strategy: str) -> tuple[ClusterSpec, tuple[
                 host=name,
                 workdir=REMOTE_WORKDIR,
                 train=not tablet,
+                app=app_at(_own_addresses(file, name)) if tablet else None,
             )
         )
     networks, notes, wrong = _networks(file, strategy, tuple(hosts), document)
@@ -77,6 +78,11 @@ def _hosts(file: CommonFile, strategy: str) -> _Hosts:
         if file.server is not None:
             hosts.setdefault(file.server, ("server",))
     return hosts
+
+
+def _own_addresses(file: CommonFile, name: str) -> list[str]:
+    """What the file says of a tablet's address: it is nobody's server, so that is its own."""
+    return [file.host_ip[name]] if isinstance(file, HostsFile) and name in file.host_ip else []
 
 
 def _networks(

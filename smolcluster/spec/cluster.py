@@ -12,6 +12,7 @@ Kind = Literal["macos", "linux", "windows", "ipados"]
 Connection = Literal["local", "ssh", "none"]
 Medium = Literal["loopback", "thunderbolt", "ethernet", "wifi"]
 Device = Literal["auto", "cpu", "mps", "cuda"]
+App = Literal["native", "browser"]
 
 
 class Node(Frozen):
@@ -19,6 +20,7 @@ class Node(Frozen):
 
     `python` is the interpreter that has smolcluster on that machine; `workdir` the folder its runs live in (absolute or
     starting with ~). `ranks` is how many processes it holds. `train` is False for machines that cannot (a tablet).
+    `app` is what a tablet computes layers in, None for a computer: our app, dialled, or its browser, which dials.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Node(Frozen):
     ranks: int = Field(default=1, ge=1)
     threads: int | None = Field(default=None, ge=1)
     train: bool = True
+    app: App | None = None
 
 
 class Network(Frozen):

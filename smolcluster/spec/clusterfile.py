@@ -35,6 +35,13 @@ if TYPE_CHECKING:
     Balance = dict[str, float] | Literal["auto"]
 else:  # not a union: a bad weight would be told twice, once for each of its members
     Balance = Annotated[dict[str, Weight], WrapValidator(_balance)]
+
+
+def _names(value: Any) -> Any:
+    """`ipad` or `ipad,ipad2`, as a flag says it, is a list too."""
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
 Nodes = Annotated[Annotated[list[MachineName], Field(min_length=1)] | None, BeforeValidator(_nodes)]
 
 
@@ -212,6 +219,8 @@ class InferenceFile(HostsFile):
 
     `rejoin_wait`: seconds a lost stage is waited for before the others share its layers. `resume_wait`: seconds an
     answer of a chat goes on with nobody listening. `replicas` is for training: a model is served by one pipeline.
+    `tablet_wait`: seconds a tablet is waited for, at the start and when it was lost; `optional`: tablets that serving
+    goes on without.
     """
 
     model_name: str | None = Field(default=None, min_length=1)
@@ -223,6 +232,8 @@ class InferenceFile(HostsFile):
     request_timeout: float = Field(default=300.0, gt=0)
     rejoin_wait: float = Field(default=15.0, ge=0)
     resume_wait: float = Field(default=20.0, ge=0)
+    tablet_wait: float = Field(default=120.0, gt=0)
+    optional: Annotated[list[MachineName], BeforeValidator(_names)] = Field(default_factory=list)
 
 
 CLUSTER_FILES: dict[str, type[CommonFile]] = {

@@ -13,7 +13,7 @@ from smolcluster.spec.cluster import ClusterSpec, Medium, Network, Node
 from smolcluster.spec.clusterfile import CLUSTER_FILES
 from smolcluster.spec.document import Document, read_document
 from smolcluster.spec.inventoryfile import INVENTORY_SCHEMA, InventoryFile, MachineEntry, NetworkEntry
-from smolcluster.spec.machines import default_workdir, kind_from_name, own_kind
+from smolcluster.spec.machines import app_at, default_workdir, kind_from_name, own_kind
 from smolcluster.spec.problems import explain
 from smolcluster.spec.recognise import KINDS, recognise
 
@@ -62,7 +62,9 @@ def _from_inventory(document: Document, path: Path) -> tuple[ClusterSpec, list[s
     problems: list[Problem] = []
     nodes = []
     for name, entry in file.machines.items():
-        node = _node(name, entry or MachineEntry(), document, path)
+        entry = entry or MachineEntry()
+        addresses = [network.members[name] for network in file.networks.values() if name in network.members]
+        node = _node(name, entry, [*addresses, *([entry.host] if entry.host else [])], document, path)
         if isinstance(node, Problem):
             problems.append(node)
         else:
@@ -88,7 +90,7 @@ def _from_inventory(document: Document, path: Path) -> tuple[ClusterSpec, list[s
     return cluster, notes
 
 
-def _node(name: str, entry: MachineEntry, document: Document, path: Path) -> Node | Problem:
+def _node(name: str, entry: MachineEntry, addresses: list[str], document: Document, path: Path) -> Node | Problem:
     here = ("machines", name)
     guessed = own_kind() if entry.connection == "local" else kind_from_name(name)
     kind = entry.kind or guessed
@@ -98,6 +100,9 @@ def _node(name: str, entry: MachineEntry, document: Document, path: Path) -> Nod
     connection = entry.connection or ("none" if kind == "ipados" else "ssh")
     if kind == "ipados" and entry.train:
         return document.problem((*here, "train"), "a tablet cannot train", "leave `train` out")
+    if kind != "ipados" and entry.app is not None:
+        what = f"{entry.app}: only a tablet (kind ipados) computes layers in an app"
+        return document.problem((*here, "app"), what, "leave `app` out, or write `kind: ipados`")
     train = entry.train if entry.train is not None else kind != "ipados" and connection != "none"
     if train and connection == "none":
         what = "connection none: nothing can be started there"
@@ -116,6 +121,7 @@ def _node(name: str, entry: MachineEntry, document: Document, path: Path) -> Nod
         ranks=entry.ranks,
         threads=entry.threads,
         train=train,
+        app=(entry.app or app_at(addresses)) if kind == "ipados" else None,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from smolcluster.spec.cluster import Connection, Device, Kind, Medium
+from smolcluster.spec.cluster import App, Connection, Device, Kind, Medium
 from smolcluster.spec.values import Address, FileModel, Interface, Name, Subnet
 
 INVENTORY_SCHEMA = 1
@@ -27,6 +27,7 @@ class MachineEntry(FileModel):
     ranks: int = Field(default=1, ge=1)
     threads: int | None = Field(default=None, ge=1)
     train: bool | None = None
+    app: App | None = None
 
 
 class NetworkEntry(FileModel):

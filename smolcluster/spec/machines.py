@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
-from smolcluster.spec.cluster import Connection, Kind
+from smolcluster.spec.cluster import App, Connection, Kind
+from smolcluster.spec.values import ip_of
 
 _KIND_BY_NAME: tuple[tuple[str, Kind], ...] = (
     ("macbook", "macos"),
@@ -32,6 +34,11 @@ def own_kind() -> Kind:
 def is_raspberry_pi(name: str, kind: Kind) -> bool:
     """Whether a machine is taken for a Raspberry Pi: Linux, and named `pi*`."""
     return kind == "linux" and name.lower().startswith("pi")
+
+
+def app_at(addresses: Iterable[str]) -> App:
+    """What a tablet with these addresses computes layers in: what is dialled needs a fixed one, a browser none."""
+    return "native" if any(ip_of(address) is not None for address in addresses) else "browser"
 
 
 def default_workdir(connection: Connection, inventory: Path) -> str:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.spec.base import Frozen
-from smolcluster.spec.built import refuse_encryption, refuse_tablets
+from smolcluster.spec.built import refuse_encryption
 from smolcluster.spec.cluster import ClusterSpec
 from smolcluster.spec.clusterfile import InferenceFile
 from smolcluster.spec.consistency import address_notes, buffer_notes, check_free_port
@@ -26,6 +26,7 @@ from smolcluster.spec.served import SETTINGS, Choice, Find, ModelFolder, choose
 from smolcluster.spec.settings import Settings, gather
 from smolcluster.spec.shape import DecoderShape
 from smolcluster.spec.stages import ServingStage, Split, stages_of
+from smolcluster.spec.tablets import optional_of
 from smolcluster.spec.validate import known_keys
 from smolcluster.spec.web import api_node, check_web
 
@@ -39,8 +40,9 @@ class ServeSpec(Frozen):
 
     `given`: the person's `stages` say who has which layers; else the ranges here are even ones, for the plan to better.
     `source` and `licence` tell people of the weights. `cache_tokens`: room in all sessions' caches together; None:
-    as many as they need. `rejoin_s`: how long a lost stage is waited for; `resume_s`: a lost client. `api_node` None:
-    rank 0's machine; `listen` are addresses of that machine.
+    as many as they need. `rejoin_s`: how long a lost stage is waited for; `resume_s`: a lost client; `tablet_wait_s`: a
+    tablet, which serving goes on without where it is `optional`. `api_node` None: rank 0's machine; `listen` are
+    addresses of that machine.
     """
 
     model_name: str
@@ -60,6 +62,8 @@ class ServeSpec(Frozen):
     recovery: RecoverySpec = Field(default_factory=RecoverySpec)
     rejoin_s: float = Field(default=15.0, ge=0)
     resume_s: float = Field(default=20.0, ge=0)
+    tablet_wait_s: float = Field(default=120.0, gt=0)
+    optional: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,8 +119,9 @@ def _resolve(request: Request, find: Find | None, runnable: bool) -> Served:
         api = api_node(file, cluster, split.stages[0].node)
         problems += check_web(file, origin, cluster, api)
     if split.stages and runnable:
-        problems += refuse_tablets(split.places, cluster, origin) + refuse_encryption(file.encrypt, origin, request.ca)
-        nodes = [cluster.node(stage.node) for stage in split.stages]
+        problems += refuse_encryption(file.encrypt, origin, request.ca)
+        # A tablet's rank runs on rank 0's machine.
+        nodes = [node for node in (cluster.node(stage.node) for stage in split.stages) if node.app is None]
         if not problems:
             problems += check_free_port(split.stages[0].port, [*nodes, cluster.node(api)], origin)
     if problems or choice is None:
@@ -135,7 +140,7 @@ def _resolve(request: Request, find: Find | None, runnable: bool) -> Served:
     inputs = settings.inputs | dict(choice.inputs or {})
     return Served(
         cluster,
-        _spec(file, choice, split, api, timeout_s),
+        _spec(file, choice, split, api, timeout_s, cluster),
         tuple(dict.fromkeys(told)),
         dict(sorted(inputs.items())),
         choice.found,
@@ -149,7 +154,9 @@ def _configured(settings: Settings | None) -> str:
     return named or DEFAULT_MODEL
 
 
-def _spec(file: InferenceFile, choice: Choice, split: Split, api: str, timeout_s: float) -> ServeSpec:
+def _spec(
+    file: InferenceFile, choice: Choice, split: Split, api: str, timeout_s: float, cluster: ClusterSpec
+) -> ServeSpec:
     return ServeSpec(
         model_name=choice.name,
         model=choice.model,
@@ -168,6 +175,8 @@ def _spec(file: InferenceFile, choice: Choice, split: Split, api: str, timeout_s
         recovery=recovery_of(file),
         rejoin_s=file.rejoin_wait,
         resume_s=file.resume_wait,
+        tablet_wait_s=file.tablet_wait,
+        optional=optional_of(file, [stage.node for stage in split.stages], cluster),
     )
 
 

@@ -6,6 +6,7 @@ in host_ip order), with the layers cut evenly. Rank 0 is the first stage.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -19,10 +20,11 @@ from smolcluster.spec.modelfile import ServedModel
 from smolcluster.spec.participants import DEFAULT_PORT
 from smolcluster.spec.problems import did_you_mean, listed
 from smolcluster.spec.settings import Settings
+from smolcluster.spec.tablets import check_tablets, tablet_port
 
 
 class ServingStage(Frozen):
-    """One rank of a served model: layers `start` to `stop`, half-open."""
+    """One rank of a served model: layers `start` to `stop`, half-open. `port` of a tablet: its app's, or its page's."""
 
     node: str
     start: int
@@ -86,14 +88,14 @@ def stages_of(settings: Settings, cluster: ClusterSpec, model: ServedModel | Non
             split.problems.append(origin.problem(("num_workers",), what, "name fewer machines"))
     split.places = places
     _check_machines(places, cluster, settings, split)
+    split.problems += check_tablets(places, cluster, file, origin)
     if split.problems:
         return split
     if file.num_workers is not None and file.num_workers != len(places) - 1:
         taken = f"{len(places) - 1} workers after {next(iter(places))}"
         split.notes.append(origin.note(("num_workers",), file.num_workers, taken))
-    ports = file.port or {}
     split.stages = [
-        ServingStage(node=name, start=start, stop=stop, port=ports.get(name, ports.get("default", DEFAULT_PORT)))
+        ServingStage(node=name, start=start, stop=stop, port=_port(file.port or {}, cluster.node(name)))
         for name, (start, stop) in zip(places, ranges, strict=True)
     ]
     return split
@@ -120,6 +122,12 @@ def ranges_of(
         fix = f"let them cover 0:{layers}, or name the machines alone: --nodes {','.join(names)}"
         problems.append(origin.problem(("stages",), what, fix))
     return ranges, problems
+
+
+def _port(ports: Mapping[str, int], node: Node) -> int:
+    if node.app is not None:
+        return tablet_port(ports, node)
+    return ports.get(node.name, ports.get("default", DEFAULT_PORT))
 
 
 def _unsplit(

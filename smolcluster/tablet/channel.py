@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # How long a farewell may take.
 CLOSE_S = 1.0
+# What a WebSocket is closed with when a newer connection has taken its place. Of the numbers that are free to use.
+REPLACED = 4001
 _TOO_BIG = 1009
 
 
@@ -79,13 +81,13 @@ class Channel:
             self.send(Failure(code, str(error)), Deadline(CLOSE_S))
         self.close()
 
-    def close(self) -> None:
+    def close(self, code: int = 1000) -> None:
         """Take leave, for a moment at most. Idempotent."""
         watch = threading.Timer(2 * CLOSE_S, self.abort)
         watch.daemon = True
         watch.start()
         try:
-            self._connection.close()
+            self._connection.close(code)
         finally:
             watch.cancel()
 

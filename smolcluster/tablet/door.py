@@ -11,13 +11,19 @@ import logging
 import ssl
 import threading
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from smolcluster.comm.clock import Deadline
-from smolcluster.comm.endpoint import Endpoint, listen
-from smolcluster.errors import DeadlineError, InputError, PeerError, PeerLostError, Problem
-from smolcluster.tablet.channel import CLOSE_S, Channel
+from smolcluster.comm.endpoint import Endpoint
+from smolcluster.errors import DeadlineError, PeerError, PeerLostError
+from smolcluster.tablet.channel import CLOSE_S, REPLACED, Channel
 from smolcluster.tablet.greeting import Self, greet_as_dialler, greet_as_listener
+from smolcluster.tablet.listening import Listening, needs_websockets
 from smolcluster.tablet.messages import MOST_SMALL
+
+if TYPE_CHECKING:
+    from websockets.http11 import Request, Response
+    from websockets.sync.server import ServerConnection
 
 log = logging.getLogger("smolcluster.tablet")
 PATH = "/tablet"
@@ -25,19 +31,18 @@ PATH = "/tablet"
 GREETING_S = 10.0
 STRANGERS = 8
 _LOOK_S = 0.25
-INSTALL = "pip install 'smolcluster[serve]'"
 
 
-def dial(where: Endpoint, me: Self, deadline: Deadline, tls: ssl.SSLContext | None = None) -> Channel:
+def dial(where: Endpoint, me: Self, deadline: Deadline, tls: ssl.SSLContext | None = None, path: str = PATH) -> Channel:
     """A connection to whoever listens there, proven on both sides. PeerError tells why there is none."""
-    _needs_websockets()
+    needs_websockets()
     from websockets.exceptions import WebSocketException
     from websockets.sync.client import connect
 
     who = f"the tablet at {where}" if me.role == "cluster" else f"the cluster at {where}"
     try:
         connection = connect(
-            f"{'ws' if tls is None else 'wss'}://{where}{PATH}",
+            f"{'ws' if tls is None else 'wss'}://{where}{path}",
             ssl=tls,
             proxy=None,  # a machine of the home network: no proxy of the environment lies between
             compression=None,
@@ -61,7 +66,9 @@ def dial(where: Endpoint, me: Self, deadline: Deadline, tls: ssl.SSLContext | No
 
 
 class Door:
-    """Listens on exactly these own addresses. PeerError when it cannot; nothing is said to who has no proof."""
+    """Listens on exactly these own addresses; on none, others bring what they have accepted (`come_in`). PeerError when
+    it cannot; nothing is said to who has no proof.
+    """
 
     def __init__(
         self,
@@ -71,38 +78,15 @@ class Door:
         tls: ssl.SSLContext | None = None,
         greeting_s: float = GREETING_S,
     ) -> None:
-        _needs_websockets()
-        from websockets.sync.server import Server, serve
-
-        self._me = me
+        self.me = me
         self._greeting_s = greeting_s
         self._changed = threading.Condition()
         self._waiting: Channel | None = None
         self._current: Channel | None = None
         self._closing = threading.Event()
         self._strangers = threading.BoundedSemaphore(STRANGERS)
-        sockets = listen(tuple(hosts), port)
-        self.endpoints = tuple(Endpoint(*one.getsockname()[:2]) for one in sockets)
-        self._servers: list[Server] = [
-            serve(
-                self._come_in,
-                sock=one,
-                ssl=tls,
-                compression=None,
-                server_header=None,
-                open_timeout=greeting_s,
-                ping_interval=None,
-                close_timeout=CLOSE_S,
-                max_size=MOST_SMALL,
-                logger=_silent(),
-            )
-            for one in sockets
-        ]
-        self._threads = [
-            threading.Thread(target=server.serve_forever, name="smol-door", daemon=True) for server in self._servers
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._listening = Listening(hosts, port, self.come_in, _only_here, tls, greeting_s)
+        self.endpoints = self._listening.endpoints
 
     def take(self, deadline: Deadline) -> Channel:
         """The newest connection that nobody took yet; waited for. DeadlineError; PeerLostError once it is closed."""
@@ -122,30 +106,21 @@ class Door:
             current = self._current
         if current is not None:
             current.abort()
-        for server in self._servers:
-            server.shutdown()
-        for thread in self._threads:
-            thread.join()
+        self._listening.close()
 
     @property
     def _other(self) -> str:
-        return "tablet" if self._me.role == "cluster" else "cluster"
+        return "tablet" if self.me.role == "cluster" else "cluster"
 
-    def _come_in(self, connection: object) -> None:
-        """In a thread of its own; the connection ends with it."""
-        from websockets.sync.server import ServerConnection
-
-        assert isinstance(connection, ServerConnection)
+    def come_in(self, connection: ServerConnection) -> None:
+        """A WebSocket that was accepted, here or by a TabletSite. In a thread of its own, which ends with it."""
         host, port = connection.remote_address[:2]
         channel = Channel(connection, f"the {self._other} at {Endpoint(host, port)}")
-        if connection.request is None or connection.request.path != PATH:
-            connection.close(1008)
-            return
         if not self._strangers.acquire(blocking=False):
             connection.close(1013)  # try again later
             return
         try:
-            greet_as_listener(channel, self._me, Deadline(self._greeting_s))
+            greet_as_listener(channel, self.me, Deadline(self._greeting_s))
         except PeerError as error:
             log.warning("%s", error)
             with contextlib.suppress(PeerError):
@@ -158,7 +133,8 @@ class Door:
             self._changed.notify_all()
             closing = self._closing.is_set()
         if former is not None:
-            former.abort()
+            # It may be a page that is still there, and must not come back to take the place of this one.
+            former.close(REPLACED)
         if closing:
             channel.abort()
         # Whoever took it reads; this thread only holds the connection open.
@@ -171,16 +147,5 @@ class Door:
                 self._current = None
 
 
-def _silent() -> logging.Logger:
-    """websockets logs a traceback for every stranger that hangs up; what matters is told here."""
-    logger = logging.getLogger("smolcluster.tablet.websockets")
-    logger.setLevel(logging.CRITICAL + 1)
-    return logger
-
-
-def _needs_websockets() -> None:
-    try:
-        import websockets  # noqa: F401
-    except ImportError as error:
-        what = "computing layers on a tablet needs websockets, which is not installed here"
-        raise InputError([Problem("", 0, "", what, INSTALL)]) from error
+def _only_here(connection: ServerConnection, request: Request) -> Response | None:
+    return None if request.path == PATH else connection.respond(404, "not found\n")

@@ -20,6 +20,7 @@ from typing import Literal, TypeVar
 
 from smolcluster.comm.clock import Deadline
 from smolcluster.errors import HandshakeError, PeerError, ProtocolError
+from smolcluster.runtime.tabletnote import tablet_key as tablet_key
 from smolcluster.tablet.channel import Channel
 from smolcluster.tablet.messages import (
     MOST_BYTES,
@@ -36,7 +37,7 @@ from smolcluster.tablet.messages import (
 )
 
 T = TypeVar("T", Hello, Challenge, Proof, Welcome)
-_KEY, _DIALLER, _LISTENER = b"smolcluster tablet key", b"smolcluster tablet dialler", b"smolcluster tablet listener"
+_DIALLER, _LISTENER = b"smolcluster tablet dialler", b"smolcluster tablet listener"
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,6 @@ class Self:
 
     def __repr__(self) -> str:
         return f"Self(role={self.role!r}, run={self.run!r}, name={self.name!r})"
-
-
-def tablet_key(secret: bytes) -> bytes:
-    """The key of a run's tablets, 32 bytes, from the run's secret."""
-    return hmac.new(secret, _KEY, hashlib.sha256).digest()
 
 
 def greet_as_dialler(channel: Channel, me: Self, deadline: Deadline, nonce: str | None = None) -> Challenge:

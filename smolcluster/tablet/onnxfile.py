@@ -24,13 +24,19 @@ INSTALL = "pip install 'smolcluster[onnx]'"
 MOST_BYTES = (2 << 30) - (64 << 20)
 
 
-def save_onnx(decoder: Decoder, file: Path, context: int) -> None:
-    """Write the graph to `file`. InputError: onnx is not installed, or the layers are too many for one file."""
+def onnx_package() -> Any:
+    """The package. InputError with what to install where there is none."""
     try:
         import onnx
     except ImportError as error:
         what = f"making an ONNX file needs {error.name}, which is not installed here"
         raise InputError([Problem("", 0, "export-onnx", what, INSTALL)]) from error
+    return onnx
+
+
+def save_onnx(decoder: Decoder, file: Path, context: int) -> None:
+    """Write the graph to `file`. InputError: onnx is not installed, or the layers are too many for one file."""
+    onnx = onnx_package()
     from onnx import TensorProto, helper
 
     shape, layers = decoder.shape, len(decoder.layers)

@@ -1,4 +1,4 @@
-"""A tablet in Python: the other end of the protocol, over a torch stage. Tests use it, and who writes an app reads it.
+"""A tablet in Python: the other end of the protocol. Tests use it, and who writes an app reads it.
 
 One thread reads and answers signs of life, another computes, so that a long prompt is no silence. Caches belong to the
 connection: they end with it, and so does everything when nothing is heard of the cluster for `silence_s`.
@@ -7,18 +7,20 @@ connection: they end with it, and so does everything when nothing is heard of th
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
-import torch
 
 from smolcluster.comm.clock import Deadline
-from smolcluster.errors import HandshakeError, PeerError, ProtocolError
-from smolcluster.models.cache import KVCache
-from smolcluster.models.decoder import Decoder, Row
+from smolcluster.errors import HandshakeError, InputError, PeerError, ProtocolError
+from smolcluster.models.decoder import Decoder
 from smolcluster.tablet.channel import Channel
-from smolcluster.tablet.manifest import fingerprint
+from smolcluster.tablet.computing import TORCH, Layers, OnnxLayers, Session, TorchLayers, torch_hash
+from smolcluster.tablet.fetching import fetch_package
 from smolcluster.tablet.messages import (
+    NUMBERS,
     Assign,
     Code,
     Failure,
@@ -32,36 +34,34 @@ from smolcluster.tablet.messages import (
     Result,
 )
 
-FORMAT = "torch"
+FORMAT = TORCH
 MOST_SESSIONS = 64
-_KINDS = {"fp32": np.float32, "fp16": np.float16}
+SILENCE_S = 10.0
 
 
-class ReferenceTablet:
-    """Layers of `decoder`, under the hash `hash_of` its weights unless another is said. `serve` one connection."""
+class Tablet:
+    """`fetch` gives what loads the layers that an assignment asks for, and may use the connection. `serve` one."""
 
     def __init__(
-        self, decoder: Decoder, context: int, device: str = "Python", stage_hash: str = "", silence_s: float = 10.0
+        self, fetch: Callable[[Channel, Assign], Callable[[], Layers]], device: str, silence_s: float = SILENCE_S
     ) -> None:
-        self.hash = stage_hash or torch_hash(decoder)
-        self._decoder = decoder
-        self._context = context
+        self._fetch = fetch
         self._device = device
         self._silence_s = silence_s
 
     def serve(self, channel: Channel) -> None:
         """Compute until the other end goes, which is a PeerError: PeerLostError, or DeadlineError if it went silent."""
-        sessions: dict[int, KVCache] = {}
         with ThreadPoolExecutor(1, "smol-reference") as worker:
             try:
                 assign = self._assigned(channel)
+                work = _Work(channel, assign, self._silence_s)
+                worker.submit(work.begin, self._fetch(channel, assign), self._device)
                 while True:
                     message = channel.receive(self._silence())
                     if isinstance(message, Ping):
                         channel.send(Pong(message.number), self._silence())
                     elif isinstance(message, (Open, Forward, Forget)):
-                        # In order, and after what came before them.
-                        worker.submit(self._handle, channel, sessions, assign, message)
+                        worker.submit(work.handle, message)
                     elif not isinstance(message, Pong):
                         raise ProtocolError(f"{channel.who} sent {message.kind.name}, which is no question")
             except (ProtocolError, HandshakeError) as error:
@@ -77,61 +77,106 @@ class ReferenceTablet:
             raise HandshakeError(f"{channel.who} refused: {assign.reason}")
         if not isinstance(assign, Assign):
             raise ProtocolError(f"{channel.who} sent {assign.kind.name} where ASSIGN was due")
-        mine = str(self._decoder.range)
-        if assign.layers != mine or assign.packages.get(FORMAT) != self.hash:
-            wanted = ", ".join(f"{name} {one[:12]}" for name, one in sorted(assign.packages.items()))
-            raise HandshakeError(
-                f"this tablet has layers {mine} as {FORMAT} {self.hash[:12]}, and not {assign.layers} as {wanted}"
-            )
-        channel.send(Ready(device=self._device, format=FORMAT, hash=self.hash, layers=mine), self._silence())
         return assign
-
-    def _handle(
-        self, channel: Channel, sessions: dict[int, KVCache], assign: Assign, message: Open | Forward | Forget
-    ) -> None:
-        with contextlib.suppress(PeerError):  # whoever reads hears of it too
-            answer = self._answer(sessions, assign, message)
-            if answer is not None:
-                channel.send(answer, self._silence())
-
-    def _answer(self, sessions: dict[int, KVCache], assign: Assign, message: Open | Forward | Forget) -> Message | None:
-        number = message.session
-        if isinstance(message, Forget):
-            sessions.pop(number, None)
-            return None
-        if isinstance(message, Open):
-            # A session that has no room is unknown to its first FORWARD, which is answered.
-            if len(sessions) < MOST_SESSIONS and 1 <= message.capacity <= self._context:
-                sessions[number] = self._decoder.new_cache(message.capacity)
-            return None
-        cache, count = sessions.get(number), len(message.values)
-        code, reason = Code.OUT_OF_ORDER, ""
-        if cache is None:
-            code, reason = Code.UNKNOWN_SESSION, "it is not open here"
-        elif message.values.shape[1] != assign.width:
-            code, reason = Code.FAILED, f"hidden states are {message.values.shape[1]} wide, not {assign.width}"
-        elif cache.length != message.position:
-            reason = f"position {message.position} after {cache.length} tokens"
-        elif message.position + count > cache.layers[0].capacity:
-            code, reason = Code.FULL, f"{message.position + count} tokens, with room for {cache.layers[0].capacity}"
-        if cache is None or reason:
-            sessions.pop(number, None)
-            return Failure(code, reason, message.request, number)
-        hidden = torch.from_numpy(message.values.astype(np.float32))
-        try:
-            out = self._decoder(hidden, [Row(cache, count, True)]).numpy().astype(_KINDS[assign.dtype])
-        except (RuntimeError, MemoryError) as error:
-            sessions.pop(number, None)
-            return Failure(Code.FAILED, str(error), message.request, number)
-        return Result(message.request, number, message.position, out)
 
     def _silence(self) -> Deadline:
         return Deadline(self._silence_s)
 
 
-def torch_hash(decoder: Decoder) -> str:
-    """What a torch stage goes by: its weights and layers."""
-    return fingerprint(decoder, {"format": FORMAT, "layers": str(decoder.range)})
+class ReferenceTablet(Tablet):
+    """Layers of `decoder`, which it has; under the hash of its weights unless another is said."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        context: int,
+        device: str = "Python",
+        stage_hash: str = "",
+        silence_s: float = SILENCE_S,
+    ) -> None:
+        layers = TorchLayers(decoder, context, stage_hash)
+        self.hash = layers.hash
+
+        def fetch(_channel: Channel, _assign: Assign) -> Callable[[], Layers]:
+            return lambda: layers
+
+        super().__init__(fetch, device, silence_s)
+
+
+class OnnxTablet(Tablet):
+    """Fetches the ONNX package that it is assigned into the folder `cache`, and computes with it."""
+
+    def __init__(self, cache: Path, device: str = "Python, onnxruntime", silence_s: float = SILENCE_S) -> None:
+        def fetch(channel: Channel, assign: Assign) -> Callable[[], Layers]:
+            folder = fetch_package(channel, assign, OnnxLayers.format, cache, silence_s)
+            return lambda: OnnxLayers(folder)
+
+        super().__init__(fetch, device, silence_s)
+
+
+class _Work:
+    """What one connection has computed, in one thread and in the order in which it was asked."""
+
+    def __init__(self, channel: Channel, assign: Assign, silence_s: float) -> None:
+        self._channel = channel
+        self._assign = assign
+        self._silence_s = silence_s
+        self._sessions: dict[int, Session] = {}
+        self._layers: Layers | None = None
+
+    def begin(self, load: Callable[[], Layers], device: str) -> None:
+        """Load the layers and say so, or why not."""
+        assign = self._assign
+        try:
+            mine = load()
+            if assign.layers != mine.layers or assign.packages.get(mine.format) != mine.hash:
+                wanted = ", ".join(f"{name} {one[:12]}" for name, one in sorted(assign.packages.items()))
+                has = f"layers {mine.layers} as {mine.format} {mine.hash[:12]}"
+                raise HandshakeError(f"this tablet has {has}, and not {assign.layers} as {wanted}")
+        except (HandshakeError, InputError, RuntimeError, MemoryError) as error:
+            self._channel.refuse(HandshakeError(str(error)), Code.WRONG_STAGE)
+            return
+        self._layers = mine
+        self._send(Ready(device=device, format=mine.format, hash=mine.hash, layers=mine.layers))
+
+    def handle(self, message: Open | Forward | Forget) -> None:
+        """Do it; a FORWARD is answered."""
+        if self._layers is None:
+            return  # the connection was refused
+        if isinstance(message, Forward):
+            self._send(self._forward(message))
+        elif isinstance(message, Forget):
+            self._sessions.pop(message.session, None)
+        # A session that has no room is unknown to its first FORWARD, which is answered.
+        elif len(self._sessions) < MOST_SESSIONS and 1 <= message.capacity <= self._layers.context:
+            self._sessions[message.session] = self._layers.open(message.capacity)
+
+    def _forward(self, message: Forward) -> Result | Failure:
+        session, width = self._sessions.get(message.session), self._assign.width
+        end = message.position + message.tokens
+        if session is None:
+            return self._failure(message, Code.UNKNOWN_SESSION, "it is not open here")
+        if message.width != width:
+            return self._failure(message, Code.FAILED, f"hidden states are {message.width} wide, not {width}")
+        if session.length != message.position:
+            what = f"position {message.position} after {session.length} tokens"
+            return self._failure(message, Code.OUT_OF_ORDER, what)
+        if end > session.capacity:
+            return self._failure(message, Code.FULL, f"{end} tokens, with room for {session.capacity}")
+        try:
+            out = session.forward(message.values.astype(np.float32)).astype(NUMBERS[self._assign.dtype])
+        except (RuntimeError, MemoryError) as error:
+            return self._failure(message, Code.FAILED, str(error))
+        return Result(message.request, message.session, message.position, out)
+
+    def _failure(self, message: Forward, code: Code, reason: str) -> Failure:
+        """The session has ended."""
+        self._sessions.pop(message.session, None)
+        return Failure(code, reason, message.request, message.session)
+
+    def _send(self, message: Message) -> None:
+        with contextlib.suppress(PeerError):  # whoever reads hears of it too
+            self._channel.send(message, Deadline(self._silence_s))
 
 
 def assignment(decoder: Decoder, model: str, context: int, dtype: str = "fp32") -> Assign:

@@ -10,22 +10,25 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from smolcluster.comm.clock import Deadline
+from smolcluster.comm.clock import Deadline, Patience
 from smolcluster.errors import DeadlineError, HandshakeError, PeerError, PeerLostError, ProtocolError
 from smolcluster.tablet.channel import Channel
 from smolcluster.tablet.greeting import refused
 from smolcluster.tablet.messages import (
     MOST_BYTES,
+    NUMBERS,
     Assign,
     Code,
     Failure,
+    Fetch,
     Forget,
     Forward,
     Message,
@@ -35,8 +38,8 @@ from smolcluster.tablet.messages import (
     Ready,
     Result,
 )
+from smolcluster.tablet.packages import NoFileError, Packages
 
-_DTYPES: dict[str, type[np.floating]] = {"fp32": np.float32, "fp16": np.float16}
 # Besides the values.
 _FRAME = 64
 
@@ -47,7 +50,8 @@ class SessionGoneError(PeerError):
 
 @dataclass(frozen=True)
 class Waits:
-    """Seconds. `ready_s`: until a tablet has its layers; `forward_s`: for one answer.
+    """Seconds. `ready_s`: until a tablet has its layers, anew with every piece of them that it fetches; `forward_s`:
+    for one answer.
 
     A tablet of which nothing is heard for `silence_s` is gone; it is asked for a sign of life every `heartbeat_s`.
     """
@@ -62,11 +66,27 @@ class Waits:
 class TabletStage:
     """Layers on a tablet. `connect` gives a proven connection: Door.take, or a dial. Any thread may call; one at a time
     is served. Made, it does nothing yet; the first call connects, and so does the first one after a loss.
+
+    `packages`: by format the folder of an export, for a tablet that lacks it. They are hashed at once; InputError for
+    one that is no export, ValueError for another one than `assign` names.
     """
 
-    def __init__(self, connect: Callable[[Deadline], Channel], assign: Assign, waits: Waits | None = None) -> None:
+    def __init__(
+        self,
+        connect: Callable[[Deadline], Channel],
+        assign: Assign,
+        waits: Waits | None = None,
+        packages: Mapping[str, Path] | None = None,
+    ) -> None:
         self.assign = assign
+        self._packages = Packages(packages or {})
+        for name, found in self._packages.hashes.items():
+            if assign.packages.get(name) != found:
+                raise ValueError(f"the package for {name} is {found[:12]}, and the assignment names another one")
         self.ready: Ready | None = None
+        # Why the last connection, or the last try, ended; and who is told that there is one, before the layers are.
+        self.ended = ""
+        self.on_connected: Callable[[], None] = lambda: None
         self._connect = connect
         self._waits = waits or Waits()
         self._channel: Channel | None = None
@@ -76,6 +96,11 @@ class TabletStage:
         self._closing = threading.Event()
         self._pulse = threading.Thread(target=self._beat, name="smol-tablet", daemon=True)
         self._pulse.start()
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection that was not seen to end."""
+        return self._channel is not None
 
     def open(self) -> Ready:
         """Connect now, if there is no connection; what the tablet said. The errors of forward, but of sessions."""
@@ -91,7 +116,7 @@ class TabletStage:
 
         SessionGoneError: prefill again. DeadlineError, PeerLostError: no answer came, and the sessions are gone.
         """
-        values = np.ascontiguousarray(x.detach().float().numpy().astype(_DTYPES[self.assign.dtype]))
+        values = np.ascontiguousarray(x.detach().float().numpy().astype(NUMBERS[self.assign.dtype]))
         if values.ndim != 2 or values.shape[1] != self.assign.width or not len(values):
             raise ValueError(f"hidden states {tuple(x.shape)}, the stage takes (T, {self.assign.width})")
         if values.nbytes + _FRAME > MOST_BYTES:
@@ -138,7 +163,8 @@ class TabletStage:
             yield
         except SessionGoneError:
             raise
-        except PeerError:
+        except PeerError as error:
+            self.ended = str(error)
             self._drop()
             raise
 
@@ -154,12 +180,29 @@ class TabletStage:
             raise PeerLostError("the stage on the tablet is closed")
         if self._channel is None:
             self._channel = channel = self._connect(Deadline(self._waits.connect_s))
+            self.on_connected()
             channel.send(self.assign, Deadline(self._waits.silence_s))
             self.ready = self._expect_ready(channel)
         return self._channel
 
     def _expect_ready(self, channel: Channel) -> Ready:
-        ready = self._wait(channel, Deadline(self._waits.ready_s), lambda message: isinstance(message, Ready))
+        patience = Patience(self._waits.ready_s)
+        delivery = self._packages.delivery()
+
+        def given(message: Message) -> bool:
+            if not isinstance(message, Fetch):
+                return False
+            try:
+                piece, further = delivery.answer(message)
+            except ProtocolError as error:
+                channel.refuse(error, Code.NO_FILE if isinstance(error, NoFileError) else Code.BAD_MESSAGE)
+                raise
+            channel.send(piece, Deadline(self._waits.silence_s))
+            if further:
+                patience.moved()
+            return True
+
+        ready = self._wait(channel, patience, lambda message: isinstance(message, Ready), given)
         assert isinstance(ready, Ready)
         wanted = self.assign.packages.get(ready.format)
         if ready.layers != self.assign.layers or wanted is None or ready.hash != wanted:
@@ -181,17 +224,23 @@ class TabletStage:
         assert isinstance(result, Result)
         return result
 
-    def _wait(self, channel: Channel, deadline: Deadline, wanted: Callable[[Message], bool]) -> Message:
-        """The message that is wanted. Meanwhile the tablet is asked for signs of life, which it gives at work too."""
+    def _wait(
+        self,
+        channel: Channel,
+        deadline: Deadline,
+        wanted: Callable[[Message], bool],
+        answered: Callable[[Message], bool] | None = None,
+    ) -> Message:
+        """The message that is wanted. Meanwhile the tablet is asked for signs of life, which it gives at work too, and
+        gets answers to what else may be asked.
+        """
         silence = Deadline(self._waits.silence_s)
         while True:
             turn = Deadline(min(self._waits.heartbeat_s, silence.left(), deadline.left()))
             try:
                 message = channel.receive(turn)
             except DeadlineError:
-                if silence.expired or deadline.expired:
-                    waited = silence if silence.expired else deadline
-                    raise DeadlineError(f"{channel.who} did not answer within {waited.seconds:g} s") from None
+                self._still(channel, silence, deadline)
                 channel.send(Ping(next(self._numbers) & 0xFFFFFFFF), silence)
                 continue
             except ProtocolError as garbage:
@@ -204,10 +253,19 @@ class TabletStage:
                 raise refused(message, channel.who)
             if isinstance(message, Ping):
                 channel.send(Pong(message.number), silence)
+            elif answered is not None and answered(message):
+                pass
             elif not isinstance(message, (Pong, Result, Failure)):  # those may be late
                 error = ProtocolError(f"{channel.who} sent {message.kind.name}, which nobody waits for")
                 channel.refuse(error)
                 raise error
+            self._still(channel, deadline)  # who talks of other things gets no more time
+
+    def _still(self, channel: Channel, *deadlines: Deadline) -> None:
+        """DeadlineError once one of them is over."""
+        for deadline in deadlines:
+            if deadline.expired:
+                raise DeadlineError(f"{channel.who} did not answer within {deadline.seconds:g} s")
 
     def _beat(self) -> None:
         """While nothing is asked: a tablet that is gone is found out before the next token is."""

@@ -44,14 +44,17 @@ class PageError(AssertionError):
 
 
 class Browser:
-    """One process, with as many tabs as are opened."""
+    """One process, with as many tabs as are opened. `without` some of the usual flags, and `flags` besides."""
+
+    def __init__(self, *flags: str, without: str = "") -> None:
+        self._flags = (*(flag for flag in _FLAGS if flag != without), *flags)
 
     def __enter__(self) -> Self:
         program = chromium()
         assert program is not None
         self._folder = tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True)
         self._process = subprocess.Popen(
-            [program, *_FLAGS, f"--user-data-dir={self._folder.name}", "about:blank"],
+            [program, *self._flags, f"--user-data-dir={self._folder.name}", "about:blank"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -77,7 +80,7 @@ class Browser:
         """One more tab of the same window."""
         target = self._link.call("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
         session = self._link.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        tab = Tab(self._link, session, context)
+        tab = Tab(self._link, session, context, target)
         for domain in ("Page", "Runtime", "Network", "Log"):
             tab.call(f"{domain}.enable")
         tab.size(width, height)
@@ -129,6 +132,11 @@ class _Link:
         result: dict[str, Any] = told["result"]
         return result
 
+    def tell(self, method: str, session: str) -> None:
+        """A call whose answer nobody waits for."""
+        self._answers[number := next(self._numbers)] = queue.Queue()
+        self._socket.send(json.dumps({"id": number, "method": method, "params": {}, "sessionId": session}))
+
     def close(self) -> None:
         self._socket.close()
         self._reader.join(20)
@@ -145,9 +153,10 @@ class _Link:
 class Tab:
     """One page. What is looked for is found by its role's element and its accessible name, as people find it."""
 
-    def __init__(self, link: _Link, session: str, context: str) -> None:
+    def __init__(self, link: _Link, session: str, context: str, target: str) -> None:
         self._link = link
         self._session = session
+        self._target = target
         self.context = context
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
@@ -168,6 +177,14 @@ class Tab:
         self.js("window.old = true")
         self.call("Page.reload")
         self.until("!window.old && document.readyState === 'complete'")
+
+    def close(self) -> None:
+        """As people do it: the page is told."""
+        self._link.call("Target.closeTarget", targetId=self._target)
+
+    def crash(self) -> None:
+        """Kill its process: the page is told nothing, and this call is not answered."""
+        self._link.tell("Page.crash", self._session)
 
     def size(self, width: int, height: int) -> None:
         """In CSS pixels; a narrow one is a phone."""

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from smolcluster.errors import ConfigError
 from smolcluster.plan import NodeConfig
 from smolcluster.plan.profile import Profile
 from smolcluster.plan.render import node_config
@@ -97,18 +96,6 @@ def test_the_home_inventory_without_its_tablet(gpt2: Path) -> None:
     assert fast.notes[-1].startswith("mini2 has room for the whole model")
     for nodes in (("mini1",), ("pi5", "pi4")):
         assert "room" not in "".join(planned(gpt2, asked(HOME, nodes=nodes)).notes)
-
-
-def test_the_tablet_of_the_home_inventory_is_for_later(gpt2: Path) -> None:
-    with pytest.raises(ConfigError) as error:
-        planned(gpt2, asked(HOME))
-    line = 1 + HOME.read_text().splitlines().index('    - {host: ipad, layers: "4:8"}')
-    assert [str(problem).partition(f"home.smol.yml:{line}: ")[2] for problem in error.value.problems] == [
-        "defaults.stages[1].host: ipad: a tablet computes its layers in an app of ours, which comes in a later"
-        " release\n    fix: serve with the others: --nodes mini1,mini2"
-    ]
-    plan = planned(gpt2, asked(HOME, nodes=("mini1", "mini2")))
-    assert [(rank.node, rank.role) for rank in plan.ranks] == [("mini1", "stage"), ("mini2", "stage"), ("mini1", "api")]
 
 
 def test_the_same_inputs_give_the_same_bytes(gpt2: Path) -> None:

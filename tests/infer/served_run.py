@@ -17,7 +17,7 @@ from smolcluster.spec.run import CommSpec
 from smolcluster.spec.serving import ServeSpec
 from smolcluster.spec.stages import ServingStage
 from tests.infer.infer_models import CONTEXT, LAYERS, small_tokenizer
-from tests.infer.stage_pool import StagePool, be_rank
+from tests.infer.stage_pool import StagePool, be_rank, be_tablet
 
 TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
 
@@ -93,12 +93,14 @@ class Run:
             "python": "python",
             "ranks": (rank,),
             "model_dir": str(self.model) if rank != self.api else None,
+            "tablet_dir": str(self.folder / "exports"),
         }
         return NodeConfig(**{**fields, **changes})
 
     def begin(self, *ranks: int) -> None:
         for rank in ranks:
-            self.pool.give(rank + 1, be_rank, self.config(rank), self.plan, rank)
+            be = be_tablet if rank in self.plan.tablets else be_rank
+            self.pool.give(rank + 1, be, self.config(rank), self.plan, rank)
 
     def kill(self, rank: int) -> None:
         self.pool.kill(rank + 1)
@@ -117,11 +119,16 @@ class Run:
 
 @contextmanager
 def served(
-    pool: StagePool, model: Path, folder: Path, cuts: tuple[tuple[int, int], ...], rejoin_s: float = 60.0
+    pool: StagePool,
+    model: Path,
+    folder: Path,
+    cuts: tuple[tuple[int, int], ...],
+    rejoin_s: float = 60.0,
+    plan: ServePlan | None = None,
 ) -> Iterator[tuple[Run, HeadClient]]:
     """All stages, each a process, and the API's link to the head. The caller ends the stages."""
     (folder / "secret").write_text("a secret of the tests")
-    run = Run(pool, plan_of(cuts, rejoin_s), folder, model)
+    run = Run(pool, plan or plan_of(cuts, rejoin_s), folder, model)
     run.begin(*range(len(cuts)))
     client = run.client()
     try:

@@ -67,6 +67,13 @@ def be_rank(pipe: Connection, config: NodeConfig, plan: ServePlan, rank: int) ->
     run_stage(config, plan, plan.ranks[rank], AskedThroughPipe(pipe))
 
 
+def be_tablet(pipe: Connection, config: NodeConfig, plan: ServePlan, rank: int) -> None:
+    """The same of the rank that hands over to a tablet."""
+    from smolcluster.tablet.rank import run_tablet
+
+    run_tablet(config, plan, plan.ranks[rank], AskedThroughPipe(pipe))
+
+
 def work(pipe: Connection) -> None:
     from smolcluster.runtime.process import die_with_parent
 

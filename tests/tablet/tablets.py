@@ -6,13 +6,19 @@ import contextlib
 import threading
 from collections.abc import Iterator
 
+import torch
+
 from smolcluster.comm.clock import Deadline
 from smolcluster.comm.endpoint import Endpoint
 from smolcluster.errors import PeerError
+from smolcluster.models.decoder import Row
 from smolcluster.tablet.channel import Channel
 from smolcluster.tablet.door import Door, dial
 from smolcluster.tablet.greeting import Self, tablet_key
-from smolcluster.tablet.reference import ReferenceTablet
+from smolcluster.tablet.messages import Ready
+from smolcluster.tablet.reference import FORMAT, Tablet
+from smolcluster.tablet.remote import Waits
+from tests.infer.infer_models import CONTEXT
 
 RUN = "20261129-1200-inference"
 KEY = tablet_key(b"the run's secret")
@@ -20,12 +26,13 @@ CLUSTER = Self("cluster", RUN, "mini1", KEY)
 TABLET = Self("tablet", RUN, "ipad", KEY)
 # The machine is busy: nothing here waits for it to run out, unless the test is about that.
 LONG = 60.0
+PATIENT = Waits(connect_s=LONG, ready_s=LONG, forward_s=LONG, heartbeat_s=0.2, silence_s=LONG)
 
 
 class Served:
-    """A reference tablet that listens, as the native app does, and serves whoever comes, one after the other."""
+    """A tablet that listens, as the native app does, and serves whoever comes, one after the other."""
 
-    def __init__(self, tablet: ReferenceTablet, me: Self = TABLET) -> None:
+    def __init__(self, tablet: Tablet, me: Self = TABLET) -> None:
         self.tablet = tablet
         self.door = Door(["127.0.0.1"], 0, me)
         self.ends: list[PeerError] = []
@@ -60,7 +67,7 @@ class Served:
 
 
 @contextlib.contextmanager
-def listening(tablet: ReferenceTablet, me: Self = TABLET) -> Iterator[Served]:
+def listening(tablet: Tablet, me: Self = TABLET) -> Iterator[Served]:
     served = Served(tablet, me)
     try:
         yield served
@@ -86,3 +93,26 @@ def pair() -> Iterator[tuple[Channel, Channel]]:
             mine.abort()
             mine.close()
         door.close()
+
+
+def inputs(counts, width=48, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(count, width, generator=generator) for count in counts]
+
+
+def local(decoder, pieces):
+    cache = decoder.new_cache(CONTEXT)
+    return [decoder(piece, [Row(cache, len(piece), True)]) for piece in pieces]
+
+
+def remote(stage, session, pieces):
+    out, position = [], 0
+    for piece in pieces:
+        out.append(stage.forward(session, piece, position))
+        position += len(piece)
+    return out
+
+
+def ready_by_hand(theirs, assign):
+    theirs.receive(Deadline(LONG))
+    theirs.send(Ready(device="d", format=FORMAT, hash=assign.packages[FORMAT], layers=assign.layers), Deadline(LONG))

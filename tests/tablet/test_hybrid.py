@@ -11,8 +11,7 @@ from smolcluster.models.stage_weights import load_stage
 from smolcluster.tablet.reference import ReferenceTablet, assignment
 from smolcluster.tablet.remote import SessionGoneError, TabletStage
 from tests.infer.infer_models import CONTEXT, LAYERS, generate
-from tests.tablet.tablets import dialler, listening
-from tests.tablet.test_remote import PATIENT
+from tests.tablet.tablets import PATIENT, dialler, listening
 
 PROMPT, NEW = [5, 17, 200, 3], 12
 

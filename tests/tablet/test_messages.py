@@ -13,15 +13,18 @@ from hypothesis import strategies as st
 from smolcluster.errors import ProtocolError
 from smolcluster.tablet.greeting import proof, tablet_key
 from smolcluster.tablet.messages import (
+    MOST_PIECE,
     MOST_SMALL,
     Assign,
     Challenge,
     Code,
     Failure,
+    Fetch,
     Forget,
     Forward,
     Hello,
     Open,
+    Piece,
     Ping,
     Pong,
     Proof,
@@ -49,6 +52,9 @@ MESSAGES = {
         model="gpt2", layers="4:8", width=768, out_width=768, last=False, context=1024, dtype="fp16", packages=PACKAGES
     ),
     "ready": Ready(device="iPad (A16)", format="coreml", hash="1f" * 32, layers="4:8"),
+    "fetch_listing": Fetch(1, "onnx", "", 0, 1 << 20),
+    "fetch": Fetch(9, "coreml", "stage.mlpackage/Data/com.apple.CoreML/weights/weight.bin", 1 << 20, 1 << 16),
+    "piece": Piece(9, 1 << 20, (1 << 20) + 5, b"\x00\x01\xfe\xffS"),
     "open": Open(session=0x0102030405060708, capacity=1024),
     "forward_fp16": Forward(7, 0x0102030405060708, 42, VALUES.astype(np.float16)),
     "forward_fp32": Forward(8, 1, 0, VALUES.astype(np.float32)),
@@ -91,11 +97,28 @@ def test_a_forward_is_what_the_page_says_byte_by_byte():
 @pytest.mark.parametrize("name", MESSAGES)
 def test_half_a_message_and_one_too_long_are_none(name):
     golden = (GOLDEN / f"{name}.bin").read_bytes()
-    for end in range(len(golden)):
+    # How many bytes a piece of a file has, the WebSocket says: those that lack come with the next one.
+    for end in range(24 if name == "piece" else len(golden)):
         with pytest.raises(ProtocolError):
             decode(golden[:end], "the test")
     with pytest.raises(ProtocolError):
         decode(golden + b"\0", "the test")
+
+
+def test_a_fetch_and_a_piece_are_what_the_page_says_byte_by_byte():
+    data = (GOLDEN / "fetch.bin").read_bytes()
+    assert data[:4] == b"ST\x01\x07"
+    assert int.from_bytes(data[4:8], "little") == 9  # request
+    assert int.from_bytes(data[8:16], "little") == 1 << 20  # offset
+    assert int.from_bytes(data[16:20], "little") == 1 << 16  # the most bytes
+    assert data[20:28] == b"\x06\x00coreml"
+    assert data[28:] == b"\x38\x00stage.mlpackage/Data/com.apple.CoreML/weights/weight.bin"
+    data = (GOLDEN / "piece.bin").read_bytes()
+    assert data[:4] == b"ST\x01\x08"
+    assert int.from_bytes(data[4:8], "little") == 9
+    assert int.from_bytes(data[8:16], "little") == 1 << 20
+    assert int.from_bytes(data[16:24], "little") == (1 << 20) + 5  # of the whole file
+    assert data[24:] == b"\x00\x01\xfe\xffS"
 
 
 def test_another_version_is_told_apart():
@@ -118,6 +141,11 @@ def test_another_version_is_told_apart():
         encode(MESSAGES["error_session"])[:16] + b"\xff\xff" + encode(MESSAGES["error_session"])[18:],  # no such code
         encode(MESSAGES["forward_fp16"])[:28] + b"\x02" + encode(MESSAGES["forward_fp16"])[29:],  # no such numbers
         encode(MESSAGES["forward_fp16"])[:20] + b"\xff" * 8 + encode(MESSAGES["forward_fp16"])[28:],  # T x width
+        b"ST\x01\x08" + bytes(20) + b"x" * (MOST_PIECE + 1),
+        encode(MESSAGES["piece"]) + b"x",  # beyond the file's end
+        encode(MESSAGES["fetch"])[:20] + b"\xff\xff" + encode(MESSAGES["fetch"])[22:],  # a format that long
+        encode(MESSAGES["fetch"])[:28] + b"\x39" + encode(MESSAGES["fetch"])[29:],  # a path longer than the rest
+        encode(MESSAGES["fetch"]).replace(b"weight.bin", b"weight.b\xff\xfe"),  # no UTF-8
         encode(MESSAGES["forward_fp16"])[:20] + b"\0\0\0\0" + encode(MESSAGES["forward_fp16"])[24:32],  # no tokens
     ],
 )  # fmt: skip
@@ -128,7 +156,7 @@ def test_garbage_is_refused(data):
 
 @given(st.binary(max_size=200))
 def test_whatever_comes_is_a_message_or_an_error(data):
-    for start in (b"", b"ST\x01", b"ST\x01\x11", b"ST\x01\x22", b"ST\x01\x05"):
+    for start in (b"", b"ST\x01", b"ST\x01\x11", b"ST\x01\x22", b"ST\x01\x05", b"ST\x01\x07", b"ST\x01\x08"):
         try:
             message = decode(start + data, "the test")
         except ProtocolError:

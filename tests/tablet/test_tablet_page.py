@@ -21,8 +21,10 @@ def test_the_keys_of_every_json_message_are_on_the_page():
 
 def test_the_limits_and_the_version_are_the_codes():
     assert f"The protocol, version {messages.VERSION}" in PAGE
-    assert (messages.MOST_SMALL, messages.MOST_BYTES) == (16 << 10, 64 << 20)
-    assert "at most 16 KiB, hidden states 64 MiB" in PAGE
+    assert (messages.MOST_SMALL, messages.MOST_BYTES, messages.MOST_PIECE) == (16 << 10, 64 << 20, 1 << 20)
+    assert "at most 16 KiB, hidden states 64 MiB, pieces 1 MiB" in PAGE
+    assert messages.MOST_LISTING == 1 << 20
+    assert "listing, at most 1 MiB" in PAGE
 
 
 def test_which_codes_end_a_session_and_which_the_connection():

@@ -81,15 +81,10 @@ def test_little_memory_moves_layers_to_the_others():
 
 def given_stages(stages):
     from smolcluster.plan.stages import stage_ranges
-    from smolcluster.spec.cluster import ClusterSpec, Node
     from smolcluster.spec.modelfile import ServedModel
     from smolcluster.spec.serving import ServeSpec
     from smolcluster.spec.stages import ServingStage
 
-    nodes = tuple(
-        Node(name=name, kind="linux", host=name, workdir="~", memory_mb=STAGE_BASE_MB + 50) for name in ("a", "b")
-    )
-    cluster = ClusterSpec(name="test", controller="a", nodes=nodes, networks=())
     serve = ServeSpec(
         model_name="m",
         model=ServedModel(hf_model_name="m", weights_model_name="m", num_layers=4),
@@ -100,7 +95,8 @@ def given_stages(stages):
         seed=0,
         given=True,
     )
-    return stage_ranges(cluster, serve, weight(4, layer_mb=20))
+    machines = [Machine(name, STAGE_BASE_MB + 50) for name in ("a", "b")]
+    return stage_ranges(serve, weight(4, layer_mb=20), machines)
 
 
 def test_given_stages_are_kept_and_checked_against_memory():

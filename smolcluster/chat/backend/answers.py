@@ -121,8 +121,13 @@ class ConfigAnswer(BaseModel):
     limits: LimitsAnswer
 
 
+TabletApp = Literal["", "native", "browser"]
+
+
 class StageAnswer(BaseModel):
-    """A stage. `layers` is half-open, as in the configuration: "0:10"."""
+    """A stage. `layers` is half-open, as in the configuration: "0:10". `tablet`: what has them where it is no computer;
+    it is alive as long as that is connected.
+    """
 
     rank: int
     node: str
@@ -132,6 +137,7 @@ class StageAnswer(BaseModel):
     cache_bytes: int
     ms_per_step: float
     rss_mb: float
+    tablet: TabletApp = ""
 
 
 class HealthAnswer(BaseModel):
@@ -152,7 +158,8 @@ StageHealth = Literal["serving", "lost", "recovering"]
 class StageStrip(BaseModel):
     """A stage as the page shows it. `layers` is half-open, null: it has none now. `ms_per_token`: how long it computes
     for a step lately, null before it did; a step is a token of every session that is under way. `health` lost: it
-    cannot be reached; recovering: it is there, and waits for the others or for layers.
+    cannot be reached; recovering: it is there, and waits for the others or for layers. `tablet`: what has the layers
+    where it is no computer; lost then says that it is not connected.
     """
 
     rank: int
@@ -160,6 +167,7 @@ class StageStrip(BaseModel):
     layers: tuple[int, int] | None
     ms_per_token: float | None
     health: StageHealth
+    tablet: TabletApp = ""
 
 
 class StageEvent(BaseModel):

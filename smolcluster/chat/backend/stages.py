@@ -64,6 +64,7 @@ class StageWatch:
                     layers=(stage.start, stage.stop) if stage.stop > stage.start else None,
                     ms_per_token=self._speeds[stage.rank].median if stage.rank in self._speeds else None,
                     health=_how(stage, health),
+                    tablet=stage.tablet,
                 )
                 for stage in health.stages
             ],

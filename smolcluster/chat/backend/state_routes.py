@@ -121,6 +121,7 @@ def told(now: Health) -> HealthAnswer:
                 cache_bytes=stage.cache_bytes,
                 ms_per_step=step_ms(stage),
                 rss_mb=stage.rss_mb,
+                tablet=stage.tablet,
             )
             for stage in now.stages
         ],

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The page's types and tests, and that ../page and src/api/schema.ts are what their sources make, byte for byte.
+# The pages' types and tests, and that ../page, the tablets' page and src/api/schema.ts are what their sources make, byte for byte.
 set -euo pipefail
 cd "$(dirname "$0")"
 made=$(mktemp -d)
@@ -7,5 +7,5 @@ trap 'rm -rf "$made"' EXIT
 npx --no-install openapi-typescript openapi.json --output "$made/schema.ts" >/dev/null
 cmp "$made/schema.ts" src/api/schema.ts || { echo "the page's types are not the API's: make page-types" >&2; exit 1; }
 npx --no-install vitest run
-PAGE_FOLDER=$made/page npm run --silent build
-diff -r "$made/page" ../page || { echo "the page that ships is not what its sources make: make page" >&2; exit 1; }
+PAGE_FOLDER=$made/page TABLET_FOLDER=$made/tablet npm run --silent build
+{ diff -r "$made/page" ../page && diff -r "$made/tablet" ../../tablet/page; } || { echo "the page that ships is not what its sources make: make page" >&2; exit 1; }

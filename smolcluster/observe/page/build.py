@@ -126,7 +126,7 @@ def _other(story: ServeStory | ProfileStory, summary: Summary) -> tuple[list[tup
         ]
         if summary.first_token_s is not None:
             figures.append(("first token", f"{summary.first_token_s:.3f} s"))
-        stages: list[list[object]] = [[story.plan.ranks[s.rank].node, f"{s.start}:{s.stop}"] for s in story.plan.stages]
+        stages: list[list[object]] = [[story.plan.machine(s.rank), f"{s.start}:{s.stop}"] for s in story.plan.stages]
         return figures, [*tables, section("Stages", table(["node", "layers"], stages))]
     figures = [("ranks", str(story.plan.world_size)), (f"{summary.counts}/s", f"{summary.tokens_per_s:,.0f}")]
     if not story.whole:

@@ -620,7 +620,8 @@ export interface components {
         };
         /**
          * StageAnswer
-         * @description A stage. `layers` is half-open, as in the configuration: "0:10".
+         * @description A stage. `layers` is half-open, as in the configuration: "0:10". `tablet`: what has them where it is no computer;
+         *     it is alive as long as that is connected.
          */
         StageAnswer: {
             /** Rank */
@@ -639,6 +640,12 @@ export interface components {
             ms_per_step: number;
             /** Rss Mb */
             rss_mb: number;
+            /**
+             * Tablet
+             * @default 
+             * @enum {string}
+             */
+            tablet: "" | "native" | "browser";
         };
         /**
          * StageEvent
@@ -666,7 +673,8 @@ export interface components {
          * StageStrip
          * @description A stage as the page shows it. `layers` is half-open, null: it has none now. `ms_per_token`: how long it computes
          *     for a step lately, null before it did; a step is a token of every session that is under way. `health` lost: it
-         *     cannot be reached; recovering: it is there, and waits for the others or for layers.
+         *     cannot be reached; recovering: it is there, and waits for the others or for layers. `tablet`: what has the layers
+         *     where it is no computer; lost then says that it is not connected.
          */
         StageStrip: {
             /** Rank */
@@ -685,6 +693,12 @@ export interface components {
              * @enum {string}
              */
             health: "serving" | "lost" | "recovering";
+            /**
+             * Tablet
+             * @default 
+             * @enum {string}
+             */
+            tablet: "" | "native" | "browser";
         };
         /**
          * StagesAnswer
