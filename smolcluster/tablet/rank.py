@@ -65,9 +65,10 @@ def run_tablet(config: NodeConfig, plan: ServePlan, me: RankPlan, stop: Stop) ->
     packages: dict[str, Path] = {tablet.format: offer.exported.folder}
     remote = TabletStage(meeting.connect, offer.assign, Waits(connect_s=_ATTEMPT_S), packages)
     layers = TabletLayers(remote, read_shape(folder), part, ACTIVATIONS[plan.serve.model.precision])
+    recorded = partial(links_recorded, config, plan, me)
     with _Attendant(config, me, tablet, meeting, remote, stop) as attendant:
         while attendant.await_tablet(plan.serve.tablet_wait_s):
-            serve_stage(group, layers.planned, partial(links_recorded, config, plan, me), attendant, attendant.why)
+            serve_stage(group, layers.planned, recorded, attendant, attendant.why)
 
 
 class _Attendant:
