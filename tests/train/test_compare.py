@@ -14,6 +14,7 @@ from smolcluster.observe.compare import compare
 from smolcluster.observe.curves import smoothed, thinned, time_to
 from smolcluster.observe.report import read_run
 from smolcluster.runtime.metrics import MetricsWriter
+from smolcluster.runtime.metricsfile import GradientRecord
 from smolcluster.runtime.runfolder import RunFolder, write_atomic
 
 
