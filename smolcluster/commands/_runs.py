@@ -27,6 +27,9 @@ def uncollected() -> Iterator[None]:
         yield
     finally:
         if collects:
+            # What was made meanwhile counts as old: else all of it would be looked through now.
+            gc.freeze()
+            gc.unfreeze()
             gc.enable()
 
 

@@ -177,17 +177,24 @@ def record_of(line: str, path: Path, number: int) -> MetricsRecord | None:
     value = _parsed(line)
     if value is None:
         return None
+    return _checked(_kind_of(value), value, path, METRICS_SCHEMA, number, line)
+
+
+def _kind_of(value: Mapping[str, object]) -> type[MetricsRecord]:
     if "peer" in value:
-        return _checked(LinkRecord, value, path, METRICS_SCHEMA, number)
+        return LinkRecord
     if "norms" in value:
-        return _checked(GradientRecord, value, path, METRICS_SCHEMA, number)
-    if "loss" not in value and "val_loss" in value:
-        return _checked(ValidationRecord, value, path, METRICS_SCHEMA, number)
-    return _checked(StepRecord, value, path, METRICS_SCHEMA, number)
+        return GradientRecord
+    return ValidationRecord if "loss" not in value and "val_loss" in value else StepRecord
 
 
-def _checked(model: type[Record], value: dict[str, object], path: Path, schema: int, line: int = 0) -> Record | None:
-    """The record in an object; None when it is damaged. InputError when it is of a version that is not known here."""
+def _checked(
+    model: type[Record], value: dict[str, object], path: Path, schema: int, line: int = 0, text: str | None = None
+) -> Record | None:
+    """The record in an object; None when it is damaged. InputError when it is of a version that is not known here.
+
+    `text`: what the object was parsed from, where that is at hand.
+    """
     found = value.get("schema", schema)
     if isinstance(found, int) and found != schema:
         what = f"is version {found}; this smolcluster reads version {schema}"
@@ -195,7 +202,7 @@ def _checked(model: type[Record], value: dict[str, object], path: Path, schema: 
         older = "read it with the smolcluster that wrote it: an older one"
         raise InputError([Problem(str(path), line, "schema", what, newer if found > schema else older)])
     try:
-        return model.model_validate_json(json.dumps(value))
+        return model.model_validate_json(json.dumps(value) if text is None else text)
     except ValidationError:
         return None
 

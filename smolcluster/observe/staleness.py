@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any
@@ -17,11 +18,12 @@ def staleness_account(ranks: Sequence[Iterable[StepRecord]]) -> dict[str, Any]:
     when others owned them, are in the run's figures only.
     """
     steps = [record for rank in ranks for record in rank]
+    behind = [record for record in steps if record.staleness or record.lags]
     told: dict[str, Any] = {
-        "staleness_mean": fmean(record.staleness_mean for record in steps) if steps else 0.0,
-        "staleness_max": max((record.staleness for record in steps), default=0),
+        "staleness_mean": math.fsum(record.staleness_mean for record in behind) / max(1, len(steps)),
+        "staleness_max": max((record.staleness for record in behind), default=0),
     }
-    rows = [record.lags for record in steps if record.lags is not None and len(record.lags) == len(ranks)]
+    rows = [record.lags for record in behind if record.lags is not None and len(record.lags) == len(ranks)]
     if rows:
         told["staleness_by_rank"] = tuple(
             Staleness(mean=fmean(lags), max=max(lags)) for lags in zip(*rows, strict=True)

@@ -118,7 +118,7 @@ class GradientRecord(Frozen):
     """A third kind of line, in rank 0's metrics.jsonl only: norms of the mean gradient before clipping, by parameter.
 
     Every metrics_log_interval steps and at the last, where training.track_gradients asks for them. A server's are of
-    the step's last update.
+    the step's last update; where ranks may be steps apart they are of rank 0's own gradient.
     """
 
     schema_: int = Field(default=METRICS_SCHEMA, alias="schema", serialization_alias="schema")

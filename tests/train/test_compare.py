@@ -14,6 +14,7 @@ from smolcluster.observe.compare import compare
 from smolcluster.observe.curves import smoothed, thinned, time_to
 from smolcluster.observe.report import read_run
 from smolcluster.runtime.metrics import MetricsWriter
+from smolcluster.runtime.metricsfile import GradientRecord
 from smolcluster.runtime.runfolder import RunFolder, write_atomic
 
 
@@ -106,6 +107,19 @@ def test_a_run_that_has_not_ended_and_one_without_metrics(tmp_path: Path, capsys
     assert "1 damaged line skipped" in err
     assert main(["compare", str(none.path), str(none.path), "--out", str(tmp_path / "out")]) == 0
     assert "no plots: none of these runs took a step" in capsys.readouterr().out
+
+
+def test_gradients_by_layer_are_drawn_where_they_were_tracked(tmp_path: Path) -> None:
+    runs = [run_folder(tmp_path / name, ended(0), ended(1), ended(2)) for name in ("first", "second")]
+    with MetricsWriter(runs[1].metrics("node1", 0)) as metrics:
+        for step in (2, 3):
+            metrics.write(GradientRecord(step=step, time=1.0, norms={"h.0.a": 3.0 * step, "h.0.b": 4.0, "ln_f.w": 1.0}))
+    assert main(["compare", *(str(run.path) for run in runs), "--out", str(tmp_path / "out")]) == 0
+    drawn = (tmp_path / "out" / "gradients.svg").read_text()
+    assert (tmp_path / "out" / "gradients.png").exists()
+    assert "by layer" in drawn  # in a comment beside the letters
+    assert main(["compare", *[str(runs[0].path)] * 2, "--out", str(tmp_path / "none")]) == 0
+    assert not (tmp_path / "none" / "gradients.svg").exists()
 
 
 def test_thinning_keeps_the_ends_and_the_spikes() -> None:
