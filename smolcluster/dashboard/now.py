@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean, median
+from statistics import median
 from typing import Any
 
 from smolcluster.dashboard.answers import (
-    LinkNow,
     NodeNow,
     NodeState,
-    RankNow,
     ServingNow,
     SlowestAnswer,
     StateAnswer,
-    StepAnswer,
 )
 from smolcluster.dashboard.columns import RECENT, Columns
+from smolcluster.dashboard.figures import finite, least_wait, links_now, number_of, rank_now, together
 from smolcluster.dashboard.fixed import server_of
 from smolcluster.dashboard.series import RankColumns, ranks_mb
 from smolcluster.jobs.types import ACTIVE_STATES, PollResult
@@ -35,8 +32,6 @@ from smolcluster.runtime.runfolder import Summary
 SILENT_S = 15.0
 # How fast a run goes is what its last so many steps took.
 PACE_STEPS = 50
-# A link is slow whose speed is so much below the usual.
-_SLOW = STRAGGLES
 
 
 @dataclass(frozen=True)
@@ -96,7 +91,7 @@ def state_answer(seen: Seen) -> StateAnswer:
             "total_steps": last.total_steps,
             "progress": min(1.0, last.step / last.total_steps) if last.total_steps > 0 else None,
             "eta_s": None if seen.look.over else _left(seen, last),
-            "loss": _finite(last.loss),
+            "loss": finite(last.loss),
             "val_loss": _last_validation(seen),
             "tokens_per_s": 0.0 if seen.look.over else sum(speeds),
         }
@@ -131,13 +126,13 @@ def _nodes(seen: Seen, progress: Mapping[int, StepRecord]) -> list[NodeNow]:
     for rank, record in progress.items():
         if not recent.get(rank):
             recent[rank] = [record]
-    least = _least_wait([records for rank, records in recent.items() if rank in _counted(seen) and records])
+    least = least_wait([records for rank, records in recent.items() if rank in _counted(seen) and records])
     machines = {name: columns.machine[-1].values for name, columns in seen.machines.items() if columns.machine}
     said = _remarks(seen, progress, recent)
     nodes = []
     for name, answer in seen.look.nodes.items():
         ranks = [rank.rank for rank in seen.plan.ranks if rank.node == name]
-        mine = [_rank(rank, answer, progress.get(rank), recent.get(rank, []), least) for rank in ranks]
+        mine = [rank_now(rank, answer, progress.get(rank), recent.get(rank, []), least) for rank in ranks]
         followed = seen.followed.get(name, Followed())
         state, reason = _node_state(answer, followed, seen.look.over)
         steps = [rank.steps for rank in mine if rank.steps is not None]
@@ -155,71 +150,18 @@ def _nodes(seen: Seen, progress: Mapping[int, StepRecord]) -> list[NodeNow]:
                 heard_s=followed.heard_s,
                 clock_offset_s=followed.clock_offset_s,
                 step=min((rank.step for rank in mine if rank.step is not None), default=None),
-                steps=_together(steps) if steps else None,
+                steps=together(steps) if steps else None,
                 remark=word,
                 why=why,
                 memory_mb=ranks_mb(machine),
-                memory_free_mb=_of(machine, "memory_free_mb"),
-                cpu_percent=share * 100 if (share := _of(machine, "cpu")) is not None else None,
-                temperature_c=_of(machine, "temperature_c"),
+                memory_free_mb=number_of(machine, "memory_free_mb"),
+                cpu_percent=share * 100 if (share := number_of(machine, "cpu")) is not None else None,
+                temperature_c=number_of(machine, "temperature_c"),
                 throttled=machine.get("throttled") if isinstance(machine.get("throttled"), str) else None,
                 ranks=mine,
             )
         )
     return nodes
-
-
-def _rank(
-    rank: int, answer: PollResult | None, last: StepRecord | None, recent: Sequence[StepRecord], least_s: float | None
-) -> RankNow:
-    code = answer.job.ranks.get(rank) if answer is not None else None
-    said = {None: "unknown", "0": "completed", "130": "stopped", "running": "running", "restarting": "restarting"}
-    failure = next((each for each in answer.failed if each.rank == rank), None) if answer is not None else None
-    doing = failure.reason if failure is not None else said.get(code, f"ended with exit code {code}")
-    return RankNow(
-        rank=rank,
-        doing=doing,
-        step=last.step if last is not None else None,
-        steps=_steps(recent, least_s) if recent else None,
-    )
-
-
-def _steps(recent: Sequence[StepRecord], least_s: float | None) -> StepAnswer:
-    own = max(1, sum(record.own_steps for record in recent))
-
-    def each(values: Sequence[float]) -> float:
-        return sum(values) / own
-
-    waited = each([record.comm_s for record in recent])
-    for_bytes = waited if least_s is None else min(waited, least_s)
-    return StepAnswer(
-        step_ms=each([record.step_s for record in recent]) * 1000,
-        compute_ms=each([record.compute_s for record in recent]) * 1000,
-        communication_ms=for_bytes * 1000,
-        waiting_ms=(waited - for_bytes) * 1000,
-        data_ms=each([record.data_s for record in recent]) * 1000,
-        bytes_sent=each([record.bytes_out for record in recent]),
-        bytes_received=each([record.bytes_in for record in recent]),
-        tokens_per_s=recent[-1].tokens_per_s,
-        staleness=recent[-1].staleness_mean,
-    )
-
-
-def _least_wait(recent: Sequence[Sequence[StepRecord]]) -> float | None:
-    """What the rank that waits least waits in a step, in seconds; None where there is one rank."""
-    if len(recent) < 2:
-        return None
-    return min(sum(r.comm_s for r in records) / max(1, sum(r.own_steps for r in records)) for records in recent)
-
-
-def _together(steps: Sequence[StepAnswer]) -> StepAnswer:
-    """Of the ranks of one machine: what they send and compute adds up, times are means."""
-    adds = {"bytes_sent", "bytes_received", "tokens_per_s"}
-    values = {}
-    for name in StepAnswer.model_fields:
-        of_each = [float(getattr(one, name)) for one in steps]
-        values[name] = sum(of_each) if name in adds else max(of_each) if name == "staleness" else fmean(of_each)
-    return StepAnswer(**values)
 
 
 def _node_state(answer: PollResult | None, followed: Followed, over: bool) -> tuple[NodeState, str]:
@@ -322,29 +264,6 @@ def _slowest(nodes: Sequence[NodeNow]) -> SlowestAnswer | None:
     return SlowestAnswer(node=first.node, why=first.why) if first is not None else None
 
 
-def links_now(ranks: Sequence[RankColumns]) -> list[LinkNow]:
-    """The last word on each link; those that are clearly slower than most are marked."""
-    node_of = {one.rank: one.node for one in ranks}
-    links = [
-        LinkNow(
-            src=one.rank,
-            dst=peer,
-            src_node=one.node,
-            dst_node=node_of.get(peer, ""),
-            mbps=_of(found[-1].values, "mbps"),
-            rtt_ms=_of(found[-1].values, "rtt_ms"),
-            buffered_bytes=_whole(found[-1].values.get("buffered")),
-            step=found[-1].step,
-            time=found[-1].time,
-        )
-        for one in ranks
-        for peer, found in sorted(one.columns.links.items())
-    ]
-    usual = [link.mbps for link in links if link.mbps]
-    limit = median(usual) / _SLOW if usual else 0.0
-    return [link.model_copy(update={"slow": link.mbps is not None and 0 < link.mbps < limit}) for link in links]
-
-
 def _left(seen: Seen, last: StepRecord) -> float | None:
     """Seconds until the last step at the pace of the last steps of the rank that is furthest behind."""
     mine = [one.columns for one in seen.ranks if one.columns.count and one.columns.recent[-1:] == [last]]
@@ -378,17 +297,3 @@ def _cursor(answer: StateAnswer) -> str:
     """The same as long as nothing but the time has changed."""
     passing: dict[str, Any] = {"time": True, "elapsed_s": True, "eta_s": True, "nodes": {"__all__": {"heard_s"}}}
     return hashlib.sha256(answer.model_dump_json(exclude=passing).encode()).hexdigest()[:24]
-
-
-def _of(values: Mapping[str, object], name: str) -> float | None:
-    found = values.get(name)
-    return _finite(float(found)) if isinstance(found, int | float) else None
-
-
-def _whole(value: object) -> int | None:
-    return value if isinstance(value, int) else None
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no word for the others."""
-    return value if math.isfinite(value) else None
