@@ -68,6 +68,7 @@ def test_a_tablet_has_a_stage(hybrid: Cluster, tiny: Tiny, playing: list[Playing
     assert len(made) == 1
 
 
+@pytest.mark.soak
 def test_without_a_tablet_that_does_not_come_nothing_is_served(hybrid: Cluster, tiny: Tiny) -> None:
     exports = f"ship_tablet_dir={hybrid.folder / 'tablet'}"
     done = hybrid.play("inference", f"model={tiny.folder}", exports, "tablet_wait_s=2", override=PORTS)
