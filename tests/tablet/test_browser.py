@@ -12,17 +12,18 @@ import pytest
 import torch
 
 from smolcluster.comm.clock import Deadline
-from smolcluster.errors import DeadlineError, HandshakeError, PeerError
+from smolcluster.errors import DeadlineError, HandshakeError, PeerError, PeerLostError
 from smolcluster.models.decoder import Row
 from smolcluster.models.partition import LayerRange
 from smolcluster.models.stage_weights import load_stage
 from smolcluster.tablet.greeting import tablet_key
+from smolcluster.tablet.messages import Code, Failure
 from smolcluster.tablet.remote import SessionGoneError
 from tests.chat.browser import Browser, PageError
 from tests.chat.page import IN_CHROMIUM, SHOTS, browser, checked, quiet
 from tests.infer.infer_models import CONTEXT, LAYERS, generate
 from tests.tablet.pages import HEADING, READY, cluster, fact, heading
-from tests.tablet.tablets import KEY, inputs
+from tests.tablet.tablets import KEY, LONG, inputs
 
 __all__ = ["browser"]
 pytestmark = IN_CHROMIUM
@@ -187,21 +188,23 @@ def test_the_cluster_is_restarted_at_the_same_address(browser, models, out):
 
 def test_a_tab_that_is_closed_says_so(home, opened):
     tab = opened()
-    home.same(1, inputs((3, 1)))
+    channel = home.door.take(Deadline(LONG))
     tab.close()
-    with pytest.raises(PeerError, match=r"the page was closed|has gone"):
-        home.stage.forward(1, inputs((1,))[0], 4)
+    assert channel.receive(Deadline(LONG)) == Failure(Code.LEAVING, "the page was closed")
+    with pytest.raises(PeerLostError):
+        channel.receive(Deadline(LONG))
 
 
-def test_a_tab_that_is_killed_is_an_error_within_the_deadline(home, opened):
+def test_a_tab_that_is_killed_is_an_error_within_the_deadline(home, opened, monkeypatch):
     tab = opened()
-    tab.until(f"{HEADING} === 'Connected'")
     home.same(1, inputs((3, 1)))
+    monkeypatch.setattr(home.stage, "_connect", lambda deadline: home.door.take(Deadline(0.2)))
     tab.crash()
+    # It is heard of while somebody waits, or before; nobody comes in its place.
     with pytest.raises(PeerError):
         home.stage.forward(1, inputs((1,))[0], 4)
-    with pytest.raises(DeadlineError, match=r"no tablet has come"):
-        home.door.take(Deadline(0.2))
+    with pytest.raises(DeadlineError, match="no tablet has come"):
+        home.stage.forward(1, inputs((1,))[0], 0)
 
 
 def test_a_page_with_a_wrong_secret_gets_nothing(home, opened):
@@ -265,7 +268,7 @@ def test_what_the_page_shows_at_work(home, opened):
     tab.until(f"{READY} && document.querySelector('.figure strong').textContent !== '–'")
     assert fact(tab, "Model") == home.stage.assign.model
     assert fact(tab, "Screen") == "stays on"
-    assert fact(tab, "Memory") == "150 KB of layers, 6.7 KB of answers"
+    assert fact(tab, "Memory") == "154 KB of layers, 6.7 KB of answers"
     checked(tab, "tablet-ready")
     for width, height in ((820, 1180), (1180, 820)):
         tab.size(width, height)

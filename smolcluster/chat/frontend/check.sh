@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The pages' types and tests, and that ../page, the tablets' page and both schema.ts are what their sources make, byte for byte.
+# The pages' types and tests, and that what ships and both schema.ts are what their sources make, byte for byte.
 set -euo pipefail
 cd "$(dirname "$0")"
 made=$(mktemp -d)
