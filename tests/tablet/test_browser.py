@@ -77,7 +77,7 @@ def test_the_page_computes_what_torch_does(browser, models, out, kind, dtype):
         home.same(1, inputs((7, 1, 1, 3, 1)), 1e-4 if dtype == "fp32" else 2e-3)
         home.same(2, inputs((1, 1), seed=2), 1e-4 if dtype == "fp32" else 2e-3)
         tab.until(READY)
-        assert fact(tab, "Layers") == "1 to 3"
+        assert fact(tab, "Layers") == "1:3"
         assert fact(tab, "Answers under way") == "2"
         assert fact(tab, "Tokens so far") == "15"
         # The key is nowhere to be seen.

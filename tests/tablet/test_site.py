@@ -46,8 +46,8 @@ def origin(sited):
     return sited()[1].address.removesuffix("/tablet")
 
 
-def dialled(origin: str, **options) -> Channel:
-    where = origin.replace("http", "ws") + "/tablet/socket"
+def dialled(site: str, **options) -> Channel:
+    where = site.replace("http", "ws") + "/tablet/socket"
     connection = connect(where, proxy=None, compression=None, ping_interval=None, legacy=True, **options)
     return Channel(connection, "the cluster")
 

@@ -5,7 +5,7 @@ import type { View } from "./view";
 export function Facts({ view }: { view: View }) {
   const facts: [string, string][] = [
     ["Model", view.model || "–"],
-    ["Layers", view.layers.replace(":", " to ") || "–"],
+    ["Layers", view.layers || "–"],
     ["Computed by", view.how || "–"],
     ["Cluster", view.cluster || "–"],
     ["Answers under way", sessionsOf(view.sessions)],
