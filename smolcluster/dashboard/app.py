@@ -68,7 +68,7 @@ def create_dashboard(reading: Reading, settings: ApiSettings) -> FastAPI:
 
 def own_page() -> dict[str, PageFile]:
     """The files of the page, its own at "/"."""
-    return {**PAGE, "/": PAGE.get(PAGE_PATH, PAGE["/"])}
+    return {**PAGE, "/": PAGE[PAGE_PATH]}
 
 
 def _page_routes(page: Mapping[str, PageFile]) -> APIRouter:

@@ -13,17 +13,17 @@ CONTEXT, VOCABULARY, LAYERS = 48, 300, 4
 KINDS = ("gpt2", "llama", "qwen2", "qwen3", "llama3")
 
 
-def make(kind: str):
+def make(kind: str, layers: int = LAYERS):
     import transformers
 
     common = {
-        "vocab_size": VOCABULARY, "hidden_size": 48, "num_hidden_layers": LAYERS, "num_attention_heads": 6,
+        "vocab_size": VOCABULARY, "hidden_size": 48, "num_hidden_layers": layers, "num_attention_heads": 6,
         "num_key_value_heads": 2, "intermediate_size": 80, "max_position_embeddings": CONTEXT,
         "bos_token_id": None, "eos_token_id": None, "pad_token_id": None,
     }  # fmt: skip
     if kind == "gpt2":
         config = transformers.GPT2Config(
-            vocab_size=VOCABULARY, n_embd=48, n_layer=LAYERS, n_head=4, n_positions=CONTEXT, bos_token_id=None,
+            vocab_size=VOCABULARY, n_embd=48, n_layer=layers, n_head=4, n_positions=CONTEXT, bos_token_id=None,
             eos_token_id=None,
         )  # fmt: skip
         return transformers.GPT2LMHeadModel(config)
@@ -41,10 +41,10 @@ def make(kind: str):
     return transformers.LlamaForCausalLM(config)
 
 
-def save(kind: str, folder: Path, **how):
+def save(kind: str, folder: Path, layers: int = LAYERS, **how):
     """The model, and its folder. Weights so large that every part matters and greedy texts do not repeat at once."""
     torch.manual_seed(KINDS.index(kind))
-    model = make(kind).eval()
+    model = make(kind, layers).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:

@@ -16,7 +16,7 @@ from smolcluster.spec.modelfile import ServedModel
 from smolcluster.spec.run import CommSpec
 from smolcluster.spec.serving import ServeSpec
 from smolcluster.spec.stages import ServingStage
-from tests.infer.infer_models import CONTEXT, LAYERS, small_tokenizer
+from tests.infer.infer_models import CONTEXT, small_tokenizer
 from tests.infer.stage_pool import StagePool, be_rank, be_tablet
 
 TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
@@ -36,7 +36,7 @@ def model_folder(source: Path, folder: Path) -> Path:
 def plan_of(cuts: tuple[tuple[int, int], ...], rejoin_s: float = 60.0, **changes: Any) -> ServePlan:
     world = len(cuts) + 1
     model = ServedModel(
-        hf_model_name="small", weights_model_name="small", num_layers=LAYERS, max_new_tokens=16, ctx_length=CONTEXT,
+        hf_model_name="small", weights_model_name="small", num_layers=cuts[-1][1], max_new_tokens=16, ctx_length=CONTEXT,
         active_decoding_strategy="greedy",
     )  # fmt: skip
     stages = tuple(ServingStage(node=f"n{rank}", start=a, stop=b, port=0) for rank, (a, b) in enumerate(cuts))
@@ -56,7 +56,7 @@ def plan_of(cuts: tuple[tuple[int, int], ...], rejoin_s: float = 60.0, **changes
         "schema": 1,
         "cluster": "test",
         "serve": serve,
-        "layers": LAYERS,
+        "layers": cuts[-1][1],
         "world_size": world,
         "ranks": ranks,
         "stages": tuple(StagePlan(rank=rank, start=a, stop=b, need_mb=500) for rank, (a, b) in enumerate(cuts)),

@@ -50,9 +50,11 @@ def llama(models, tmp_path_factory):
     return model, model_folder(folder, tmp_path_factory.mktemp("served") / "model")
 
 
-def with_tablet(wait_s: float = LONG, optional: bool = False, rejoin_s: float = 60.0, **changes) -> ServePlan:
+def with_tablet(
+    wait_s: float = LONG, optional: bool = False, rejoin_s: float = 60.0, cuts=CUTS, **changes
+) -> ServePlan:
     """The middle layers are an iPad's."""
-    plan = plan_of(CUTS, rejoin_s)
+    plan = plan_of(cuts, rejoin_s)
     tablet = TabletPlan(
         **{"node": "ipad", "app": "browser", "host": "127.0.0.1", "port": 0, "optional": optional, **changes}
     )
