@@ -642,7 +642,7 @@ export interface components {
             rss_mb: number;
             /**
              * Tablet
-             * @default 
+             * @default
              * @enum {string}
              */
             tablet: "" | "native" | "browser";
@@ -695,7 +695,7 @@ export interface components {
             health: "serving" | "lost" | "recovering";
             /**
              * Tablet
-             * @default 
+             * @default
              * @enum {string}
              */
             tablet: "" | "native" | "browser";
