@@ -36,8 +36,8 @@ def model_folder(source: Path, folder: Path) -> Path:
 def plan_of(cuts: tuple[tuple[int, int], ...], rejoin_s: float = 60.0, **changes: Any) -> ServePlan:
     world = len(cuts) + 1
     model = ServedModel(
-        hf_model_name="small", weights_model_name="small", num_layers=cuts[-1][1], max_new_tokens=16, ctx_length=CONTEXT,
-        active_decoding_strategy="greedy",
+        hf_model_name="small", weights_model_name="small", num_layers=cuts[-1][1], max_new_tokens=16,
+        ctx_length=CONTEXT, active_decoding_strategy="greedy",
     )  # fmt: skip
     stages = tuple(ServingStage(node=f"n{rank}", start=a, stop=b, port=0) for rank, (a, b) in enumerate(cuts))
     serve = ServeSpec(
