@@ -69,6 +69,7 @@ def test_machines_are_measured_first_where_that_is_asked_for(local: Cluster) -> 
     measured(local, ("node1", "node2", "node3"))
 
 
+@pytest.mark.soak
 def test_machines_elsewhere_are_measured_first(remote: Cluster) -> None:
     measured(remote, ("node1", "node2"))
 

@@ -37,6 +37,7 @@ def test_edp_from_the_plan_to_the_model(local: Cluster) -> None:
     assert not local.processes()
 
 
+@pytest.mark.soak
 def test_edp_is_stopped_and_gone_on_with(local: Cluster) -> None:
     outcome = local.play("train", "strategy=edp", "detach=true", override=(*LONG, "checkpoint.every_steps=5"))
     assert outcome.code == 0, outcome.text

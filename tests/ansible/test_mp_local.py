@@ -49,6 +49,7 @@ def test_two_pipelines_from_the_plan_to_the_model(local: Cluster) -> None:
     assert not local.processes()
 
 
+@pytest.mark.soak
 def test_mp_is_stopped_and_gone_on_with_by_fewer_stages(local: Cluster) -> None:
     overrides = (*with_layers(LONG, 3), "checkpoint.every_steps=5")
     outcome = local.play("train", "strategy=mp", "detach=true", override=overrides)

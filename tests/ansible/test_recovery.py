@@ -39,6 +39,7 @@ def supervisor_of(cluster: Cluster, node: str):
     return found
 
 
+@pytest.mark.soak
 def test_shot_at_and_resumed_it_ends_with_the_weights_of_an_undisturbed_run(
     local: Cluster, playing: list[Playing]
 ) -> None:

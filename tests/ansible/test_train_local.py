@@ -139,6 +139,7 @@ def test_a_machine_that_cannot_train_yet_is_named(local: Cluster) -> None:
     assert not local.runs.exists()
 
 
+@pytest.mark.soak
 def test_a_run_without_a_controller(local: Cluster) -> None:
     """detach, status, a second run refused and changing nothing, one that replaces it, stop, collect."""
     begun = local.play("train", "strategy=fsdp", "detach=true", override=LONG)
@@ -192,6 +193,7 @@ def begin(local: Cluster, playing: list[Playing], *variables: str) -> tuple[Play
     return run, run_id
 
 
+@pytest.mark.soak
 def test_a_killed_rank_ends_the_run_everywhere_and_is_named(local: Cluster, playing: list[Playing]) -> None:
     run, run_id = begin(local, playing, "max_restarts=0")
     (victim,) = [each for each in local.processes() if "--rank" in each.cmdline() and each.cmdline()[-1] == "1"]
@@ -207,6 +209,7 @@ def test_a_killed_rank_ends_the_run_everywhere_and_is_named(local: Cluster, play
     assert not local.processes()
 
 
+@pytest.mark.soak
 def test_a_killed_controller_ends_the_run_on_every_node(local: Cluster, playing: list[Playing]) -> None:
     run, run_id = begin(local, playing)
     refused = local.play("train", "strategy=fsdp", override=SHORT)
@@ -266,6 +269,7 @@ def test_classicdp_on_a_subset_of_the_nodes_and_resume_alone_goes_on_as_it_was(l
     assert after == before
 
 
+@pytest.mark.soak
 def test_simplenn_on_pictures(local: Cluster) -> None:
     pictures = write_idx(local.folder / "pictures")
     small = ("num_epochs=1", "batch_size=30")

@@ -144,6 +144,7 @@ def test_a_killed_controller_ends_the_run_there_too(mixed: Cluster, playing: lis
     assert json.loads((mixed.runs / run_id / "summary.json").read_text())["status"] == "stopped"
 
 
+@pytest.mark.soak
 def test_a_supervisor_that_was_killed_there_is_started_again(
     mixed: Cluster, home: Home, playing: list[Playing]
 ) -> None:

@@ -226,6 +226,7 @@ def test_a_pi_whose_cable_is_out_is_taken_back_all_the_same(namespaces: None) ->
         pi5.run(["sh", "-c", waits.format("Wired").replace("until !", "until")], timeout=120)
 
 
+@pytest.mark.soak
 def test_a_cycle_of_cables_is_routed_and_can_be_a_bridge_again(namespaces: None) -> None:
     cables = [("mini1", "mini2"), ("mini2", "mini3"), ("mini1", "mini3")]
     with Lab(only=["macbook", "mini1", "mini2", "mini3"], thunderbolt=cables, unplugged=cables[2:]) as lab:

@@ -183,6 +183,7 @@ def test_minis_may_be_five_steps_apart_as_the_guide_has_it(home: Lab, strategy: 
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.soak
 def test_every_mini_computes_its_layers_over_the_macs_cables(home: Lab, alone: tuple[StepRecord, ...]) -> None:
     run = _train_block(home, _MINIS, "mp", "training.batch_size=6")
     _assert_contract(run, home, "mp")
