@@ -7,6 +7,7 @@ import re
 import shlex
 import stat
 import subprocess
+import sys
 import time
 
 import pytest
@@ -116,7 +117,7 @@ KEY = """\
 - hosts: localhost
   vars:
     home: {home}
-    plan_text: ""
+    plan_text: "{{{{ lookup('file', '{plan}') }}}}"
     plan_run:
       {{id: home, dir: {home}, kind: inference, key: true, chdir: {home}, flags: [
         -i, {inventory}, --strategy, inference, --model, {model}]}}
@@ -172,8 +173,12 @@ def test_a_run_s_key_is_its_owner_s_and_shown_once(local: Cluster, tiny: Tiny) -
     urls = {"api": "http://192.0.2.1:8080", "page": "http://192.0.2.1:5050"}
     note = ServingNote(time=time.time(), state="ready", urls=urls)
     write_atomic(home.serving("node1", 0), note.model_dump_json(by_alias=True))
-    playbook = local.folder / "key.yml"
-    playbook.write_text(KEY.format(home=home.path, inventory=local.inventory, model=tiny.folder))
+    plan, playbook = local.folder / "plan.json", local.folder / "key.yml"
+    asked = ("plan", "-i", str(local.inventory), "--strategy", "inference", "--model", str(tiny.folder))
+    made = subprocess.run([sys.executable, "-m", "smolcluster", *asked], capture_output=True, text=True, timeout=120)
+    assert made.returncode == 0, made.stderr
+    plan.write_text(made.stdout)
+    playbook.write_text(KEY.format(home=home.path, inventory=local.inventory, model=tiny.folder, plan=plan))
     local.env["ANSIBLE_LOG_PATH"] = str(local.folder / "log")
     outcome = local.play(str(playbook))
     assert outcome.code == 0, outcome.text
