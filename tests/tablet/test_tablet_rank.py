@@ -138,6 +138,8 @@ def test_the_text_is_that_of_one_process_and_a_loss_costs_no_token(stages, small
         assert [(stage.node, stage.tablet, stage.alive) for stage in health.stages] == [
             ("n0", "", True), ("ipad", "browser", True), ("n2", "", True),
         ]  # fmt: skip
+        # What the rank of the tablet notes, its head tells.
+        assert [(note.tablet, note.state, note.device) for note in health.tablets] == [("ipad", "connected", "a test")]
         tokens, _, end = collect(client.submit(requests[0]))
         assert (tokens, type(end)) == (generate(model, list(requests[0].prompt), 39), Done)
         note = told(run, lambda note: note.state == "connected")
@@ -147,6 +149,8 @@ def test_the_text_is_that_of_one_process_and_a_loss_costs_no_token(stages, small
         running = stop_at_first_token(client, requests, player.sleep)
         lost = until(client, lambda health: not health.stages[1].alive)
         assert lost.stages[1].tablet == "browser"
+        [gone] = until(client, lambda health: health.tablets[0].state == "waiting").tablets
+        assert (gone.address, gone.came, gone.left_s) == (note.address, True, None)
         assert told(run, lambda note: note.state == "waiting").came
         player.wake()
         assert_all_go_on(model, running, requests)
