@@ -51,7 +51,8 @@ def run_stage(config: NodeConfig, plan: ServePlan, me: RankPlan, stop: Stop) -> 
     recorded = partial(links_recorded, config, plan, me)
     if me.rank == 0:
         # The ranks of tablets are processes of this machine, so their notes are in its folder.
-        notes = partial(read_tablets, RunFolder(Path(config.run_dir)), me.node, tuple(plan.tablets))
+        handing_over = {rank: plan.ranks[rank].node for rank in plan.tablets}
+        notes = partial(read_tablets, RunFolder(Path(config.run_dir)), handing_over)
         _be_head(folder, group, plan, recorded, notes, stop)
     else:
         serve_stage(group, partial(load_stage, folder), recorded, stop)

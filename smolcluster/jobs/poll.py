@@ -111,7 +111,7 @@ def serving_now(folder: RunFolder, state: JobState) -> ServingNote | None:
 
 def _tablets(folder: RunFolder, state: JobState) -> tuple[TabletNote, ...]:
     """What ranks that run say of their tablets."""
-    return read_tablets(folder, state.node, [rank for rank, doing in state.ranks.items() if doing == "running"])
+    return read_tablets(folder, {rank: state.node for rank, doing in state.ranks.items() if doing == "running"})
 
 
 def failures(folder: RunFolder, state: JobState) -> tuple[RankFailure, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -68,7 +68,7 @@ def read_tablet(folder: RunFolder, node: str, rank: int) -> TabletNote | None:
         return None
 
 
-def read_tablets(folder: RunFolder, node: str, ranks: Iterable[int]) -> tuple[TabletNote, ...]:
-    """What those ranks of a node said last, as far as they said anything."""
-    notes = [read_tablet(folder, node, rank) for rank in ranks]
+def read_tablets(folder: RunFolder, nodes: Mapping[int, str]) -> tuple[TabletNote, ...]:
+    """What those ranks said last, each of its node, as far as they said anything."""
+    notes = [read_tablet(folder, node, rank) for rank, node in nodes.items()]
     return tuple(note for note in notes if note is not None)

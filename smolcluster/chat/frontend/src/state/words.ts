@@ -1,5 +1,5 @@
 /** The state of the cluster in words. */
-import type { Stage, StageEvent, Stages } from "../api/types";
+import type { Stage, StageEvent, Stages, Tablet } from "../api/types";
 
 /** A figure with as many digits as say something: 0.25, 7.1, 48, 1210. */
 export const brief = (value: number): string => (value >= 100 ? value.toFixed(0) : String(Number(value.toPrecision(2))));
@@ -8,6 +8,25 @@ export const pace = ({ ms_per_token }: Stage): string =>
   ms_per_token === null ? "" : `${brief(ms_per_token)} ms/token`;
 
 export const layers = ({ layers }: Stage): string => (layers === null ? "no layers" : `layers ${layers.join(":")}`);
+
+/** How a stage does: of a tablet that is not connected, what it is that is waited for. */
+export function doing({ health, connection }: Stage): string {
+  if (connection === "waiting") return "waited for";
+  if (connection === "loading") return "loads its layers";
+  return connection === "connected" && health === "serving" ? connection : health;
+}
+
+/** What somebody has to do for a tablet to come. */
+export const coming = ({ app, node }: Tablet): string =>
+  app === "native" ? `Start the app on ${node}` : `Open this on ${node}`;
+
+/** Why, and for how long: `It has been here, and is waited for as long as the run lasts (it fell asleep).` */
+export function patience({ app, layers, left_s, came, reason }: Tablet): string {
+  const how = app === "native" ? "With its camera, by this link; the app takes the key from it." : "With its camera, or by this link.";
+  const long = left_s === null ? "as long as the run lasts" : `${Math.ceil(left_s)} s more`;
+  const again = came ? "It was here, and is waited for again, " : "It is waited for ";
+  return `${how} ${again}${long}, to compute layers ${layers}${reason === "" ? "" : ` (${reason})`}.`;
+}
 
 /** Nothing to say when all is well. */
 export function state(stages: Stages | null | undefined): string {
