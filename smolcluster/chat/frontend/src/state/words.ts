@@ -20,12 +20,11 @@ export function doing({ health, connection }: Stage): string {
 export const coming = ({ app, node }: Tablet): string =>
   app === "native" ? `Start the app on ${node}` : `Open this on ${node}`;
 
-/** Why, and for how long: `It has been here, and is waited for as long as the run lasts (it fell asleep).` */
-export function patience({ app, layers, left_s, came, reason }: Tablet): string {
-  const how = app === "native" ? "With its camera, by this link; the app takes the key from it." : "With its camera, or by this link.";
+/** For how long, and why: `It computes layers 4:8, was here before, and is waited for as long as the run lasts: ...`. */
+export function patience({ layers, left_s, came, reason }: Tablet): string {
+  const before = came ? ", was here before," : "";
   const long = left_s === null ? "as long as the run lasts" : `${Math.ceil(left_s)} s more`;
-  const again = came ? "It was here, and is waited for again, " : "It is waited for ";
-  return `${how} ${again}${long}, to compute layers ${layers}${reason === "" ? "" : ` (${reason})`}.`;
+  return `It is to compute layers ${layers}${before} and is waited for ${long}${reason === "" ? "" : `: ${reason}`}.`;
 }
 
 /** Nothing to say when all is well. */
