@@ -26,7 +26,7 @@ export function Tablets({ stages }: { stages: Stages | null | undefined }) {
         <p>{patience(tablet)}</p>
         {tablet.qr_svg === null ? null : <Qr svg={tablet.qr_svg} label={`QR code of the link for ${tablet.node}`} />}
         <p className="link">
-          <a href={tablet.url!} target="_blank" rel="noreferrer">
+          <a href={tablet.url!} rel="noreferrer" {...(tablet.app === "browser" ? { target: "_blank" } : {})}>
             {tablet.url}
           </a>{" "}
           <CopyButton text={tablet.url!} label="Copy link" />
