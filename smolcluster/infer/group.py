@@ -17,7 +17,12 @@ def group_of(config: NodeConfig, plan: ServePlan, me: RankPlan) -> GroupConfig:
         me,
         run_id=config.run_id,
         generation=config.generation,
-        secret=read_secret(Path(config.secret_file), "secret_file", "run the playbook again"),
+        secret=secret_of(config),
         endpoint_file=RunFolder(Path(config.run_dir)).endpoint(plan.ranks[0].node),
         tls=TlsContexts.of_node(config.certificates, me, plan.ca),
     )
+
+
+def secret_of(config: NodeConfig) -> bytes:
+    """The run's. ConfigError where it cannot be read."""
+    return read_secret(Path(config.secret_file), "secret_file", "run the playbook again")

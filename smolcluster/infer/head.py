@@ -10,6 +10,7 @@ from pydantic import Field
 from smolcluster.infer.request import Event, Request, Strategy
 from smolcluster.infer.stream import Stream
 from smolcluster.models.dense import Precision
+from smolcluster.runtime.tabletnote import TabletNote
 from smolcluster.spec.base import Frozen
 from smolcluster.spec.modelfile import Decoding
 
@@ -64,7 +65,8 @@ class Health(Frozen):
     """The truth of now. Only `ready` serves; `reason` says why else, or what may be coming.
 
     `epoch` grows with every (re-)connection. `active` requests hold caches, `waiting` ones do not yet; `tokens` were
-    chosen since the head began.
+    chosen since the head began. `tablets`: what the ranks that hand over to one say of it; none where the head is not
+    reached, and before they say anything.
     """
 
     state: Literal["starting", "ready", "lost", "closed"]
@@ -74,6 +76,7 @@ class Health(Frozen):
     waiting: int = 0
     tokens: int = 0
     stages: tuple[StageNow, ...] = ()
+    tablets: tuple[TabletNote, ...] = ()
 
 
 class Head(Protocol):

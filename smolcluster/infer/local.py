@@ -9,10 +9,13 @@ from smolcluster.infer.head import About, Health
 from smolcluster.infer.request import Event, Request
 from smolcluster.infer.stream import Stream
 from smolcluster.plan.types import TabletPlan
+from smolcluster.runtime.tabletnote import TabletNote
 
 
 class LocalHead:
-    """A Head. `nodes` names the machine of each rank, `tablets` has those of tablets. The engine is closed with it."""
+    """A Head. `nodes` names the machine of each rank, `tablets` has those of tablets, of which `notes` tells more. The
+    engine is closed with it.
+    """
 
     def __init__(
         self,
@@ -20,11 +23,13 @@ class LocalHead:
         about: About,
         nodes: Mapping[int, str] | None = None,
         tablets: Mapping[int, TabletPlan] | None = None,
+        notes: Callable[[], tuple[TabletNote, ...]] = tuple,
     ) -> None:
         self._engine = engine
         self._about = about
         self._nodes = dict(nodes or {})
         self._tablets = dict(tablets or {})
+        self._notes = notes
 
     def about(self) -> About:
         """The model."""
@@ -45,7 +50,7 @@ class LocalHead:
             stage.model_copy(update={"tablet": self._tablets[stage.rank].app if stage.rank in self._tablets else ""})
             for stage in health.stages
         ]
-        return health.model_copy(update={"stages": tuple(stages)})
+        return health.model_copy(update={"stages": tuple(stages), "tablets": self._notes()})
 
     def reconnect(self, within_s: float) -> None:
         """Connect all stages anew: Engine.reconnect."""

@@ -26,6 +26,8 @@ from smolcluster.models.stage_weights import load_stage
 from smolcluster.plan.stages import weight_of
 from smolcluster.plan.types import NodeConfig, RankPlan, ServePlan
 from smolcluster.runtime.process import Stop
+from smolcluster.runtime.runfolder import RunFolder
+from smolcluster.runtime.tabletnote import TabletNote, read_tablets
 from smolcluster.spec.shape import read_shape
 
 log = logging.getLogger("smolcluster.infer")
@@ -48,12 +50,22 @@ def run_stage(config: NodeConfig, plan: ServePlan, me: RankPlan, stop: Stop) -> 
     group = group_of(config, plan, me)
     recorded = partial(links_recorded, config, plan, me)
     if me.rank == 0:
-        _be_head(folder, group, plan, recorded, stop)
+        # The ranks of tablets are processes of this machine, so their notes are in its folder.
+        handing_over = {rank: plan.ranks[rank].node for rank in plan.tablets}
+        notes = partial(read_tablets, RunFolder(Path(config.run_dir)), handing_over)
+        _be_head(folder, group, plan, recorded, notes, stop)
     else:
         serve_stage(group, partial(load_stage, folder), recorded, stop)
 
 
-def _be_head(folder: Path, group: GroupConfig, plan: ServePlan, recorded: Recorded, stop: Stop) -> None:
+def _be_head(
+    folder: Path,
+    group: GroupConfig,
+    plan: ServePlan,
+    recorded: Recorded,
+    notes: Callable[[], tuple[TabletNote, ...]],
+    stop: Stop,
+) -> None:
     shape, serve = read_shape(folder), plan.serve
     choice = tokenizer_of(folder)
     known = about(folder, shape, plan)
@@ -74,7 +86,8 @@ def _be_head(folder: Path, group: GroupConfig, plan: ServePlan, recorded: Record
         policy=Policy(replan, serve.rejoin_s, first_s=group.join_s, open_s=group.join_s, tablets=tablets),
     )
     with engine, recorded(engine.mesh):
-        head = LocalHead(engine, known, {rank.rank: plan.machine(rank.rank) for rank in plan.ranks}, plan.tablets)
+        machines = {rank.rank: plan.machine(rank.rank) for rank in plan.ranks}
+        head = LocalHead(engine, known, machines, plan.tablets, notes)
         gate = Gate(head, engine.mesh, plan.api.rank)
         try:
             engine.begin()

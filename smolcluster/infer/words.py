@@ -112,7 +112,7 @@ class Frame(NamedTuple):
 
 def frame(op: Op, tag: int, word: Word | None = None) -> Frame:
     """The frame of a word. RequestError when it is too long for one."""
-    payload = _WORDS[op].dump_json(word) if word is not None else b""
+    payload = _WORDS[op].dump_json(word, by_alias=True) if word is not None else b""
     if len(payload) > MOST_BYTES:
         raise RequestError(f"it is {len(payload)} bytes long; at most {MOST_BYTES} can be sent")
     return Frame(op, tag, payload)

@@ -18,7 +18,7 @@ from smolcluster.jobs.types import ACTIVE_STATES, TAIL_LINES, JobError, JobMissi
 from smolcluster.jobs.wire import Request
 from smolcluster.runtime.results import read_result, read_serving
 from smolcluster.runtime.runfolder import JobState, RunFolder, ServingNote
-from smolcluster.runtime.tabletnote import TabletNote, read_tablet
+from smolcluster.runtime.tabletnote import TabletNote, read_tablets
 
 # The API's rank writes about every second; on a busy Raspberry Pi with an SD card now and then much later.
 SILENT_S = 30.0
@@ -111,9 +111,7 @@ def serving_now(folder: RunFolder, state: JobState) -> ServingNote | None:
 
 def _tablets(folder: RunFolder, state: JobState) -> tuple[TabletNote, ...]:
     """What ranks that run say of their tablets."""
-    running = [rank for rank, doing in state.ranks.items() if doing == "running"]
-    notes = [read_tablet(folder, state.node, rank) for rank in running]
-    return tuple(note for note in notes if note is not None)
+    return read_tablets(folder, {rank: state.node for rank, doing in state.ranks.items() if doing == "running"})
 
 
 def failures(folder: RunFolder, state: JobState) -> tuple[RankFailure, ...]:

@@ -8,17 +8,11 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from smolcluster.observe.serving_lines import code_lines
-from smolcluster.runtime.tabletnote import TabletNote
+from smolcluster.runtime.tabletnote import TabletNote, tablet_link
 from smolcluster.spec.values import is_loopback
 
 # How often it is said again that somebody is waited for.
 _AGAIN_S = 30.0
-
-
-def tablet_link(note: TabletNote, key: bytes) -> str:
-    """What a tablet opens to come in: the page's URL, or the app's own; the key is in the part no server is sent."""
-    where = note.address if note.app == "browser" else f"smolcluster://{note.address}/"
-    return f"{where}#run={note.run}&key={key.hex()}"
 
 
 def tablet_link_lines(note: TabletNote, key: bytes) -> list[str]:

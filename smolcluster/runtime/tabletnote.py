@@ -1,9 +1,10 @@
-"""tablet.json: what the rank that hands over to a tablet says of it now, and the key by which the tablet comes in."""
+"""tablet.json: what the rank that hands over to a tablet says of it now, and the key and link by which it comes in."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -47,6 +48,12 @@ def tablet_key(secret: bytes) -> bytes:
     return hmac.new(secret, _KEY, hashlib.sha256).digest()
 
 
+def tablet_link(note: TabletNote, key: bytes) -> str:
+    """What a tablet opens to come in: the page's URL, or the app's own; the key is in the part no server is sent."""
+    where = note.address if note.app == "browser" else f"smolcluster://{note.address}/"
+    return f"{where}#run={note.run}&key={key.hex()}"
+
+
 def write_tablet(folder: RunFolder, node: str, rank: int, note: TabletNote) -> None:
     """Put it in its place, whole or not at all. OSError."""
     write_atomic(folder.tablet(node, rank), note.model_dump_json(by_alias=True, indent=2) + "\n")
@@ -59,3 +66,9 @@ def read_tablet(folder: RunFolder, node: str, rank: int) -> TabletNote | None:
         return TabletNote.model_validate_json(read_replaced(path))
     except (OSError, ValidationError):
         return None
+
+
+def read_tablets(folder: RunFolder, nodes: Mapping[int, str]) -> tuple[TabletNote, ...]:
+    """What those ranks said last, each of its node, as far as they said anything."""
+    notes = [read_tablet(folder, node, rank) for rank, node in nodes.items()]
+    return tuple(note for note in notes if note is not None)

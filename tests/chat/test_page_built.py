@@ -10,8 +10,11 @@ import pytest
 from smolcluster.chat.backend.__main__ import document
 from smolcluster.chat.backend.page import FOLDER, PAGE
 from smolcluster.dashboard.__main__ import document as dashboard_document
+from smolcluster.tablet.web import FOLDER as TABLET_FOLDER
+from smolcluster.tablet.web import read_page
 
 FRONTEND = Path(__file__).resolve().parents[2] / "smolcluster" / "chat" / "frontend"
+LOCK = json.loads((FRONTEND / "package-lock.json").read_text(encoding="utf-8"))
 # How many bytes of scripts each page may be, compressed.
 PAGES = {"/": 90_000, "/dashboard.html": 120_000}
 
@@ -57,6 +60,27 @@ def test_the_pages_name_what_is_there_and_no_other_host():
     assert [name for path in PAGES for name in named_by(path) if "//" in name] == []
 
 
+def packages(texts: Path) -> set[str]:
+    """The packages whose licences stand there, each with a text that names somebody and grants something."""
+    found = set()
+    for part in texts.read_text(encoding="utf-8").split(f"\n{'-' * 80}\n\n"):
+        name, version, _ = re.match(r"(\S+) (\S+) \((.+)\)\n\n", part).groups()
+        assert version == LOCK["packages"][f"node_modules/{name}"]["version"]
+        assert re.search(r"copyright \(c\) .+permission is hereby granted", part, re.IGNORECASE | re.DOTALL), name
+        found.add(name)
+    return found
+
+
+def test_what_is_in_the_pages_has_its_licence_beside_them(api):
+    chat, tablet = packages(FOLDER / "licenses.txt"), packages(TABLET_FOLDER / "licenses.txt")
+    # React draws with the scheduler.
+    assert chat | tablet == {*json.loads((FRONTEND / "package.json").read_text())["dependencies"], "scheduler"}
+    assert chat == {"react", "react-dom", "scheduler", "uplot"}
+    answer = api.client.get("/licenses.txt")
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    assert read_page("run")["/tablet/licenses.txt"].content == (TABLET_FOLDER / "licenses.txt").read_bytes()
+
+
 def test_the_page_s_types_are_made_from_this_api():
     """Else: make page-types."""
     assert json.loads((FRONTEND / "openapi.json").read_text(encoding="utf-8")) == document()
@@ -65,8 +89,7 @@ def test_the_page_s_types_are_made_from_this_api():
 
 def test_the_page_s_packages_are_pinned_to_the_version():
     package = json.loads((FRONTEND / "package.json").read_text(encoding="utf-8"))
-    lock = json.loads((FRONTEND / "package-lock.json").read_text(encoding="utf-8"))
     wanted = {**package["dependencies"], **package["devDependencies"]}
-    assert {name: lock["packages"][f"node_modules/{name}"]["version"] for name in wanted} == wanted
+    assert {name: LOCK["packages"][f"node_modules/{name}"]["version"] for name in wanted} == wanted
     # Which registry they come from is npm's own business.
-    assert "resolved" not in json.dumps(lock)
+    assert "resolved" not in json.dumps(LOCK)

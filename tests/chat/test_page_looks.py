@@ -7,8 +7,10 @@ import os
 
 import pytest
 
+from smolcluster.runtime.tabletnote import tablet_link
 from tests.chat.fake_head import FakeHead, written
 from tests.chat.page import AXE, ENDED, IN_CHROMIUM, LIGHTHOUSE, SHOTS, answers, ask, browser, checked, quiet, says
+from tests.chat.test_tablets import APP, PAGE, TABLETS_KEY, waiting
 
 __all__ = ["browser"]
 pytestmark = IN_CHROMIUM
@@ -35,6 +37,36 @@ def test_nothing_serious_for_those_who_see_or_move_differently(browser, serve):
     tab.until("document.querySelector('dialog')")
     tab.screenshot(SHOTS / "chats-390.png")
     quiet(tab)
+
+
+def test_a_tablet_that_is_waited_for_is_shown_how_to_come_in(browser, serve):
+    head = says("well")
+    head.now = waiting(PAGE)
+    tab = browser.tab(serve(head, tablet_key=TABLETS_KEY).page_url)
+    tab.until("document.querySelector('.stage [aria-label=Tablet]')")
+    assert "ipad layers 2:4 waited for" in tab.text.replace("\n", " ")
+    # The key comes only to where the link is shown.
+    requests = [event["request"]["url"] for event in tab.events("Network.requestWillBeSent")]
+    assert [url for url in requests if url.endswith("/tablets")] == []
+    tab.click("Details")
+    tab.until("document.querySelector('dialog .qr svg')")
+    link = tablet_link(PAGE, TABLETS_KEY)
+    assert tab.js("document.querySelector('dialog .link a').href") == link
+    assert tab.js("document.querySelector('dialog section h3').textContent") == "Open this on ipad"
+    assert "is waited for 119 s more" in tab.text
+    assert tab.js("document.querySelector('dialog tbody tr:last-child').innerText").split() == [
+        "ipad", "2:4", "not", "yet", "known", "waited", "for",
+    ]  # fmt: skip
+    checked(tab, "tablet-waited-for")
+    head.now = waiting(APP)
+    tab.until("document.querySelector('dialog section h3').textContent === 'Start the app on ipad'")
+    assert tab.js("document.querySelector('dialog .link a').getAttribute('href')") == tablet_link(APP, TABLETS_KEY)
+    here = waiting(PAGE.model_copy(update={"state": "connected"}), state="ready")
+    head.now = here.model_copy(update={"stages": tuple(one.model_copy(update={"alive": True}) for one in here.stages)})
+    tab.until("!document.querySelector('dialog .qr')")
+    tab.until("document.querySelector('dialog tbody').innerText.includes('connected')")
+    assert TABLETS_KEY.hex() not in tab.js("document.documentElement.outerHTML")
+    quiet(tab, "503")
 
 
 def test_by_keyboard_alone(browser, serve):

@@ -113,8 +113,10 @@ def test_the_endpoint(api, head):
     assert answer.json() == {
         "state": "ready", "reason": "", "epoch": 1, "tokens_per_s": 0.0, "events": [],
         "stages": [
-            {"rank": 0, "node": "mini1", "layers": [0, 2], "ms_per_token": None, "health": "serving", "tablet": ""},
-            {"rank": 1, "node": "pi5", "layers": [2, 4], "ms_per_token": None, "health": "serving", "tablet": ""},
+            {"rank": 0, "node": "mini1", "layers": [0, 2], "ms_per_token": None, "health": "serving", "tablet": "",
+             "connection": ""},
+            {"rank": 1, "node": "pi5", "layers": [2, 4], "ms_per_token": None, "health": "serving", "tablet": "",
+             "connection": ""},
         ],
     }  # fmt: skip
     assert answer.headers["cache-control"] == "private, no-cache"

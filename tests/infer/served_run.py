@@ -74,6 +74,7 @@ class Run:
     plan: ServePlan
     folder: Path
     model: Path
+    certificates: Path | None = None  # the nodes' folders of them are in it
 
     @property
     def api(self) -> int:
@@ -94,6 +95,7 @@ class Run:
             "ranks": (rank,),
             "model_dir": str(self.model) if rank != self.api else None,
             "tablet_dir": str(self.folder / "exports"),
+            "certificates": str(self.certificates / f"n{rank}") if self.certificates is not None else None,
         }
         return NodeConfig(**{**fields, **changes})
 
@@ -125,10 +127,11 @@ def served(
     cuts: tuple[tuple[int, int], ...],
     rejoin_s: float = 60.0,
     plan: ServePlan | None = None,
+    certificates: Path | None = None,
 ) -> Iterator[tuple[Run, HeadClient]]:
     """All stages, each a process, and the API's link to the head. The caller ends the stages."""
     (folder / "secret").write_text("a secret of the tests")
-    run = Run(pool, plan or plan_of(cuts, rejoin_s), folder, model)
+    run = Run(pool, plan or plan_of(cuts, rejoin_s), folder, model, certificates)
     run.begin(*range(len(cuts)))
     client = run.client()
     try:

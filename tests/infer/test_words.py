@@ -24,6 +24,7 @@ from smolcluster.infer.words import (
     refusal,
 )
 from smolcluster.models.sampling import Sampling
+from smolcluster.runtime.tabletnote import TabletNote
 from tests.infer.gates import ABOUT, STAGE, USAGE
 
 
@@ -32,6 +33,16 @@ def framed(op: int, tag: int, payload: bytes) -> Message:
     return Message(unpack(head, 1 << 30, "the test"), bytearray(payload))
 
 
+TABLET = TabletNote(
+    time=1.5,
+    run="r",
+    tablet="ipad",
+    app="native",
+    state="waiting",
+    address="172.20.10.3:8000",
+    layers="2:4",
+    left_s=9.5,
+)
 WORDS = [
     (Op.ABOUT, ABOUT),
     (Op.SUBMIT, Request("the €", 5, Sampling(0.5, 3, 0.9), ("x", "é"), 2**64 - 1, 3.5, True)),
@@ -47,6 +58,7 @@ WORDS = [
     (Op.COUNTED, Counted(tokens=3)),
     (Op.HEALTH, None),
     (Op.HEALTH, Health(state="lost", reason="rank 1 was lost", stages=(STAGE,))),
+    (Op.HEALTH, Health(state="starting", stages=(STAGE,), tablets=(TABLET,))),
     (Op.RECONNECT, Within(seconds=3)),
     (Op.RECONNECTED, None),
 ]

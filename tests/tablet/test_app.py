@@ -15,8 +15,7 @@ import pytest
 import tree_sitter_swift
 from tree_sitter import Language, Node, Parser
 
-from smolcluster.observe.tablet_lines import tablet_link
-from smolcluster.runtime.tabletnote import TabletNote
+from smolcluster.runtime.tabletnote import TabletNote, tablet_link
 from smolcluster.tablet import channel, door, fetching, greeting, kinds, manifest, reference
 from smolcluster.tablet.frames import (
     NUMBERS,

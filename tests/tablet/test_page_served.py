@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from smolcluster.infer.request import Request
-from smolcluster.observe.tablet_lines import tablet_link
-from smolcluster.runtime.tabletnote import tablet_key
+from smolcluster.runtime.tabletnote import tablet_key, tablet_link
 from tests.chat.page import IN_CHROMIUM, browser
 from tests.infer.gates import wait_for
 from tests.infer.infer_models import generate, save

@@ -100,6 +100,14 @@ def link_of(served: Served) -> str:
     return served.until(found, "the tablet's link is told")
 
 
+def tablet_of(url: str) -> dict[str, Any]:
+    """What the API says of it."""
+    with urllib.request.urlopen(f"{url}/tablets", timeout=60) as answer:
+        [tablet] = json.load(answer)["tablets"]
+    assert isinstance(tablet, dict)
+    return tablet
+
+
 @pytest.mark.parametrize("kind", ["gpt2", pytest.param("llama", marks=pytest.mark.soak)])
 @pytest.mark.timeout(400)
 def test_a_tablet_killed_in_mid_stream_and_back_continues_the_text(project, serve, play, kind):
@@ -117,6 +125,15 @@ def test_a_tablet_killed_in_mid_stream_and_back_continues_the_text(project, serv
         ("one", "", "serving"), ("ipad", "browser", "serving"), ("two", "", "serving"),
     ]  # fmt: skip
 
+    assert tablet_of(url).items() >= {"node": "ipad", "state": "connected", "layers": "1:3", "url": None}.items()
+    shown: list[str] = []
+
+    def come_again() -> None:
+        """By the link that the chat page shows."""
+        served.until(lambda: tablet_of(url)["state"] == "waiting", "the API says that the tablet has gone")
+        shown.append(tablet_of(url)["url"])
+        play(shown[0])
+
     body = json.dumps(asked(stream=True)).encode()
     request = urllib.request.Request(f"{url}/v1/completions", body, {"Content-Type": "application/json"})
     told: list[str] = []
@@ -129,8 +146,9 @@ def test_a_tablet_killed_in_mid_stream_and_back_continues_the_text(project, serv
             if len(told) == 2:
                 player.send_signal(signal.SIGKILL)
                 player.wait(30)
-                threading.Thread(target=play, args=(link_of(served),)).start()
+                threading.Thread(target=come_again).start()
     assert "".join(told) == right
+    assert shown == [link_of(served)]
     served.until(lambda: "ipad: waiting for its browser again" in served.text, "that it is waited for again")
     served.until(lambda: health(url)["state"] == "ready", "it serves again")
     assert served.finish() == 130, served.text

@@ -14,10 +14,10 @@ from smolcluster.jobs.telling import ServedLines
 from smolcluster.jobs.types import PollResult
 from smolcluster.models.partition import LayerRange
 from smolcluster.models.stage_weights import load_stage
-from smolcluster.observe.tablet_lines import TabletLines, tablet_link, tablet_link_lines
+from smolcluster.observe.tablet_lines import TabletLines, tablet_link_lines
 from smolcluster.plan.stages import Machine, ModelWeight
 from smolcluster.runtime.runfolder import JobState, RunFolder
-from smolcluster.runtime.tabletnote import TabletNote, read_tablet, tablet_key, write_tablet
+from smolcluster.runtime.tabletnote import TabletNote, read_tablet, tablet_key, tablet_link, write_tablet
 from smolcluster.tablet.export import export_onnx
 from smolcluster.tablet.play import read_link
 from smolcluster.tablet.stages import require_packages

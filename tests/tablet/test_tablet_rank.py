@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import torch
@@ -66,9 +68,12 @@ def with_tablet(
 class Player:
     """An iPad whose browser has the page open, in a thread: it comes again whenever it is let go."""
 
-    def __init__(self, address: str, cache: Path, key: bytes = tablet_key(SECRET)) -> None:
-        host, _, port = address.removeprefix("http://").removesuffix("/tablet").rpartition(":")
-        self._where = Endpoint(host, int(port))
+    def __init__(
+        self, address: str, cache: Path, key: bytes = tablet_key(SECRET), tls: ssl.SSLContext | None = None
+    ) -> None:
+        page = urlsplit(address)
+        self._where = Endpoint(page.hostname or "", page.port or 0)
+        self._tls = tls
         self._me = Self("tablet", "served", "ipad", key)
         self._tablet = OnnxTablet(cache, "a test")
         self._over, self._awake = threading.Event(), threading.Event()
@@ -98,7 +103,7 @@ class Player:
         while not self._over.is_set():
             self._awake.wait()
             try:
-                self.channel = dial(self._where, self._me, Deadline(5.0), path=SOCKET)
+                self.channel = dial(self._where, self._me, Deadline(5.0), self._tls, SOCKET)
                 if not self._awake.is_set() or self._over.is_set():
                     self.channel.abort()
                 self._tablet.serve(self.channel)
@@ -138,6 +143,8 @@ def test_the_text_is_that_of_one_process_and_a_loss_costs_no_token(stages, small
         assert [(stage.node, stage.tablet, stage.alive) for stage in health.stages] == [
             ("n0", "", True), ("ipad", "browser", True), ("n2", "", True),
         ]  # fmt: skip
+        # What the rank of the tablet notes, its head tells.
+        assert [(note.tablet, note.state, note.device) for note in health.tablets] == [("ipad", "connected", "a test")]
         tokens, _, end = collect(client.submit(requests[0]))
         assert (tokens, type(end)) == (generate(model, list(requests[0].prompt), 39), Done)
         note = told(run, lambda note: note.state == "connected")
@@ -147,6 +154,8 @@ def test_the_text_is_that_of_one_process_and_a_loss_costs_no_token(stages, small
         running = stop_at_first_token(client, requests, player.sleep)
         lost = until(client, lambda health: not health.stages[1].alive)
         assert lost.stages[1].tablet == "browser"
+        [gone] = until(client, lambda health: health.tablets[0].state == "waiting").tablets
+        assert (gone.address, gone.came, gone.left_s) == (note.address, True, None)
         assert told(run, lambda note: note.state == "waiting").came
         player.wake()
         assert_all_go_on(model, running, requests)

@@ -9,6 +9,8 @@ from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_seri
 from smolcluster.chat.backend.refusals import ErrorDetail
 from smolcluster.infer.request import Finish, Strategy
 from smolcluster.models.dense import Precision
+from smolcluster.runtime.tabletnote import State
+from smolcluster.spec.cluster import App
 
 if TYPE_CHECKING:
     from smolcluster.chat.backend.exchange import Exchange
@@ -159,7 +161,8 @@ class StageStrip(BaseModel):
     """A stage as the page shows it. `layers` is half-open, null: it has none now. `ms_per_token`: how long it computes
     for a step lately, null before it did; a step is a token of every session that is under way. `health` lost: it
     cannot be reached; recovering: it is there, and waits for the others or for layers. `tablet`: what has the layers
-    where it is no computer; lost then says that it is not connected.
+    where it is no computer; lost then says that it is not connected. `connection`: how it stands with that, as far as
+    its head says.
     """
 
     rank: int
@@ -168,6 +171,7 @@ class StageStrip(BaseModel):
     ms_per_token: float | None
     health: StageHealth
     tablet: TabletApp = ""
+    connection: Literal["", State] = ""
 
 
 class StageEvent(BaseModel):
@@ -202,6 +206,32 @@ class LinkAnswer(BaseModel):
     url: str
     qr_svg: str
     expires_s: float
+
+
+class TabletAnswer(BaseModel):
+    """A tablet of the plan. `left_s`: how long it is waited for, null: as long as the run lasts; `came`: it was there
+    before in this run; `reason`: why it is not now, as far as that is known.
+
+    `url`: what it opens to come in while it is waited for, with the run's key for tablets in the part that no server is
+    sent; `qr_svg` as in /links, null where the link is good on its own machine alone.
+    """
+
+    node: str
+    app: App
+    layers: str
+    state: State
+    left_s: float | None
+    came: bool
+    reason: str
+    device: str
+    url: str | None
+    qr_svg: str | None
+
+
+class TabletsAnswer(BaseModel):
+    """GET /tablets. None where the head cannot be reached, which knows of them."""
+
+    tablets: list[TabletAnswer]
 
 
 class ModelCard(BaseModel):

@@ -1,6 +1,6 @@
 """The HTTP API of a served model, as a FastAPI application.
 
-    /chat  /ws/chat  /answers/...  /links  /stages  /health ...  our own
+    /chat  /ws/chat  /answers/...  /links  /stages  /tablets ...  our own
     /v1/models  /v1/completions  /v1/chat/completions            OpenAI's
     /                                                            the page
 
@@ -30,6 +30,7 @@ from smolcluster.chat.backend.refusals import on_http_error, on_invalid
 from smolcluster.chat.backend.service import Service
 from smolcluster.chat.backend.settings import ApiSettings
 from smolcluster.chat.backend.state_routes import state_routes
+from smolcluster.chat.backend.tablet_routes import tablet_routes
 from smolcluster.chat.backend.websocket import socket_routes
 from smolcluster.infer.head import Head
 
@@ -68,7 +69,7 @@ def create_app(head: Head, settings: ApiSettings, *more: Routes) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.service = service
-    for routes in (chat_routes, openai_routes, state_routes, link_routes, socket_routes, *more):
+    for routes in (chat_routes, openai_routes, state_routes, link_routes, tablet_routes, socket_routes, *more):
         app.include_router(routes(service))
         app.include_router(routes(service), prefix="/api", include_in_schema=False)
     app.include_router(page_routes())

@@ -10,7 +10,13 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 FOLDER = Path(__file__).parents[1] / "page"
-_KINDS = {".css": "text/css", ".html": "text/html", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_KINDS = {
+    ".css": "text/css",
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain",
+}
 _YEAR_S = 365 * 24 * 3600
 
 

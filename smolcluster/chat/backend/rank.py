@@ -7,7 +7,7 @@ import ssl
 from contextlib import closing
 from pathlib import Path
 
-from pydantic import SecretStr
+from pydantic import SecretBytes, SecretStr
 
 from smolcluster.certs.checking import browser_context, check_node
 from smolcluster.certs.places import NodeFolder
@@ -17,9 +17,11 @@ from smolcluster.chat.backend.settings import SHORTEST_KEY, ApiSettings
 from smolcluster.comm.route import is_loopback
 from smolcluster.errors import ConfigError, InputError, Problem, SmolError
 from smolcluster.infer.client import open_head
+from smolcluster.infer.group import secret_of
 from smolcluster.plan.types import ApiPlan, NodeConfig, RankPlan, ServePlan
 from smolcluster.runtime.process import Stop
 from smolcluster.runtime.runfolder import RunFolder
+from smolcluster.runtime.tabletnote import tablet_key
 
 log = logging.getLogger("smolcluster.chat")
 # How often the rank looks whether the API still lives: nothing announces its end.
@@ -33,6 +35,7 @@ def run_api(config: NodeConfig, plan: ServePlan, me: RankPlan, stop: Stop, *more
     """
     folder = RunFolder(Path(config.run_dir))
     key = read_key(config, plan.api)
+    tablets = SecretBytes(tablet_key(secret_of(config))) if plan.tablets else None
     tls = read_tls(config, plan, me) if plan.api.tls else None
     bound = bind(plan.api.listen, {"api": plan.api.api_port, "page": plan.api.frontend_port})
     try:
@@ -48,6 +51,7 @@ def run_api(config: NodeConfig, plan: ServePlan, me: RankPlan, stop: Stop, *more
         requests_file=folder.requests(me.node, me.rank),
         note_file=folder.serving(me.node, me.rank),
         links_file=folder.links_used(me.node, me.rank),
+        tablet_key=tablets,
         urls=urls(bound, tls is not None),
     )
     folder.rank(me.node, me.rank).mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretBytes, SecretStr, model_validator
 
 from smolcluster.comm.route import is_loopback
 from smolcluster.spec.base import Frozen
@@ -18,7 +18,8 @@ class ApiSettings(Frozen):
     """Times in seconds. `names`: further names that this machine is asked by in a Host header.
 
     Without a key anybody on this machine may ask, and nobody else can. `requests_file` gets RequestRecords, `note_file`
-    the ServingNote with its `urls`, `links_file` remembers which links were used.
+    the ServingNote with its `urls`, `links_file` remembers which links were used. `tablet_key`: by which
+    the plan's tablets come in, where there are any.
     `request_s` None leaves a request's deadline to the engine. `send_s`: a reader that takes nothing for so long is
     gone. `body_s`: how long a body may take to arrive, and how long a connection may ask for nothing. `handshake_s`:
     how long one to HTTPS may be without TLS. `ping_s`: how often a silent stream shows that it lives.
@@ -43,6 +44,7 @@ class ApiSettings(Frozen):
     requests_file: Path | None = None
     note_file: Path | None = None
     links_file: Path | None = None
+    tablet_key: SecretBytes | None = None
     urls: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")

@@ -52,6 +52,7 @@ class StageWatch:
 
     def answer(self, health: Health, tokens_per_s: float) -> StagesAnswer:
         """All of it."""
+        connections = {note.tablet: note.state for note in health.tablets}
         return StagesAnswer(
             state=health.state,
             reason=health.reason,
@@ -65,6 +66,7 @@ class StageWatch:
                     ms_per_token=self._speeds[stage.rank].median if stage.rank in self._speeds else None,
                     health=_how(stage, health),
                     tablet=stage.tablet,
+                    connection=connections.get(stage.node, "") if stage.tablet else "",
                 )
                 for stage in health.stages
             ],

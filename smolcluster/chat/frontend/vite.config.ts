@@ -1,9 +1,10 @@
 import react from "@vitejs/plugin-react";
 import { defineConfig } from "vitest/config";
+import { licences } from "./licences.ts";
 
 // The built page ships in the Python package, beside the backend that serves it.
 export default defineConfig({
-  plugins: [react()],
+  plugins: [react(), licences().page],
   build: {
     outDir: process.env.PAGE_FOLDER ?? "../page",
     emptyOutDir: true,

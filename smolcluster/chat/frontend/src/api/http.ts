@@ -1,5 +1,5 @@
 /** Requests to the backend of this origin. Nothing of the page asks any other host. */
-import type { Config, ErrorDetail, Link, Stages } from "./types";
+import type { Config, ErrorDetail, Link, Stages, Tablet } from "./types";
 
 const API = "/api";
 
@@ -45,6 +45,11 @@ export const config = async (): Promise<Config> => (await ask("/config")).json()
 
 /** The browser asks with the ETag that it has: where nothing has changed nothing travels. */
 export const stages = async (): Promise<Stages> => (await ask("/stages", { cache: "no-cache" })).json();
+
+export const tablets = async (): Promise<Tablet[]> => {
+  const { tablets }: { tablets: Tablet[] } = await (await ask("/tablets")).json();
+  return tablets;
+};
 
 export const reconnect = () => post("/reconnect", {});
 

@@ -270,6 +270,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/tablets": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Tablets
+         * @description The tablets that have layers. While one is waited for, its link, which holds a key: it is in no log.
+         */
+        get: operations["tablets_tablets_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
 }
 export type webhooks = Record<string, never>;
 export interface components {
@@ -674,7 +694,8 @@ export interface components {
          * @description A stage as the page shows it. `layers` is half-open, null: it has none now. `ms_per_token`: how long it computes
          *     for a step lately, null before it did; a step is a token of every session that is under way. `health` lost: it
          *     cannot be reached; recovering: it is there, and waits for the others or for layers. `tablet`: what has the layers
-         *     where it is no computer; lost then says that it is not connected.
+         *     where it is no computer; lost then says that it is not connected. `connection`: how it stands with that, as far as
+         *     its head says.
          */
         StageStrip: {
             /** Rank */
@@ -699,6 +720,12 @@ export interface components {
              * @enum {string}
              */
             tablet: "" | "native" | "browser";
+            /**
+             * Connection
+             * @default
+             * @enum {string}
+             */
+            connection: "" | "waiting" | "loading" | "connected";
         };
         /**
          * StagesAnswer
@@ -742,6 +769,50 @@ export interface components {
             include_usage?: boolean | null;
             /** Include Obfuscation */
             include_obfuscation?: boolean | null;
+        };
+        /**
+         * TabletAnswer
+         * @description A tablet of the plan. `left_s`: how long it is waited for, null: as long as the run lasts; `came`: it was there
+         *     before in this run; `reason`: why it is not now, as far as that is known.
+         *
+         *     `url`: what it opens to come in while it is waited for, with the run's key for tablets in the part that no server is
+         *     sent; `qr_svg` as in /links, null where the link is good on its own machine alone.
+         */
+        TabletAnswer: {
+            /** Node */
+            node: string;
+            /**
+             * App
+             * @enum {string}
+             */
+            app: "native" | "browser";
+            /** Layers */
+            layers: string;
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "waiting" | "loading" | "connected";
+            /** Left S */
+            left_s: number | null;
+            /** Came */
+            came: boolean;
+            /** Reason */
+            reason: string;
+            /** Device */
+            device: string;
+            /** Url */
+            url: string | null;
+            /** Qr Svg */
+            qr_svg: string | null;
+        };
+        /**
+         * TabletsAnswer
+         * @description GET /tablets. None where the head cannot be reached, which knows of them.
+         */
+        TabletsAnswer: {
+            /** Tablets */
+            tablets: components["schemas"]["TabletAnswer"][];
         };
         /**
          * TextChoice
@@ -2463,6 +2534,125 @@ export interface operations {
             };
             /** @description No other device can reach this server */
             409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The body is too large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The body is not JSON */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description Too many requests wait */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description A bug */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The model cannot be served now */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description It was not done within its deadline */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    tablets_tablets_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TabletsAnswer"];
+                };
+            };
+            /** @description The request cannot be served as it is */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description A key is needed */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description From a page of another origin, or by a name that is not this machine's */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description There is no such model */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The body did not arrive in time */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -8,6 +8,8 @@ export type Config = Schemas["ConfigAnswer"];
 export type Stages = Schemas["StagesAnswer"];
 export type Stage = Schemas["StageStrip"];
 export type StageEvent = Schemas["StageEvent"];
+/** A tablet that has layers; while it is waited for, with what lets it in. */
+export type Tablet = Schemas["TabletAnswer"];
 export type Link = Schemas["LinkAnswer"];
 export type Done = Schemas["DoneEvent"];
 /** begin, token, ..., then done or error. `number` counts an answer's events; it is taken up by its begin's `id`. */

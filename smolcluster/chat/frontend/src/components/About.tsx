@@ -32,6 +32,9 @@ export function About({ config, onClose }: { config: Config | null; onClose: () 
           <a href="/openapi.json">/openapi.json</a> every endpoint
         </li>
       </ul>
+      <p className="quiet">
+        This page has code of others: <a href="/licenses.txt">their licences</a>.
+      </p>
     </Panel>
   );
 }

@@ -2,8 +2,10 @@
 import { useEffect, useState } from "react";
 import { hasDashboard, reconnect } from "../api/http";
 import type { Server } from "../state/useServer";
-import { brief, pace, state, story } from "../state/words";
+import { brief, doing, pace, state, story } from "../state/words";
 import { Panel } from "./Panel";
+import { TabletMark } from "./TabletMark";
+import { Tablets } from "./Tablets";
 
 export function Cluster({ server, onClose }: { server: Server; onClose: () => void }) {
   const [said, setSaid] = useState("");
@@ -44,15 +46,19 @@ export function Cluster({ server, onClose }: { server: Server; onClose: () => vo
           <tbody>
             {(stages?.stages ?? []).map((stage) => (
               <tr key={stage.rank} className={stage.health === "lost" ? "bad" : ""}>
-                <th scope="row">{stage.node}</th>
+                <th scope="row">
+                  {stage.tablet === "" ? null : <TabletMark />}
+                  {stage.node}
+                </th>
                 <td>{stage.layers?.join(":") ?? "none"}</td>
                 <td>{pace(stage) || "not yet known"}</td>
-                <td>{stage.health}</td>
+                <td>{doing(stage)}</td>
               </tr>
             ))}
           </tbody>
         </table>
       </div>
+      <Tablets stages={stages} />
       <p>
         <button type="button" onClick={() => void again()}>
           Reconnect

@@ -1,8 +1,9 @@
 /** A link that lets one more device in, with its QR code. */
-import { useEffect, useRef, useState } from "react";
+import { useState } from "react";
 import { ApiFailure, link } from "../api/http";
 import type { Link } from "../api/types";
 import { CopyButton } from "./CopyButton";
+import { Qr } from "./Qr";
 
 export function PhoneLink() {
   const [made, setMade] = useState<Link | null>(null);
@@ -24,7 +25,7 @@ export function PhoneLink() {
       <p role="alert">{trouble}</p>
       {made ? (
         <>
-          <Qr svg={made.qr_svg} />
+          <Qr svg={made.qr_svg} label="QR code of the link" />
           <p className="link">
             {made.url} <CopyButton text={made.url} label="Copy link" />
           </p>
@@ -33,14 +34,4 @@ export function PhoneLink() {
       ) : null}
     </>
   );
-}
-
-/** The server's own drawing, as nodes and not as HTML. */
-function Qr({ svg }: { svg: string }) {
-  const place = useRef<HTMLDivElement>(null);
-  useEffect(() => {
-    const drawn = new DOMParser().parseFromString(svg, "text/html").querySelector("svg");
-    if (drawn !== null) place.current?.replaceChildren(document.importNode(drawn, true));
-  }, [svg]);
-  return <div ref={place} className="qr" role="img" aria-label="QR code of the link" />;
 }

@@ -1,8 +1,9 @@
 /** The strip: the computers that hold the model, in the order in which a token passes them. */
 import { useState } from "react";
 import type { Server } from "../state/useServer";
-import { layers, pace, state } from "../state/words";
+import { doing, layers, pace, state } from "../state/words";
 import { Cluster } from "./Cluster";
+import { TabletMark } from "./TabletMark";
 
 export function Stages({ server }: { server: Server }) {
   const [open, setOpen] = useState(false);
@@ -15,8 +16,8 @@ export function Stages({ server }: { server: Server }) {
         <ul aria-label="Stages of the model" tabIndex={0}>
           {(stages?.stages ?? []).map((stage) => (
             <li key={stage.rank} className={`stage ${stage.health}`}>
-              <span className="dot" aria-hidden="true" />
-              <strong>{stage.node}</strong> {layers(stage)} {stage.health === "serving" ? pace(stage) : stage.health}
+              {stage.tablet === "" ? <span className="dot" aria-hidden="true" /> : <TabletMark />}
+              <strong>{stage.node}</strong> {layers(stage)} {stage.health === "serving" ? pace(stage) : doing(stage)}
             </li>
           ))}
         </ul>

@@ -13,4 +13,5 @@ export const Send = draw("M12 19V5m-6 6 6-6 6 6");
 export const Stop = draw("M7 7h10v10H7z");
 export const More = draw("M12 6v.01M12 12v.01M12 18v.01");
 export const Phone = draw("M8 3h8a1 1 0 0 1 1 1v16a1 1 0 0 1-1 1H8a1 1 0 0 1-1-1V4a1 1 0 0 1 1-1zM11 18h2");
+export const Tablet = draw("M6 3h12a1 1 0 0 1 1 1v16a1 1 0 0 1-1 1H6a1 1 0 0 1-1-1V4a1 1 0 0 1 1-1zM12 17v.01");
 export const Theme = draw("M12 3a9 9 0 1 0 9 9 7 7 0 0 1-9-9z");
