@@ -83,9 +83,16 @@ class Reading:
             return self._look()
 
     def series(
-        self, name: SeriesName, by: Grouping | None, node: str | None, rank: int | None, since_step: int, points: int
+        self,
+        name: SeriesName,
+        by: Grouping | None,
+        node: str | None,
+        rank: int | None,
+        between: tuple[int, int | None],
+        points: int,
     ) -> SeriesAnswer:
-        """A figure over the steps after `since_step`."""
+        """A figure over the steps after the first of `between`, up to the second; None: to the last there is."""
+        since_step, until_step = between
         with self._lock:
             state = self._look()
             by = by or ("rank" if rank is not None or name not in FIGURES else FIGURES[name].by)
@@ -97,9 +104,12 @@ class Reading:
             counted = ranks if server is None or len(ranks) < len(self._ranks) else ranks[:1]
             lines, last = [], since_step
             for line, steps, values, times in lines_of(name, by, ranks, counted, self._machines):
-                new = steps > since_step
+                asked = steps > since_step
+                if until_step is not None:
+                    asked &= steps <= until_step
+                steps, values, times = steps[asked], values[asked], times[asked]
                 last = max(last, int(steps[-1]) if len(steps) else 0)
-                kept = thin(steps[new], values[new], times[new], points)
+                kept = thin(steps, values, times, points)
                 update = {
                     "steps": [int(step) for step in kept[0].tolist()],
                     "values": kept[1].tolist(),
