@@ -28,7 +28,8 @@ from smolcluster.dashboard.columns import Columns
 from smolcluster.dashboard.events import Happened
 from smolcluster.dashboard.fixed import read_plan, run_answer, server_of
 from smolcluster.dashboard.logs import Source, Wanted, page
-from smolcluster.dashboard.now import Seen, state_answer
+from smolcluster.dashboard.now import state_answer
+from smolcluster.dashboard.seen import Seen
 from smolcluster.dashboard.series import FIGURES, RankColumns, lines_of, thin, unit_of
 from smolcluster.dashboard.serving import serving_of
 from smolcluster.dashboard.stopping import Others, Stopper
