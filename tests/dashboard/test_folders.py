@@ -146,6 +146,33 @@ def test_a_stretch_has_as_many_points_as_the_whole(tmp_path: Path) -> None:
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "query.until_step"), refused.text
 
 
+def test_a_curve_that_comes_later_is_waited_for(tmp_path: Path) -> None:
+    """What a machine elsewhere has measured comes with a later poll than that of the others."""
+    folder = run_folder(tmp_path / "a-run")
+    client = client_of(folder)
+
+    def take(rank: int, *steps: int) -> None:
+        with folder.metrics(NODES[rank], rank).open("a") as file:
+            for step in steps:
+                file.write(record(step, rank).model_dump_json(by_alias=True) + "\n")
+
+    def asked(since: int) -> tuple[list[list[int]], int]:
+        answer = got(client, "series", name="compute_ms", since_step=since)
+        return [line["steps"] for line in answer["lines"]], answer["last_step"]
+
+    take(0, 4, 5)
+    take(2, 4)
+    assert asked(3) == ([[4, 5], [], [4]], 3)
+    take(1, 4, 5)
+    assert asked(3) == ([[4, 5], [4, 5], [4]], 4)
+    take(2, 5)
+    assert asked(4) == ([[5], [5], [5]], 5)
+    # One that is gone is not waited for.
+    take(0, 6, 100)
+    take(1, 6, 100)
+    assert asked(5) == ([[6, 100], [6, 100], []], 100)
+
+
 def test_a_file_that_is_replaced_is_read_anew(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "a-run", steps=9)
     client = client_of(folder)
