@@ -91,8 +91,12 @@ def record(step: int) -> StepRecord:
 
 
 def link(step: int, peer: int) -> LinkRecord:
-    """A link's line."""
-    return LinkRecord(step=step, time=1e9 + step / 2, peer=peer, mbps=900.0, rtt_ms=0.3, buffered=0)
+    """A link's line, as whole as on Linux."""
+    return LinkRecord(
+        step=step, time=1e9 + step / 2, peer=peer, node=NODES[peer], address=f"10.10.0.{peer + 1}",
+        seconds=LINKS_EVERY / 2, bytes_out=11_000_000 * LINKS_EVERY, bytes_in=11_000_000 * LINKS_EVERY, mbps=352.0,
+        rtt_ms=0.3, rtt_by="ping", buffered=65_536, unread=0,
+    )  # fmt: skip
 
 
 def long_run(runs: Path, steps: int) -> RunFolder:

@@ -277,7 +277,8 @@ class SeriesLine(BaseModel):
 class SeriesAnswer(BaseModel):
     """GET /dashboard/series. Of each stretch its lowest and its highest point are kept.
 
-    `last_step` is what to give as `since_step` next; where `generation` has changed since, ask from 0 anew.
+    `last_step`, the last of those that were asked for and all curves have, is what to give as `since_step` next: of a
+    curve that is further, steps come again. Where `generation` has changed since, ask from the start anew.
     """
 
     name: SeriesName

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from smolcluster.dashboard.now import Followed
+from smolcluster.dashboard.seen import Followed
 from smolcluster.runtime.runfolder import SUMMARY_SCHEMA, ClockNote, RunFolder, Summary
 
 

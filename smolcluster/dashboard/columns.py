@@ -1,13 +1,13 @@
 """One rank's metrics.jsonl as columns of numbers, or one machine's hardware.jsonl, read on from where it grew.
 
-A file of metrics grows by lines; now and then it is replaced as a whole (thinned, cut after a restart, collected): then
-it is read anew. It trusts nothing in there: a damaged line is counted and skipped, the last one may be half written.
+One that is replaced as a whole (thinned, cut after a restart) is read anew. It trusts nothing in there: a damaged
+line is counted and skipped, the last one may be half written.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ import pydantic_core
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from smolcluster.runtime.growing import Growing
 from smolcluster.runtime.metricsfile import METRICS_SCHEMA, StepRecord
 
 Numbers = NDArray[np.float64]
@@ -62,12 +63,10 @@ class Columns:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._file = Growing(path)
         self._clear()
 
     def _clear(self) -> None:
-        self._identity: tuple[int, int] | None = None
-        self._offset = 0
-        self._lines = 0
         self._rows: list[tuple[float, ...]] = []
         self._table: Numbers | None = None
         self._validation: dict[int, tuple[float, float]] = {}
@@ -80,19 +79,14 @@ class Columns:
 
     def refresh(self) -> bool:
         """Read what has come since; whether there was anything. A file that is gone leaves what was known of it."""
-        try:
-            with self.path.open("rb") as file:
-                stat = self.path.stat()
-                identity = (stat.st_dev, stat.st_ino)
-                if identity != self._identity or stat.st_size < self._offset:
-                    self._clear()
-                    self._identity = identity
-                if stat.st_size == self._offset:
-                    return False
-                file.seek(self._offset)
-                return self._take(iter(lambda: file.read(_CHUNK_BYTES), b""))
-        except OSError:
-            return False
+        any_line = False
+        while True:
+            lines, anew = self._file.read(_CHUNK_BYTES)
+            if anew:
+                self._clear()
+            if not lines:
+                return any_line
+            any_line = self._take(lines) or any_line
 
     def column(self, name: str) -> Numbers:
         """A field of all steps, in order of steps; "val_loss" and "val_accuracy" are NaN where none was measured."""
@@ -130,20 +124,13 @@ class Columns:
             if index < len(table) and table[index, 0] == step:
                 table[index, [_AT["val_loss"], _AT["val_accuracy"]]] = self._validation[int(step)]
 
-    def _take(self, chunks: Iterable[bytes]) -> bool:
-        rest, any_line = b"", False
-        for chunk in chunks:
-            whole, newline, rest = (rest + chunk).rpartition(b"\n")
-            if not newline:
-                continue
-            self._offset += len(whole) + 1
-            lines = [line for line in whole.split(b"\n") if line]
-            any_line = any_line or bool(lines)
-            for record in _parsed(lines):
-                self._lines += 1
-                if not isinstance(record, dict) or not self._keep(record):
-                    self.damaged += 1
-        return any_line
+    def _take(self, lines: Sequence[bytes]) -> bool:
+        """Whether any of them had something in it."""
+        lines = [line for line in lines if line]
+        for record in _parsed(lines):
+            if not isinstance(record, dict) or not self._keep(record):
+                self.damaged += 1
+        return bool(lines)
 
     def _keep(self, record: dict[str, Any]) -> bool:
         """Take a record in; False if it is damaged. One of a kind that is not known here is left out."""

@@ -3,62 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from statistics import median
 from typing import Any
 
-from smolcluster.dashboard.answers import (
-    NodeNow,
-    NodeState,
-    ServingNow,
-    SlowestAnswer,
-    StateAnswer,
-)
-from smolcluster.dashboard.columns import RECENT, Columns
+from smolcluster.dashboard.answers import NodeNow, NodeState, StateAnswer
 from smolcluster.dashboard.figures import finite, least_wait, links_now, number_of, rank_now, together
 from smolcluster.dashboard.fixed import server_of
-from smolcluster.dashboard.series import RankColumns, ranks_mb
+from smolcluster.dashboard.seen import Followed, Seen
+from smolcluster.dashboard.series import ranks_mb
+from smolcluster.dashboard.slowest import remarks_of, slowest_of
 from smolcluster.jobs.types import ACTIVE_STATES, PollResult
-from smolcluster.jobs.watching import Look
-from smolcluster.observe.live import History, NodeView, remarks
-from smolcluster.observe.ranks import STRAGGLES
-from smolcluster.plan.types import Plan, ServePlan
 from smolcluster.runtime.metricsfile import StepRecord
-from smolcluster.runtime.runfolder import Summary
 
 # A playbook asks a node about every three seconds; of one that was silent for so long it is said.
 SILENT_S = 15.0
 # How fast a run goes is what its last so many steps took.
 PACE_STEPS = 50
-
-
-@dataclass(frozen=True)
-class Followed:
-    """What the controller's own files say of a node: how following it ended, how long ago it answered, its clock."""
-
-    state: str = ""
-    reason: str = ""
-    heard_s: float | None = None
-    clock_offset_s: float | None = None
-
-
-@dataclass(frozen=True)
-class Seen:
-    """Everything that an answer is made from, as it was at `now`."""
-
-    now: float
-    plan: Plan | ServePlan
-    look: Look
-    ranks: Sequence[RankColumns]
-    machines: Mapping[str, Columns]
-    followed: Mapping[str, Followed]
-    summary: Summary | None = None
-    serving: ServingNow | None = None
-    started: float | None = None
-    data: str = ""
-    notes: list[str] = field(default_factory=list)
 
 
 def state_answer(seen: Seen) -> StateAnswer:
@@ -98,7 +58,7 @@ def state_answer(seen: Seen) -> StateAnswer:
         answer = answer.model_copy(update=update)
     elif seen.serving is not None:
         answer = answer.model_copy(update={"tokens_per_s": seen.serving.tokens_per_s})
-    answer = answer.model_copy(update={"slowest": _slowest(nodes)})
+    answer = answer.model_copy(update={"slowest": slowest_of(nodes)})
     return answer.model_copy(update={"cursor": _cursor(answer)})
 
 
@@ -128,7 +88,7 @@ def _nodes(seen: Seen, progress: Mapping[int, StepRecord]) -> list[NodeNow]:
             recent[rank] = [record]
     least = least_wait([records for rank, records in recent.items() if rank in _counted(seen) and records])
     machines = {name: columns.machine[-1].values for name, columns in seen.machines.items() if columns.machine}
-    said = _remarks(seen, progress, recent)
+    said = remarks_of(seen, progress, recent)
     nodes = []
     for name, answer in seen.look.nodes.items():
         ranks = [rank.rank for rank in seen.plan.ranks if rank.node == name]
@@ -206,62 +166,6 @@ def _state(seen: Seen, nodes: Sequence[NodeNow]) -> tuple[str, str]:
         if state in states:
             return state, why
     return ("completed" if set(states) == {"completed"} else "lost"), why
-
-
-def _remarks(
-    seen: Seen, progress: Mapping[int, StepRecord], recent: Mapping[int, Sequence[StepRecord]]
-) -> dict[str, tuple[str, str]]:
-    """Who explains the run's speed: now, while it runs, and over all of its steps when it is over."""
-    if seen.look.over:
-        return _held_up(seen)
-    server = server_of(seen.plan)
-    views, history = {}, History()
-    for name, answer in seen.look.nodes.items():
-        mine = {
-            rank.rank: progress[rank.rank] for rank in seen.plan.ranks if rank.node == name and rank.rank in progress
-        }
-        views[name] = NodeView(answer.job if answer is not None else None, mine)
-        if mine:
-            behind = min(mine, key=lambda rank: (mine[rank].step, rank))
-            history.recent[name] = deque(recent.get(behind) or [mine[behind]], maxlen=RECENT)
-    server_node = seen.plan.ranks[server].node if server is not None else None
-    # Silence is counted by our clock, and records have the time of their machine's.
-    ahead = {name: one.clock_offset_s or 0.0 for name, one in seen.followed.items()}
-    moved = {
-        name: NodeView(
-            view.job,
-            {
-                rank: record.model_copy(update={"time": record.time - ahead.get(name, 0.0)})
-                for rank, record in view.progress.items()
-            },
-        )
-        for name, view in views.items()
-    }
-    return remarks(moved, history, seen.now, server_node)
-
-
-def _held_up(seen: Seen) -> dict[str, tuple[str, str]]:
-    """The rank that held up the others over the whole run by computing longer, as report.html says it."""
-    plan, server = seen.plan, server_of(seen.plan)
-    if isinstance(plan, ServePlan) or plan.stages:
-        return {}
-    taking = [one for one in seen.ranks if one.columns.count and one.rank != server]
-    if len(taking) < 2 or bool((taking[0].columns.column("inner_steps") != 1).any()):
-        return {}
-    times = {one.rank: float(one.columns.column("compute_s").mean()) for one in taking}
-    last = max(taking, key=lambda one: times[one.rank])
-    others = median(seconds for rank, seconds in times.items() if rank != last.rank)
-    if not others or times[last.rank] / others < STRAGGLES:
-        return {}
-    why = f"{last.node} was the slowest: it computed {times[last.rank] / others:.1f} times as long as the others"
-    return {last.node: ("slowest", why)}
-
-
-def _slowest(nodes: Sequence[NodeNow]) -> SlowestAnswer | None:
-    """Who holds up the others: a node that stands still before one that computes longer."""
-    telling = [node for node in nodes if node.why and node.remark in ("no step", "slowest")]
-    first = min(telling, key=lambda node: node.remark != "no step", default=None)
-    return SlowestAnswer(node=first.node, why=first.why) if first is not None else None
 
 
 def _left(seen: Seen, last: StepRecord) -> float | None:

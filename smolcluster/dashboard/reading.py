@@ -28,8 +28,9 @@ from smolcluster.dashboard.columns import Columns
 from smolcluster.dashboard.events import Happened
 from smolcluster.dashboard.fixed import read_plan, run_answer, server_of
 from smolcluster.dashboard.logs import Source, Wanted, page
-from smolcluster.dashboard.now import Seen, state_answer
-from smolcluster.dashboard.series import FIGURES, RankColumns, lines_of, thin, unit_of
+from smolcluster.dashboard.now import state_answer
+from smolcluster.dashboard.seen import Seen
+from smolcluster.dashboard.series import FIGURES, RankColumns, all_have, lines_of, thin, unit_of
 from smolcluster.dashboard.serving import serving_of
 from smolcluster.dashboard.stopping import Others, Stopper
 from smolcluster.jobs.types import ACTIVE_STATES, PollResult
@@ -83,9 +84,16 @@ class Reading:
             return self._look()
 
     def series(
-        self, name: SeriesName, by: Grouping | None, node: str | None, rank: int | None, since_step: int, points: int
+        self,
+        name: SeriesName,
+        by: Grouping | None,
+        node: str | None,
+        rank: int | None,
+        between: tuple[int, int | None],
+        points: int,
     ) -> SeriesAnswer:
-        """A figure over the steps after `since_step`."""
+        """A figure over the steps after the first of `between`, up to the second; None: to the last there is."""
+        since_step, until_step = between
         with self._lock:
             state = self._look()
             by = by or ("rank" if rank is not None or name not in FIGURES else FIGURES[name].by)
@@ -95,10 +103,13 @@ class Reading:
             server = server_of(self._plan) if self._plan is not None else None
             # Chosen ranks are a run of their own; of a star the server's steps are the run's.
             counted = ranks if server is None or len(ranks) < len(self._ranks) else ranks[:1]
-            lines, last = [], since_step
+            lines, ends = [], []
             for line, steps, values, times in lines_of(name, by, ranks, counted, self._machines):
+                if until_step is not None:
+                    steps, values, times = (each[steps <= until_step] for each in (steps, values, times))
+                if len(steps):
+                    ends.append((int(steps[-1]), float(times[-1]) - self._ahead(line.node)))
                 new = steps > since_step
-                last = max(last, int(steps[-1]) if len(steps) else 0)
                 kept = thin(steps[new], values[new], times[new], points)
                 update = {
                     "steps": [int(step) for step in kept[0].tolist()],
@@ -106,6 +117,7 @@ class Reading:
                     "times": [moment - self._ahead(line.node) for moment in kept[2].tolist()],
                 }
                 lines.append(line.model_copy(update=update))
+            last = max(since_step, all_have(ends))
             return SeriesAnswer(
                 name=name, unit=unit_of(name), by=by, generation=state.generation, last_step=last, lines=lines
             )

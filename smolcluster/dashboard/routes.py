@@ -85,10 +85,11 @@ def dashboard_routes(reading: Reading, settings: ApiSettings, leaving: Callable[
         node: Annotated[str | None, _NODE] = None,
         rank: Annotated[int | None, _RANK] = None,
         since_step: Annotated[int, Query(ge=0, le=1 << 53, description="`last_step` of the last answer")] = 0,
+        until_step: Annotated[int | None, Query(ge=0, le=1 << 53, description="null: the last there is")] = None,
         points: Annotated[int, Query(ge=2, le=MOST_POINTS, description="Of each curve at most about so many")] = 500,
     ) -> SeriesAnswer:
-        """A figure over the steps after `since_step`."""
-        return reading.series(name, by, node, rank, since_step, points)
+        """A figure over the steps after `since_step`, up to `until_step`: fewer steps, and as many points for them."""
+        return reading.series(name, by, node, rank, (since_step, until_step), points)
 
     @router.get("/events", response_model=EventsAnswer, responses=SAME)
     def events(since: Annotated[str, Query(max_length=200, description="The cursor of the last answer")] = "") -> Any:

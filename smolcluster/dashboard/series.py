@@ -15,6 +15,10 @@ from smolcluster.dashboard.columns import Columns, Measured, Numbers
 Combine = Literal["sum", "mean", "max"]
 
 
+# What a machine elsewhere has measured comes some seconds later. Of one that is further behind nothing is waited for.
+LATE_S = 60.0
+
+
 @dataclass(frozen=True)
 class Figure:
     """How a figure is had from a rank's steps, and what that of several ranks together is."""
@@ -145,6 +149,15 @@ def thin(steps: Numbers, values: Numbers, times: Numbers, most: int) -> tuple[Nu
     kept = np.concatenate([starts + padded.argmin(axis=1), starts + padded.argmax(axis=1), [0, len(steps) - 1]])
     kept = np.unique(np.minimum(kept, len(steps) - 1))
     return steps[kept], values[kept], times[kept]
+
+
+def all_have(ends: Sequence[tuple[int, float]]) -> int:
+    """The step up to which all curves have come, of the last step of each and when that was; 0 where there is none.
+
+    Who asks on from there misses nothing of those that are a little behind.
+    """
+    newest = max((time for _, time in ends), default=0.0)
+    return min((step for step, time in ends if newest - time < LATE_S), default=0)
 
 
 def _machine(

@@ -21,9 +21,9 @@ from typing import Any
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import ValidationError
 
-from smolcluster.jobs.growing import Growing
 from smolcluster.observe.exposition import NodeFigures
 from smolcluster.plan.exporters import Exporter
+from smolcluster.runtime.growing import Growing
 from smolcluster.runtime.metricsfile import HardwareRecord, LinkRecord, StepRecord, ValidationRecord
 
 _log = logging.getLogger("smolcluster.supervisor")
@@ -44,7 +44,7 @@ class RankFigures:
         """Take what has come since the last call. A damaged line is skipped: whoever reads the run says so."""
         with self._lock:
             for rank, file in self._files.items():
-                for line in file.lines():
+                for line in file.read().lines:
                     with contextlib.suppress(ValueError, ValidationError):
                         record = _record(json.loads(line))
                         if record is not None:

@@ -80,10 +80,10 @@ def test_prometheus(api, head):
     assert seen["smolcluster_state", ("state", "lost")] == 0
     assert seen["smolcluster_tokens_per_second",] > 0
     first, second = (("node", "mini1"), ("rank", "0")), (("node", "pi5"), ("rank", "1"))
-    assert seen["smolcluster_stage_step_milliseconds", *first] == 5.0
+    assert seen["smolcluster_stage_step_seconds", *first] == 0.005
     assert seen["smolcluster_stage_alive", *first] == 1
     assert seen["smolcluster_stage_alive", *second] == 0
-    assert ("smolcluster_stage_step_milliseconds", *second) not in seen
+    assert ("smolcluster_stage_step_seconds", *second) not in seen
 
 
 def noted(api, true) -> ServingNote:

@@ -56,7 +56,7 @@ class Scripted:
     stopped: list[str] = field(default_factory=list)
     refuse: str = ""
     serving: ServingNow | None = None
-    asked: list[tuple[str, int]] = field(default_factory=list)
+    asked: list[tuple[str, int, int | None]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self) -> RunAnswer:
@@ -133,12 +133,15 @@ class Scripted:
                 serving=self.serving,
             )
 
-    def series(self, name, by, node, rank, since_step, points) -> SeriesAnswer:
+    def series(self, name, by, node, rank, between, points) -> SeriesAnswer:
+        since_step, until_step = between
         with self._lock:
-            self.asked.append((name, since_step))
+            self.asked.append((name, since_step, until_step))
             by = by or "node"
             every = 50 if name == "val_loss" else 1
-            steps = [step for step in range(since_step + 1, self.step + 1) if step % every == 0]
+            last = self.step if until_step is None else min(self.step, until_step)
+            steps = [step for step in range(since_step + 1, last + 1) if step % every == 0]
+            steps = steps[:: -(-len(steps) // -points) or -1][::-1]  # the newest is one of them
             each = [None] if by == "run" or name in ("loss", "val_loss") else list(NODES)
             lines = [
                 SeriesLine(
@@ -153,7 +156,7 @@ class Scripted:
                 unit=UNITS.get(name, "ms"),
                 by=by,
                 generation=self.generation,
-                last_step=self.step,
+                last_step=max(last, since_step),
                 lines=lines,
             )
 

@@ -122,6 +122,57 @@ def test_curves_go_on_where_they_were(tmp_path: Path) -> None:
     assert again["lines"][0]["values"] == [9.0]
 
 
+def test_a_stretch_has_as_many_points_as_the_whole(tmp_path: Path) -> None:
+    client = client_of(run_folder(tmp_path / "a-run", steps=300))
+
+    def steps(**params: int) -> tuple[list[int], int]:
+        answer = got(client, "series", name="loss", points=10, **params)
+        return answer["lines"][0]["steps"], answer["last_step"]
+
+    whole, last = steps()
+    assert (len(whole) <= 12, whole[0], whole[-1], last) == (True, 1, 300, 300)
+    assert steps(since_step=100, until_step=110) == (list(range(101, 111)), 110)
+    thinned, last = steps(since_step=100, until_step=200)
+    assert (5 <= len(thinned) <= 12, thinned[0], thinned[-1], last) == (True, 101, 200, 200)
+    # What has not come yet is asked for from the last that has.
+    assert steps(since_step=295, until_step=400) == ([296, 297, 298, 299, 300], 300)
+    assert steps(since_step=300, until_step=400) == ([], 300)
+    assert steps(since_step=20, until_step=10) == ([], 20)
+    assert [
+        line["steps"] for line in got(client, "series", name="compute_ms", since_step=7, until_step=9)["lines"]
+    ] == [[8, 9]] * 3
+    for wrong in ("-1", "x", str(1 << 60)):
+        refused = client.get("/dashboard/series", params={"name": "loss", "until_step": wrong})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "query.until_step"), refused.text
+
+
+def test_a_curve_that_comes_later_is_waited_for(tmp_path: Path) -> None:
+    """What a machine elsewhere has measured comes with a later poll than that of the others."""
+    folder = run_folder(tmp_path / "a-run")
+    client = client_of(folder)
+
+    def take(rank: int, *steps: int) -> None:
+        with folder.metrics(NODES[rank], rank).open("a") as file:
+            for step in steps:
+                file.write(record(step, rank).model_dump_json(by_alias=True) + "\n")
+
+    def asked(since: int) -> tuple[list[list[int]], int]:
+        answer = got(client, "series", name="compute_ms", since_step=since)
+        return [line["steps"] for line in answer["lines"]], answer["last_step"]
+
+    take(0, 4, 5)
+    take(2, 4)
+    assert asked(3) == ([[4, 5], [], [4]], 3)
+    take(1, 4, 5)
+    assert asked(3) == ([[4, 5], [4, 5], [4]], 4)
+    take(2, 5)
+    assert asked(4) == ([[5], [5], [5]], 5)
+    # One that is gone is not waited for.
+    take(0, 6, 100)
+    take(1, 6, 100)
+    assert asked(5) == ([[6, 100], [6, 100], []], 100)
+
+
 def test_a_file_that_is_replaced_is_read_anew(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "a-run", steps=9)
     client = client_of(folder)

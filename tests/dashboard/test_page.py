@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import time
@@ -17,6 +18,7 @@ from smolcluster.dashboard.reading import Reading
 from smolcluster.dashboard.routes import dashboard_routes
 from smolcluster.runtime.metrics import MetricsWriter
 from smolcluster.runtime.runfolder import write_atomic
+from tests.chat.browser import PATIENCE_S
 from tests.chat.conftest import serve
 from tests.chat.fake_head import FakeHead
 from tests.chat.page import IN_CHROMIUM, browser, checked, quiet
@@ -62,6 +64,20 @@ def node_states(tab) -> dict[str, str]:
     return dict(found)
 
 
+def pointed_at(tab, share: float, step: int) -> None:
+    """Move over the first chart, at that share of its width, until that step is said to be there."""
+    said, until = "", time.monotonic() + PATIENCE_S
+    for turn in itertools.count():
+        box = tab.js("(one => ({x: one.left, y: one.top, w: one.width, h: one.height}))"
+                     "(document.querySelector('.u-over').getBoundingClientRect())")  # fmt: skip
+        at = {"x": box["x"] + box["w"] * share, "y": box["y"] + box["h"] / 2 + turn % 2}
+        tab.call("Input.dispatchMouseEvent", type="mouseMoved", **at)
+        said = tab.js("document.querySelector('.under').innerText")
+        if said == f"step {step:,}":
+            return
+        assert time.monotonic() < until, (said, step)
+
+
 def test_a_run_with_one_machine_killed_and_one_throttled(browser):
     """The page shows which, and why: on the picture, in the list, in words at the top, as marks on the charts."""
     run = Scripted()
@@ -95,6 +111,18 @@ def test_a_run_with_one_machine_killed_and_one_throttled(browser):
         assert tab.js(f"{rows}.map(one => one.innerText.includes('down'))") == [True, False, True]
         tab.until("document.querySelector('.event').innerText.startsWith('Left mini2: rank 1 is gone')")
         checked(tab, "dashboard-overview")
+        # Said aloud it is once, though its figures change at every look.
+        loud = "[...document.querySelectorAll('.board > [role=status] p')].map(one => one.innerText)"
+        assert tab.js(loud) == remarks(tab)
+        run.slowest = SlowestAnswer(node="pi5", why="pi5 is the slowest: it computes 2.4 times as long as the others")
+        run.throttled["pi5"] = 85.9
+        run.move(1)
+        tab.until("document.querySelectorAll('.remark')[2].innerText.includes('2.4 times')")
+        assert "throttled, 86 °C" in remarks(tab)[1]
+        assert [one for one in tab.js(loud) if "pi5" in one] == [
+            "pi5 is slowed down by its own system (throttled, 84 °C): look at its cooling and its power supply.",
+            "pi5 is the slowest: it computes 2.2 times as long as the others.",
+        ]
         quiet(tab)
 
 
@@ -108,7 +136,7 @@ def test_charts_grow_zoom_and_come_back_after_a_reload(browser):
         run.move(5)
         tab.until("document.querySelector('.progress').innerText.includes('step 65')")
         tab.until(f"document.querySelector('.legend b').innerText === '{loss(65):.4f}'")
-        assert {since for name, since in run.asked if name == "loss"} == {60}
+        assert {since for name, since, _ in run.asked if name == "loss"} == {60}
         # Hidden in one chart is hidden in all: a machine is the same everywhere.
         pressed = "[...document.querySelectorAll('.legend button')].filter(one => one.innerText.startsWith('pi5'))"
         assert set(tab.js(f"{pressed}.map(one => one.getAttribute('aria-pressed'))")) == {"false"}
@@ -143,6 +171,55 @@ def test_charts_grow_zoom_and_come_back_after_a_reload(browser):
         run.step, run.generation = 40, 1
         tab.until("document.querySelector('.progress').innerText.includes('step 40')")
         tab.until(f"document.querySelector('.legend b').innerText === '{loss(40):.4f}'")
+        quiet(tab)
+
+
+def test_a_stretch_of_a_long_run_is_seen_step_by_step(browser):
+    """As many points are asked for between the steps that are zoomed into, and no more once all is seen again."""
+    run = Scripted(step=20_000, total=30_000)
+    with dashboard(run) as url:
+        tab = browser.tab(f"{url}#view=charts&steps=5000-5200")
+        tab.until(f"{LIVE} && {DRAWN}")
+
+        def asked(name: str) -> set[tuple[int, int | None]]:
+            return {(since, until) for one, since, until in run.asked if one == name}
+
+        assert asked("loss") == asked("compute_ms") == asked("memory_mb") == {(0, None), (4999, 5200)}
+        # Of the whole run every 34th step is known, here every one.
+        for step in (5050, 5051, 5149):
+            pointed_at(tab, (step - 5000) / 200, step)
+            tab.until(f"document.querySelector('.legend b').innerText === '{loss(step):.4f}'")
+        checked(tab, "dashboard-zoomed")
+        # What is complete is not asked for again, however far the run goes.
+        run.asked.clear()
+        run.move(1)
+        tab.until("document.body.innerText.includes('step 20,001')")
+        tab.until("document.querySelector('.legend b').innerText === '" + f"{loss(20_001):.4f}'")
+        assert asked("loss") == {(20_000, None)}
+        # A stretch that goes on beyond the last step grows with the run.
+        tab.js("location.hash = '#view=charts&steps=19990.5-20010.5'")
+        tab.until("document.querySelector('select').innerText.includes('19991 to 20011')")
+        pointed_at(tab, 0.225, 19_995)
+        run.asked.clear()
+        run.move(3)
+        tab.until("document.body.innerText.includes('step 20,004')")
+        pointed_at(tab, 0.625, 20_003)
+        assert asked("loss") == {(20_001, None), (20_001, 20_010)}
+        tab.call("Input.dispatchMouseEvent", type="mouseMoved", x=1, y=1)
+        tab.until("document.querySelector('.under').innerText === ''")
+        # A run that was set back takes these steps again: they are asked for anew.
+        run.asked.clear()
+        run.step, run.generation = 19_995, 1
+        tab.until("document.body.innerText.includes('step 19,995')")
+        tab.until(f"document.querySelector('.legend b').innerText === '{loss(19_995):.4f}'")
+        assert asked("loss") == {(0, None), (19_990, 20_010)}
+        tab.click("Reset")
+        tab.until("location.hash === '#view=charts'")
+        run.asked.clear()
+        run.move(1)
+        tab.until("document.body.innerText.includes('step 19,996')")
+        tab.until(f"document.querySelector('.legend b').innerText === '{loss(19_996):.4f}'")
+        assert asked("loss") == {(19_995, None)}
         quiet(tab)
 
 
@@ -208,7 +285,7 @@ def test_a_backend_that_is_started_again_loses_nothing_that_is_shown(browser):
         tab.until(f"{LIVE} && document.querySelector('.progress').innerText.includes('step 130')")
         tab.until(f"document.querySelector('.legend b').innerText === '{loss(130):.4f}'")
         # It went on from where it was.
-        assert {since for _, since in run.asked} == {120}
+        assert {since for _, since, _ in run.asked} == {120}
     quiet(tab, "net::ERR")
 
 

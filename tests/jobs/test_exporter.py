@@ -15,7 +15,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from smolcluster.errors import ConfigError
 from smolcluster.jobs.exporter import MetricsServer, RankFigures
-from smolcluster.jobs.growing import Growing
 from smolcluster.observe.exposition import NodeFigures
 from smolcluster.plan import make_plan
 from smolcluster.plan.exporters import Exporter, exporters_of
@@ -145,16 +144,8 @@ def test_each_record_counts_once_though_the_file_is_thinned_and_goes_back(tmp_pa
     assert told["train_steps_total", "0"] == 7
 
 
-def test_a_line_without_an_end_waits_for_it_and_a_damaged_one_is_skipped(tmp_path: Path) -> None:
+def test_a_damaged_line_is_skipped(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
-    growing = Growing(file)
-    assert growing.lines() == []
-    file.write_bytes(b'{"a": 1}\n{"b"')
-    assert growing.lines() == [b'{"a": 1}']
-    with file.open("ab") as end:
-        end.write(b": 2}\n")
-    assert growing.lines() == [b'{"b": 2}']
-    assert growing.lines() == []
     figures = NodeFigures("r1", "mini1", job)
     whole = step(1).model_dump_json(by_alias=True).encode()
     file.write_bytes(b"\x00\x00\n[1]\n{}\n" + whole + b'\n{"norms": {}}\n')

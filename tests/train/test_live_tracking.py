@@ -24,7 +24,7 @@ from smolcluster.errors import InputError
 from smolcluster.jobs.identity import alive, identify, wait_gone
 from smolcluster.jobs.tracking import being_tracked, finish_tracker, last_words, log_of, start_tracker
 from smolcluster.observe.report import read_run, summary_of
-from smolcluster.observe.tracking.growing import Growing
+from smolcluster.observe.tracking.arrivals import Arrivals
 from smolcluster.observe.tracking.live import MOST_STEPS, Live
 from smolcluster.observe.tracking.rows import Row, rows_of
 from smolcluster.observe.tracking.tensorboard import TensorBoard
@@ -115,7 +115,7 @@ def finished(folder: RunFolder, live: Live) -> str:
 
 def test_what_grows_is_read_once(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    file = Growing(path)
+    file = Arrivals(path)
     assert file.look() == []
     with MetricsWriter(path) as metrics:
         metrics.write(record(1, 0))
@@ -133,7 +133,7 @@ def test_what_grows_is_read_once(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_thinned_gives_nothing_twice(tmp_path: Path) -> None:
-    file, seen = Growing(tmp_path / "metrics.jsonl"), []
+    file, seen = Arrivals(tmp_path / "metrics.jsonl"), []
     with MetricsWriter(tmp_path / "metrics.jsonl", max_lines=40) as metrics:
         for step in range(1, 201):
             metrics.write(record(step, 0))

@@ -36,7 +36,7 @@ class HealthGauges(Collector):
             yield GaugeMetricFamily(f"smolcluster_{name}", what, value=value)
         busy = _counter("smolcluster_stage_busy_seconds", "Seconds a stage has computed")
         steps = _counter("smolcluster_stage_steps", "Steps a stage has computed")
-        mean = _gauge("smolcluster_stage_step_milliseconds", "Milliseconds per step of a stage, since it began")
+        mean = _gauge("smolcluster_stage_step_seconds", "Seconds per step of a stage, on average since it began")
         alive = _gauge("smolcluster_stage_alive", "Whether a stage can be reached")
         sessions = _gauge("smolcluster_stage_sessions", "Sessions with caches on a stage")
         caches = _gauge("smolcluster_stage_cache_bytes", "Bytes of a stage's caches")
@@ -50,7 +50,7 @@ class HealthGauges(Collector):
             if stage.alive:
                 busy.add_metric(labels, stage.busy_s)
                 steps.add_metric(labels, stage.steps)
-                mean.add_metric(labels, step_ms(stage))
+                mean.add_metric(labels, step_ms(stage) / 1000)
                 sessions.add_metric(labels, stage.sessions)
                 caches.add_metric(labels, stage.cache_bytes)
                 memory.add_metric(labels, stage.rss_mb * 1e6)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from smolcluster.observe.tracking.growing import Growing
+from smolcluster.observe.tracking.arrivals import Arrivals
 from smolcluster.observe.tracking.rows import Rows
 from smolcluster.observe.tracking.sink import About, Opens, Sink, facts_of
 from smolcluster.plan.profile import tokens_per_sample
@@ -29,7 +29,7 @@ class Live:
     def __init__(self, folder: RunFolder, plan: Plan, about: About, opens: Opens) -> None:
         self._about = about
         self._opens = opens
-        self._files = {rank.rank: Growing(folder.metrics(rank.node, rank.rank)) for rank in plan.ranks}
+        self._files = {rank.rank: Arrivals(folder.metrics(rank.node, rank.rank)) for rank in plan.ranks}
         star = any(rank.role == "server" for rank in plan.ranks)
         counted = frozenset(list(self._files)[:1] if star else self._files)
         self._rows = Rows(counted, float(plan.global_batch * tokens_per_sample(plan.run.model)))

@@ -41,8 +41,9 @@ async function changed<Answer>(where: string, signal?: AbortSignal): Promise<Ans
 export const state = (since: string, signal?: AbortSignal) => changed<State>(path("state", { since }), signal);
 export const events = (since: string, signal?: AbortSignal) => changed<Events>(path("events", { since }), signal);
 
-export const series = (name: SeriesName, by: Grouping, since_step: number, points: number) =>
-  get<Series>(path("series", { name, by, since_step, points }));
+/** The steps after the first of `between`, up to the second; null: to the last there is. */
+export const series = (name: SeriesName, by: Grouping, [since_step, until_step]: readonly [number, number | null], points: number) =>
+  get<Series>(path("series", { name, by, since_step, until_step, points }));
 
 export interface LogsAsked {
   node: string;

@@ -73,7 +73,7 @@ export interface paths {
         };
         /**
          * Series
-         * @description A figure over the steps after `since_step`.
+         * @description A figure over the steps after `since_step`, up to `until_step`: fewer steps, and as many points for them.
          */
         get: operations["series_dashboard_series_get"];
         put?: never;
@@ -515,7 +515,8 @@ export interface components {
          * SeriesAnswer
          * @description GET /dashboard/series. Of each stretch its lowest and its highest point are kept.
          *
-         *     `last_step` is what to give as `since_step` next; where `generation` has changed since, ask from 0 anew.
+         *     `last_step`, the last of those that were asked for and all curves have, is what to give as `since_step` next: of a
+         *     curve that is further, steps come again. Where `generation` has changed since, ask from the start anew.
          */
         SeriesAnswer: {
             /**
@@ -1261,6 +1262,8 @@ export interface operations {
                 rank?: number | null;
                 /** @description `last_step` of the last answer */
                 since_step?: number;
+                /** @description null: the last there is */
+                until_step?: number | null;
                 /** @description Of each curve at most about so many */
                 points?: number;
             };

@@ -3,7 +3,7 @@ import { ApiFailure } from "../../api/http";
 import { serverSent } from "../../stream/sse";
 import * as api from "../api";
 import type { Event, Grouping, Run, SeriesName, State } from "../api";
-import { since, taken, type Known } from "./known";
+import { complete, since, taken, type Asked, type Known } from "./known";
 import { History } from "./history";
 
 export const POINTS = 600;
@@ -30,7 +30,13 @@ export interface Shown {
   history: History;
 }
 
-export const curveKey = (name: SeriesName, by: Grouping) => `${name} ${by}`;
+/** What a curve is known by. Of a whole one and of each stretch that is zoomed into. */
+export const curveKey = (name: SeriesName, by: Grouping, [start, stop]: Asked) => `${name} ${by} ${start} ${stop ?? ""}`;
+
+function readKey(key: string): { name: SeriesName; by: Grouping; asked: Asked } {
+  const [name, by, start, stop] = key.split(" ") as [SeriesName, Grouping, string, string];
+  return { name, by, asked: [Number(start), stop === "" ? null : Number(stop)] };
+}
 
 export class Board {
   private shown: Shown = nothing();
@@ -74,15 +80,23 @@ export class Board {
   }
 
   /** A chart shows this; the function says that it does not any more. */
-  want(name: SeriesName, by: Grouping): () => void {
-    const key = curveKey(name, by);
+  want(key: string): () => void {
     this.wanted.set(key, (this.wanted.get(key) ?? 0) + 1);
     if (!this.shown.curves.has(key)) void this.refresh(true);
     return () => {
       const left = (this.wanted.get(key) ?? 1) - 1;
       if (left > 0) this.wanted.set(key, left);
-      else this.wanted.delete(key);
+      else {
+        this.wanted.delete(key);
+        this.forget(key);
+      }
     };
+  }
+
+  /** A stretch is not zoomed into any more; whole curves are kept for the next tab. */
+  private forget(key: string): void {
+    if (readKey(key).asked[1] === null || !this.shown.curves.has(key)) return;
+    this.set({ curves: new Map([...this.shown.curves].filter(([one]) => one !== key)) });
   }
 
   /** A key was entered, or somebody does not want to wait. */
@@ -200,14 +214,17 @@ export class Board {
     }
     const keys = [...this.wanted.keys()];
     const found = await Promise.all(keys.map((key) => this.curve(key, generation ?? 0)));
-    this.set({ curves: new Map([...this.shown.curves, ...keys.map((key, index) => [key, found[index]!] as const)]) });
+    const fresh = keys.map((key, index) => [key, found[index]!] as const).filter(([key]) => this.wanted.has(key));
+    this.set({ curves: new Map([...this.shown.curves, ...fresh]) });
   }
 
   private async curve(key: string, generation: number): Promise<Known> {
-    const [name, by] = key.split(" ") as [SeriesName, Grouping];
+    const { name, by, asked } = readKey(key);
+    const [start, stop] = asked;
     const known = this.shown.curves.get(key);
-    const from = since(known, generation, POINTS);
-    return taken(known, await api.series(name, by, from, POINTS), from);
+    if (complete(known, generation, asked)) return known;
+    const from = since(known, generation, POINTS, start);
+    return taken(known, await api.series(name, by, [from, stop], POINTS), from, start);
   }
 
   /** Wait; null: until somebody wakes us. While nobody looks there is nothing to be done. */

@@ -44,7 +44,7 @@ function Machine({ node, run, longest, stage }: MachineProps) {
     node.memory_mb === null || node.memory_mb === undefined ? "" : mb(node.memory_mb),
     node.cpu_percent === null || node.cpu_percent === undefined ? "" : `CPU ${Math.round(node.cpu_percent)} %`,
     node.temperature_c === null || node.temperature_c === undefined ? "" : `${node.temperature_c.toFixed(0)} °C`,
-    node.restarts ? `${node.restarts} ${node.restarts === 1 ? "restart" : "restarts"}` : "",
+    node.restarts ? restarts(node) : "",
   ].filter((fact) => fact !== "");
   const why = node.why || (node.state === "running" || node.state === "completed" ? "" : node.reason) || "";
   return (
@@ -61,6 +61,13 @@ function Machine({ node, run, longest, stage }: MachineProps) {
       {facts.length > 0 ? <p className="factline">{facts.join(" · ")}</p> : null}
     </li>
   );
+}
+
+/** How many, and why the last one was: who comes an hour later wants to know whose fault it was. */
+function restarts({ restarts, restart_reason }: NodeNow): string {
+  const many = restarts === 1 ? "1 restart" : `${restarts} restarts`;
+  if (!restart_reason) return many;
+  return restarts === 1 ? `${many}: ${restart_reason}` : `${many}, the last: ${restart_reason}`;
 }
 
 /** What a step's time goes into, as a bar as long as the step. */

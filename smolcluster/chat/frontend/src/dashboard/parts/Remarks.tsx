@@ -1,11 +1,15 @@
 /** What is not as it should be, in words. */
-import type { Remark } from "../pure/scene";
+import { useRef } from "react";
+import { spoken, type Remark } from "../pure/scene";
 
+/** The list may change at every look, as seconds go by; said aloud is each remark once. */
 export function Remarks({ remarks }: { remarks: readonly Remark[] }) {
+  const said = useRef<ReadonlyMap<string, string>>(new Map());
+  said.current = spoken(said.current, remarks);
   return (
-    <div role="status" aria-label="What needs attention">
+    <>
       {remarks.length === 0 ? null : (
-        <ul className="remarks">
+        <ul className="remarks" aria-label="What needs attention">
           {remarks.map((remark) => (
             <li key={remark.key} className={`remark ${remark.tone}`}>
               <Warning />
@@ -14,7 +18,12 @@ export function Remarks({ remarks }: { remarks: readonly Remark[] }) {
           ))}
         </ul>
       )}
-    </div>
+      <div className="offscreen" role="status">
+        {[...said.current].map(([key, text]) => (
+          <p key={key}>{text}</p>
+        ))}
+      </div>
+    </>
   );
 }
 

@@ -49,8 +49,8 @@ function common({ view, setView, marks }: FigureProps) {
 }
 
 export function LossChart(props: FigureProps) {
-  const loss = useCurves(props.board, props.shown, "loss", "run");
-  const validation = useCurves(props.board, props.shown, "val_loss", "run");
+  const loss = useCurves(props.board, props.shown, "loss", "run", props.view.zoom);
+  const validation = useCurves(props.board, props.shown, "val_loss", "run", props.view.zoom);
   const lines = useMemo(
     () => [...loss.map((line) => ({ name: "training", colour: 0, curve: line.curve })), ...validation.map((line) => ({ name: "validation", colour: 1, curve: line.curve }))],
     [loss, validation],
@@ -59,8 +59,8 @@ export function LossChart(props: FigureProps) {
 }
 
 export function SpeedChart(props: FigureProps) {
-  const all = useCurves(props.board, props.shown, "tokens_per_s", "run");
-  const each = useCurves(props.board, props.shown, "tokens_per_s", "node");
+  const all = useCurves(props.board, props.shown, "tokens_per_s", "run", props.view.zoom);
+  const each = useCurves(props.board, props.shown, "tokens_per_s", "node", props.view.zoom);
   const lines = useMemo(
     () => [...all.map((line) => ({ name: "together", colour: 7, curve: line.curve })), ...(each.length > 1 ? byNode(each, props.run) : [])],
     [all, each, props.run],
@@ -88,7 +88,7 @@ interface PerNodeProps extends FigureProps {
 }
 
 export function PerNodeChart({ name, by = "node", title, unit, say, fromZero = true, rare = false, ...props }: PerNodeProps) {
-  const found = useCurves(props.board, props.shown, name, by);
+  const found = useCurves(props.board, props.shown, name, by, props.view.zoom);
   const lines = useMemo(() => byNode(found, props.run), [found, props.run]);
   if (rare && found.every((line) => line.curve.values.every((value) => !value))) return null;
   return (
@@ -100,15 +100,15 @@ export function PerNodeChart({ name, by = "node", title, unit, say, fromZero = t
 
 /** What the steps of each machine go into: one chart for each, all with the same height of axis. */
 export function SplitCharts(props: FigureProps) {
-  const { board, shown } = props;
+  const { board, shown, view } = props;
   const found = [
-    useCurves(board, shown, "compute_ms", "node"),
-    useCurves(board, shown, "communication_ms", "node"),
-    useCurves(board, shown, "waiting_ms", "node"),
-    useCurves(board, shown, "data_ms", "node"),
+    useCurves(board, shown, "compute_ms", "node", view.zoom),
+    useCurves(board, shown, "communication_ms", "node", view.zoom),
+    useCurves(board, shown, "waiting_ms", "node", view.zoom),
+    useCurves(board, shown, "data_ms", "node", view.zoom),
   ];
   const nodes = found[0]!.map((line) => line.label);
-  const most = useMemo(() => highest(found, props.view.zoom), [...found, props.view.zoom]);
+  const most = useMemo(() => highest(found, view.zoom), [...found, view.zoom]);
   return nodes.map((label) => <SplitChart key={label} {...props} label={label} found={found} most={most} />);
 }
 

@@ -18,6 +18,17 @@ export function extended(known: Curve, more: Curve): Curve {
   return { at: [...known.at.slice(0, keep), ...more.at], values: [...known.values.slice(0, keep), ...more.values] };
 }
 
+/** With a part of it in place of what was between that part's ends. */
+export function within(whole: Curve, part: Curve): Curve {
+  const [first, end] = [part.at[0], part.at.at(-1)];
+  if (first === undefined || end === undefined) return whole;
+  const [before, after] = [from(whole.at, first), from(whole.at, end + 1e-9)];
+  return {
+    at: [...whole.at.slice(0, before), ...part.at, ...whole.at.slice(after)],
+    values: [...whole.values.slice(0, before), ...part.values, ...whole.values.slice(after)],
+  };
+}
+
 /** The index of the first place at or after `value`. */
 export function from(at: readonly number[], value: number): number {
   let [low, high] = [0, at.length];
@@ -27,13 +38,6 @@ export function from(at: readonly number[], value: number): number {
     else high = middle;
   }
   return low;
-}
-
-/** The part inside a range, with one neighbour on each side so that lines go on to the edge. */
-export function between(curve: Curve, low: number, high: number): Curve {
-  const start = Math.max(0, from(curve.at, low) - 1);
-  const stop = Math.min(curve.at.length, from(curve.at, high) + 1);
-  return { at: curve.at.slice(start, stop), values: curve.values.slice(start, stop) };
 }
 
 /** The exponential mean of what came so far; weight 0 leaves all as it is. It begins at the first value, unbiased. */

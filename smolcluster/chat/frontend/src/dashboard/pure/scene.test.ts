@@ -1,6 +1,6 @@
 import { expect, it } from "vitest";
 import type { NodeNow, Run, State } from "../api";
-import { linksOf, nodesOf, remarksOf } from "./scene";
+import { linksOf, nodesOf, remarksOf, spoken, type Remark } from "./scene";
 
 const node = (name: string, more: Partial<NodeNow> = {}): NodeNow => ({ node: name, state: "running", ...more }) as NodeNow;
 const run = {
@@ -45,4 +45,28 @@ it("has planned wires, what was measured on them in both directions, and which a
   ]);
   expect(linksOf(run, null)[0]).toMatchObject({ mbps: null, rtt_ms: null, down: false });
   expect(linksOf(run, state([node("mini1", { state: "lost" }), node("pi5")]))[0]?.down).toBe(true);
+});
+
+it("says once whose failing ended the run, and says it first", () => {
+  const nodes = [
+    node("mini1", { state: "failed", reason: "rank 0: rank 1 was lost" }),
+    node("pi5", { state: "lost", reason: "its supervisor ended without a word" }),
+  ];
+  const told = (reason: string) => remarksOf(run, state(nodes, { state: "failed", over: true, reason })).map((remark) => remark.text);
+  const both = ["pi5 was lost: its supervisor ended without a word.", "mini1 failed: rank 0: rank 1 was lost."];
+  expect(told("pi5: its supervisor ended without a word")).toEqual(both);
+  // Of what is said of the run alone nothing is left out.
+  expect(told("the loss is not finite")).toEqual(["the loss is not finite.", both[1], both[0]]);
+});
+
+it("says aloud what is new, and not what has only other figures", () => {
+  const remark = (key: string, text: string): Remark => ({ key, tone: "warn", node: null, text });
+  const first = spoken(new Map(), [remark("slow pi5", "pi5 has taken no step for 12 s.")]);
+  expect([...first.values()]).toEqual(["pi5 has taken no step for 12 s."]);
+  expect(spoken(first, [remark("slow pi5", "pi5 has taken no step for 1,013.5 s.")])).toBe(first);
+  const both = spoken(first, [remark("lost mini2", "mini2 was lost."), remark("slow pi5", "pi5 has taken no step for 15 s.")]);
+  expect([...both.values()]).toEqual(["mini2 was lost.", "pi5 has taken no step for 12 s."]);
+  const other = spoken(both, [remark("slow pi5", "pi5 is the slowest: it computes 2.0 times as long.")]);
+  expect([...other.values()]).toEqual(["pi5 is the slowest: it computes 2.0 times as long."]);
+  expect(spoken(other, []).size).toBe(0);
 });

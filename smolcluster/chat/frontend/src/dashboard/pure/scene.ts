@@ -112,9 +112,12 @@ export function remarksOf(run: Run | null, state: State | null): Remark[] {
     said.push({ key, tone, text: ended(text), node });
   if (run?.problem) add("warn", "problem", run.problem);
   if (state === null) return said;
-  if (state.reason && state.state !== "running" && state.state !== "completed")
+  // Whose failing ended the run comes first, and is not said twice.
+  const culprit = (state.nodes ?? []).find((node) => node.reason && state.reason === `${node.node}: ${node.reason}` && isBad(node));
+  if (culprit) add_node(culprit);
+  else if (state.reason && state.state !== "running" && state.state !== "completed")
     add(state.state === "failed" || state.state === "lost" || state.state === "gone" ? "bad" : "warn", "run", state.reason);
-  for (const node of state.nodes ?? []) add_node(node);
+  for (const node of state.nodes ?? []) if (node !== culprit) add_node(node);
   if (state.slowest && !said.some((one) => one.key === `slow ${state.slowest!.node}`))
     add("warn", `slow ${state.slowest.node}`, state.slowest.why, state.slowest.node);
   for (const note of state.notes ?? []) add("warn", note, note);
@@ -130,9 +133,24 @@ export function remarksOf(run: Run | null, state: State | null): Remark[] {
   }
 }
 
+const isBad = ({ state }: NodeNow) => state === "lost" || state === "failed";
+
 /** Whether it is the heat or the power supply, its own system says. */
 const throttled = ({ node, throttled, temperature_c }: NodeNow) =>
   `${node} is slowed down by its own system (${throttled}${temperature_c === null || temperature_c === undefined ? "" : `, ${temperature_c.toFixed(0)} °C`}): look at its cooling and its power supply`;
+
+/** What is said aloud, by the remarks' keys: a remark that has only other figures than before is not said again. */
+export function spoken(before: ReadonlyMap<string, string>, remarks: readonly Remark[]): ReadonlyMap<string, string> {
+  const said = new Map(
+    remarks.map(({ key, text }) => {
+      const known = before.get(key);
+      return [key, known !== undefined && withoutFigures(known) === withoutFigures(text) ? known : text];
+    }),
+  );
+  return said.size === before.size && [...said].every(([key, text]) => before.get(key) === text) ? before : said;
+}
+
+const withoutFigures = (text: string) => text.replace(/\d+([.,]\d+)*/g, "0");
 
 const because = (reason: string | undefined) => (reason ? `: ${reason}` : "");
 const ended = (text: string) => (/[.!?…]$/.test(text) ? text : `${text}.`);

@@ -1,27 +1,24 @@
-"""A metrics.jsonl that is being written, read as it grows: each look gives what is new, and nothing twice.
+"""The records of a metrics.jsonl that is being written: each look gives what is new, and nothing twice.
 
-The file is replaced when its writer thins it, when a restarted rank cuts off steps that it takes again, and when a
-playbook brings home another machine's. It is then read from its beginning, and what was given before is left out.
+A file that is replaced is read from its beginning, and what was given before is left out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from smolcluster.observe.records import record_of
+from smolcluster.runtime.growing import Growing
 from smolcluster.runtime.metricsfile import LinkRecord, MetricsRecord, StepRecord
 
-# The file is the one that was read if it still has these bytes there: an inode may be given again, a size be reached.
-_KNOWN_BY = 200
 
-
-class Growing:
+class Arrivals:
     """One file. `again`: the first and the last step that a restarted rank took a second time, None before."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._offset = 0
-        self._before = b""
+        self._file = Growing(path)
         self._line = 0
         self._last: dict[object, int] = {}
         self.again: tuple[int, int] | None = None
@@ -31,32 +28,19 @@ class Growing:
 
         InputError when they are of another version. A line without an end is left to the next look.
         """
-        try:
-            file = self._path.open("rb")
-        except OSError:
-            return []
-        with file:
-            file.seek(self._offset - len(self._before))
-            replaced = file.read(len(self._before)) != self._before
-            if replaced:
-                self._offset = self._line = 0
-                file.seek(0)
-            whole, end, _ = file.read().rpartition(b"\n")
-        if end:
-            self._offset += len(whole) + 1
-            self._before = (whole + end)[-_KNOWN_BY:]
-        elif replaced:
-            self._before = b""
-        records = self._records(whole)
-        if replaced:
+        lines, anew = self._file.read()
+        if anew:
+            self._line = 0
+        records = self._records(lines)
+        if anew:
             self._note_again(records)
         return [record for record in records if self._is_new(record)]
 
-    def _records(self, text: bytes) -> list[MetricsRecord]:
+    def _records(self, lines: Iterable[bytes]) -> list[MetricsRecord]:
         records = []
-        for line in text.decode("utf-8", errors="replace").split("\n"):
+        for line in lines:
             self._line += 1
-            record = record_of(line, self._path, self._line) if line else None
+            record = record_of(line.decode("utf-8", errors="replace"), self._path, self._line) if line else None
             if record is not None:  # what is damaged, the report tells
                 records.append(record)
         return records

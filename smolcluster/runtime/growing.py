@@ -1,0 +1,54 @@
+"""A file of lines that grows, read as it does: what was read is not read again.
+
+It may be replaced as a whole: its writer thins it, a restarted rank cuts off steps that it takes again, a playbook
+brings home another machine's. It is the one that was read before if it still has the same bytes just before the place
+read to: an inode may be given again, a size be reached, and a copy with more lines is no other file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+# More than a line of metrics.jsonl: of two steps whole lines are never the same.
+_KNOWN_BY = 512
+
+
+class Grown(NamedTuple):
+    """Whole lines, without their ends. `anew`: it is another file than before, and these are its first lines."""
+
+    lines: list[bytes]
+    anew: bool
+
+
+class Growing:
+    """Remembers how far it has read. The file may be missing: what was read of it stays read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self._before = b""
+
+    def read(self, most_bytes: int = -1) -> Grown:
+        """What has come since the last call; of a large file so much at a time, and a longer line whole.
+
+        A line that has no end yet comes when it has one.
+        """
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset - len(self._before))
+                anew = file.read(len(self._before)) != self._before
+                if anew:
+                    self._offset, self._before = 0, b""
+                    file.seek(0)
+                read = file.read(most_bytes)
+                while b"\n" not in read and (more := file.read(most_bytes)):
+                    read += more
+        except OSError:
+            return Grown([], False)
+        whole, end, _ = read.rpartition(b"\n")
+        if not end:
+            return Grown([], anew)
+        self._offset += len(whole) + 1
+        self._before = (self._before + whole + end)[-_KNOWN_BY:]
+        return Grown(whole.split(b"\n"), anew)
