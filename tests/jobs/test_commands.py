@@ -29,7 +29,7 @@ def test_start_poll_status_stop(new_node: NodeMaker, capsys: pytest.CaptureFixtu
     node.remember()
     assert main(["job", "poll", *where, "--no-renew"]) == 0
     polled = json.loads(capsys.readouterr().out)
-    assert set(polled) == {"job", "progress", "failed", "serving", "time", "pieces"}
+    assert set(polled) == {"job", "progress", "failed", "serving", "tablets", "time", "pieces"}
     assert polled["pieces"] == []
     assert polled["job"]["ranks"] == {"0": "running"}
     assert main(["job", "status", "--workdir", str(node.workdir)]) == 0
