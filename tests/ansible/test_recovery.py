@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from ansible_lab import LONG, TINY, Cluster, Playing, checkpointed, gone_within
@@ -26,15 +29,22 @@ def model(cluster: Cluster, run_id: str) -> dict[str, torch.Tensor]:
 
 
 def rank_of(cluster: Cluster, rank: int):
-    (found,) = [each for each in cluster.processes() if each.cmdline()[-2:] == ["--rank", str(rank)]]
+    (found,) = [each for each, words in said(cluster) if words[-2:] == ["--rank", str(rank)]]
     return found
+
+
+def said(cluster: Cluster) -> Iterator[tuple[psutil.Process, list[str]]]:
+    """Each process of the cluster with its command line; one that ends meanwhile is none."""
+    for each in cluster.processes():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            yield each, each.cmdline()
 
 
 def supervisor_of(cluster: Cluster, node: str):
     (found,) = [
         each
-        for each in cluster.processes()
-        if "smolcluster.supervisor" in each.cmdline() and f"/nodes/{node}/node.yaml" in " ".join(each.cmdline())
+        for each, words in said(cluster)
+        if "smolcluster.supervisor" in words and f"/nodes/{node}/node.yaml" in " ".join(words)
     ]
     return found
 

@@ -12,6 +12,7 @@ from smolcluster.commands._here import Run
 from smolcluster.commands._serve_here import _Following, lay_out_serving
 from smolcluster.jobs.types import PollResult
 from smolcluster.runtime.runfolder import JobState, RunFolder, ServingNote
+from smolcluster.spec.cluster import ClusterSpec
 from tests.infer.served_run import plan_of
 
 
@@ -49,6 +50,7 @@ def test_what_was_served_last_can_be_served_again_by_the_same_name(
     monkeypatch.setattr(_serve_here, "workdir_of", lambda *_: tmp_path / "runs")
     model = tmp_path / "model-of-a-hash"
     model.mkdir()
-    run = lay_out_serving(None, plan_of(((0, 4),)), model)  # type: ignore[arg-type]
+    cluster = ClusterSpec(name="test", controller="n0", nodes=(), networks=())
+    run = lay_out_serving(cluster, plan_of(((0, 4),)), model)
     assert run.folder.model.is_symlink()
     assert run.folder.model.resolve() == model

@@ -169,7 +169,9 @@ def test_a_lost_network_comes_back(home, opened):
     home.same(2, inputs((3, 1)))
     tab.until(READY)
     tab.click("What happened")
-    assert "The cluster hung up, or the network broke off." in tab.text
+    # The second where this machine was so busy that silence was noticed first.
+    why = ("The cluster hung up, or the network broke off.", "Nothing was heard of the cluster for ten seconds.")
+    assert [reason for reason in why if reason in tab.text], tab.text
 
 
 def test_the_cluster_is_restarted_at_the_same_address(browser, models, out):

@@ -8,33 +8,27 @@ connections that would lock everybody out, and no key is needed for it.
 from __future__ import annotations
 
 import asyncio
-import sys
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-if sys.platform == "win32":
-    _Loop = asyncio.ProactorEventLoop
-else:
-    _Loop = asyncio.SelectorEventLoop
 
-
-class Loop(_Loop):
+def new_loop(handshake_s: float) -> asyncio.AbstractEventLoop:
     """The system's own event loop, whose servers end a connection without TLS after `handshake_s`.
 
     uvicorn makes its servers itself, and has no setting for it.
     """
+    loop = asyncio.new_event_loop()
+    create_server = loop.create_server
 
-    def __init__(self, handshake_s: float) -> None:
-        super().__init__()
-        self._handshake_s = handshake_s
-
-    async def create_server(self, *args: Any, **settings: Any) -> asyncio.Server:
-        """As every loop's."""
+    async def with_deadline(*args: Any, **settings: Any) -> asyncio.Server:
         if settings.get("ssl") is not None:
-            settings.setdefault("ssl_handshake_timeout", self._handshake_s)
-        return await super().create_server(*args, **settings)
+            settings.setdefault("ssl_handshake_timeout", handshake_s)
+        return await create_server(*args, **settings)
+
+    loop.create_server = with_deadline  # type: ignore[method-assign]
+    return loop
 
 
 class Http(H11Protocol):

@@ -14,7 +14,7 @@ from typing import Protocol, Self
 import uvicorn
 from fastapi import FastAPI
 
-from smolcluster.chat.backend.connections import Loop, protocols
+from smolcluster.chat.backend.connections import new_loop, protocols
 from smolcluster.chat.backend.settings import ApiSettings
 from smolcluster.comm.endpoint import Endpoint, listen
 from smolcluster.errors import ConfigError, PeerError, Problem, SmolError
@@ -171,7 +171,7 @@ class _Server(uvicorn.Server):
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Until it is asked to leave, on a loop of its own."""
-        with asyncio.Runner(loop_factory=lambda: Loop(self._handshake_s)) as runner:
+        with asyncio.Runner(loop_factory=lambda: new_loop(self._handshake_s)) as runner:
             runner.run(self.serve(sockets=sockets))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
