@@ -39,8 +39,8 @@ def schema():
 
 OPERATIONS = {
     ("/answers/{answer}", "DELETE"), ("/answers/{answer}/events", "GET"),
-    ("/chat", "POST"), ("/config", "GET"), ("/health", "GET"), ("/links", "POST"), ("/metrics", "GET"), ("/tablets", "GET"),
-    ("/reconnect", "POST"), ("/stages", "GET"),
+    ("/chat", "POST"), ("/config", "GET"), ("/health", "GET"), ("/links", "POST"), ("/metrics", "GET"),
+    ("/reconnect", "POST"), ("/stages", "GET"), ("/tablets", "GET"),
     ("/v1/chat/completions", "POST"), ("/v1/completions", "POST"), ("/v1/models", "GET"), ("/v1/models/{model}", "GET"),
 }  # fmt: skip
 
