@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from smolcluster.comm.clock import Deadline
 from smolcluster.errors import DeadlineError, PeerError, PeerLostError, ProtocolError
 from smolcluster.tablet.messages import MOST_SMALL, Code, Failure, Message, VersionError, decode, encode
+from smolcluster.tablet.sending import SendWatch
 
 if TYPE_CHECKING:
     from websockets.sync.connection import Connection
@@ -27,6 +28,7 @@ class Channel:
     def __init__(self, connection: Connection, who: str) -> None:
         self.who = who
         self._connection = connection
+        self._sends = SendWatch(self.abort)
         connection.protocol.max_message_size = MOST_SMALL
 
     def admit(self, most_bytes: int) -> None:
@@ -41,18 +43,14 @@ class Channel:
         """The same of bytes that are a message already."""
         from websockets.exceptions import ConnectionClosed
 
-        # A send blocks while the other end does not read, and nothing of websockets ends that.
-        watch = threading.Timer(deadline.left(), self.abort)
-        watch.daemon = True
-        watch.start()
         try:
-            self._connection.send(data)
+            # It blocks while the other end does not read, and nothing of websockets ends that.
+            with self._sends.within(deadline):
+                self._connection.send(data)
         except ConnectionClosed as error:
             if deadline.expired:
                 raise DeadlineError(f"{self.who} took nothing for {deadline.seconds:g} s") from error
             raise PeerLostError(f"{self.who} has gone: {error}") from error
-        finally:
-            watch.cancel()
 
     def receive(self, deadline: Deadline) -> Message:
         """The next message. DeadlineError, PeerLostError; ProtocolError for what is none."""
@@ -90,9 +88,11 @@ class Channel:
             self._connection.close(code)
         finally:
             watch.cancel()
+            self._sends.close()
 
     def abort(self) -> None:
         """Cut it, from any thread: whoever waits on it wakes."""
+        self._sends.close()
         with contextlib.suppress(OSError):
             self._connection.socket.shutdown(socket.SHUT_RDWR)
 
