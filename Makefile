@@ -57,11 +57,11 @@ check: $(VENV)/.dev page-check  ## style, types, import layers, playbooks, the c
 	$(BIN)/yamllint --strict .
 	$(RUN) ansible-lint --offline
 
-page: $(PAGE)/node_modules/.ready  ## build the chat page and the dashboard into the package (needs Node 20.19 or newer)
+page: $(PAGE)/node_modules/.ready  ## build the pages (chat, dashboard, tablets) into the package (needs Node 20.19 or newer)
 	cd $(PAGE) && npm run build
 
 # With the same versions the same bytes come out. Without Node nothing is built, and nothing is checked.
-page-check:  ## the chat page and the dashboard: types, tests, and that what ships is what its sources make
+page-check:  ## the pages: types, tests, and that what ships is what its sources make
 	@if command -v npm >/dev/null; then \
 	  $(MAKE) --no-print-directory $(PAGE)/node_modules/.ready && $(PAGE)/check.sh; \
 	elif [ "$$CI" = true ]; then echo "page-check: Node is missing" >&2; exit 1; \

@@ -20,7 +20,6 @@ import queue
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -35,6 +34,7 @@ from smolcluster.errors import SmolError
 from smolcluster.jobs import PollResult, poll_job, stop_job
 from smolcluster.jobs.asking import Asking, NoAnswerError
 from smolcluster.jobs.identity import orphaned
+from smolcluster.jobs.nodeclock import NodeClock
 from smolcluster.jobs.pieces import Brought
 from smolcluster.jobs.remarking import Remarks
 from smolcluster.jobs.remote import posix_command, powershell_command
@@ -44,9 +44,8 @@ from smolcluster.jobs.types import ASKED_GRACE_S, START_DEADLINE_S, STOP_GRACE_S
 from smolcluster.observe.records import Reader
 from smolcluster.observe.serving_lines import address_lines, example_lines
 from smolcluster.observe.tablet_lines import tablet_link_lines
-from smolcluster.provision.clocks import bounds, overlap
 from smolcluster.runtime.onetime import make_onetime
-from smolcluster.runtime.runfolder import ClockNote, RunFolder, ServingNote, StopWish, write_atomic
+from smolcluster.runtime.runfolder import RunFolder, ServingNote, StopWish, write_atomic
 from smolcluster.runtime.tabletnote import tablet_key
 
 _SPEC: dict[str, dict[str, Any]] = {
@@ -80,8 +79,6 @@ _REMOTE_POLL_S = 3.0
 _LATEST_POLL_S = 5.0
 _UNDER_WAY = 3
 _LOOK_UP_S = 1.0
-# How far a node's clock is off is what its last so many answers agree on.
-_CLOCKED = 40
 
 
 @contextlib.contextmanager
@@ -113,8 +110,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         self._task_vars = task_vars
         self._told: dict[str, str] = {}
         self._brought = Brought(self._home.node(self._options["node"])) if self._options["bring"] else None
-        self._bounds: deque[tuple[float, float]] = deque(maxlen=_CLOCKED)
-        self._clock: ClockNote | None = None
+        self._clock = NodeClock(self._home.clock(self._options["node"]))
         self._links: dict[str, str] = {}
         self._restarts = SupervisorRestarts(self._options["max_restarts"], self._options["serves"])
         outcome = self._outcome()
@@ -186,7 +182,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             answer = PollResult.model_validate_json(text)
         except ValidationError as error:
             raise NoAnswerError(f"what came back is no answer of this smolcluster: {text[:200]!r}") from error
-        self._bounds.append(bounds(asked, answer.time, heard))
+        self._clock.answered(asked, answer.time, heard)
         return answer
 
     def _wished(self) -> StopWish | None:
@@ -356,17 +352,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 self._brought.take(answer.pieces)
             text = answer.model_dump_json(by_alias=True, exclude={"pieces"})
             write_atomic(self._home.heard(self._options["node"]), text)
-            self._keep_clock()
-
-    def _keep_clock(self) -> None:
-        """How far the node's clock is ahead, when that is known anew."""
-        if not self._bounds:
-            return
-        offset_s, within_s = overlap(list(self._bounds))
-        note = ClockNote(offset_s=round(offset_s, 3), within_s=round(within_s, 3))
-        if note != self._clock:
-            self._clock = note
-            write_atomic(self._home.clock(self._options["node"]), note.model_dump_json(by_alias=True) + "\n")
+            self._clock.keep()
 
     def _ended(self, answer: PollResult) -> dict[str, Any]:
         failed = [failure.model_dump(mode="json") for failure in answer.failed]
