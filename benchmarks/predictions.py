@@ -50,7 +50,7 @@ from smolcluster.train.measuring import measure
 
 RANKS, SAMPLES, MICROS, EVERY = 3, 8, 4, 6
 # Shares of a core: two alike, and one that is a little more than half as fast.
-SHARES = (0.1, 0.1, 0.06)
+SHARES = (0.3, 0.3, 0.18)
 # Each way, of every link; a relay hands on what it has when so much time is over.
 MBPS, DELAY_MS = 120.0, 2.0
 # A round in which a machine's own speed changes by more is none.

@@ -4,8 +4,10 @@
 
 Each host, with all that runs on it, has a share of a core (a cgroup of the lab's own), and a place on the Wi-Fi of so
 many Mbit/s. `check.yml -e profile=true` measures them all at the same time and predicts; then each strategy is trained
-as a person would train it, over SSH, and one model is served. A ratio is predicted over measured tokens/s, the median
-of the rounds' own. Measured are the steps in the middle of a run: the first make room, the last saves.
+as a person would train it, over SSH. A larger model is measured again, since a share comes in slices, in which a stage
+that waits for the others saves up: a stage's token takes many of them. Of one step, it is served. A ratio is predicted
+over measured tokens/s, the median of the rounds' own. Measured are the steps in the middle of a run: the first make
+room, the last saves.
 
 As root, on a Linux machine that has nothing else to do.
 """
@@ -37,12 +39,17 @@ from tests.lab.training import ROOT, inside, inventory_of
 # Hosts and their shares of a core; two cores have room for the controller besides.
 SHARES = {"mini1": 0.5, "mini2": 0.5, "mini3": 0.3}
 MBPS = 150.0
-# Shorter than a step of the slowest, so that a host is slow all the time and not fast in bursts.
-PERIOD_S = 0.02
+# What a host may use at once, little more than the least that Linux takes: slow all the time, and not fast in bursts.
+SLICE_S = 0.0012
 EVERY, STEPS, WARM_UP = 6, 40, 3
 MODEL = (
     "model.num_layers=6", "model.model_dim=128", "model.num_heads=4", "model.ff_dim=512", "model.max_seq_len=64",
     "model.dropout=0", "data.tokenizer=bpe:512", "training.batch_size=8", "training.grad_accumulation=4",
+)  # fmt: skip
+# What is served: a stage's token takes many slices.
+SERVED_MODEL = (
+    "model.num_layers=8", "model.model_dim=640", "model.num_heads=10", "model.ff_dim=2560", "model.max_seq_len=64",
+    "model.dropout=0", "data.tokenizer=bpe:512", "training.batch_size=1", "training.grad_accumulation=1",
 )  # fmt: skip
 # Nothing but steps.
 PLAIN = ("checkpoint.every_steps=0", "training.eval_steps=100000", "lr_schedule.warmup_iters=2")
@@ -82,42 +89,45 @@ class Played:
         self._lab = lab
         self._runs = inside(lab, ROOT / "runs")
 
-    def checked(self) -> Check:
+    def checked(self, model: Sequence[str]) -> Check:
         """Measure the hosts, all at the same time, and predict."""
-        self._play("check.yml", "profile=true", "strategy=classicdp")
+        self._play("check.yml", model, "profile=true", "strategy=classicdp")
         return Check.model_validate_json((max((self._runs / "check").iterdir()) / "check.json").read_text())
 
-    def trained(self, strategy: str) -> tuple[float, Path]:
-        """Tokens a second of a run, and its folder."""
-        told = self._play("train.yml", f"strategy={strategy}")
-        match = re.search(r"^Run (\S+)$", told, re.MULTILINE)
-        assert match, told
-        folder = self._runs / match[1]
-        return rate_of(RunFolder(folder), Plan.model_validate_json((folder / "plan.json").read_text())), folder
+    def trained(self, strategy: str) -> float:
+        """Tokens a second of a run."""
+        folder = self._train(MODEL, STEPS, f"strategy={strategy}")
+        return rate_of(RunFolder(folder), Plan.model_validate_json((folder / "plan.json").read_text()))
 
-    def served(self, trained: Path) -> tuple[float, dict[str, str]]:
-        """Tokens a second of one stream of what a run has trained, and the layers of each host."""
+    def served(self) -> tuple[float, dict[str, str]]:
+        """Tokens a second of one stream of SERVED_MODEL, and the layers of each host."""
+        trained = self._train(SERVED_MODEL, 1, "strategy=single", nodes=min(SHARES))
         model = f"model={ROOT / 'runs' / trained.name / 'model'}"
         run_id = f"{trained.name}-served"
         try:
-            self._play("inference.yml", model, "detach=true", f"run_id={run_id}", training=False)
+            self._play("inference.yml", (), model, "detach=true", f"run_id={run_id}")
             plan = ServePlan.model_validate_json((self._runs / run_id / "plan.json").read_text())
             url = f"http://{plan.api.listen[0]}:{plan.api.api_port}/v1"
             host = self._lab.host(plan.ranks[plan.api.rank].node)
             pairs = json.loads(host.run(["python3", "-c", ASK, url], timeout=900).stdout)
         finally:
-            self._play("stop.yml", training=False)
+            self._play("stop.yml", (), nodes="")
         rates = [(many[1] - few[1]) / (many[0] - few[0]) for few, many in pairs]
         layers = {plan.ranks[stage.rank].node: f"{stage.start}:{stage.stop}" for stage in plan.stages}
         return statistics.median(rates), layers
 
-    def _play(self, playbook: str, *variables: str, training: bool = True) -> str:
-        """What a playbook said. RuntimeError with all of it where it failed."""
-        given = [*variables, *PATIENCE] if playbook != "stop.yml" else [*variables]
-        if playbook != "stop.yml":
-            given.append(f"nodes={','.join(SHARES)}")
-        if training:
-            given += ["dataset=pydoc", f"override={','.join((*MODEL, *PLAIN, f'training.max_steps={STEPS}'))}"]
+    def _train(self, model: Sequence[str], steps: int, *variables: str, nodes: str = ",".join(SHARES)) -> Path:
+        """The folder of the run."""
+        told = self._play("train.yml", (*model, f"training.max_steps={steps}"), *variables, nodes=nodes)
+        match = re.search(r"^Run (\S+)$", told, re.MULTILINE)
+        assert match, told
+        return self._runs / match[1]
+
+    def _play(self, playbook: str, run: Sequence[str], *variables: str, nodes: str = ",".join(SHARES)) -> str:
+        """What a playbook said; `run`: overrides of what is trained. RuntimeError with all of it where it failed."""
+        given = [*variables, *PATIENCE, f"nodes={nodes}"] if nodes else [*variables]
+        if run:
+            given += ["dataset=pydoc", f"override={','.join((*run, *PLAIN))}"]
         words = [part for each in given for part in ("-e", each)]
         done = play(self._lab, playbook, *words, inventory=inventory_of(self._lab))
         if done.returncode:
@@ -177,17 +187,16 @@ def rounds(
         print(f"round {number} of {count}: {name}: {said:,.1f} predicted, {was:,.1f} measured", file=sys.stderr)
 
     for number in range(1, count + 1):
-        check = played.checked()
+        check = played.checked(MODEL)
         said = {one.strategy: one for one in check.predictions}
-        folder: Path | None = None
         for label, strategy in trained.items():
-            rate, folder = played.trained(strategy)
-            note(number, label, said[label].tokens_per_s, rate, said[label].why_not)
-        assert folder is not None
-        assert check.serving is not None
-        rate, layers = played.served(folder)
-        note(number, SERVED, check.serving.one_stream, rate, check.serving.why_not)
-        told.append({"check": check.model_dump(mode="json", by_alias=True), "served": layers})
+            note(number, label, said[label].tokens_per_s, played.trained(strategy), said[label].why_not)
+        larger = played.checked(SERVED_MODEL)
+        assert larger.serving is not None
+        rate, layers = played.served()
+        note(number, SERVED, larger.serving.one_stream, rate, larger.serving.why_not)
+        checks = [each.model_dump(mode="json", by_alias=True) for each in (check, larger)]
+        told.append({"checks": checks, "served": layers})
     return found, told
 
 
@@ -197,7 +206,7 @@ def hosts(lab: Lab) -> None:
     content["networks"] = {"wifi": content["networks"]["wifi"]}
     for name, share in SHARES.items():
         content["machines"][name]["threads"] = 1
-        lab.host(name).cpus(share, PERIOD_S)
+        lab.host(name).cpus(share, SLICE_S / share)
         lab.link("wifi", name).speed(MBPS)
     inventory = inventory_of(lab)
     lab.controller.write(inventory, json.dumps(content), owner=USER)

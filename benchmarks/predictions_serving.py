@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.quota import Quotas
+from benchmarks.quota import PERIOD_S, Quotas
 from benchmarks.serving import GREEDY, START_S, STREAMS, Loader, config_of, prompt, rate_of, rate_of_many
 from smolcluster.infer.engine import Engine
 from smolcluster.infer.layout import Layout, Place
@@ -27,9 +27,10 @@ from smolcluster.plan.stages import Machine, Ranges, split, weight_of
 from smolcluster.runtime.process import die_with_parent
 from smolcluster.spec.shape import DecoderShape, read_shape
 
-# Of a core, by stage. A hop on loopback, assumed: next to nothing beside what a stage computes here.
-SHARES = (0.1, 0.1, 0.06)
-HOP_MS, HOP_MBPS = 0.3, 8000.0
+# Of a core, by stage.
+SHARES = (0.3, 0.3, 0.18)
+# There and back on loopback, assumed: next to nothing beside what a stage computes here.
+RTT_MS, MBPS = 0.3, 8000.0
 TOKENS = 24
 
 
@@ -70,7 +71,7 @@ def _compare(
         for pipe in pipes:
             pipe.send("pace")
         paces: list[DecodePace] = [_answer(pipe) for pipe in pipes]
-        said = predict_serving(shape, names, paces, ranges, lambda _a, _b: (HOP_MBPS, HOP_MS), STREAMS)
+        said = predict_serving(shape, names, paces, ranges, _links, STREAMS)
         for pipe in pipes:
             pipe.send("serve")
         _answer(pipes[0])
@@ -90,6 +91,14 @@ def _compare(
     ]
 
 
+def _links(_src: str, dst: str) -> tuple[float, float]:
+    """Mbit/s, and milliseconds there and back: besides, who is told something stands still for a part of each period,
+    and in the mean it is told in the middle of that.
+    """
+    share = SHARES[int(dst.removeprefix("node"))]
+    return MBPS, RTT_MS + 1000 * PERIOD_S * (1 - share) ** 2
+
+
 def _answer(pipe: Connection) -> Any:
     if not pipe.poll(START_S * 3):
         raise RuntimeError("a stage did not answer")
@@ -97,11 +106,11 @@ def _answer(pipe: Connection) -> Any:
 
 
 def make_model(folder: str) -> None:
-    """A GPT-2 of random weights, a tenth of the smallest real one."""
+    """The smallest GPT-2's layers and fewer words, random weights: a stage's token takes several periods of a quota."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
-    config = GPT2Config(n_embd=384, n_layer=9, n_head=6, vocab_size=4096, bos_token_id=None, eos_token_id=None)
+    config = GPT2Config(n_embd=768, n_layer=12, n_head=12, vocab_size=4096, bos_token_id=None, eos_token_id=None)
     GPT2LMHeadModel(config).eval().save_pretrained(folder)
 
 

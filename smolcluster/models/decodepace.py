@@ -1,11 +1,10 @@
 """How fast this machine computes the layers of a served model: of that shape, with weights that mean nothing.
 
-As many layers as a cache would not hold, or all of them: what a token costs is reading the weights from memory.
+As many layers as no cache holds even a part of, or all of them: what a token costs is reading the weights from memory.
 """
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 from functools import partial
@@ -20,17 +19,17 @@ from smolcluster.models.rope import Rotation
 from smolcluster.plan.decoding import DecodePace
 from smolcluster.spec.shape import DecoderShape
 
-# One token; a few sessions' tokens at once; a piece of a prompt.
-ROWS = (1, 8, 128)
+# One token; a few sessions' tokens at once, which no straight line foretells; a piece of a prompt.
+ROWS = (1, 2, 3, 4, 8, 128)
 # Tokens that a session has behind it.
 _PAST = 64
-_ENOUGH_BYTES = 64 << 20
+_ENOUGH_BYTES = 256 << 20
 _TIMES, _LEAST_S = 5, 0.2
 
 
 @torch.inference_mode()
 def measure_decoding(shape: DecoderShape) -> DecodePace:
-    """Medians, in fp32, while whatever else goes on here goes on."""
+    """In fp32, while whatever else goes on here goes on."""
     count = min(shape.layers, max(1, _ENOUGH_BYTES // (4 * shape.layer_params)))
     layers = [_layer(shape) for _ in range(count)]
     rotation = Rotation(shape.rope, shape.head_dim, _PAST + max(ROWS), torch.float32) if shape.rope else None
@@ -53,8 +52,8 @@ def measure_decoding(shape: DecoderShape) -> DecodePace:
             for number, layer in enumerate(layers):
                 out = layer(out, batch, number, turn)
 
-        layer_s.append(_median_s(through) / count)
-        head_s.append(_median_s(partial(_words, head, norm, x)))
+        layer_s.append(_mean_s(through) / count)
+        head_s.append(_mean_s(partial(_words, head, norm, x)))
     return DecodePace(
         rows=ROWS,
         layer_s=tuple(layer_s),
@@ -106,12 +105,13 @@ def _dense(outputs: int, inputs: int, bias: bool) -> Dense:
     return dense(torch.randn(outputs, inputs) * 0.02, torch.zeros(outputs) if bias else None, "fp32")
 
 
-def _median_s(work: Callable[[], object]) -> float:
-    """Seconds of one time, after one that makes room."""
+def _mean_s(work: Callable[[], object]) -> float:
+    """Seconds of one time, after one that makes room. The mean: a machine with a share of a core works and stands still
+    in turns, and a median would be of those times in which it only worked.
+    """
     work()
-    took: list[float] = []
-    while len(took) < _TIMES or sum(took) < _LEAST_S:
-        began = time.perf_counter()
+    times, began = 0, time.perf_counter()
+    while times < _TIMES or time.perf_counter() - began < _LEAST_S:
         work()
-        took.append(time.perf_counter() - began)
-    return statistics.median(took)
+        times += 1
+    return (time.perf_counter() - began) / times
