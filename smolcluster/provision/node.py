@@ -26,11 +26,11 @@ INCOMING = "incoming"
 _ASK_S, _INSTALL_S = 60.0, 7200.0
 # What a wheel's tags and a requirement's markers are compared with; asked of each interpreter that may do.
 _QUESTION = """
-import json, os, platform, sys, importlib.util as find
+import json, os, platform, struct, sys, importlib.util as find
 config = __import__("sysconfig").get_config_var
 print(json.dumps({
     "python": os.path.realpath(sys.executable), "version": list(sys.version_info[:3]),
-    "free_threaded": bool(config("Py_GIL_DISABLED")),
+    "free_threaded": bool(config("Py_GIL_DISABLED")), "bits": 8 * struct.calcsize("P"),
     "venv": find.find_spec("venv") is not None, "pip": find.find_spec("ensurepip") is not None,
     "markers": {
         "implementation_name": sys.implementation.name, "implementation_version": platform.python_version(),
@@ -93,9 +93,7 @@ def candidates(root: Path) -> list[Path]:
 def ask(python: Path) -> dict[str, Any]:
     """What an interpreter says of itself; nothing if it is none, or an older one."""
     try:
-        done = subprocess.run(
-            [str(python), "-I", "-c", _QUESTION], capture_output=True, text=True, timeout=_ASK_S, check=False
-        )
+        done = called([str(python), "-I", "-c", _QUESTION], _ASK_S)
         said = json.loads(done.stdout) if done.returncode == 0 else {}
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return {}
@@ -176,13 +174,29 @@ def trial(root: Path) -> dict[str, Any]:
 def run(command: list[str], what: str, environment: dict[str, str] | None = None) -> str:
     """A program's output. Failed with the end of its words."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_INSTALL_S, env=environment, check=False)
+        done = called(command, _INSTALL_S, environment)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Failed(f"{what}: {error}") from None
     if done.returncode:
         words = (done.stderr.strip() or done.stdout.strip()).splitlines()[-12:]
         raise Failed(f"{what} ended with {done.returncode}:\n" + "\n".join(words))
     return done.stdout
+
+
+def called(
+    command: list[str], deadline_s: float, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """A program that has ended. Bytes that are no text in the machine's own language are replaced, never refused."""
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=deadline_s,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
 
 
 def venv_python(root: Path) -> Path:
@@ -196,7 +210,7 @@ def has_cuda() -> bool:
     if program is None:
         return False
     try:
-        done = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=_ASK_S, check=False)
+        done = called([program, "-L"], _ASK_S)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0 and "GPU" in done.stdout

@@ -27,6 +27,20 @@ function Find-Python {
     $known | Where-Object { $_ -notmatch 'WindowsApps' } | Select-Object -First 1
 }
 
+function Invoke-Program([string] $Program, [string[]] $Words) {
+    # What a program writes to stderr is no error of PowerShell's, and with Stop its first line would end this script
+    # (Windows PowerShell makes an error of each line that is redirected): the exit code says whether it failed.
+    $ErrorActionPreference = 'Continue'
+    $lines = @(& $Program @Words 2>&1)
+    $code = $LASTEXITCODE
+    $complained = @($lines | Where-Object { $_ -is [System.Management.Automation.ErrorRecord] } | ForEach-Object { $_.Exception.Message })
+    $said = @($lines | Where-Object { $_ -isnot [System.Management.Automation.ErrorRecord] })
+    if ($code -ne 0) {
+        throw (($complained + $said) -join "`n")
+    }
+    $said -join "`n"
+}
+
 function Invoke-Node {
     $python = Find-Python
     if (-not $python) {
@@ -38,11 +52,7 @@ function Invoke-Node {
         # Files, since Windows PowerShell loses the quotes of an argument. No byte order mark.
         [IO.File]::WriteAllText("$folder\node.py", $Script)
         [IO.File]::WriteAllText("$folder\order.json", $Order)
-        $said = & $python -I "$folder\node.py" $Verb "@$folder\order.json" 2> "$folder\words.txt"
-        if ($LASTEXITCODE -ne 0) {
-            throw (Get-Content -Raw -Path "$folder\words.txt")
-        }
-        return [string]$said
+        return Invoke-Program $python @('-I', "$folder\node.py", $Verb, "@$folder\order.json")
     } finally {
         Remove-Item -Recurse -Force -Path $folder
     }
@@ -66,10 +76,7 @@ switch ($Verb) {
         if ($Mirror) {
             $env:UV_PYTHON_INSTALL_MIRROR = $Mirror
         }
-        $words = & "$base\bin\uv.exe" --no-config python install --no-bin $Version 2>&1 | Out-String
-        if ($LASTEXITCODE -ne 0) {
-            throw $words
-        }
+        $null = Invoke-Program "$base\bin\uv.exe" @('--no-config', 'python', 'install', '--no-bin', $Version)
         $Ansible.Changed = $true
     }
     'left' {
