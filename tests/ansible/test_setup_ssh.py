@@ -108,7 +108,7 @@ _UV = f"""\
 mkdir -p "$UV_PYTHON_INSTALL_DIR/cpython/bin" && ln -sf {PYTHON} "$UV_PYTHON_INSTALL_DIR/cpython/bin/python3"
 """
 # A machine on which nothing else is found.
-_NO_PYTHON = "runtime_find='ls $HOME/.smolcluster/python/*/bin/python3 2>/dev/null; true'"
+_NO_PYTHON = "network_gather_find='ls $HOME/.smolcluster/python/*/bin/python3 2>/dev/null; true'"
 
 
 def test_a_machine_without_python_a_half_install_and_another_version(
