@@ -1,5 +1,6 @@
 # Calls node.py on a Windows PC, or takes off what it made. Nobody has run this on a real one.
 #   look, install   node.py's own verbs; its JSON, or nothing where there is no Python yet
+#   call            another Script with these Words; what it says, or nothing where there is no Python yet
 #   python          let uv get a Python
 #   left            names what there is of ours
 #   remove          what there is of ours; with Runs, of the runs, too
@@ -8,6 +9,7 @@ param(
     [Parameter(Mandatory)] [string] $Root,
     [string] $Script = '',
     [string] $Order = '{}',
+    [string[]] $Words = @(),
     [string] $Version = '',
     [string] $Mirror = '',
     [string] $Workdir = '',
@@ -52,7 +54,8 @@ function Invoke-Node {
         # Files, since Windows PowerShell loses the quotes of an argument. No byte order mark.
         [IO.File]::WriteAllText("$folder\node.py", $Script)
         [IO.File]::WriteAllText("$folder\order.json", $Order)
-        return Invoke-Program $python @('-I', "$folder\node.py", $Verb, "@$folder\order.json")
+        $arguments = if ($Verb -eq 'call') { $Words } else { @($Verb, "@$folder\order.json") }
+        return Invoke-Program $python (@('-I', "$folder\node.py") + $arguments)
     } finally {
         Remove-Item -Recurse -Force -Path $folder
     }
