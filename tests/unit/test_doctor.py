@@ -119,7 +119,7 @@ def test_memory_as_windows_tells_it(monkeypatch: pytest.MonkeyPatch) -> None:
         answer = 1
 
         @classmethod
-        def GlobalMemoryStatusEx(cls, given: Any) -> int:  # noqa: N802
+        def GlobalMemoryStatusEx(cls, given: Any) -> int:
             status = given._obj
             assert status.length == ctypes.sizeof(status) == 64
             status.bytes[0], status.bytes[1] = 16 << 30, 5 << 30
