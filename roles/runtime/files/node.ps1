@@ -3,7 +3,7 @@
 #   call            another Script with these Words; what it says, or nothing where there is no Python yet
 #   python          let uv get a Python
 #   left            names what there is of ours
-#   remove          what there is of ours; with Runs, of the runs, too
+#   remove          what there is of ours, tasks of ended runs among it; with Runs, of the runs, too
 param(
     [Parameter(Mandatory)] [string] $Verb,
     [Parameter(Mandatory)] [string] $Root,
@@ -72,6 +72,23 @@ function Get-Left {
     $found
 }
 
+function Remove-Task {
+    # A supervisor deletes its task last, if it has the rights: it runs with fewer than whoever registered it.
+    $tasks = @(Get-ScheduledTask -TaskPath '\smolcluster\' -ErrorAction SilentlyContinue)
+    foreach ($task in $tasks) {
+        Unregister-ScheduledTask -TaskPath $task.TaskPath -TaskName $task.TaskName -Confirm:$false
+    }
+    try {
+        $scheduler = New-Object -ComObject Schedule.Service
+        $scheduler.Connect()
+        $scheduler.GetFolder('\').DeleteFolder('smolcluster', 0)
+    } catch {
+        # There is no such folder, most often.
+        $null = $_
+    }
+    $tasks.Count -gt 0
+}
+
 switch ($Verb) {
     'python' {
         $env:UV_PYTHON_INSTALL_DIR = "$base\python"
@@ -87,7 +104,7 @@ switch ($Verb) {
         $Ansible.Result = @{ names = @($Ours | Where-Object { Test-Path (Join-Path $base $_) }) }
     }
     'remove' {
-        $Ansible.Changed = $false
+        $Ansible.Changed = Remove-Task
         foreach ($path in Get-Left) {
             Remove-Item -Recurse -Force -Path $path
             $Ansible.Changed = $true
