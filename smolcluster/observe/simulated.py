@@ -1,8 +1,11 @@
-"""What `simulate` found, as tables: all machines together by strategy, and how each strategy grows with them."""
+"""What `simulate` found, as tables: all machines together by strategy, how each strategy grows with them, what the
+fastest machine would do alone, what to change to gain most, and serving.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
@@ -10,27 +13,83 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from smolcluster.plan.paper import Owned, Scaled, stops_paying, with_machines
-from smolcluster.plan.profile import tokens_per_sample
-from smolcluster.spec.run import RunSpec
+from smolcluster.plan.forecast import Forecast
+from smolcluster.plan.outlook import Gain
+from smolcluster.plan.paper import Owned, Scaled, stops_paying
+from smolcluster.plan.paper_serving import OnPaper
+
+# As many changes as check.yml tells.
+_MOST = 8
 
 
-def tables(
-    lines: Mapping[str, Sequence[Scaled]], owned: Sequence[Owned], sources: Mapping[str, str], run: RunSpec
-) -> list[RenderableType]:
+@dataclass(frozen=True)
+class Story:
+    """All that was found. `lines`: of each strategy, by number of machines; `best`: the quickest of all together, from
+    which `gains` are counted, None where nothing can be; `alone`: the fastest machine, with the batch of its own;
+    `serving`: on one machine, and on all; `sources`: of what is estimated.
+    """
+
+    unit: str
+    owned: Sequence[Owned]
+    lines: Mapping[str, Sequence[Scaled]]
+    sources: Mapping[str, str]
+    best: str | None
+    alone: Forecast | None
+    gains: Sequence[Gain]
+    serving: Sequence[OnPaper]
+
+    @property
+    def quicker_alone(self) -> bool | None:
+        """Whether the fastest machine alone is; None where there is nothing to compare."""
+        if self.alone is None or self.best is None or sum(one.count for one in self.owned) < 2:
+            return None
+        whole = self.lines[self.best][-1].forecast
+        return whole is not None and self.alone.rate >= whole.rate
+
+
+def tables(story: Story) -> list[RenderableType]:
     """Tables and what has to be said with them."""
-    unit = "tokens/s" if tokens_per_sample(run.model) > 1 else "samples/s"
-    machines = ", ".join(f"{one.count} x {one.name}" for one in owned)
-    parts: list[RenderableType] = [_whole(lines, machines, unit), _growth(lines, unit)]
-    parts += [Text(line) for line in _endings(lines)]
-    best = max((line[-1].forecast.rate for line in lines.values() if line[-1].forecast is not None), default=0.0)
-    alone = with_machines(run.model_copy(update={"strategy": "classicdp"}), owned, 1).forecast
-    if alone is not None and len(lines) and alone.rate >= best and sum(one.count for one in owned) > 1:
-        parts.append(Text(f"{alone.nodes[0]} alone is quicker than all of them together: {alone.rate:,.0f} {unit}"))
-    if sources:
+    machines = ", ".join(f"{one.count} x {one.name}" for one in story.owned)
+    parts: list[RenderableType] = [_whole(story.lines, machines, story.unit), _growth(story.lines, story.unit)]
+    parts += [Text(line) for line in _endings(story.lines)]
+    if story.quicker_alone is not None and story.alone is not None:
+        word = "quicker than" if story.quicker_alone else "slower than the best of"
+        rate = f"{story.alone.rate:,.0f} {story.unit}"
+        parts.append(Text(f"{story.alone.nodes[0]} alone: {rate}, {word} all together"))
+    parts += [Text(_served(one)) for one in story.serving]
+    if story.gains:
+        parts.append(_gains(story))
+    if story.sources:
         parts.append(Text("estimated, not measured:", style="bold yellow"))
-        parts += [Text(f"  {name}: {source}") for name, source in sources.items()]
+        parts += [Text(f"  {name}: {source}") for name, source in story.sources.items()]
     return parts
+
+
+def _served(one: OnPaper) -> str:
+    kinds = dict.fromkeys(one.machines)
+    who = (
+        ", ".join(f"{one.machines.count(name)} x {name}" for name in kinds) if len(one.machines) > 1 else "".join(kinds)
+    )
+    if one.told is None:
+        return f"serving this model on {who}: not predicted: {one.why}"
+    layers = ", ".join(str(stop - start) for start, stop in one.ranges)
+    split = f" (layers {layers})" if len(one.ranges) > 1 else ""
+    return (
+        f"serving this model on {who}{split}: {one.told.one:,.1f} tokens/s for one, {one.told.several:,.1f} for "
+        f"{one.told.streams} at once, {one.told.prompt:,.0f} of a prompt"
+    )
+
+
+def _gains(story: Story) -> Table:
+    title = f"what to change to gain most, from {story.best}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("change")
+    table.add_column(story.unit, justify="right", no_wrap=True)
+    table.add_column("gain", justify="right", no_wrap=True)
+    table.add_column("how")
+    for one in story.gains[:_MOST]:
+        table.add_row(escape(one.change), f"{one.after:,.0f}", f"{one.times:.2f}x", escape(one.how))
+    return table
 
 
 def _whole(lines: Mapping[str, Sequence[Scaled]], machines: str, unit: str) -> Table:

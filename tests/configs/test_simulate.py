@@ -143,3 +143,37 @@ def test_where_adding_machines_stops_paying() -> None:
     stop = told["strategies"]["classicdp"]["stops_paying"]
     assert stop["machines"] == 1
     assert "waiting for the wire grows" in stop["why"]
+
+
+def test_the_fastest_alone_what_to_change_and_serving(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--nodes", "2x mac-mini-m4, 2x pi5", "--link", "wifi", "--link", "mac-mini-m4=1g", *SMALL)
+    told = figures(*flags)
+    best = told["strategies"][told["best"]]["scale"][-1]
+    assert best["tokens_per_s"] == max(line["scale"][-1]["tokens_per_s"] for line in told["strategies"].values())
+    assert told["alone"]["machine"] == "mac-mini-m4"
+    assert told["alone"]["quicker"] is (told["alone"]["tokens_per_s"] >= best["tokens_per_s"])
+    gains = {one["change"]: one for one in told["gains"]}
+    assert all(one["tokens_per_s_before"] == best["tokens_per_s"] for one in gains.values())
+    after = [one["tokens_per_s_after"] for one in told["gains"]]
+    assert after == sorted(after, reverse=True)
+    assert min(after) >= 1.05 * best["tokens_per_s"]
+    assert gains["1g for pi5"]["how"] == "--link pi5=1g"
+    # What is promised is what the changed cluster is predicted to do.
+    wired = figures(*flags, "--link", "pi5=1g", "--strategy", told["best"].split()[0].rstrip(","))
+    rates_then = [line["scale"][-1]["tokens_per_s"] for line in wired["strategies"].values()]
+    assert gains["1g for pi5"]["tokens_per_s_after"] in [pytest.approx(rate) for rate in rates_then]
+    alone, split = told["serving"]
+    assert (alone["machines"], alone["layers"]) == (["mac-mini-m4"], [2])
+    assert (split["machines"], split["layers"]) == (["mac-mini-m4"] * 2, [1, 1])
+    assert alone["one_stream"] > split["one_stream"], "a stream passes both, and the wire besides"
+    assert run_app(app, ["simulate", *flags]) == 0
+    said = capsys.readouterr().out
+    assert "mac-mini-m4 alone:" in said
+    assert "what to change to gain most" in said
+    assert "serving this model on 2 x mac-mini-m4 (layers 1, 1):" in said
+
+
+def test_of_a_machine_that_was_told_by_its_training_no_serving_is_predicted() -> None:
+    (alone,) = figures("--nodes", "mine=12000", "--strategy", "classicdp")["serving"]
+    assert alone["why_not"] == "of mine it is not known how fast it reads a model's weights"
+    assert figures("--nodes", "2x pi5", "--model", "nn", "--strategy", "classicdp")["serving"] == []

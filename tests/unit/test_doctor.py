@@ -202,7 +202,7 @@ def test_every_strategy_is_predicted_and_the_best_change_comes_first(
     assert after == sorted(after, reverse=True)
     changes = {one["change"]: one for one in gains}
     assert changes["without node3"]["tokens_per_s_after"] == pytest.approx(6000, rel=0.02)
-    assert changes["without node3"]["how"] == "--nodes node1,node2"
+    assert changes["without node3"]["how"] == "-e nodes=node1,node2"
     assert changes["shares of the batch by speed"]["tokens_per_s_after"] > 3000
     assert told["alone"]["node"] in ("node1", "node2")
     assert "what to change to gain most" in out
