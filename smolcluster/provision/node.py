@@ -83,8 +83,10 @@ def candidates(root: Path) -> list[Path]:
     found = [Path(folder, name + end) for name in names for folder in folders for end in ("", ".exe")]
     found += sorted(Path("/Library/Frameworks/Python.framework/Versions").glob("3*/bin/python3"))
     found += [*sorted((root / "python").glob("*/bin/python3")), *sorted((root / "python").glob("*/python.exe"))]
-    if os.environ.get("LOCALAPPDATA"):
-        found += sorted(Path(os.environ["LOCALAPPDATA"], "Programs", "Python").glob("Python3*/python.exe"))
+    # Where python.org's installer puts one on Windows, for one user or for all.
+    for variable, below in (("LOCALAPPDATA", "Programs/Python"), ("ProgramFiles", "")):
+        if os.environ.get(variable):
+            found += sorted(Path(os.environ[variable], below).glob("Python3*/python.exe"))
     # Not the environment's own, which an install may remove.
     files = [path for path in found if path.is_file() and root / "venv" not in path.parents]
     return list({path.resolve(): path for path in reversed(files)}.values())[::-1]

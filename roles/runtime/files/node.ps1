@@ -23,8 +23,10 @@ $work = $Workdir -replace '^~', $env:USERPROFILE
 function Find-Python {
     # What lies in WindowsApps opens the store instead of running.
     $known = @(Get-Command -Name @('python.exe', 'python3.exe') -All -ErrorAction SilentlyContinue | ForEach-Object { $_.Source })
-    $known += @(Get-ChildItem "$env:LOCALAPPDATA\Programs\Python\Python3*\python.exe" -ErrorAction SilentlyContinue |
-            ForEach-Object { $_.FullName })
+    # Where python.org's installer puts one, for one user or for all; in the PATH only if somebody ticked that.
+    foreach ($place in "$env:LOCALAPPDATA\Programs\Python", $env:ProgramFiles) {
+        $known += @(Get-ChildItem "$place\Python3*\python.exe" -ErrorAction SilentlyContinue | ForEach-Object { $_.FullName })
+    }
     $known += @(Get-ChildItem "$base\python\*\python.exe" -ErrorAction SilentlyContinue | ForEach-Object { $_.FullName })
     $known | Where-Object { $_ -notmatch 'WindowsApps' } | Select-Object -First 1
 }
