@@ -78,11 +78,16 @@ def simulate(
 
     from smolcluster.commands._paper import owned_of
     from smolcluster.commands._profile import read_profile
+    from smolcluster.errors import ConfigError, Problem
     from smolcluster.observe.simulated import tables
     from smolcluster.plan.paper import counts_up_to, scale
     from smolcluster.spec.shipped import machines_table
 
     inventory = inventory or default_inventory()
+    if not inventory.is_file():
+        raise ConfigError(
+            [Problem(str(inventory), 0, "", "there is no such file", "leave -i out, or name an inventory")]
+        )
     table = machines_table(inventory)
     speeds, _ = read_profile(profile, inventory) if profile is not None else (None, {})
     runs = _runs(strategy, model, dataset, config, override)

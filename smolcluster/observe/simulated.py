@@ -18,7 +18,7 @@ from smolcluster.plan.outlook import Gain
 from smolcluster.plan.paper import Owned, Scaled, stops_paying
 from smolcluster.plan.paper_serving import OnPaper
 
-# As many changes as check.yml tells.
+# Changes that are told, as many as check.yml tells; and numbers of machines.
 _MOST = 8
 
 
@@ -49,8 +49,11 @@ class Story:
 
 def tables(story: Story) -> list[RenderableType]:
     """Tables and what has to be said with them."""
-    machines = ", ".join(f"{one.count} x {one.name}" for one in story.owned)
-    parts: list[RenderableType] = [_whole(story.lines, machines, story.unit), _growth(story.lines, story.unit)]
+    machines = ", ".join(f"{one.count:,} x {one.name}" for one in story.owned)
+    # Titles of their own: a table's would be broken to its width.
+    parts: list[RenderableType] = [_title(machines), _whole(story.lines, story.unit)]
+    if sum(one.count for one in story.owned) > 1:
+        parts += [_title(f"{story.unit} by number of machines, the fastest first"), _growth(story.lines)]
     parts += [Text(line) for line in _endings(story.lines)]
     if story.quicker_alone is not None and story.alone is not None:
         word = "quicker than" if story.quicker_alone else "slower than the best of"
@@ -58,11 +61,15 @@ def tables(story: Story) -> list[RenderableType]:
         parts.append(Text(f"{story.alone.nodes[0]} alone: {rate}, {word} all together"))
     parts += [Text(_served(one)) for one in story.serving]
     if story.gains:
-        parts.append(_gains(story))
+        parts += [Text(), _title(f"what to change to gain most, from {story.best}"), _gains(story)]
     if story.sources:
         parts.append(Text("estimated, not measured:", style="bold yellow"))
         parts += [Text(f"  {name}: {source}") for name, source in story.sources.items()]
     return parts
+
+
+def _title(text: str) -> Text:
+    return Text(text, style="italic")
 
 
 def _served(one: OnPaper) -> str:
@@ -81,8 +88,7 @@ def _served(one: OnPaper) -> str:
 
 
 def _gains(story: Story) -> Table:
-    title = f"what to change to gain most, from {story.best}"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("change")
     table.add_column(story.unit, justify="right", no_wrap=True)
     table.add_column("gain", justify="right", no_wrap=True)
@@ -92,10 +98,13 @@ def _gains(story: Story) -> Table:
     return table
 
 
-def _whole(lines: Mapping[str, Sequence[Scaled]], machines: str, unit: str) -> Table:
-    table = Table(title=escape(machines), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("strategy", unit, "step", "waiting", "sent", "memory", "most of it"):
-        table.add_column(name, justify="left" if name in ("strategy", "most of it") else "right", no_wrap=True)
+def _whole(lines: Mapping[str, Sequence[Scaled]], unit: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("strategy", no_wrap=True)
+    for name in (unit, "step", "waiting", "sent", "memory"):
+        table.add_column(name, justify="right", no_wrap=True)
+    # Why a strategy cannot be is a sentence: the only column that may be broken.
+    table.add_column("most of it")
     for label, line in lines.items():
         told = line[-1].forecast
         if told is None:
@@ -113,25 +122,27 @@ def _whole(lines: Mapping[str, Sequence[Scaled]], machines: str, unit: str) -> T
     return table
 
 
-def _growth(lines: Mapping[str, Sequence[Scaled]], unit: str) -> Table:
-    table = Table(
-        title=f"{unit} by number of machines, the fastest first", title_justify="left", box=SIMPLE_HEAD, pad_edge=False
-    )
+def _growth(lines: Mapping[str, Sequence[Scaled]]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("strategy", no_wrap=True)
-    counts = [one.machines for one in next(iter(lines.values()))]
-    for count in counts:
-        table.add_column(f"{count:,}", justify="right", no_wrap=True)
-    for label, line in lines.items():
+    # Of many only every other one: a terminal has 80 columns.
+    every = 1 if len(next(iter(lines.values()))) <= _MOST else 2
+    shown = {label: line[::-every][::-1] for label, line in lines.items()}
+    for one in next(iter(shown.values())):
+        table.add_column(f"{one.machines:,}", justify="right", no_wrap=True)
+    for label, line in shown.items():
         table.add_row(label, *("-" if one.forecast is None else short(one.forecast.rate) for one in line))
     return table
 
 
 def _endings(lines: Mapping[str, Sequence[Scaled]]) -> list[str]:
-    return [
-        f"{label}: more than {stop[0]:,} machine{'s' if stop[0] > 1 else ''} hardly pay: {stop[1]}"
-        for label, line in lines.items()
-        if (stop := stops_paying(line)) is not None
-    ]
+    """A line each; strategies of which the same is to be said have one."""
+    said: dict[str, list[str]] = {}
+    for label, line in lines.items():
+        if (stop := stops_paying(line)) is not None:
+            words = f"more than {stop[0]:,} machine{'s' if stop[0] > 1 else ''} hardly pay: {stop[1]}"
+            said.setdefault(words, []).append(label)
+    return [f"{'; '.join(labels)}: {words}" for words, labels in said.items()]
 
 
 def short(value: float) -> str:
@@ -144,11 +155,15 @@ def short(value: float) -> str:
 
 def seconds(value: float) -> str:
     """Three digits, in the unit that fits."""
+    if value >= 1000:
+        return f"{value:,.0f} s"
     if value >= 1 or value == 0:
         return f"{value:.3g} s"
     return f"{value * 1000:.3g} ms"
 
 
 def megabytes(value: float) -> str:
-    """Of bytes."""
+    """Of bytes; gigabytes where they are many."""
+    if value >= 1e10:
+        return f"{value / 1e9:,.1f} GB"
     return f"{value / 1e6:,.1f} MB"

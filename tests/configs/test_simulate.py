@@ -84,6 +84,16 @@ def test_what_is_measured_comes_from_a_profile(tmp_path: Path) -> None:
     assert rates(told, "diloco")[0] == pytest.approx(8000)
 
 
+def test_a_wire_of_ones_own_table_that_is_none(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "local.smol.yml").write_text(LOCAL.read_text())
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "machines.yaml").write_text("machines: {pi5: {wire: wify}}\n")
+    said = refused(capsys, "-i", str(tmp_path / "local.smol.yml"), "--nodes", "2x pi5")
+    assert 'machines.pi5.wire: there is no wire "wify"' in said
+    assert "did you mean wifi?" in said
+    assert figures("-i", str(tmp_path / "local.smol.yml"), "--nodes", "2x pi5", "--link", "1g", "--strategy", "mp")
+
+
 def test_ones_own_table_is_laid_over_the_shipped_one(tmp_path: Path) -> None:
     (tmp_path / "local.smol.yml").write_text(LOCAL.read_text())
     (tmp_path / "configs").mkdir()
@@ -116,6 +126,7 @@ def test_everything_that_is_wrong_is_told_at_once(capsys: pytest.CaptureFixture[
         (("--nodes", "pi5", "--link", "pi4=1g"), "pi4: is none of the machines"),
         (("--nodes", "pi5", "--override", "training.batchsize=2"), "did you mean"),
         (("--nodes", "pi5", "--profile", "nowhere.json"), "cannot be read"),
+        (("--nodes", "pi5", "-i", "nowhere.smol.yml"), "nowhere.smol.yml: there is no such file"),
     ],
 )
 def test_a_mistake_is_told_in_words(capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], words: str) -> None:
@@ -170,7 +181,23 @@ def test_the_fastest_alone_what_to_change_and_serving(capsys: pytest.CaptureFixt
     said = capsys.readouterr().out
     assert "mac-mini-m4 alone:" in said
     assert "what to change to gain most" in said
-    assert "serving this model on 2 x mac-mini-m4 (layers 1, 1):" in said
+    assert "serving this model on 2 x mac-mini-m4 (layers 1, 1):" in " ".join(said.split())
+
+
+def test_a_terminal_of_80_columns_shows_every_number(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run_app(app, ["simulate", "--nodes", "1000x mac-mini-m4", "--link", "10g"]) == 0
+    said = capsys.readouterr().out
+    head = next(line.split() for line in said.splitlines() if line.split()[-1:] == ["1,000"])
+    assert head == ["strategy", "1", "4", "16", "64", "256", "1,000"]
+    assert "…" not in said
+    assert run_app(app, ["simulate", "--nodes", "pi5"]) == 0
+    alone = capsys.readouterr().out
+    assert "by number of machines" not in alone
+    assert "what to change" not in alone
+    assert "…" not in alone
 
 
 def test_of_a_machine_that_was_told_by_its_training_no_serving_is_predicted() -> None:
