@@ -88,7 +88,7 @@ def _served(one: OnPaper) -> str:
 
 
 def _gains(story: Story) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("change")
     table.add_column(story.unit, justify="right", no_wrap=True)
     table.add_column("gain", justify="right", no_wrap=True)
@@ -99,7 +99,7 @@ def _gains(story: Story) -> Table:
 
 
 def _whole(lines: Mapping[str, Sequence[Scaled]], unit: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("strategy", no_wrap=True)
     for name in (unit, "step", "waiting", "sent", "memory"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -123,7 +123,7 @@ def _whole(lines: Mapping[str, Sequence[Scaled]], unit: str) -> Table:
 
 
 def _growth(lines: Mapping[str, Sequence[Scaled]]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("strategy", no_wrap=True)
     # Of many only every other one: a terminal has 80 columns.
     every = 1 if len(next(iter(lines.values()))) <= _MOST else 2
