@@ -1,17 +1,21 @@
 """Action plugin: refuse a misspelt -e, which Ansible would take without a word as a variable that nobody reads.
 
 Only a name that is nearly one of `known` is refused, or one of `elsewhere`, which another playbook reads: a person's
-inventory may read variables of its own.
+inventory may read variables of its own. `nodes`: the names of machines, or of the inventory's groups, that the playbook
+takes as a pattern of hosts; one that is none would be passed over with a warning.
 
 - name: Refuse a misspelt variable
   smolcluster_flags:
     known: [strategy, model]
     elsewhere: [download]
+    nodes: "{{ nodes | default([]) }}"
 """
 
 from __future__ import annotations
 
 import difflib
+import re
+from collections.abc import Iterable
 from typing import Any
 
 from ansible.plugins.action import ActionBase
@@ -20,6 +24,7 @@ from ansible.utils.vars import load_extra_vars
 _SPEC = {
     "known": {"type": "list", "elements": "str", "required": True},
     "elsewhere": {"type": "list", "elements": "str", "default": []},
+    "nodes": {"type": "list", "elements": "str", "default": []},
 }
 # As close as did_you_mean of the configs asks for.
 _CLOSE = 0.7
@@ -51,7 +56,21 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 wrong.append(f"-e {name}=...: this playbook has no such thing. It reads {', '.join(known)}")
             elif near:
                 wrong.append(f"-e {name}=...: nobody reads it. Fix: did you mean {near[0]}?")
+        wrong += _unknown(args["nodes"], (task_vars or {}).get("groups", {}))
         if wrong:
             result.update(failed=True, msg="\n".join(wrong))
         result["changed"] = False
         return result
+
+
+def _unknown(nodes: Iterable[str], groups: dict[str, list[str]]) -> list[str]:
+    """What is wrong with the names of machines. A pattern of Ansible's is nobody's name."""
+    machines = groups.get("all", [])
+    found = []
+    for name in (each.strip() for each in nodes if each.strip()):
+        if name in machines or name in groups or re.search(r"[^\w.-]", name):
+            continue
+        near = difflib.get_close_matches(name, machines, 1, _CLOSE)
+        fix = f"did you mean {near[0]}?" if near else f"there are {', '.join(machines)}"
+        found.append(f"-e nodes=...: there is no machine {name} in the inventory. Fix: {fix}")
+    return found

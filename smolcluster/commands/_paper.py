@@ -78,11 +78,17 @@ def _one(
         fix = did_you_mean(name, known, f"there are {listed(known)}; or tell its tokens/s: {name}=12000:16384")
         problems.append(Problem("--nodes", 0, name, "is no machine that is known", fix))
         return None
+    own = wire or table.wires.get(machine.wire)
+    if own is None:
+        fix = did_you_mean(machine.wire, table.wires, f"there are {listed(table.wires)}")
+        what = f'there is no wire "{machine.wire}"'
+        problems.append(Problem("machines.yaml", 0, f"machines.{name}.wire", what, fix))
+        return None
     pace = None
     if isinstance(model, GPTSpec):
         pace = pace_on(machine, table.assumed, block_params(model), model.vocab_size * model.model_dim)
     cost = cost_on(machine, table.assumed, model)
-    return Owned(name, count, cost, machine.memory_mb, wire or table.wires[machine.wire], pace, estimated=True)
+    return Owned(name, count, cost, machine.memory_mb, own, pace, estimated=True)
 
 
 def _positive(text: str) -> float | None:

@@ -25,7 +25,9 @@ from smolcluster.commands._request import (
 )
 
 if TYPE_CHECKING:
+    from smolcluster.observe.simulated import Story
     from smolcluster.plan.paper import Owned, Scaled
+    from smolcluster.spec.paper import PaperWire
     from smolcluster.spec.run import RunSpec
 
 SCHEMA = 1
@@ -71,13 +73,21 @@ def simulate(
     profile: ProfileOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Predict tokens/s, bytes and memory of machines that are only on paper, and where adding more stops paying."""
+    """Predict tokens/s, bytes and memory of machines on paper, where adding more stops paying, what to change."""
+    from rich.console import Console
+
     from smolcluster.commands._paper import owned_of
     from smolcluster.commands._profile import read_profile
+    from smolcluster.errors import ConfigError, Problem
+    from smolcluster.observe.simulated import tables
     from smolcluster.plan.paper import counts_up_to, scale
     from smolcluster.spec.shipped import machines_table
 
     inventory = inventory or default_inventory()
+    if not inventory.is_file():
+        raise ConfigError(
+            [Problem(str(inventory), 0, "", "there is no such file", "leave -i out, or name an inventory")]
+        )
     table = machines_table(inventory)
     speeds, _ = read_profile(profile, inventory) if profile is not None else (None, {})
     runs = _runs(strategy, model, dataset, config, override)
@@ -86,10 +96,43 @@ def simulate(
     counts = counts_up_to(sum(one.count for one in owned))
     lines = {label: scale(run, owned, counts) for label, run in runs.items()}
     sources = {one.name: table.machines[one.name].source for one in owned if one.estimated}
+    story = _story(runs, lines, owned, sources, table.wires)
     if as_json:
-        typer.echo(json.dumps(_figures(lines, owned, sources), indent=2))
+        typer.echo(json.dumps(_figures(story), indent=2))
         return
-    _show(lines, owned, sources, first)
+    console = Console()
+    for part in tables(story):
+        console.print(part)
+
+
+def _story(
+    runs: Mapping[str, RunSpec], lines: Mapping[str, Sequence[Scaled]], owned: Sequence[Owned],
+    sources: Mapping[str, str], wires: Mapping[str, PaperWire],
+) -> Story:  # fmt: skip
+    from smolcluster.observe.simulated import Story
+    from smolcluster.plan.paper import with_machines
+    from smolcluster.plan.paper_changes import changes
+    from smolcluster.plan.paper_serving import serve_on
+    from smolcluster.plan.profile import tokens_per_sample
+    from smolcluster.spec.run import GPTSpec
+
+    first, total = next(iter(runs.values())), sum(one.count for one in owned)
+    rates = {label: line[-1].forecast.rate for label, line in lines.items() if line[-1].forecast is not None}
+    best = max(rates, key=rates.__getitem__) if rates else None
+    model = first.model
+    serving = (
+        [serve_on(model, owned, count) for count in dict.fromkeys((1, total))] if isinstance(model, GPTSpec) else []
+    )
+    return Story(
+        unit="tokens/s" if tokens_per_sample(model) > 1 else "samples/s",
+        owned=owned,
+        lines=lines,
+        sources=sources,
+        best=best,
+        alone=with_machines(first.model_copy(update={"strategy": "classicdp"}), owned, 1).forecast,
+        gains=changes(runs[best], owned, wires) if best is not None else (),
+        serving=serving,
+    )
 
 
 def _runs(
@@ -134,16 +177,15 @@ def _runs(
     return runs
 
 
-def _figures(
-    lines: Mapping[str, Sequence[Scaled]], owned: Sequence[Owned], sources: Mapping[str, str]
-) -> dict[str, object]:
+def _figures(story: Story) -> dict[str, object]:
     from smolcluster.plan.paper import stops_paying
 
+    alone = story.alone
     return {
         "schema": SCHEMA,
         "kind": "simulation",
-        "estimated": [one.name for one in owned if one.estimated],
-        "sources": dict(sources),
+        "estimated": [one.name for one in story.owned if one.estimated],
+        "sources": dict(story.sources),
         "strategies": {
             label: {
                 "scale": [_figure(one) for one in line],
@@ -151,8 +193,30 @@ def _figures(
                 if (stop := stops_paying(line))
                 else None,
             }
-            for label, line in lines.items()
+            for label, line in story.lines.items()
         },
+        "best": story.best,
+        "alone": None
+        if alone is None
+        else {"machine": alone.nodes[0], "tokens_per_s": alone.rate, "quicker": story.quicker_alone},
+        "serving": [
+            {"machines": list(one.machines), "why_not": one.why}
+            if one.told is None
+            else {
+                "machines": list(one.machines),
+                "layers": [stop - start for start, stop in one.ranges],
+                "one_stream": one.told.one,
+                "streams": one.told.streams,
+                "several_streams": one.told.several,
+                "prompt_tokens_per_s": one.told.prompt,
+                "hops_ms": one.told.hops_ms,
+            }
+            for one in story.serving
+        ],
+        "gains": [
+            {"change": one.change, "how": one.how, "tokens_per_s_before": one.before, "tokens_per_s_after": one.after}
+            for one in story.gains
+        ],
     }
 
 
@@ -170,15 +234,3 @@ def _figure(one: Scaled) -> dict[str, object]:
         "memory_mb": max(told.rank_mb),
         "limit": told.limit,
     }
-
-
-def _show(
-    lines: Mapping[str, Sequence[Scaled]], owned: Sequence[Owned], sources: Mapping[str, str], run: RunSpec
-) -> None:
-    from rich.console import Console
-
-    from smolcluster.observe.simulated import tables
-
-    console = Console()
-    for part in tables(lines, owned, sources, run):
-        console.print(part)

@@ -72,6 +72,8 @@ def free_disk_mb(workdir: str) -> int | None:
 
 def memory_mb() -> tuple[int | None, int | None]:
     """All of it, and what is free or could be freed at once."""
+    if sys.platform == "win32":
+        return windows_memory_mb()
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         said = {line.split(":")[0]: int(line.split()[1]) >> 10 for line in lines if line.endswith(" kB")}
@@ -86,6 +88,21 @@ def memory_mb() -> tuple[int | None, int | None]:
         counts = re.findall(r"Pages (?:free|inactive|speculative|purgeable):\s+(\d+)", pages)
         free = sum(map(int, counts)) * int(size[1]) >> 20 if size else None
     return (int(total) >> 20 if total and total.strip().isdigit() else None), free
+
+
+def windows_memory_mb() -> tuple[int | None, int | None]:
+    """The same of a Windows PC."""
+    import ctypes
+
+    class Status(ctypes.Structure):
+        # MEMORYSTATUSEX: its own length, a percentage, then total and available of memory, page file and addresses.
+        _fields_ = (("length", ctypes.c_uint32), ("load", ctypes.c_uint32), ("bytes", ctypes.c_uint64 * 7))
+
+    status = Status(length=ctypes.sizeof(Status))
+    kernel = ctypes.WinDLL("kernel32")  # type: ignore[attr-defined, unused-ignore]
+    if not kernel.GlobalMemoryStatusEx(ctypes.byref(status)):
+        return None, None
+    return status.bytes[0] >> 20, status.bytes[1] >> 20
 
 
 def temperature_c() -> float | None:

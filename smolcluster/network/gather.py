@@ -30,7 +30,6 @@ _FIRST: dict[str, tuple[tuple[str, ...], ...]] = {
         ("networksetup", "-listnetworkserviceorder"),
         ("ifconfig",),
         ("netstat", "-rn", "-f", "inet"),
-        ("route", "-n", "get", "default"),
         ("sysctl", "net.inet.ip.forwarding"),
         ("system_profiler", "SPThunderboltDataType", "-json"),
         ("cat", MAC_BOOT_FILE),

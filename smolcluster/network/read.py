@@ -69,7 +69,7 @@ def host_from(node: str, kind: Kind, outputs: Outputs) -> FoundHost:
 
 def _macos(node: str, outputs: Outputs) -> FoundHost:
     first = [outputs.get(gather.key(command), "") for command in gather.first_commands("macos")]
-    ports_text, order, ifconfig, table, _, sysctl, profiler, boot = first
+    ports_text, order, ifconfig, table, sysctl, profiler, boot = first
     ports = macos.hardware_ports(ports_text)
     profiles: dict[str, list[Profile]] = {}
     mtus = {link.device: link.mtu for link in macos.links(ifconfig)}

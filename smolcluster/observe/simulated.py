@@ -1,8 +1,11 @@
-"""What `simulate` found, as tables: all machines together by strategy, and how each strategy grows with them."""
+"""What `simulate` found, as tables: all machines together by strategy, how each strategy grows with them, what the
+fastest machine would do alone, what to change to gain most, and serving.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
@@ -10,33 +13,98 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from smolcluster.plan.paper import Owned, Scaled, stops_paying, with_machines
-from smolcluster.plan.profile import tokens_per_sample
-from smolcluster.spec.run import RunSpec
+from smolcluster.plan.forecast import Forecast
+from smolcluster.plan.outlook import Gain
+from smolcluster.plan.paper import Owned, Scaled, stops_paying
+from smolcluster.plan.paper_serving import OnPaper
+
+# Changes that are told, as many as check.yml tells; and numbers of machines.
+_MOST = 8
 
 
-def tables(
-    lines: Mapping[str, Sequence[Scaled]], owned: Sequence[Owned], sources: Mapping[str, str], run: RunSpec
-) -> list[RenderableType]:
+@dataclass(frozen=True)
+class Story:
+    """All that was found. `lines`: of each strategy, by number of machines; `best`: the quickest of all together, from
+    which `gains` are counted, None where nothing can be; `alone`: the fastest machine, with the batch of its own;
+    `serving`: on one machine, and on all; `sources`: of what is estimated.
+    """
+
+    unit: str
+    owned: Sequence[Owned]
+    lines: Mapping[str, Sequence[Scaled]]
+    sources: Mapping[str, str]
+    best: str | None
+    alone: Forecast | None
+    gains: Sequence[Gain]
+    serving: Sequence[OnPaper]
+
+    @property
+    def quicker_alone(self) -> bool | None:
+        """Whether the fastest machine alone is; None where there is nothing to compare."""
+        if self.alone is None or self.best is None or sum(one.count for one in self.owned) < 2:
+            return None
+        whole = self.lines[self.best][-1].forecast
+        return whole is not None and self.alone.rate >= whole.rate
+
+
+def tables(story: Story) -> list[RenderableType]:
     """Tables and what has to be said with them."""
-    unit = "tokens/s" if tokens_per_sample(run.model) > 1 else "samples/s"
-    machines = ", ".join(f"{one.count} x {one.name}" for one in owned)
-    parts: list[RenderableType] = [_whole(lines, machines, unit), _growth(lines, unit)]
-    parts += [Text(line) for line in _endings(lines)]
-    best = max((line[-1].forecast.rate for line in lines.values() if line[-1].forecast is not None), default=0.0)
-    alone = with_machines(run.model_copy(update={"strategy": "classicdp"}), owned, 1).forecast
-    if alone is not None and len(lines) and alone.rate >= best and sum(one.count for one in owned) > 1:
-        parts.append(Text(f"{alone.nodes[0]} alone is quicker than all of them together: {alone.rate:,.0f} {unit}"))
-    if sources:
+    machines = ", ".join(f"{one.count:,} x {one.name}" for one in story.owned)
+    # Titles of their own: a table's would be broken to its width.
+    parts: list[RenderableType] = [_title(machines), _whole(story.lines, story.unit)]
+    if sum(one.count for one in story.owned) > 1:
+        parts += [_title(f"{story.unit} by number of machines, the fastest first"), _growth(story.lines)]
+    parts += [Text(line) for line in _endings(story.lines)]
+    if story.quicker_alone is not None and story.alone is not None:
+        word = "quicker than" if story.quicker_alone else "slower than the best of"
+        rate = f"{story.alone.rate:,.0f} {story.unit}"
+        parts.append(Text(f"{story.alone.nodes[0]} alone: {rate}, {word} all together"))
+    parts += [Text(_served(one)) for one in story.serving]
+    if story.gains:
+        parts += [Text(), _title(f"what to change to gain most, from {story.best}"), _gains(story)]
+    if story.sources:
         parts.append(Text("estimated, not measured:", style="bold yellow"))
-        parts += [Text(f"  {name}: {source}") for name, source in sources.items()]
+        parts += [Text(f"  {name}: {source}") for name, source in story.sources.items()]
     return parts
 
 
-def _whole(lines: Mapping[str, Sequence[Scaled]], machines: str, unit: str) -> Table:
-    table = Table(title=escape(machines), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("strategy", unit, "step", "waiting", "sent", "memory", "most of it"):
-        table.add_column(name, justify="left" if name in ("strategy", "most of it") else "right", no_wrap=True)
+def _title(text: str) -> Text:
+    return Text(text, style="italic")
+
+
+def _served(one: OnPaper) -> str:
+    kinds = dict.fromkeys(one.machines)
+    who = (
+        ", ".join(f"{one.machines.count(name)} x {name}" for name in kinds) if len(one.machines) > 1 else "".join(kinds)
+    )
+    if one.told is None:
+        return f"serving this model on {who}: not predicted: {one.why}"
+    layers = ", ".join(str(stop - start) for start, stop in one.ranges)
+    split = f" (layers {layers})" if len(one.ranges) > 1 else ""
+    return (
+        f"serving this model on {who}{split}: {one.told.one:,.1f} tokens/s for one, {one.told.several:,.1f} for "
+        f"{one.told.streams} at once, {one.told.prompt:,.0f} of a prompt"
+    )
+
+
+def _gains(story: Story) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("change")
+    table.add_column(story.unit, justify="right", no_wrap=True)
+    table.add_column("gain", justify="right", no_wrap=True)
+    table.add_column("how")
+    for one in story.gains[:_MOST]:
+        table.add_row(escape(one.change), f"{one.after:,.0f}", f"{one.times:.2f}x", escape(one.how))
+    return table
+
+
+def _whole(lines: Mapping[str, Sequence[Scaled]], unit: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("strategy", no_wrap=True)
+    for name in (unit, "step", "waiting", "sent", "memory"):
+        table.add_column(name, justify="right", no_wrap=True)
+    # Why a strategy cannot be is a sentence: the only column that may be broken.
+    table.add_column("most of it")
     for label, line in lines.items():
         told = line[-1].forecast
         if told is None:
@@ -54,25 +122,27 @@ def _whole(lines: Mapping[str, Sequence[Scaled]], machines: str, unit: str) -> T
     return table
 
 
-def _growth(lines: Mapping[str, Sequence[Scaled]], unit: str) -> Table:
-    table = Table(
-        title=f"{unit} by number of machines, the fastest first", title_justify="left", box=SIMPLE_HEAD, pad_edge=False
-    )
+def _growth(lines: Mapping[str, Sequence[Scaled]]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("strategy", no_wrap=True)
-    counts = [one.machines for one in next(iter(lines.values()))]
-    for count in counts:
-        table.add_column(f"{count:,}", justify="right", no_wrap=True)
-    for label, line in lines.items():
+    # Of many only every other one: a terminal has 80 columns.
+    every = 1 if len(next(iter(lines.values()))) <= _MOST else 2
+    shown = {label: line[::-every][::-1] for label, line in lines.items()}
+    for one in next(iter(shown.values())):
+        table.add_column(f"{one.machines:,}", justify="right", no_wrap=True)
+    for label, line in shown.items():
         table.add_row(label, *("-" if one.forecast is None else short(one.forecast.rate) for one in line))
     return table
 
 
 def _endings(lines: Mapping[str, Sequence[Scaled]]) -> list[str]:
-    return [
-        f"{label}: more than {stop[0]:,} machine{'s' if stop[0] > 1 else ''} hardly pay: {stop[1]}"
-        for label, line in lines.items()
-        if (stop := stops_paying(line)) is not None
-    ]
+    """A line each; strategies of which the same is to be said have one."""
+    said: dict[str, list[str]] = {}
+    for label, line in lines.items():
+        if (stop := stops_paying(line)) is not None:
+            words = f"more than {stop[0]:,} machine{'s' if stop[0] > 1 else ''} hardly pay: {stop[1]}"
+            said.setdefault(words, []).append(label)
+    return [f"{'; '.join(labels)}: {words}" for words, labels in said.items()]
 
 
 def short(value: float) -> str:
@@ -85,11 +155,15 @@ def short(value: float) -> str:
 
 def seconds(value: float) -> str:
     """Three digits, in the unit that fits."""
+    if value >= 1000:
+        return f"{value:,.0f} s"
     if value >= 1 or value == 0:
         return f"{value:.3g} s"
     return f"{value * 1000:.3g} ms"
 
 
 def megabytes(value: float) -> str:
-    """Of bytes."""
+    """Of bytes; gigabytes where they are many."""
+    if value >= 1e10:
+        return f"{value / 1e9:,.1f} GB"
     return f"{value / 1e6:,.1f} MB"

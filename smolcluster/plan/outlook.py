@@ -44,7 +44,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Gain:
-    """One change, how it is made, and tokens (samples) a second before and after."""
+    """One change, how the command that shows it is told of it, and tokens (samples) a second before and after."""
 
     change: str
     how: str
@@ -119,21 +119,22 @@ def _again(case: Case, change: str, how: str, run: RunSpec | None = None, **crew
 
 def _other_strategies(case: Case, others: Mapping[str, Case]) -> list[Gain]:
     return [
-        Gain(f"strategy {label}", f"--strategy {_flags(other.run)}", case.forecast.rate, other.forecast.rate)
+        Gain(f"strategy {label}", _flags(other.run), case.forecast.rate, other.forecast.rate)
         for label, other in others.items()
         if label != case.forecast.label and len(other.crew.nodes) > 1
     ]
 
 
 def _flags(run: RunSpec) -> str:
-    return f"fsdp --override fsdp_stage={run.fsdp_stage}" if run.strategy == "fsdp" else run.strategy
+    stage = f" -e override=fsdp_stage={run.fsdp_stage}" if run.strategy == "fsdp" else ""
+    return f"-e strategy={run.strategy}{stage}"
 
 
 def _by_itself(case: Case) -> list[Gain]:
     if len(case.crew.nodes) < 2:
         return []
     best = fastest_alone(case)
-    how = f"--strategy single --nodes {best.node} --override training.batch_size={case.forecast.samples}"
+    how = f"-e strategy=single -e nodes={best.node} -e override=training.batch_size={case.forecast.samples}"
     return [Gain(f"{best.node} alone", how, case.forecast.rate, best.rate)]
 
 
@@ -141,7 +142,7 @@ def _formats(case: Case) -> list[Gain]:
     if case.run.strategy in ("single", "mp") or len(case.crew.nodes) < 2:
         return []
     return [
-        _again(case, f"wire {wire}", f"--override wire={wire}", wire=wire)
+        _again(case, f"wire {wire}", f"-e override=wire={wire}", wire=wire)
         for wire in ("int8", "bf16")
         if wire != case.crew.wire
     ]
@@ -152,7 +153,7 @@ def _balanced(case: Case) -> list[Gain]:
     if run.balance == "auto" or run.strategy in ("single", "mp", "diloco", *STARS) or len(case.crew.nodes) < 2:
         return []
     shares = quickest(case.forecast.samples, case.crew.costs)
-    return [_again(case, "shares of the batch by speed", "--override balance=auto", samples=shares)]
+    return [_again(case, "shares of the batch by speed", "-e override=balance=auto", samples=shares)]
 
 
 def _without(cluster: ClusterSpec, case: Case, plan: Plan, profile: Profile) -> list[Gain]:
@@ -169,7 +170,7 @@ def _without(cluster: ClusterSpec, case: Case, plan: Plan, profile: Profile) -> 
         except ConfigError:
             continue
         others = listed(each.node for each in left).replace(", ", ",")
-        found.append(Gain(f"without {name}", f"--nodes {others}", case.forecast.rate, fewer.forecast.rate))
+        found.append(Gain(f"without {name}", f"-e nodes={others}", case.forecast.rate, fewer.forecast.rate))
     return found
 
 

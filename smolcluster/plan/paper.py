@@ -34,7 +34,7 @@ _PIECE = 128
 
 @dataclass(frozen=True)
 class Owned:
-    """Some machines alike. `speed`: tokens (samples) a second where somebody told it; `wire`: the name of theirs."""
+    """Some machines alike. `pace`: how fast they serve layers, None where nobody knows; `estimated`: from the table."""
 
     name: str
     count: int
@@ -191,4 +191,6 @@ def _why(fewer: Forecast, more: Forecast) -> str:
 
 def from_profile(profile: Profile, name: str, count: int, wire: PaperWire, model: ModelSpec) -> Owned:
     """Machines like one that was measured."""
-    return Owned(name, count, cost_of(model, profile, name), None, wire, None, estimated=False)
+    node = profile.measured.nodes.get(name) if profile.measured is not None else None
+    pace = node.decode if node is not None else None
+    return Owned(name, count, cost_of(model, profile, name), None, wire, pace, estimated=False)

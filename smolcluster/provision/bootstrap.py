@@ -56,7 +56,7 @@ _WINDOWS = Bootstrap(
             "the PC asks for a password although the key is there",
             "keys of administrators are read from C:\\ProgramData\\ssh\\administrators_authorized_keys, not from the "
             "profile. Paste your public key there, then: icacls C:\\ProgramData\\ssh\\administrators_authorized_keys "
-            '/inheritance:r /grant "*S-1-5-32-544:F" /grant "SYSTEM:F"',
+            '/inheritance:r /grant "*S-1-5-32-544:F" /grant "*S-1-5-18:F"',
         ),
         (
             "nothing answers on port 22",

@@ -10,11 +10,14 @@ from smolcluster.spec.base import Frozen
 
 
 class Interpreter(Frozen):
-    """A Python 3.11 or newer that is there. `pip`: whether it brings pip for a new environment."""
+    """A Python 3.11 or newer that is there. `pip`: whether it brings pip for a new environment. `bits`: its own, of a
+    64-bit kernel perhaps 32.
+    """
 
     python: str
     version: tuple[int, int, int]
     free_threaded: bool = False
+    bits: int = 64
     venv: bool
     pip: bool
     markers: dict[str, str]

@@ -31,8 +31,19 @@ class Failed(Exception):
 
 def run(*command: str) -> str:
     """A program's output. Failed with its words."""
+    # English on every machine: what the tools print is read here.
+    environment = {**os.environ, "LC_ALL": "C", "LANG": "C", "LANGUAGE": ""}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_COMMAND_S, check=False)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=environment,
+            timeout=_COMMAND_S,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Failed(f"{command[0]}: {error}") from None
     if done.returncode:

@@ -26,11 +26,11 @@ INCOMING = "incoming"
 _ASK_S, _INSTALL_S = 60.0, 7200.0
 # What a wheel's tags and a requirement's markers are compared with; asked of each interpreter that may do.
 _QUESTION = """
-import json, os, platform, sys, importlib.util as find
+import json, os, platform, struct, sys, importlib.util as find
 config = __import__("sysconfig").get_config_var
 print(json.dumps({
     "python": os.path.realpath(sys.executable), "version": list(sys.version_info[:3]),
-    "free_threaded": bool(config("Py_GIL_DISABLED")),
+    "free_threaded": bool(config("Py_GIL_DISABLED")), "bits": 8 * struct.calcsize("P"),
     "venv": find.find_spec("venv") is not None, "pip": find.find_spec("ensurepip") is not None,
     "markers": {
         "implementation_name": sys.implementation.name, "implementation_version": platform.python_version(),
@@ -83,8 +83,10 @@ def candidates(root: Path) -> list[Path]:
     found = [Path(folder, name + end) for name in names for folder in folders for end in ("", ".exe")]
     found += sorted(Path("/Library/Frameworks/Python.framework/Versions").glob("3*/bin/python3"))
     found += [*sorted((root / "python").glob("*/bin/python3")), *sorted((root / "python").glob("*/python.exe"))]
-    if os.environ.get("LOCALAPPDATA"):
-        found += sorted(Path(os.environ["LOCALAPPDATA"], "Programs", "Python").glob("Python3*/python.exe"))
+    # Where python.org's installer puts one on Windows, for one user or for all.
+    for variable, below in (("LOCALAPPDATA", "Programs/Python"), ("ProgramFiles", "")):
+        if os.environ.get(variable):
+            found += sorted(Path(os.environ[variable], below).glob("Python3*/python.exe"))
     # Not the environment's own, which an install may remove.
     files = [path for path in found if path.is_file() and root / "venv" not in path.parents]
     return list({path.resolve(): path for path in reversed(files)}.values())[::-1]
@@ -93,9 +95,7 @@ def candidates(root: Path) -> list[Path]:
 def ask(python: Path) -> dict[str, Any]:
     """What an interpreter says of itself; nothing if it is none, or an older one."""
     try:
-        done = subprocess.run(
-            [str(python), "-I", "-c", _QUESTION], capture_output=True, text=True, timeout=_ASK_S, check=False
-        )
+        done = called([str(python), "-I", "-c", _QUESTION], _ASK_S)
         said = json.loads(done.stdout) if done.returncode == 0 else {}
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return {}
@@ -176,13 +176,29 @@ def trial(root: Path) -> dict[str, Any]:
 def run(command: list[str], what: str, environment: dict[str, str] | None = None) -> str:
     """A program's output. Failed with the end of its words."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_INSTALL_S, env=environment, check=False)
+        done = called(command, _INSTALL_S, environment)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Failed(f"{what}: {error}") from None
     if done.returncode:
         words = (done.stderr.strip() or done.stdout.strip()).splitlines()[-12:]
         raise Failed(f"{what} ended with {done.returncode}:\n" + "\n".join(words))
     return done.stdout
+
+
+def called(
+    command: list[str], deadline_s: float, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """A program that has ended. Bytes that are no text in the machine's own language are replaced, never refused."""
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=deadline_s,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
 
 
 def venv_python(root: Path) -> Path:
@@ -196,7 +212,7 @@ def has_cuda() -> bool:
     if program is None:
         return False
     try:
-        done = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=_ASK_S, check=False)
+        done = called([program, "-L"], _ASK_S)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0 and "GPU" in done.stdout

@@ -38,6 +38,14 @@ _NO_CUDA = (
     'build as -e torch_cuda_args="...", or say `device: cpu` in the inventory'
 )
 
+# PyTorch is built for none of these, whatever pip would try.
+_NO_BUILD = "for which there is no PyTorch"
+_UNFIT = {
+    "linux": "install a 64-bit system (Raspberry Pi OS: the 64-bit image)",
+    "darwin": "on an Apple chip, python.org's Python 3.12 (-e interpreter=PATH); an Intel Mac cannot take part",
+    "win32": "python.org's 64-bit Python 3.12 for x86-64",
+}
+
 
 class Wanted(Frozen):
     """What setup.yml was asked for, for one machine. Texts of pip's options are split as a shell would."""
@@ -77,7 +85,10 @@ def decide(found: Found, wanted: Wanted) -> Step:
     if not found.interpreters:
         there = f"{wanted.python} is no Python 3.11 or newer" if wanted.python else "there is no Python 3.11 or newer"
         return Step(state="refused" if wanted.python else "python", why=there)
-    interpreter, chosen = _interpreter(found.interpreters, wanted, build)
+    able = tuple(one for one in found.interpreters if not _unfit(one))
+    if not able:
+        return Step(state="refused", why=_unfit(found.interpreters[0]))
+    interpreter, chosen = _interpreter(able, wanted, build)
     if chosen.missing:
         named = f"{wanted.folder} lacks for Python {_dotted(interpreter)} there: {', '.join(chosen.missing)}"
         return Step(
@@ -111,8 +122,21 @@ def decide(found: Found, wanted: Wanted) -> Step:
         },
     }
     lacking = [path for path in _files(chosen, wanted, pip_wheel) if found.wheels.get(path.name) != send[path.name]]
-    notes = _notes(interpreter, wanted, build)
+    notes = _notes(wanted, build)
     return Step(state="install", notes=notes, send=tuple(str(path) for path in lacking), order=order)
+
+
+def _unfit(one: Interpreter) -> str:
+    """Why PyTorch cannot be had for an interpreter, and what to do; empty where it can."""
+    system, machine = one.markers["sys_platform"], one.markers["platform_machine"].lower()
+    # A kernel of 64 bits says so to a system of 32 bits, too.
+    if one.bits != 64:
+        what = "is a 32-bit one"
+    elif (system, machine) in (("darwin", "x86_64"), ("win32", "arm64")):
+        what = f"is one for {machine}"
+    else:
+        return ""
+    return f"{one.python} {what}, {_NO_BUILD}\n    fix: {_UNFIT.get(system, 'leave it out: -e nodes=...')}"
 
 
 def _build(found: Found, wanted: Wanted) -> Build:
@@ -154,11 +178,10 @@ def _arguments(wanted: Wanted, build: Build) -> list[str]:
     return [*shlex.split(wanted.pip_args), *shlex.split(of_build)]
 
 
-def _notes(interpreter: Interpreter, wanted: Wanted, build: Build) -> tuple[str, ...]:
+def _notes(wanted: Wanted, build: Build) -> tuple[str, ...]:
     if wanted.folder is not None:
         return ()
-    heavy = wanted.kind == "linux" and interpreter.markers["platform_machine"] == "x86_64"
-    if build == "cpu" and heavy and not (wanted.torch_cpu_args or wanted.pip_args):
+    if build == "cpu" and wanted.kind == "linux" and not (wanted.torch_cpu_args or wanted.pip_args):
         return (_HEAVY,)
     if build == "cuda" and wanted.kind == "windows" and not (wanted.torch_cuda_args or wanted.pip_args):
         return (_NO_CUDA,)

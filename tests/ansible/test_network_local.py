@@ -28,6 +28,9 @@ def test_nothing_is_set_on_loopback(local: Cluster) -> None:
         ("network", ("aply=false",), "-e aply=...: nobody reads it. Fix: did you mean apply?"),
         ("network", ("strategy=fsdp",), "-e strategy=...: this playbook has no such thing. It reads nodes, apply"),
         ("rollback", ("apply=false",), "-e apply=...: this playbook has no such thing. It reads nodes"),
+        ("network", ("nodes=node1,nod2",), "there is no machine nod2 in the inventory. Fix: did you mean node2?"),
+        ("teardown", ("nodes=win",), "there is no machine win in the inventory. Fix: there are node1, node2, node3"),
+        ("certificates", ("revoke=node2", "--limit", "node1"), "--limit cannot choose the machines"),
     ],
 )
 def test_a_call_that_cannot_be_meant_is_refused(

@@ -108,7 +108,7 @@ _UV = f"""\
 mkdir -p "$UV_PYTHON_INSTALL_DIR/cpython/bin" && ln -sf {PYTHON} "$UV_PYTHON_INSTALL_DIR/cpython/bin/python3"
 """
 # A machine on which nothing else is found.
-_NO_PYTHON = "runtime_find='ls $HOME/.smolcluster/python/*/bin/python3 2>/dev/null; true'"
+_NO_PYTHON = "network_gather_find='ls $HOME/.smolcluster/python/*/bin/python3 2>/dev/null; true'"
 
 
 def test_a_machine_without_python_a_half_install_and_another_version(
@@ -159,4 +159,42 @@ def test_a_machine_without_python_a_half_install_and_another_version(
 
     back = bare.play("teardown", *TAGS, "nodes=node2")
     assert back.code == 0, back.text
+    assert listing(home(machines, "node2")) == before
+
+
+# What plays timedatectl: its state is a file.
+_TIMEDATECTL = """\
+#!/bin/sh
+case "$1" in
+show) cat {state} ;;
+set-ntp) if [ "$2" = true ]; then echo yes; else echo no; fi > {state} ;;
+esac
+"""
+
+
+def test_network_time_is_switched_on_where_it_is_off_and_off_again(bare: Cluster, machines: Machines) -> None:
+    before = listing(home(machines, "node2"))
+    state, tool = bare.folder / "network-time", bare.folder / "timedatectl"
+    state.write_text("no\n")
+    tool.write_text(_TIMEDATECTL.format(state=state))
+    tool.chmod(0o755)
+    asked = {
+        "clock_asking": {"linux": [str(tool), "show"]},
+        "clock_switching": {"linux": [str(tool), "set-ntp"]},
+        # Any clock counts as off.
+        "clock_warn_s": -1.0,
+        "ansible_become": False,
+        # Ansible's own ~ is not where these logins begin.
+        "clock_note": f"{home(machines, 'node2')}/.smolcluster/clock.json",
+    }
+    given = ("nodes=node2", "set_clock=true", json.dumps(asked))
+    done = bare.play("setup", "--tags", "clock", *given)
+    assert done.code == 0, done.text
+    assert "node2: its clock is " in done.text
+    assert state.read_text() == "yes\n"
+    again = bare.play("setup", "--tags", "clock", *given)
+    assert (again.code, changed(again)["node2"]) == (0, 0), again.text
+    back = bare.play("teardown", "--tags", "clock,runtime", "nodes=node2", json.dumps(asked))
+    assert back.code == 0, back.text
+    assert state.read_text() == "no\n"
     assert listing(home(machines, "node2")) == before

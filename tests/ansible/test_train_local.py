@@ -104,6 +104,7 @@ BAD = {
     ),
     "a name of the run": (("run_id=../../etc",), ("run_id may hold letters",)),
     "a hidden name of the run": (("run_id=.active",), ("run_id may hold letters",)),
+    "a number of runs that stay": (("keep=2O",), ("it is 2O", "-e keep=20")),
     "the name of the link": (("run_id=latest",), ("run_id latest", "the link to the newest run")),
 }
 

@@ -84,6 +84,16 @@ def test_what_is_measured_comes_from_a_profile(tmp_path: Path) -> None:
     assert rates(told, "diloco")[0] == pytest.approx(8000)
 
 
+def test_a_wire_of_ones_own_table_that_is_none(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "local.smol.yml").write_text(LOCAL.read_text())
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "machines.yaml").write_text("machines: {pi5: {wire: wify}}\n")
+    said = refused(capsys, "-i", str(tmp_path / "local.smol.yml"), "--nodes", "2x pi5")
+    assert 'machines.pi5.wire: there is no wire "wify"' in said
+    assert "did you mean wifi?" in said
+    assert figures("-i", str(tmp_path / "local.smol.yml"), "--nodes", "2x pi5", "--link", "1g", "--strategy", "mp")
+
+
 def test_ones_own_table_is_laid_over_the_shipped_one(tmp_path: Path) -> None:
     (tmp_path / "local.smol.yml").write_text(LOCAL.read_text())
     (tmp_path / "configs").mkdir()
@@ -116,6 +126,7 @@ def test_everything_that_is_wrong_is_told_at_once(capsys: pytest.CaptureFixture[
         (("--nodes", "pi5", "--link", "pi4=1g"), "pi4: is none of the machines"),
         (("--nodes", "pi5", "--override", "training.batchsize=2"), "did you mean"),
         (("--nodes", "pi5", "--profile", "nowhere.json"), "cannot be read"),
+        (("--nodes", "pi5", "-i", "nowhere.smol.yml"), "nowhere.smol.yml: there is no such file"),
     ],
 )
 def test_a_mistake_is_told_in_words(capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], words: str) -> None:
@@ -143,3 +154,53 @@ def test_where_adding_machines_stops_paying() -> None:
     stop = told["strategies"]["classicdp"]["stops_paying"]
     assert stop["machines"] == 1
     assert "waiting for the wire grows" in stop["why"]
+
+
+def test_the_fastest_alone_what_to_change_and_serving(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--nodes", "2x mac-mini-m4, 2x pi5", "--link", "wifi", "--link", "mac-mini-m4=1g", *SMALL)
+    told = figures(*flags)
+    best = told["strategies"][told["best"]]["scale"][-1]
+    assert best["tokens_per_s"] == max(line["scale"][-1]["tokens_per_s"] for line in told["strategies"].values())
+    assert told["alone"]["machine"] == "mac-mini-m4"
+    assert told["alone"]["quicker"] is (told["alone"]["tokens_per_s"] >= best["tokens_per_s"])
+    gains = {one["change"]: one for one in told["gains"]}
+    assert all(one["tokens_per_s_before"] == best["tokens_per_s"] for one in gains.values())
+    after = [one["tokens_per_s_after"] for one in told["gains"]]
+    assert after == sorted(after, reverse=True)
+    assert min(after) >= 1.05 * best["tokens_per_s"]
+    assert gains["1g for pi5"]["how"] == "--link pi5=1g"
+    # What is promised is what the changed cluster is predicted to do.
+    wired = figures(*flags, "--link", "pi5=1g", "--strategy", told["best"].split()[0].rstrip(","))
+    rates_then = [line["scale"][-1]["tokens_per_s"] for line in wired["strategies"].values()]
+    assert gains["1g for pi5"]["tokens_per_s_after"] in [pytest.approx(rate) for rate in rates_then]
+    alone, split = told["serving"]
+    assert (alone["machines"], alone["layers"]) == (["mac-mini-m4"], [2])
+    assert (split["machines"], split["layers"]) == (["mac-mini-m4"] * 2, [1, 1])
+    assert alone["one_stream"] > split["one_stream"], "a stream passes both, and the wire besides"
+    assert run_app(app, ["simulate", *flags]) == 0
+    said = capsys.readouterr().out
+    assert "mac-mini-m4 alone:" in said
+    assert "what to change to gain most" in said
+    assert "serving this model on 2 x mac-mini-m4 (layers 1, 1):" in " ".join(said.split())
+
+
+def test_a_terminal_of_80_columns_shows_every_number(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run_app(app, ["simulate", "--nodes", "1000x mac-mini-m4", "--link", "10g"]) == 0
+    said = capsys.readouterr().out
+    head = next(line.split() for line in said.splitlines() if line.split()[-1:] == ["1,000"])
+    assert head == ["strategy", "1", "4", "16", "64", "256", "1,000"]
+    assert "…" not in said
+    assert run_app(app, ["simulate", "--nodes", "pi5"]) == 0
+    alone = capsys.readouterr().out
+    assert "by number of machines" not in alone
+    assert "what to change" not in alone
+    assert "…" not in alone
+
+
+def test_of_a_machine_that_was_told_by_its_training_no_serving_is_predicted() -> None:
+    (alone,) = figures("--nodes", "mine=12000", "--strategy", "classicdp")["serving"]
+    assert alone["why_not"] == "of mine it is not known how fast it reads a model's weights"
+    assert figures("--nodes", "2x pi5", "--model", "nn", "--strategy", "classicdp")["serving"] == []

@@ -118,7 +118,6 @@ class Mac(Machine):
             return self.read_or_set_sysctl("net.inet.ip.forwarding", words, ": ")
         return {
             "netstat": self._netstat,
-            "route": lambda: "",
             "launchctl": lambda: "",
             "system_profiler": lambda: json.dumps({"SPThunderboltDataType": self.profiler}),
             "cat": lambda: self.files.get(words[0], ""),

@@ -224,16 +224,6 @@ def test_netstat_of_an_older_version_has_more_columns() -> None:
     ]
 
 
-def test_route_get() -> None:
-    text = (
-        "   route to: default\ndestination: default\n       mask: default\n    gateway: 172.20.10.1\n  interface: en1\n"
-    )
-    assert macos.route_get(text) == LiveRoute(destination="0.0.0.0/0", device="en1", via="172.20.10.1")
-    direct = "   route to: 10.10.0.2\ndestination: 10.10.0.2\n  interface: bridge0\n      flags: <UP,HOST,DONE>\n"
-    assert macos.route_get(direct) == LiveRoute(destination="10.10.0.2/32", device="bridge0")
-    assert macos.route_get("route: writing to routing socket: not in table\n") is None
-
-
 def test_sysctl() -> None:
     assert macos.forwarding("net.inet.ip.forwarding: 1\n")
     assert not macos.forwarding("net.inet.ip.forwarding: 0\n")

@@ -18,11 +18,12 @@ SCRIPT = Path(firewall.__file__)
 SUBNETS = ["10.10.0.0/24", "192.168.50.0/24"]
 # A tool that keeps what it is told in a file, a line each, and is off without that file.
 _UFW = """\
-import json, pathlib, sys
+import os, pathlib, sys
 kept, words = pathlib.Path(__file__).parent / "ufw.rules", sys.argv[1:]
 rules = kept.read_text().splitlines() if kept.exists() else []
 if words == ["status"]:
-    print("Status: active" if kept.exists() else "Status: inactive")
+    on = "Status: active" if os.environ.get("LC_ALL") == "C" else "Status: Aktiv"
+    print(on if kept.exists() else "Status: inactive")
 elif words == ["show", "added"]:
     print("Added user rules (see 'ufw status' for running firewall):")
     print("\\n".join(rules))
@@ -75,7 +76,7 @@ def tools(tmp_path: Path) -> Path:
 def call(tools: Path, verb: str, note: Path, *before: str, **more: Any) -> dict[str, Any]:
     order = {"note": str(note), "ports": [65432, 65531], "subnets": SUBNETS, "program": sys.executable, **more}
     command = [*before, sys.executable, "-I", "-", verb, json.dumps(order)]
-    environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
+    environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "LC_ALL": "", "LANG": "de_DE.UTF-8"}
     done = subprocess.run(
         command, input=SCRIPT.read_text(), capture_output=True, text=True, env=environment, timeout=60, check=False
     )

@@ -111,6 +111,29 @@ def test_what_stands_against_it(own: Path, folder: Path) -> None:
     assert (full.state, full.why) == ("refused", "5 MB are free there, and about 10 are needed")
 
 
+@pytest.mark.parametrize(
+    ("kind", "bits", "machine", "fix"),
+    [
+        ("pi", 32, "aarch64", "the 64-bit image"),
+        ("windows", 32, "AMD64", "64-bit Python 3.12"),
+        ("windows", 64, "ARM64", "for x86-64"),
+        ("macos", 64, "x86_64", "an Intel Mac cannot take part"),
+    ],
+)
+def test_an_interpreter_for_which_there_is_no_pytorch(
+    kind: str, bits: int, machine: str, fix: str, own: Path, folder: Path
+) -> None:
+    unfit = interpreter(kind, (3, 12, 4), bits=bits)
+    unfit = unfit.model_copy(update={"markers": {**unfit.markers, "platform_machine": machine}})
+    for given in (folder, None):
+        step = decide(found(unfit), wanted(kind, own, given))
+        assert step.state == "refused"
+        assert "for which there is no PyTorch" in step.why
+        assert fix in step.why
+    # Where there is another one, that is taken.
+    assert decide(found(unfit, interpreter(kind)), wanted(kind, own, folder)).order["python"] == "/usr/bin/python3.11"
+
+
 def test_half_a_download_is_named(own: Path, folder: Path) -> None:
     torch = folder / f"torch-2.13.0+cpu-cp311-cp311-{_X86}.whl"
     torch.write_bytes(torch.read_bytes()[:40])
@@ -147,8 +170,9 @@ def test_pip_is_given_what_belongs_to_the_build(own: Path) -> None:
     card = decide(found(interpreter("windows"), cuda=True), wanted("windows", own, **given))
     assert card.order["pip_args"] == ["--proxy", "x", "--cuda"]
     assert decide(found(interpreter("macos")), wanted("macos", own, **given)).order["pip_args"] == ["--proxy", "x"]
-    (said,) = decide(found(interpreter("pc")), wanted("pc", own)).notes
-    assert "several GB of CUDA" in said
+    for kind in ("pc", "pi"):
+        (said,) = decide(found(interpreter(kind)), wanted(kind, own)).notes
+        assert "several GB of CUDA" in said
     (said,) = decide(found(interpreter("windows"), cuda=True), wanted("windows", own)).notes
     assert "torch_cuda_args" in said
-    assert not decide(found(interpreter("pi")), wanted("pi", own)).notes
+    assert not decide(found(interpreter("macos")), wanted("macos", own)).notes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import datetime
 import io
 import json
@@ -12,7 +13,7 @@ import pytest
 
 from smolcluster import __version__
 from smolcluster.cli import app, run_app
-from smolcluster.doctor.look import look, main, throttled
+from smolcluster.doctor.look import look, main, throttled, windows_memory_mb
 from smolcluster.doctor.machines import findings_of, read_machines
 from smolcluster.doctor.report import measurement_of, slow_links
 from smolcluster.errors import ConfigError
@@ -113,6 +114,23 @@ def test_looking_at_this_machine(capsys: pytest.CaptureFixture[str], tmp_path: P
     assert main(["python"]) == 2
 
 
+def test_memory_as_windows_tells_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Kernel:
+        answer = 1
+
+        @classmethod
+        def GlobalMemoryStatusEx(cls, given: Any) -> int:
+            status = given._obj
+            assert status.length == ctypes.sizeof(status) == 64
+            status.bytes[0], status.bytes[1] = 16 << 30, 5 << 30
+            return cls.answer
+
+    monkeypatch.setattr(ctypes, "WinDLL", lambda name: Kernel, raising=False)
+    assert windows_memory_mb() == (16_384, 5_120)
+    Kernel.answer = 0
+    assert windows_memory_mb() == (None, None)
+
+
 @pytest.mark.parametrize(
     ("command", "answer", "told"),
     [
@@ -184,7 +202,7 @@ def test_every_strategy_is_predicted_and_the_best_change_comes_first(
     assert after == sorted(after, reverse=True)
     changes = {one["change"]: one for one in gains}
     assert changes["without node3"]["tokens_per_s_after"] == pytest.approx(6000, rel=0.02)
-    assert changes["without node3"]["how"] == "--nodes node1,node2"
+    assert changes["without node3"]["how"] == "-e nodes=node1,node2"
     assert changes["shares of the batch by speed"]["tokens_per_s_after"] > 3000
     assert told["alone"]["node"] in ("node1", "node2")
     assert "what to change to gain most" in out

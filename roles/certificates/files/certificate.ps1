@@ -5,16 +5,14 @@ param([string]$Python, [string]$Verb, [string]$Node, [string]$Given = '')
 $Python = $Python -replace '^~', $HOME
 $key = Join-Path $HOME ".smolcluster\certs\$Node\node.key"
 $before = Test-Path $key
-$errors = [System.IO.Path]::GetTempFileName()
 # A program's words on stderr are no error of PowerShell's: its exit code says whether it failed.
 $ErrorActionPreference = 'Continue'
-$lines = $Given | & $Python -m smolcluster certificate $Verb $Node 2> $errors
+$lines = @($Given | & $Python -X utf8 -m smolcluster certificate $Verb $Node 2>&1)
 $code = $LASTEXITCODE
-$said = Get-Content -Raw $errors
-Remove-Item $errors
+$complained = @($lines | Where-Object { $_ -is [System.Management.Automation.ErrorRecord] } | ForEach-Object { $_.Exception.Message })
 if ($code -ne 0) {
-    throw "${Node}: $said"
+    throw "${Node}: $($complained -join "`n")"
 }
-$text = $lines -join "`n"
+$text = @($lines | Where-Object { $_ -isnot [System.Management.Automation.ErrorRecord] }) -join "`n"
 $Ansible.Changed = ($Verb -eq 'request' -and -not $before) -or ($text -eq 'installed')
 $Ansible.Result = @{ text = $text }

@@ -12,11 +12,21 @@ $group = 'smolcluster'
 $rules = @(Get-NetFirewallRule -Group $group -ErrorAction SilentlyContinue)
 $Ansible.Changed = $false
 
+function ConvertTo-Subnet([string] $Address) {
+    # What was given as 10.0.0.0/8 is shown with its mask, as 10.0.0.0/255.0.0.0.
+    $network, $mask = $Address -split '/'
+    if ($mask -notmatch '[.]') {
+        return $Address
+    }
+    $bits = ($mask -split '[.]' | ForEach-Object { [Convert]::ToString([int]$_, 2) }) -join '' -replace '0'
+    "$network/$($bits.Length)"
+}
+
 function Test-Rule($Rule) {
     $application = $Rule | Get-NetFirewallApplicationFilter
     $port = $Rule | Get-NetFirewallPortFilter
     $address = $Rule | Get-NetFirewallAddressFilter
-    $from = (@($address.RemoteAddress) | Sort-Object) -join ','
+    $from = (@($address.RemoteAddress) | ForEach-Object { ConvertTo-Subnet $_ } | Sort-Object) -join ','
     ($application.Program -eq $path) -and ($port.LocalPort -eq $Ports) -and ($from -eq (($Subnets | Sort-Object) -join ','))
 }
 

@@ -1,13 +1,15 @@
 # Calls node.py on a Windows PC, or takes off what it made. Nobody has run this on a real one.
 #   look, install   node.py's own verbs; its JSON, or nothing where there is no Python yet
+#   call            another Script with these Words; what it says, or nothing where there is no Python yet
 #   python          let uv get a Python
 #   left            names what there is of ours
-#   remove          what there is of ours; with Runs, of the runs, too
+#   remove          what there is of ours, tasks of ended runs among it; with Runs, of the runs, too
 param(
     [Parameter(Mandatory)] [string] $Verb,
     [Parameter(Mandatory)] [string] $Root,
     [string] $Script = '',
     [string] $Order = '{}',
+    [string[]] $Words = @(),
     [string] $Version = '',
     [string] $Mirror = '',
     [string] $Workdir = '',
@@ -21,10 +23,26 @@ $work = $Workdir -replace '^~', $env:USERPROFILE
 function Find-Python {
     # What lies in WindowsApps opens the store instead of running.
     $known = @(Get-Command -Name @('python.exe', 'python3.exe') -All -ErrorAction SilentlyContinue | ForEach-Object { $_.Source })
-    $known += @(Get-ChildItem "$env:LOCALAPPDATA\Programs\Python\Python3*\python.exe" -ErrorAction SilentlyContinue |
-            ForEach-Object { $_.FullName })
+    # Where python.org's installer puts one, for one user or for all; in the PATH only if somebody ticked that.
+    foreach ($place in "$env:LOCALAPPDATA\Programs\Python", $env:ProgramFiles) {
+        $known += @(Get-ChildItem "$place\Python3*\python.exe" -ErrorAction SilentlyContinue | ForEach-Object { $_.FullName })
+    }
     $known += @(Get-ChildItem "$base\python\*\python.exe" -ErrorAction SilentlyContinue | ForEach-Object { $_.FullName })
     $known | Where-Object { $_ -notmatch 'WindowsApps' } | Select-Object -First 1
+}
+
+function Invoke-Program([string] $Program, [string[]] $Words) {
+    # What a program writes to stderr is no error of PowerShell's, and with Stop its first line would end this script
+    # (Windows PowerShell makes an error of each line that is redirected): the exit code says whether it failed.
+    $ErrorActionPreference = 'Continue'
+    $lines = @(& $Program @Words 2>&1)
+    $code = $LASTEXITCODE
+    $complained = @($lines | Where-Object { $_ -is [System.Management.Automation.ErrorRecord] } | ForEach-Object { $_.Exception.Message })
+    $said = @($lines | Where-Object { $_ -isnot [System.Management.Automation.ErrorRecord] })
+    if ($code -ne 0) {
+        throw (($complained + $said) -join "`n")
+    }
+    $said -join "`n"
 }
 
 function Invoke-Node {
@@ -38,11 +56,8 @@ function Invoke-Node {
         # Files, since Windows PowerShell loses the quotes of an argument. No byte order mark.
         [IO.File]::WriteAllText("$folder\node.py", $Script)
         [IO.File]::WriteAllText("$folder\order.json", $Order)
-        $said = & $python -I "$folder\node.py" $Verb "@$folder\order.json" 2> "$folder\words.txt"
-        if ($LASTEXITCODE -ne 0) {
-            throw (Get-Content -Raw -Path "$folder\words.txt")
-        }
-        return [string]$said
+        $arguments = if ($Verb -eq 'call') { $Words } else { @($Verb, "@$folder\order.json") }
+        return Invoke-Program $python (@('-I', "$folder\node.py") + $arguments)
     } finally {
         Remove-Item -Recurse -Force -Path $folder
     }
@@ -59,6 +74,23 @@ function Get-Left {
     $found
 }
 
+function Remove-Task {
+    # A supervisor deletes its task last, if it has the rights: it runs with fewer than whoever registered it.
+    $tasks = @(Get-ScheduledTask -TaskPath '\smolcluster\' -ErrorAction SilentlyContinue)
+    foreach ($task in $tasks) {
+        Unregister-ScheduledTask -TaskPath $task.TaskPath -TaskName $task.TaskName -Confirm:$false
+    }
+    try {
+        $scheduler = New-Object -ComObject Schedule.Service
+        $scheduler.Connect()
+        $scheduler.GetFolder('\').DeleteFolder('smolcluster', 0)
+    } catch {
+        # There is no such folder, most often.
+        $null = $_
+    }
+    $tasks.Count -gt 0
+}
+
 switch ($Verb) {
     'python' {
         $env:UV_PYTHON_INSTALL_DIR = "$base\python"
@@ -66,10 +98,7 @@ switch ($Verb) {
         if ($Mirror) {
             $env:UV_PYTHON_INSTALL_MIRROR = $Mirror
         }
-        $words = & "$base\bin\uv.exe" --no-config python install --no-bin $Version 2>&1 | Out-String
-        if ($LASTEXITCODE -ne 0) {
-            throw $words
-        }
+        $null = Invoke-Program "$base\bin\uv.exe" @('--no-config', 'python', 'install', '--no-bin', $Version)
         $Ansible.Changed = $true
     }
     'left' {
@@ -77,7 +106,7 @@ switch ($Verb) {
         $Ansible.Result = @{ names = @($Ours | Where-Object { Test-Path (Join-Path $base $_) }) }
     }
     'remove' {
-        $Ansible.Changed = $false
+        $Ansible.Changed = Remove-Task
         foreach ($path in Get-Left) {
             Remove-Item -Recurse -Force -Path $path
             $Ansible.Changed = $true

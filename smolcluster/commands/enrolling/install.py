@@ -47,10 +47,14 @@ if ($admin) { icacls $file /inheritance:r /grant '*S-1-5-32-544:F' /grant '*S-1-
 'added'
 """
 
+# What Git for Windows says for `uname`, where it is in the PATH: not of the system, and its sh is nobody's login.
+_OF_GIT = ("MINGW", "MSYS", "CYGWIN")
+
 
 def install(transport: paramiko.Transport, public_line: str) -> bool:
     """Add the key on a connection that is logged in; False if it was there. EnrollError with the remote words."""
-    windows = run(transport, "uname").code != 0
+    asked = run(transport, "uname")
+    windows = asked.code != 0 or asked.output.startswith(_OF_GIT)
     ran = run(transport, windows_command() if windows else posix_command(), public_line + "\n")
     said = ran.output.split()
     if ran.code != 0 or not said or said[-1] not in ("added", "present"):

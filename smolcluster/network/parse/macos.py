@@ -155,17 +155,6 @@ def routing_table(text: str) -> tuple[LiveRoute, ...]:
     return tuple(found)
 
 
-def route_get(text: str) -> LiveRoute | None:
-    """`route -n get ADDRESS`: the gateway and interface it would take; None where there is no route."""
-    values = dict(re.findall(r"^\s*(destination|gateway|interface): (\S+)", text, flags=re.M))
-    if "interface" not in values:
-        return None
-    destination = "0.0.0.0/0" if values.get("destination") == "default" else f"{values['destination']}/32"
-    gateway = values.get("gateway", "")
-    via = gateway if re.fullmatch(_IPV4, gateway) else None
-    return LiveRoute(destination=destination, device=values["interface"], via=via)
-
-
 def forwarding(text: str) -> bool:
     """`sysctl net.inet.ip.forwarding`."""
     found = re.search(r"net\.inet\.ip\.forwarding\s*[:=]\s*(\d)", text)
