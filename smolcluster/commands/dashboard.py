@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from smolcluster.commands._runs import LATEST, WHICH, guess, run_named
+from smolcluster.commands._runs import LATEST, WHICH, existing_run
 from smolcluster.errors import InputError, Problem
 
 
@@ -29,10 +29,7 @@ def dashboard(
     from smolcluster.observe.serving_lines import link_lines
     from smolcluster.runtime.runfolder import RunFolder, run_at
 
-    run_dir = run_named(which)
-    if not run_dir.exists():
-        fix = guess(which, otherwise="give a folder under runs/, or runs/latest")
-        raise InputError([Problem(which, 0, "", "there is no such run", fix)])
+    run_dir = existing_run(which)
     folder = RunFolder(run_at(run_dir))
     if not folder.path.is_dir():
         what = "is not a run folder"

@@ -69,7 +69,7 @@ def home_file(answers: Answers) -> str:
     """The text of the inventory. The same answers give the same bytes."""
     lines = [
         "# The machines and the wires between them, written by `python -m smolcluster init`. Yours to edit:",
-        "# inventory/home.smol.yml of the repository has every key, with comments. What is wrong is told by",
+        "# documentation/configuration.md has every key. What is wrong is told by",
         "#   python -m smolcluster check -i THIS_FILE",
         "#",
         "# Assumed, because nobody said so:",
