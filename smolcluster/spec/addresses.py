@@ -20,7 +20,11 @@ def check_networks(networks: tuple[Network, ...], machines: tuple[str, ...], doc
         for node, address in network.members.items():
             here = ("networks", network.name, "members", node)
             if node not in machines:
-                fix = did_you_mean(node, machines, f"machines: {listed(machines)}")
+                # One that is on this wire already is not meant: this line is left of a machine that was deleted.
+                others = [name for name in machines if name not in network.members]
+                near = did_you_mean(node, others)
+                fix = f"delete this line, or add {node} to machines"
+                fix = f"{near} Else {fix}" if near else fix
                 problems.append(document.problem(here, f'there is no machine "{node}"', fix))
             problems += _check_subnet(network, node, address, document)
             key = normal(address)

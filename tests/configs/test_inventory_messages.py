@@ -69,7 +69,20 @@ INVENTORY = {
     "member nobody knows": (
         "pi5: 10.0.0.2",
         "pi6: 10.0.0.2",
-        'lan.yml:11: networks.lan.members.pi6: there is no machine "pi6" | did you mean pi5?',
+        'lan.yml:11: networks.lan.members.pi6: there is no machine "pi6"'
+        " | did you mean pi5? Else delete this line, or add pi6 to machines",
+    ),
+    "member left of a machine that was deleted": (
+        "pi5: 10.0.0.2",
+        "pi5: 10.0.0.2, mini3: 10.0.0.3",
+        'lan.yml:11: networks.lan.members.mini3: there is no machine "mini3"'
+        " | delete this line, or add mini3 to machines",
+    ),
+    "wire that nobody is left on": (
+        "    members: {mini1: 10.0.0.1, pi5: 10.0.0.2}",
+        "    members:",
+        "lan.yml:11: networks.lan.members: nobody is on this wire"
+        " | write `machine: address` lines below it, or delete the wire",
     ),
     "gateway to nowhere": (
         "private: true",
