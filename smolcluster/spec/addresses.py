@@ -56,12 +56,20 @@ def check_hosts(nodes: tuple[Node, ...], document: Document) -> list[Problem]:
     return problems
 
 
-def check_controller(controller: str, machines: tuple[str, ...], document: Document) -> list[Problem]:
-    """The controller is a machine of the file, or localhost."""
-    if controller == "localhost" or controller in machines:
-        return []
-    fix = did_you_mean(controller, (*machines, "localhost"), f"write localhost or one of {listed(machines)}")
-    return [document.problem(("controller",), f'there is no machine "{controller}"', fix)]
+def check_controller(
+    controller: str, machines: tuple[str, ...], nodes: tuple[Node, ...], document: Document
+) -> list[Problem]:
+    """The controller is a machine of the file, or localhost; it is not reached over SSH where another one is local."""
+    if controller != "localhost" and controller not in machines:
+        fix = did_you_mean(controller, (*machines, "localhost"), f"write localhost or one of {listed(machines)}")
+        return [document.problem(("controller",), f'there is no machine "{controller}"', fix)]
+    here = [node.name for node in nodes if node.connection == "local"]
+    away = [node.name for node in nodes if node.connection == "ssh"]
+    if here and controller in away:
+        what = f"{controller} is reached over SSH, but {here[0]} has `connection: local`, as the controller has"
+        fix = f"write `controller: {here[0]}`, or give {here[0]} a `host` instead and {controller} `connection: local`"
+        return [document.problem(("controller",), what, fix)]
+    return []
 
 
 def _check_subnet(network: Network, node: str, address: str, document: Document) -> list[Problem]:

@@ -133,6 +133,12 @@ INVENTORY = {
         "name: lan\ncontroller: mini2",
         'lan.yml:3: controller: there is no machine "mini2" | did you mean mini1?',
     ),
+    "controller that is not the machine one types on": (
+        "name: lan\nmachines:\n  mini1: {}",
+        "name: lan\ncontroller: mini1\nmachines:\n  mini2: {connection: local}\n  mini1: {}",
+        "lan.yml:3: controller: mini1 is reached over SSH, but mini2 has `connection: local`, as the controller has"
+        " | write `controller: mini2`, or give mini2 a `host` instead and mini1 `connection: local`",
+    ),
     "version of the future": (
         "schema: 1",
         "schema: 7",
