@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def compare(
-    which: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help=WHICH, show_default=False)],
+    which: Annotated[list[str], typer.Argument(metavar="RUN", help=f"At least two. {WHICH}", show_default=False)],
     out: Annotated[
         Path | None, typer.Option("--out", help="Draw losses and gradients by layer into this folder, as SVG and PNG.")
     ] = None,

@@ -13,7 +13,7 @@ from smolcluster.errors import InputError, Problem
 
 
 def dashboard(
-    which: Annotated[str, typer.Argument(metavar="[RUN]", help=WHICH)] = LATEST,
+    which: Annotated[str, typer.Argument(metavar="RUN", help=WHICH)] = LATEST,
     port: Annotated[int, typer.Option(min=0, max=65535, help="On this machine alone; 0 for any free one.")] = 0,
     open_: Annotated[bool, typer.Option("--open", help="Open it in a browser of this machine.")] = False,
     belongs_to: Annotated[int, typer.Option("--belongs-to", hidden=True, help="End when this process does.")] = 0,

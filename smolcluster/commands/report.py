@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def report(
-    which: Annotated[str, typer.Argument(metavar="[RUN]", help=WHICH)] = LATEST,
+    which: Annotated[str, typer.Argument(metavar="RUN", help=WHICH)] = LATEST,
     followed: Annotated[
         bool, typer.Option("--followed", help="Leave out why a rank failed: whoever followed the run has read it.")
     ] = False,

@@ -26,7 +26,7 @@ EVENTS_SHOWN = 8
 EVENT_BYTES = 128 * 1024
 
 
-def watch(which: Annotated[str, typer.Argument(metavar="[RUN]", help=WHICH)] = LATEST) -> None:
+def watch(which: Annotated[str, typer.Argument(metavar="RUN", help=WHICH)] = LATEST) -> None:
     """Watch a run: a row per node, progress, loss, who is slowest and why. It leaves with the run's exit code.
 
     Ctrl-C ends the watching, not the run. Of machines elsewhere it shows what the playbook that follows them hears.
