@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
@@ -12,6 +12,7 @@ from rich.text import Text
 
 from smolcluster.plan.paper import Owned, Scaled, stops_paying, with_machines
 from smolcluster.plan.profile import tokens_per_sample
+from smolcluster.spec.problems import listed
 from smolcluster.spec.run import RunSpec
 
 
@@ -21,8 +22,11 @@ def tables(
     """Tables and what has to be said with them."""
     unit = "tokens/s" if tokens_per_sample(run.model) > 1 else "samples/s"
     machines = ", ".join(f"{one.count} x {one.name}" for one in owned)
-    parts: list[RenderableType] = [_whole(lines, machines, unit), _growth(lines, unit)]
-    parts += [Text(line) for line in _endings(lines)]
+    growth = f"{unit} by number of machines, the fastest first"
+    # As text of their own: a table's title is broken to the table's width.
+    parts: list[RenderableType] = [Text(machines, style="italic"), _whole(lines, unit)]
+    parts += [Text(growth, style="italic"), _growth(lines)]
+    parts += [Text(line) for line in [*_endings(lines), *bound_note(lines)]]
     best = max((line[-1].forecast.rate for line in lines.values() if line[-1].forecast is not None), default=0.0)
     alone = with_machines(run.model_copy(update={"strategy": "classicdp"}), owned, 1).forecast
     if alone is not None and len(lines) and alone.rate >= best and sum(one.count for one in owned) > 1:
@@ -33,10 +37,10 @@ def tables(
     return parts
 
 
-def _whole(lines: Mapping[str, Sequence[Scaled]], machines: str, unit: str) -> Table:
-    table = Table(title=escape(machines), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("strategy", unit, "step", "waiting", "sent", "memory", "most of it"):
-        table.add_column(name, justify="left" if name in ("strategy", "most of it") else "right", no_wrap=True)
+def _whole(lines: Mapping[str, Sequence[Scaled]], unit: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("strategy", unit, "step", "waiting", "sent", "memory", "mostly"):
+        table.add_column(name, justify="left" if name in ("strategy", "mostly") else "right", no_wrap=True)
     for label, line in lines.items():
         told = line[-1].forecast
         if told is None:
@@ -54,10 +58,8 @@ def _whole(lines: Mapping[str, Sequence[Scaled]], machines: str, unit: str) -> T
     return table
 
 
-def _growth(lines: Mapping[str, Sequence[Scaled]], unit: str) -> Table:
-    table = Table(
-        title=f"{unit} by number of machines, the fastest first", title_justify="left", box=SIMPLE_HEAD, pad_edge=False
-    )
+def _growth(lines: Mapping[str, Sequence[Scaled]]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("strategy", no_wrap=True)
     counts = [one.machines for one in next(iter(lines.values()))]
     for count in counts:
@@ -68,10 +70,23 @@ def _growth(lines: Mapping[str, Sequence[Scaled]], unit: str) -> Table:
 
 
 def _endings(lines: Mapping[str, Sequence[Scaled]]) -> list[str]:
+    """Where more machines stop paying; strategies of which the same is true in one line."""
+    labels: dict[str, list[str]] = {}
+    for label, line in lines.items():
+        stop = stops_paying(line)
+        if stop is not None:
+            what = f"more than {stop[0]:,} machine{'s' if stop[0] > 1 else ''} hardly pay: {stop[1]}"
+            labels.setdefault(what, []).append(label)
+    return [f"{listed(those)}: {what}" for what, those in labels.items()]
+
+
+def bound_note(labels: Iterable[str]) -> list[str]:
+    """What K is, where a label has one."""
+    if not any(" K=" in label for label in labels):
+        return []
     return [
-        f"{label}: more than {stop[0]:,} machine{'s' if stop[0] > 1 else ''} hardly pay: {stop[1]}"
-        for label, line in lines.items()
-        if (stop := stops_paying(line)) is not None
+        "K: how many steps ranks may be apart (staleness_bound). All keep whole replicas for it; "
+        "with --override staleness_bound=0 fsdp 1 and 2 take less memory"
     ]
 
 
