@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import signal
 import threading
 from typing import Annotated
@@ -24,6 +25,7 @@ def dashboard(
     """
     import webbrowser
 
+    _require_server()
     from smolcluster.dashboard.process import is_over, serve_dashboard
     from smolcluster.jobs.identity import identify
     from smolcluster.observe.serving_lines import link_lines
@@ -48,3 +50,12 @@ def dashboard(
             webbrowser.open(link)
 
     serve_dashboard(folder, port, told, stop, parent, can_stop=not is_over(folder.path))
+
+
+def _require_server() -> None:
+    """InputError unless the extra that has the web server is installed."""
+    lacking = [name for name in ("fastapi", "uvicorn", "websockets") if importlib.util.find_spec(name) is None]
+    if lacking:
+        what = f"what shows it in the browser is not installed ({', '.join(lacking)})"
+        fix = "pip install 'smolcluster[dashboard]'   (in a clone: .venv/bin/pip install -e '.[dashboard]')"
+        raise InputError([Problem("", 0, "dashboard", what, fix)])
