@@ -98,8 +98,8 @@ $(VENV)/.python:
 	@touch $@
 
 $(VENV)/.local: $(VENV)/.python pyproject.toml constraints.txt
-	@echo "Setting up $(VENV) (PyTorch is the big one) ..."
-	@$(PIP) --constraint constraints.txt --editable .
+	@echo "Setting up $(VENV), some minutes (PyTorch is the big one) ..."
+	@$(PIP) --constraint constraints.txt --editable '.[dashboard]'
 	@touch $@
 
 $(VENV)/.cluster: $(VENV)/.local

@@ -35,6 +35,7 @@ from smolcluster.commands import (
     serve,
     simulate,
     track,
+    train,
     upload,
     watch,
     weights,
@@ -42,42 +43,49 @@ from smolcluster.commands import (
 from smolcluster.errors import ConfigError, SmolError
 from smolcluster.files import explain_with_path, is_refusal
 
+# The sections of --help, in the order in which a person meets them.
+MACHINES = "Your machines"
+RUNS = "Runs"
+MODELS = "Models and data"
+CALLED = "What the playbooks call"
+
 app = typer.Typer(
     name="smolcluster",
-    help="A few unequal computers as one machine that trains PyTorch models.",
+    help="A few unequal computers as one machine that trains and serves PyTorch models.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("init")(init.init)
-app.command("check")(check.check)
-app.command("doctor")(doctor.doctor)
-app.command("plan")(plan.plan)
-app.command("prepare")(prepare.prepare)
-app.command("profile")(profile.profile)
-app.command("checkpoint")(checkpoint.checkpoint)
-app.command("fetch")(fetch.fetch)
-app.command("generate")(generate.generate)
-app.command("report")(report.report)
-app.command("runs")(runs.runs)
-app.command("bootstrap")(bootstrap.bootstrap)
-app.command("compare")(compare.compare)
-app.command("watch")(watch.watch)
-app.command("dashboard")(dashboard.dashboard)
-app.command("upload")(upload.upload)
+app.command("init", rich_help_panel=MACHINES)(init.init)
+app.command("check", rich_help_panel=MACHINES)(check.check)
+app.command("bootstrap", rich_help_panel=MACHINES)(bootstrap.bootstrap)
+app.command("enroll", rich_help_panel=MACHINES)(enroll.enroll)
+app.command("profile", rich_help_panel=MACHINES)(profile.profile)
+app.command("simulate", rich_help_panel=MACHINES)(simulate.simulate)
+app.command("train", rich_help_panel=RUNS)(train.train)  # python -m smolcluster.train is the same
+app.command("watch", rich_help_panel=RUNS)(watch.watch)
+app.command("dashboard", rich_help_panel=RUNS)(dashboard.dashboard)
+app.command("report", rich_help_panel=RUNS)(report.report)
+app.command("compare", rich_help_panel=RUNS)(compare.compare)
+app.command("checkpoint", rich_help_panel=RUNS)(checkpoint.checkpoint)
+app.command("runs", rich_help_panel=RUNS)(runs.runs)
+app.command("upload", rich_help_panel=RUNS)(upload.upload)
+app.command("generate", rich_help_panel=MODELS)(generate.generate)
+app.command("serve", rich_help_panel=MODELS)(serve.serve)
+app.command("link", rich_help_panel=MODELS)(link.link)
+app.command("weights", rich_help_panel=MODELS)(weights.weights)
+app.command("fetch", rich_help_panel=MODELS)(fetch.fetch)
+app.command("export-coreml", rich_help_panel=MODELS)(export.export_coreml)
+app.command("export-onnx", rich_help_panel=MODELS)(export.export_onnx)
+app.command("plan", rich_help_panel=CALLED)(plan.plan)
+app.command("prepare", rich_help_panel=CALLED)(prepare.prepare)
+app.command("doctor", rich_help_panel=CALLED)(doctor.doctor)
 app.command("track", hidden=True)(track.track)
-app.command("enroll")(enroll.enroll)
-app.command("serve")(serve.serve)
-app.command("simulate")(simulate.simulate)
-app.command("link")(link.link)
-app.command("weights")(weights.weights)
-app.command("export-coreml")(export.export_coreml)
-app.command("export-onnx")(export.export_onnx)
 app.command("export-stages", hidden=True)(export.export_stages)
-app.add_typer(certificate.app, name="certificate")
-app.add_typer(job.app, name="job")
-app.add_typer(network.app, name="network")
+app.add_typer(certificate.app, name="certificate", rich_help_panel=CALLED)
+app.add_typer(job.app, name="job", rich_help_panel=CALLED)
+app.add_typer(network.app, name="network", rich_help_panel=CALLED)
 app.add_typer(provision.app, name="provision", hidden=True)
 
 

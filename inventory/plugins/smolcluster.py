@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin
+from ansible.vars import reserved
 
 if TYPE_CHECKING:
     from smolcluster.spec.cluster import ClusterSpec, Node
@@ -33,6 +34,10 @@ EXAMPLES = r"""
 # ansible-inventory -i inventory/home.smol.yml --graph
 # ansible-inventory -i my/cluster_config_fsdp.yaml --list
 """
+
+# `-e strategy=fsdp` is meant: Ansible would begin every run with a warning that one of its own keywords has that name.
+# This plugin is loaded before the variables are looked at; ansible-core has no setting for it.
+reserved._RESERVED_NAMES = reserved._RESERVED_NAMES - {"strategy"}
 
 _ACCEPTED = re.compile(r"(.*\.smol\.ya?ml|cluster_config_\w+\.ya?ml)$")
 _ROOT = Path(__file__).resolve().parents[2]

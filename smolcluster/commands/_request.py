@@ -41,26 +41,24 @@ InventoryOption = Annotated[
     typer.Option(
         "-i",
         "--inventory",
-        help="The inventory file, or a cluster YAML that names machines."
-        " [default: the one ./ansible.cfg names, else inventory/local.smol.yml]",
-        show_default=False,
+        help="The inventory file, or a cluster YAML that names machines.",
+        show_default="the one ./ansible.cfg names, else inventory/local.smol.yml",
     ),
 ]
 StrategyOption = Annotated[
     str | None,
     typer.Option(
         "--strategy",
-        help="single, classicdp, fsdp, ... [default: what the cluster YAML is for, else fsdp]",
-        show_default=False,
+        help="single, fsdp, classicdp, diloco, edp, syncps or mp; to serve, inference.",
+        show_default="what the cluster YAML is for, else fsdp",
     ),
 ]
 ModelOption = Annotated[
     str | None,
     typer.Option(
         "--model",
-        help="gpt or nn; to serve, a name of model_config_inference.yaml or a model folder."
-        " [default: gpt; to serve, the files' model_name]",
-        show_default=False,
+        help="gpt or nn; to serve, a name of model_config_inference.yaml or a model folder.",
+        show_default="gpt; to serve, the files' model_name",
     ),
 ]
 DownloadOption = Annotated[
@@ -70,8 +68,8 @@ ProfileOption = Annotated[
     Path | None,
     typer.Option(
         "--profile",
-        help="Measured speeds of the machines. [default: profile.json beside the inventory, if there]",
-        show_default=False,
+        help="Measured speeds of the machines.",
+        show_default="profile.json beside the inventory, if there",
     ),
 ]
 MeasureOption = Annotated[
@@ -111,8 +109,8 @@ CacheOption = Annotated[
     Path | None,
     typer.Option(
         "--cache",
-        help="Where folders are kept, each under its own hash. [default: .cache/data; to serve, .cache/models]",
-        show_default=False,
+        help="Where folders are kept, each under its own hash.",
+        show_default=".cache/data; to serve, .cache/models",
     ),
 ]
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from smolcluster.errors import InputError, Problem
 from smolcluster.plan.types import KINDS
 from smolcluster.runtime.runfolder import RunFolder, read_json, run_at
 from smolcluster.spec.problems import did_you_mean
@@ -37,6 +38,23 @@ def run_named(text: str, runs: Path = RUNS) -> Path:
     """The path that is meant by a run's name below `runs`, `latest`, or a path; it need not be there."""
     below = runs / text
     return below if "/" not in text and below.exists() else Path(text).expanduser()
+
+
+def missing(text: str) -> Problem | None:
+    """What is wrong with a run's name that leads nowhere, and how to mend it; None where something is there."""
+    if run_named(text).exists():
+        return None
+    any_run = any(RUNS.glob("*/plan.json"))
+    otherwise = "give a folder under runs/, or runs/latest" if any_run else "none was made here yet: make train"
+    return Problem(text, 0, "", "there is no such run", guess(text, otherwise=otherwise))
+
+
+def existing_run(text: str) -> Path:
+    """The path that is meant by a run's name. InputError when nothing is there."""
+    problem = missing(text)
+    if problem is not None:
+        raise InputError([problem])
+    return run_named(text)
 
 
 def guess(text: str, runs: Path = RUNS, otherwise: str = "") -> str:

@@ -26,13 +26,11 @@ app = typer.Typer(
 Node = Annotated[str, typer.Argument(help="The machine's name in the inventory.")]
 CaOption = Annotated[
     Path | None,
-    typer.Option(
-        "--ca", help="The authority's folder, on the controller. [default: ~/.smolcluster/ca]", show_default=False
-    ),
+    typer.Option("--ca", help="The authority's folder, on the controller.", show_default="~/.smolcluster/ca"),
 ]
 FolderOption = Annotated[
     Path | None,
-    typer.Option("--folder", help="The node's folder. [default: ~/.smolcluster/certs/NODE]", show_default=False),
+    typer.Option("--folder", help="The node's folder.", show_default="~/.smolcluster/certs/NODE"),
 ]
 # A request and an answer have a few kB.
 _MOST_BYTES = 1 << 20
@@ -71,9 +69,7 @@ def sign(
     node: Node,
     names: Annotated[
         str | None,
-        typer.Option(
-            help="Names and addresses it is reached at, a,b. [default: those of the inventory]", show_default=False
-        ),
+        typer.Option(help="Names and addresses it is reached at, a,b.", show_default="those of the inventory"),
     ] = None,
     inventory: InventoryOption = DEFAULT_INVENTORY,
     ca: CaOption = None,

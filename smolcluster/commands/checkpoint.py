@@ -1,4 +1,4 @@
-"""`checkpoint WHICH`: a run's checkpoints, whether they are whole, and which one a resumed run would start from."""
+"""`checkpoint [RUN]`: a run's checkpoints, whether they are whole, and which one a resumed run would start from."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from smolcluster.commands._runs import WHICH
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def checkpoint(
-    which: Annotated[str, typer.Argument(help="latest, a run's name or folder, or one of its manifests.")] = "latest",
+    which: Annotated[str, typer.Argument(metavar="RUN", help=f"{WHICH} Or one of its manifests.")] = "latest",
     runs: Annotated[Path, typer.Option("--runs", help="The folder of runs.")] = Path("runs"),
     hashes: Annotated[
         bool,

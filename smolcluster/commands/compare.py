@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from smolcluster.commands._runs import WHICH, guess, run_named, uncollected
+from smolcluster.commands._runs import WHICH, missing, run_named, uncollected
 from smolcluster.errors import InputError, Problem
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def compare(
-    which: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help=WHICH, show_default=False)],
+    which: Annotated[list[str], typer.Argument(metavar="RUN", help=f"At least two. {WHICH}", show_default=False)],
     out: Annotated[
         Path | None, typer.Option("--out", help="Draw losses and gradients by layer into this folder, as SVG and PNG.")
     ] = None,
@@ -60,13 +60,12 @@ def read_runs(which: list[str]) -> list[RunStory]:
     stories: list[RunStory] = []
     problems: list[Problem] = []
     for text in which:
-        run_dir = run_named(text)
-        if not run_dir.exists():
-            fix = guess(text, otherwise="give a folder under runs/, or runs/latest")
-            problems.append(Problem(text, 0, "", "there is no such run", fix))
+        problem = missing(text)
+        if problem is not None:
+            problems.append(problem)
             continue
         try:
-            stories.append(read_run(run_dir))
+            stories.append(read_run(run_named(text)))
         except InputError as error:
             problems += error.problems
     if len(which) < 2:

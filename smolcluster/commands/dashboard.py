@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import signal
 import threading
 from typing import Annotated
 
 import typer
 
-from smolcluster.commands._runs import LATEST, WHICH, guess, run_named
+from smolcluster.commands._runs import LATEST, WHICH, existing_run
 from smolcluster.errors import InputError, Problem
 
 
 def dashboard(
-    which: Annotated[str, typer.Argument(metavar="[RUN]", help=WHICH)] = LATEST,
+    which: Annotated[str, typer.Argument(metavar="RUN", help=WHICH)] = LATEST,
     port: Annotated[int, typer.Option(min=0, max=65535, help="On this machine alone; 0 for any free one.")] = 0,
     open_: Annotated[bool, typer.Option("--open", help="Open it in a browser of this machine.")] = False,
     belongs_to: Annotated[int, typer.Option("--belongs-to", hidden=True, help="End when this process does.")] = 0,
@@ -24,15 +25,13 @@ def dashboard(
     """
     import webbrowser
 
+    _require_server()
     from smolcluster.dashboard.process import is_over, serve_dashboard
     from smolcluster.jobs.identity import identify
     from smolcluster.observe.serving_lines import link_lines
     from smolcluster.runtime.runfolder import RunFolder, run_at
 
-    run_dir = run_named(which)
-    if not run_dir.exists():
-        fix = guess(which, otherwise="give a folder under runs/, or runs/latest")
-        raise InputError([Problem(which, 0, "", "there is no such run", fix)])
+    run_dir = existing_run(which)
     folder = RunFolder(run_at(run_dir))
     if not folder.path.is_dir():
         what = "is not a run folder"
@@ -51,3 +50,12 @@ def dashboard(
             webbrowser.open(link)
 
     serve_dashboard(folder, port, told, stop, parent, can_stop=not is_over(folder.path))
+
+
+def _require_server() -> None:
+    """InputError unless the extra that has the web server is installed."""
+    lacking = [name for name in ("fastapi", "uvicorn", "websockets") if importlib.util.find_spec(name) is None]
+    if lacking:
+        what = f"what shows it in the browser is not installed ({', '.join(lacking)})"
+        fix = "pip install 'smolcluster[dashboard]'   (in a clone: .venv/bin/pip install -e '.[dashboard]')"
+        raise InputError([Problem("", 0, "dashboard", what, fix)])

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 MOST_DAYS = 7.0
 FoundArgument = Annotated[
     Path | None,
-    typer.Argument(help="What check.yml's machines said, as JSON; - for stdin. [default: nobody was asked]"),
+    typer.Argument(help="What check.yml's machines said, as JSON; - for stdin.", show_default="nobody was asked"),
 ]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Write check.json into this folder.")]
 DaysOption = Annotated[float, typer.Option("--days", help="An older profile.json is told to be old.")]

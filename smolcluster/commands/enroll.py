@@ -21,13 +21,17 @@ from smolcluster.errors import ConfigError, PeerError, Problem
 
 def enroll(
     hosts: Annotated[list[str], typer.Argument(metavar="HOST...", help="Machines, as HOST or USER@HOST.")],
-    user: Annotated[str | None, typer.Option("--user", "-u", help="Who to be there; default: your name here.")] = None,
+    user: Annotated[
+        str | None, typer.Option("--user", "-u", help="Who to be there.", show_default="your name here")
+    ] = None,
     port: Annotated[int, typer.Option("--port", "-p", min=1, max=65535, help="Where their sshd listens.")] = 22,
     key: Annotated[
-        Path | None, typer.Option("--key", help="Your private key, made if there is none; default: ~/.ssh/id_ed25519.")
+        Path | None,
+        typer.Option("--key", help="Your private key, made if there is none.", show_default="~/.ssh/id_ed25519"),
     ] = None,
     known_hosts: Annotated[
-        Path | None, typer.Option("--known-hosts", help="Where known hosts are kept; default: ~/.ssh/known_hosts.")
+        Path | None,
+        typer.Option("--known-hosts", help="Where known hosts are kept.", show_default="~/.ssh/known_hosts"),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Trust new host keys without asking.")] = False,
 ) -> None:

@@ -24,9 +24,7 @@ LayersOption = Annotated[str, typer.Option("--layers", help='The stage\'s, half-
 OutOption = Annotated[Path, typer.Option("--out", help="Where exports are kept, each under its own hash.")]
 PositionsOption = Annotated[
     int | None,
-    typer.Option(
-        "--context", help="Positions in a session's cache. [default: the model's, 2048 at most]", show_default=False
-    ),
+    typer.Option("--context", help="Positions in a session's cache.", show_default="the model's, 2048 at most"),
 ]
 VerifyOption = Annotated[
     bool,

@@ -19,7 +19,7 @@ GPT2 = "gpt2"
 
 
 def generate(
-    where: Annotated[str, typer.Argument(metavar="RUN_OR_MODEL_DIR", help=f"{WHICH} Or a model's folder.")],
+    where: Annotated[str, typer.Argument(metavar="RUN_OR_MODEL", help=f"{WHICH} Or a model's folder.")],
     prompt: Annotated[str, typer.Argument(help="The text to go on from.")] = "",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write at most.")] = 100,
     temperature: Annotated[float, typer.Option(min=0, help="Below 1 is safer, above 1 wilder, 0 is --greedy.")] = 0.8,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from smolcluster.network.mdns import Offer
 
 _HOST = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$")
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _CONNECT_S, _ANSWER_S = 5, 120.0
 _KINDS = ("macos", "linux", "windows", "ipados")
 
@@ -88,15 +89,14 @@ def _ask(offers: tuple[Offer, ...], scanned_from: str | None) -> Answers:
     for offer in offers:
         machines += _found(offer, {machine.name for machine in machines})
     while True:
-        more = typer.prompt(
-            "Another machine, by its host name or address (empty: no more)", default="", show_default=False
-        )
+        more = typer.prompt("Another machine, as HOST or USER@HOST (empty: no more)", default="", show_default=False)
         if not more:
             break
-        if not _HOST.match(more):
-            typer.echo(f"  {more} is no host name")
+        user, _, host = more.rpartition("@")
+        if not _HOST.match(host) or (user and not _USER.fullmatch(user)):
+            typer.echo(f"  {more} is no host name or address, and no USER@HOST")
             continue
-        machines.append(_machine(more, 22, "named by you", {machine.name for machine in machines}))
+        machines.append(_machine(host, 22, "named by you", {machine.name for machine in machines}, user or None))
     medium = _choice("What joins them", ("wifi", "ethernet"), "wifi")
     fabric, cabled = _fabric(machines)
     subnet = _subnet_of(scanned_from)
@@ -117,17 +117,19 @@ def _found(offer: Offer, taken: set[str]) -> list[Machine]:
     return [_machine(offer.host, offer.port, f"found by mDNS at {', '.join(offer.addresses) or 'no address'}", taken)]
 
 
-def _machine(host: str, port: int, source: str, taken: set[str]) -> Machine:
+def _machine(host: str, port: int, source: str, taken: set[str], user: str | None = None) -> Machine:
     from smolcluster.network.homefile import Machine
     from smolcluster.spec.machines import kind_from_name
 
     name = _name(f"  A name for {host}", _label(host), taken)
-    kind = kind_from_name(name)
+    kind: str | None = kind_from_name(name)
     if kind is None:
-        told = _choice(f"  {name} does not tell what it is", _KINDS, None)
-        return Machine.model_validate({"name": name, "kind": told, "host": host, "ssh_port": port, "source": source})
-    typer.echo(f"  {name}: taken for {kind}, by its name")
-    return Machine(name=name, kind=kind, host=host, ssh_port=port, source=source)
+        kind = _choice(f"  {name} does not tell what it is", _KINDS, None)
+    else:
+        typer.echo(f"  {name}: taken for {kind}, by its name")
+    return Machine.model_validate({
+        "name": name, "kind": kind, "host": host, "user": user, "ssh_port": port, "source": source,
+    })  # fmt: skip
 
 
 def _fabric(machines: list[Machine]) -> tuple[tuple[str, ...], str]:
@@ -159,7 +161,8 @@ def ask_mac(machine: Machine) -> FoundHost | None:
     from smolcluster.network import gather
     from smolcluster.network.read import found_host
 
-    options = ("-o", "BatchMode=yes", "-o", f"ConnectTimeout={_CONNECT_S}", "-p", str(machine.ssh_port))
+    who = ("-l", machine.user) if machine.user is not None else ()
+    options = ("-o", "BatchMode=yes", "-o", f"ConnectTimeout={_CONNECT_S}", "-p", str(machine.ssh_port), *who)
     command = ["ssh", *options, "--", machine.host, "python3", "-", machine.name, machine.kind]
     script = Path(gather.__file__).read_text(encoding="utf-8")
     try:

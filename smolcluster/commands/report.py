@@ -1,4 +1,4 @@
-"""`python -m smolcluster report RUN_DIR`: the summary and the plots of a run, from what it left in its folder; with
+"""`python -m smolcluster report [RUN]`: the summary and the plots of a run, from what it left in its folder; with
 --bundle also the archive that a person sends with a report of trouble.
 """
 
@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from smolcluster.commands._runs import WHICH, guess, run_named, uncollected
-from smolcluster.errors import InputError, Problem
+from smolcluster.commands._runs import LATEST, WHICH, existing_run, uncollected
 
 if TYPE_CHECKING:
     from smolcluster.runtime.runfolder import Summary
 
 
 def report(
-    which: Annotated[str, typer.Argument(metavar="RUN_DIR", help=WHICH, show_default=False)],
+    which: Annotated[str, typer.Argument(metavar="RUN", help=WHICH)] = LATEST,
     followed: Annotated[
         bool, typer.Option("--followed", help="Leave out why a rank failed: whoever followed the run has read it.")
     ] = False,
@@ -43,10 +42,7 @@ def report(
     from smolcluster.observe.report import plan_in
     from smolcluster.runtime.runfolder import run_at
 
-    run_dir = run_named(which)
-    if not run_dir.exists():
-        fix = guess(which, otherwise="give a folder under runs/, or runs/latest")
-        raise InputError([Problem(which, 0, "", "there is no such run", fix)])
+    run_dir = existing_run(which)
     if bundle is not None:
         write_bundle(run_dir, bundle, doctor)
         return
@@ -55,7 +51,7 @@ def report(
     active = () if followed else active_here(run_at(run_dir), nodes)
     if active:
         typer.echo(f"{run_dir}: it is still running ({', '.join(active)}); it has a report when it has ended")
-        typer.echo(f"how it goes: python -m smolcluster job status --workdir {run_at(run_dir).parent}")
+        typer.echo(f"how it goes: python -m smolcluster watch {which}")
         return
     report_on(run_dir, followed, html)
 

@@ -13,7 +13,6 @@ from smolcluster.commands._request import (
     ClusterConfigOption,
     DownloadOption,
     InventoryOption,
-    ModelOption,
     NodesOption,
     OverrideOption,
     ProfileOption,
@@ -21,15 +20,29 @@ from smolcluster.commands._request import (
     request_from,
 )
 
+ServedModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="A name in model_config_inference.yaml or model_weights.yaml, a model folder, a hub id.",
+        show_default="the inventory's or the cluster YAML's model_name",
+    ),
+]
 PortOption = Annotated[
     int | None,
-    typer.Option("--port", min=0, max=65535, help="The API's port, 0 for any free one.", show_default=False),
+    typer.Option(
+        "--port",
+        min=0,
+        max=65535,
+        help="The API's port, 0 for any free one.",
+        show_default="web_interface.api_port: 8080",
+    ),
 ]
 
 
 def serve(
     inventory: InventoryOption = DEFAULT_INVENTORY,
-    model: ModelOption = DEFAULT_MODEL,
+    model: ServedModelOption = DEFAULT_MODEL,
     cluster_config: ClusterConfigOption = None,
     nodes: NodesOption = None,
     override: OverrideOption = None,

@@ -54,7 +54,9 @@ NodesOption = Annotated[
 LinkOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--link", help="thunderbolt, 10g, 2.5g, 1g or wifi; of one kind, pi5=wifi. [default: each its fastest]"
+        "--link",
+        help="thunderbolt, 10g, 2.5g, 1g or wifi; of one kind, pi5=wifi.",
+        show_default="each its fastest",
     ),
 ]
 StrategyOption = Annotated[str, typer.Option("--strategy", help="One strategy, several with commas, or all.")]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from smolcluster.commands._runs import WHICH, guess, run_named
+from smolcluster.commands._runs import WHICH, missing, run_named
 from smolcluster.errors import InputError, Problem
 from smolcluster.spec.problems import did_you_mean
 
@@ -42,10 +42,9 @@ def upload(
         problems.append(
             Problem("", 0, "--mode", f"{mode} is no mode", did_you_mean(mode, modes, "write offline or online"))
         )
-    run_dir = run_named(which)
-    if not run_dir.exists():
-        fix = guess(which, otherwise="give a folder under runs/, or runs/latest")
-        problems.append(Problem(which, 0, "", "there is no such run", fix))
+    run_dir, absent = run_named(which), missing(which)
+    if absent is not None:
+        problems.append(absent)
     if problems or tracker is None:
         raise InputError(problems)
     live = being_tracked(RunFolder(run_at(run_dir)))

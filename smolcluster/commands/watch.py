@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from smolcluster.commands._runs import LATEST, WHICH, guess, run_named
-from smolcluster.errors import InputError, Problem
+from smolcluster.commands._runs import LATEST, WHICH, existing_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +26,7 @@ EVENTS_SHOWN = 8
 EVENT_BYTES = 128 * 1024
 
 
-def watch(which: Annotated[str, typer.Argument(metavar="[RUN]", help=WHICH)] = LATEST) -> None:
+def watch(which: Annotated[str, typer.Argument(metavar="RUN", help=WHICH)] = LATEST) -> None:
     """Watch a run: a row per node, progress, loss, who is slowest and why. It leaves with the run's exit code.
 
     Ctrl-C ends the watching, not the run. Of machines elsewhere it shows what the playbook that follows them hears.
@@ -38,10 +37,7 @@ def watch(which: Annotated[str, typer.Argument(metavar="[RUN]", help=WHICH)] = L
     from smolcluster.observe.report import plan_in
     from smolcluster.runtime.runfolder import RunFolder, run_at
 
-    run_dir = run_named(which)
-    if not run_dir.exists():
-        fix = guess(which, otherwise="give a folder under runs/, or runs/latest")
-        raise InputError([Problem(which, 0, "", "there is no such run", fix)])
+    run_dir = existing_run(which)
     plan = plan_in(run_dir, Reader())
     folder = RunFolder(run_at(run_dir))
     console = Console()

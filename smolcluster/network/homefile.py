@@ -16,11 +16,14 @@ _FIRST_EDGE = 50
 
 
 class Machine(Frozen):
-    """A machine of the inventory to be. `source` tells how it got in: found on the network, or named by the person."""
+    """A machine of the inventory to be. `source` tells how it got in: found on the network, or named by the person.
+    `user` logs in there, None: whom ssh takes by itself.
+    """
 
     name: str
     kind: Kind
     host: str
+    user: str | None = None
     local: bool = False
     ssh_port: int = 22
     source: str
@@ -53,6 +56,8 @@ class Answers(Frozen):
 def assumptions(answers: Answers) -> tuple[str, ...]:
     """What was decided without anybody having said it, in words. They stand in the file too."""
     found = [f"the machines reach each other over {answers.medium} under the names they are logged in at"]
+    if any(machine.user is None and not machine.local for machine in answers.machines):
+        found.append("you are the same user there as here, where no other is named: else add `user: NAME`")
     if answers.subnet is None:
         found.append("the subnet of that network is not known: it is left out, and no routes lead to it")
     if answers.fabric:
@@ -69,7 +74,7 @@ def home_file(answers: Answers) -> str:
     """The text of the inventory. The same answers give the same bytes."""
     lines = [
         "# The machines and the wires between them, written by `python -m smolcluster init`. Yours to edit:",
-        "# inventory/home.smol.yml of the repository has every key, with comments. What is wrong is told by",
+        "# documentation/configuration.md has every key. What is wrong is told by",
         "#   python -m smolcluster check -i THIS_FILE",
         "#",
         "# Assumed, because nobody said so:",
@@ -92,6 +97,7 @@ def _machines(machines: Sequence[Machine]) -> list[str]:
     lines = []
     for machine in machines:
         words = ["connection: local"] if machine.local else [f"host: {machine.host}"]
+        words += [f"user: {machine.user}"] if machine.user is not None else []
         # A machine whose name tells its kind needs no word on it, but for the one this runs on.
         words += [f"kind: {machine.kind}"] if machine.local or kind_from_name(machine.name) != machine.kind else []
         words += [f"ssh_port: {machine.ssh_port}"] if machine.ssh_port != 22 else []

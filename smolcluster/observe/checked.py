@@ -10,7 +10,7 @@ from rich.text import Text
 
 from smolcluster.doctor.machines import Machine
 from smolcluster.doctor.report import Check, Serving
-from smolcluster.observe.simulated import megabytes, seconds
+from smolcluster.observe.simulated import bound_note, megabytes, seconds
 
 
 def show(console: Console, check: Check) -> None:
@@ -79,7 +79,7 @@ def _findings(check: Check) -> list[RenderableType]:
 
 def _predictions(check: Check) -> Table:
     table = _table("predicted", ("strategy",), f"{check.counts}/s", "step", "waiting", "sent", "memory")
-    table.add_column("most of it")
+    table.add_column("mostly")
     for one in sorted(check.predictions, key=lambda row: -(row.tokens_per_s or 0.0)):
         if one.tokens_per_s is None:
             table.add_row(one.strategy, "-", "", "", "", "", escape(one.why_not))
@@ -107,6 +107,7 @@ def _notes(check: Check) -> list[RenderableType]:
         rate = f"{check.alone.tokens_per_s:,.0f} {check.counts}/s"
         word = "quicker than" if check.alone.quicker else "slower than the best of"
         notes.append(f"{check.alone.node} alone: {rate}, {word} all together")
+    notes += bound_note(one.strategy for one in check.predictions)
     return [Text(note) for note in notes]
 
 

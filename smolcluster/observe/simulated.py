@@ -4,7 +4,7 @@ fastest machine would do alone, what to change to gain most, and serving.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
@@ -17,6 +17,7 @@ from smolcluster.plan.forecast import Forecast
 from smolcluster.plan.outlook import Gain
 from smolcluster.plan.paper import Owned, Scaled, stops_paying
 from smolcluster.plan.paper_serving import OnPaper
+from smolcluster.spec.problems import listed
 
 # Changes that are told, as many as check.yml tells; and numbers of machines.
 _MOST = 8
@@ -54,7 +55,7 @@ def tables(story: Story) -> list[RenderableType]:
     parts: list[RenderableType] = [_title(machines), _whole(story.lines, story.unit)]
     if sum(one.count for one in story.owned) > 1:
         parts += [_title(f"{story.unit} by number of machines, the fastest first"), _growth(story.lines)]
-    parts += [Text(line) for line in _endings(story.lines)]
+    parts += [Text(line) for line in [*_endings(story.lines), *bound_note(story.lines)]]
     if story.quicker_alone is not None and story.alone is not None:
         word = "quicker than" if story.quicker_alone else "slower than the best of"
         rate = f"{story.alone.rate:,.0f} {story.unit}"
@@ -142,7 +143,17 @@ def _endings(lines: Mapping[str, Sequence[Scaled]]) -> list[str]:
         if (stop := stops_paying(line)) is not None:
             words = f"more than {stop[0]:,} machine{'s' if stop[0] > 1 else ''} hardly pay: {stop[1]}"
             said.setdefault(words, []).append(label)
-    return [f"{'; '.join(labels)}: {words}" for words, labels in said.items()]
+    return [f"{listed(labels)}: {words}" for words, labels in said.items()]
+
+
+def bound_note(labels: Iterable[str]) -> list[str]:
+    """What K is, where a label has one."""
+    if not any(" K=" in label for label in labels):
+        return []
+    return [
+        "K: how many steps ranks may be apart (staleness_bound). All keep whole replicas for it; "
+        "with --override staleness_bound=0 fsdp 1 and 2 take less memory"
+    ]
 
 
 def short(value: float) -> str:

@@ -98,7 +98,7 @@ def forecast(run: RunSpec, crew: Crew) -> Forecast:
 def label_of(run: RunSpec) -> str:
     """The strategy, of fsdp with its stage, with its staleness bound where it has one."""
     name = f"fsdp {run.fsdp_stage}" if run.strategy == "fsdp" else run.strategy
-    return f"{name}, K={run.staleness_bound}" if run.staleness_bound else name
+    return f"{name} K={run.staleness_bound}" if run.staleness_bound else name
 
 
 def _predicted(run: RunSpec, params: int, crew: Crew) -> Prediction:

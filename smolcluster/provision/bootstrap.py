@@ -37,7 +37,7 @@ _MACOS = Bootstrap(
 _LINUX = Bootstrap(
     where="in a terminal, by a user who may use sudo (Raspberry Pi: or tick SSH in Raspberry Pi Imager)",
     lines=("sudo apt-get update && sudo apt-get install -y openssh-server", "sudo systemctl enable --now ssh"),
-    traps=(("Fedora and the like", "sudo dnf install -y openssh-server && sudo systemctl enable --now sshd"),),
+    traps=(("it is Fedora or the like", "sudo dnf install -y openssh-server && sudo systemctl enable --now sshd"),),
 )
 # One block: it is pasted as a whole. The capability brings a rule for every network; ours is for the private ones.
 _WINDOWS = Bootstrap(

@@ -20,7 +20,11 @@ def check_networks(networks: tuple[Network, ...], machines: tuple[str, ...], doc
         for node, address in network.members.items():
             here = ("networks", network.name, "members", node)
             if node not in machines:
-                fix = did_you_mean(node, machines, f"machines: {listed(machines)}")
+                # One that is on this wire already is not meant: this line is left of a machine that was deleted.
+                others = [name for name in machines if name not in network.members]
+                near = did_you_mean(node, others)
+                fix = f"delete this line, or add {node} to machines"
+                fix = f"{near} Else {fix}" if near else fix
                 problems.append(document.problem(here, f'there is no machine "{node}"', fix))
             problems += _check_subnet(network, node, address, document)
             key = normal(address)
@@ -52,12 +56,20 @@ def check_hosts(nodes: tuple[Node, ...], document: Document) -> list[Problem]:
     return problems
 
 
-def check_controller(controller: str, machines: tuple[str, ...], document: Document) -> list[Problem]:
-    """The controller is a machine of the file, or localhost."""
-    if controller == "localhost" or controller in machines:
-        return []
-    fix = did_you_mean(controller, (*machines, "localhost"), f"write localhost or one of {listed(machines)}")
-    return [document.problem(("controller",), f'there is no machine "{controller}"', fix)]
+def check_controller(
+    controller: str, machines: tuple[str, ...], nodes: tuple[Node, ...], document: Document
+) -> list[Problem]:
+    """The controller is a machine of the file, or localhost; it is not reached over SSH where another one is local."""
+    if controller != "localhost" and controller not in machines:
+        fix = did_you_mean(controller, (*machines, "localhost"), f"write localhost or one of {listed(machines)}")
+        return [document.problem(("controller",), f'there is no machine "{controller}"', fix)]
+    here = [node.name for node in nodes if node.connection == "local"]
+    away = [node.name for node in nodes if node.connection == "ssh"]
+    if here and controller in away:
+        what = f"{controller} is reached over SSH, but {here[0]} has `connection: local`, as the controller has"
+        fix = f"write `controller: {here[0]}`, or give {here[0]} a `host` instead and {controller} `connection: local`"
+        return [document.problem(("controller",), what, fix)]
+    return []
 
 
 def _check_subnet(network: Network, node: str, address: str, document: Document) -> list[Problem]:

@@ -77,7 +77,7 @@ def _from_inventory(document: Document, path: Path) -> tuple[ClusterSpec, list[s
         notes.append(document.note(("networks",), "nothing", taken))
     problems += check_hosts(tuple(nodes), document)
     problems += check_networks(networks, tuple(file.machines), document)
-    problems += check_controller(file.controller, tuple(file.machines), document)
+    problems += check_controller(file.controller, tuple(file.machines), tuple(nodes), document)
     if problems:
         raise ConfigError(problems)
     cluster = ClusterSpec(

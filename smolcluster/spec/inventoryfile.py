@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from smolcluster.spec.cluster import App, Connection, Device, Kind, Medium
 from smolcluster.spec.values import Address, FileModel, Interface, Name, Subnet
@@ -37,10 +37,17 @@ class NetworkEntry(FileModel):
     subnet: Subnet | None = None
     speed_mbps: float | None = Field(default=None, gt=0)
     private: bool | None = None
-    members: dict[Name, Address] = Field(min_length=1)
+    members: dict[Name, Address]
     gateways: dict[str, str] = Field(default_factory=dict)
     interfaces: dict[str, Interface] = Field(default_factory=dict)
     mtu: int | None = Field(default=None, ge=1280, le=9216)
+
+    @field_validator("members", mode="before")
+    @classmethod
+    def _somebody(cls, members: object) -> object:
+        if members in (None, {}):
+            raise ValueError("nobody is on this wire | write `machine: address` lines below it, or delete the wire")
+        return members
 
 
 class NetworkSettings(FileModel):

@@ -86,11 +86,13 @@ def cut(document: Document, strategy: str, model: str, lenient: bool) -> tuple[D
             what = f"is a key of {listed(owners)}; this run's strategy is {strategy}"
             fix = f"use --strategy {owners[0]}, or leave it out"
         elif other_models:
-            what, fix = f"is a key of the {other_models[0]} model; this run's model is {model}", "leave it out"
+            what = f"is a key of the {other_models[0]} model; this run's model is {model}"
+            own = [name for name in _dotted_keys(strategy, model) if name.endswith(f".{key}")]
+            fix = f"write {own[0]}, or leave it out" if own else "leave it out"
         else:
             what = "unknown key"
             fix = did_you_mean(
-                _leaf(document.data, key), _dotted_keys(strategy, model), "see the shipped YAMLs for the keys"
+                _leaf(document.data, key), _dotted_keys(strategy, model), "documentation/configuration.md has all keys"
             )
         problems.append(document.problem((key,), what, fix))
     if lenient and model != "gpt":

@@ -37,6 +37,9 @@ _ELSEWHERE = {
     "amp": "precision", "mixed_precision": "precision", "dtype": "precision", "bf16": "precision", "fp16": "precision",
     "gradient_checkpointing": "activation_checkpointing", "torch_compile": "compile",
     "gradient_accumulation_steps": "grad_accumulation",
+    "lr": "learning_rate", "steps": "max_steps", "max_iters": "max_steps", "iterations": "max_steps",
+    "ddp": "classicdp", "dp": "classicdp", "zero": "fsdp", "deepspeed": "fsdp", "pp": "mp", "pipeline": "mp",
+    "local_sgd": "diloco", "parameter_server": "syncps",
     "float16": "fp16", "half": "fp16", "bfloat16": "bf16", "float32": "fp32", "full": "fp32",
 }  # fmt: skip
 
@@ -45,10 +48,11 @@ def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
     """`did you mean x?` for the nearest known word, else the other advice. A key may be said without its section."""
     names = {name.lower(): name for name in known}
     section, dot, last = word.lower().rpartition(".")
-    elsewhere = section + dot + _ELSEWHERE.get(last, "")
-    if elsewhere in names:
-        return f"did you mean {names[elsewhere]}?"
     lasts = {key.rpartition(".")[2]: name for key, name in reversed(names.items()) if _KEYS.fullmatch(key)}
+    elsewhere = _ELSEWHERE.get(last, "")
+    known_there = names.get(section + dot + elsewhere) or lasts.get(elsewhere)
+    if known_there:
+        return f"did you mean {known_there}?"
     # Nearer than a whole name needs to be: many sections have keys that look alike.
     for those, cutoff in ((names if dot else lasts | names, 0.8), (names, 0.6)):
         near = difflib.get_close_matches(word.lower(), list(those), n=1, cutoff=cutoff)

@@ -149,6 +149,19 @@ FLAGS = {
         {"overrides": ("training.amp=true",)},
         "--override training.amp=true: training.amp: unknown key | did you mean precision?",
     ),
+    "an option under a short name, without its section": (
+        {"overrides": ("lr=1",)},
+        "--override lr=1: lr: unknown key | did you mean training.learning_rate?",
+    ),
+    "a key of the other model": (
+        {"overrides": ("batch_size=4",)},
+        "--override batch_size=4: batch_size: is a key of the nn model; this run's model is gpt"
+        " | write training.batch_size, or leave it out",
+    ),
+    "a strategy under torch's name": (
+        {"strategy": "ddp"},
+        "--strategy ddp: there is no such strategy | did you mean classicdp?",
+    ),
     "stale in stage 3": (
         {"overrides": ("staleness_bound=4", "fsdp_stage=3")},
         "--override staleness_bound=4: staleness_bound: 4 cannot be had: stage 3 gathers parameters in forward and"

@@ -69,7 +69,20 @@ INVENTORY = {
     "member nobody knows": (
         "pi5: 10.0.0.2",
         "pi6: 10.0.0.2",
-        'lan.yml:11: networks.lan.members.pi6: there is no machine "pi6" | did you mean pi5?',
+        'lan.yml:11: networks.lan.members.pi6: there is no machine "pi6"'
+        " | did you mean pi5? Else delete this line, or add pi6 to machines",
+    ),
+    "member left of a machine that was deleted": (
+        "pi5: 10.0.0.2",
+        "pi5: 10.0.0.2, mini3: 10.0.0.3",
+        'lan.yml:11: networks.lan.members.mini3: there is no machine "mini3"'
+        " | delete this line, or add mini3 to machines",
+    ),
+    "wire that nobody is left on": (
+        "    members: {mini1: 10.0.0.1, pi5: 10.0.0.2}",
+        "    members:",
+        "lan.yml:11: networks.lan.members: nobody is on this wire"
+        " | write `machine: address` lines below it, or delete the wire",
     ),
     "gateway to nowhere": (
         "private: true",
@@ -119,6 +132,12 @@ INVENTORY = {
         "name: lan",
         "name: lan\ncontroller: mini2",
         'lan.yml:3: controller: there is no machine "mini2" | did you mean mini1?',
+    ),
+    "controller that is not the machine one types on": (
+        "name: lan\nmachines:\n  mini1: {}",
+        "name: lan\ncontroller: mini1\nmachines:\n  mini2: {connection: local}\n  mini1: {}",
+        "lan.yml:3: controller: mini1 is reached over SSH, but mini2 has `connection: local`, as the controller has"
+        " | write `controller: mini2`, or give mini2 a `host` instead and mini1 `connection: local`",
     ),
     "version of the future": (
         "schema: 1",

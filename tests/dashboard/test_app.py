@@ -161,6 +161,14 @@ def test_it_ends_with_whom_it_belongs_to(finished) -> None:
             each.communicate()
 
 
+def test_without_a_web_server(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["dashboard"]) == 2
+    said = capsys.readouterr().err
+    assert "is not installed (fastapi, uvicorn, websockets)" in said
+    assert ".venv/bin/pip install -e '.[dashboard]'" in said
+
+
 def test_a_person_s_mistakes(tmp_path: Path, finished, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["dashboard", str(tmp_path / "nope")]) == 2
     assert "there is no such run" in capsys.readouterr().err

@@ -187,7 +187,18 @@ def test_asked_only(tmp_path: Path) -> None:
     assert code == 0, shown
     assert "not a host is no host name" in shown
     assert "subnet" not in out.read_text(encoding="utf-8").split("networks:")[1]
+    assert "add `user: NAME`" in out.read_text(encoding="utf-8")
     assert main(["check", "-i", str(out)]) == 0
+
+
+def test_who_logs_in_there(tmp_path: Path) -> None:
+    out = tmp_path / "home.smol.yml"
+    code, shown = typed(out, ["a b@10.0.0.9", "pi@10.0.0.9", "pi5", "", "ethernet", ""])
+    assert code == 0, shown
+    assert "a b@10.0.0.9 is no host name or address, and no USER@HOST" in shown
+    pi5 = load_inventory(out).node("pi5")
+    assert (pi5.host, pi5.user) == ("10.0.0.9", "pi")
+    assert "add `user: NAME`" not in out.read_text(encoding="utf-8")
 
 
 def test_a_file_that_is_there_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from smolcluster.cli import app
@@ -51,6 +52,22 @@ def test_commands_that_are_named_exist():
         assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0, command
     for playbook in sorted(set(re.findall(r"(?<![.\w])([a-z]+\.yml)\b(?=[` ·])", README))):
         assert (ROOT / playbook).exists() or list(ROOT.glob(f"inventory/**/{playbook}")), playbook
+
+
+def commands(group, path=""):
+    for name, command in group.commands.items():
+        yield f"{path}{name}", command
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{path}{name} ")
+
+
+def test_help_says_all_that_is_written():
+    """What stands in square brackets is markup to rich, which --help would leave out: defaults go into show_default."""
+    for name, command in commands(typer.main.get_command(app)):
+        texts = [command.help or "", *(getattr(one, "help", None) or "" for one in command.params)]
+        assert not [text for text in texts if re.search(r"\[[a-z/]", text)], name
+    shown = CliRunner().invoke(app, ["check", "--help"], env={"COLUMNS": "200"}).output
+    assert "else inventory/local.smol.yml" in shown
 
 
 def key_paths(model, prefix=""):

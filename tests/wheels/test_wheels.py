@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 ROOT = Path(__file__).resolve().parents[2]
 PYTHONS = ("3.11", "3.12", "3.13")
 # What nodes and controllers install. ansible-core comes with every one, also where it cannot control (Windows).
-EXTRAS = ("hf", "serve", "ssh", "tensorboard", "wandb")
+EXTRAS = ("dashboard", "hf", "serve", "ssh", "tensorboard", "wandb")
 
 
 @dataclass(frozen=True)
