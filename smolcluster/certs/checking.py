@@ -8,10 +8,11 @@ import ssl
 import stat
 from pathlib import Path
 
-from smolcluster.certs.places import RENEW, AuthorityFolder, NodeFolder
+from smolcluster.certs.places import RENEW, AuthorityFolder, NodeFolder, authority_folder
 from smolcluster.errors import InputError, Problem
 from smolcluster.files import hash_of
 
+_CA_FIX = "name ca.pem of ~/.smolcluster/ca on the controller, or a copy of it"
 _END = "-----END CERTIFICATE-----"
 # Of OpenSSL's x509_vfy.h, which `ssl` does not name: what a person can do something about.
 _NOT_YET, _EXPIRED, _REVOKED, _NO_CRL, _CRL_NOT_YET, _CRL_EXPIRED = 9, 10, 23, 3, 11, 12
@@ -45,6 +46,22 @@ def browser_context(folder: NodeFolder) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(folder.certificate, folder.key)
+    return context
+
+
+def trusting_context(ca: Path | None = None) -> ssl.SSLContext:
+    """For dialling the cluster by HTTPS: whom else the system trusts, and the authority whose certificate is in `ca`;
+    None: that of this user's clusters, where this machine has it. InputError for a file that has none.
+    """
+    context = ssl.create_default_context()
+    file = ca if ca is not None else authority_folder().certificate
+    try:
+        context.load_verify_locations(file)
+    except FileNotFoundError as error:
+        if ca is not None:
+            raise InputError([Problem(str(ca), 0, "", "there is no such file", _CA_FIX)]) from error
+    except OSError as error:
+        raise InputError([Problem(str(file), 0, "", f"is no authority's certificate: {error}", _CA_FIX)]) from error
     return context
 
 

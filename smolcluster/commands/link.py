@@ -5,9 +5,7 @@ The key is read from the run's folder: it belongs on no command line.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import ssl
 import urllib.error
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +14,7 @@ from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener
 
 import typer
 
-from smolcluster.certs.places import authority_folder
+from smolcluster.certs.checking import trusting_context
 from smolcluster.errors import InputError, PeerLostError, Problem
 
 _ANSWER_S = 30.0
@@ -53,8 +51,9 @@ def link(
 def _made(url: str, key: str, file: Path) -> str:
     """A new link. A proxy would get the key: none is asked."""
     asked = Request(url, b"", {"Authorization": f"Bearer {key}"}, method="POST")  # noqa: S310  the scheme was looked at
+    opener = build_opener(ProxyHandler({}), HTTPSHandler(context=trusting_context()))
     try:
-        with build_opener(ProxyHandler({}), HTTPSHandler(context=_trusting())).open(asked, timeout=_ANSWER_S) as answer:
+        with opener.open(asked, timeout=_ANSWER_S) as answer:
             return str(json.loads(answer.read(_MOST_BYTES))["url"])
     except urllib.error.HTTPError as error:
         with error:
@@ -64,14 +63,6 @@ def _made(url: str, key: str, file: Path) -> str:
             raise PeerLostError(f"{url} answered {error.code}: {_message(error.read(_MOST_BYTES))}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PeerLostError(f"{url} does not answer as a served model does: {error}") from error
-
-
-def _trusting() -> ssl.SSLContext:
-    """Whom else the system trusts, and the cluster's authority, where this machine has it."""
-    context = ssl.create_default_context()
-    with contextlib.suppress(FileNotFoundError):
-        context.load_verify_locations(authority_folder().certificate)
-    return context
 
 
 def _message(body: bytes) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import psutil
 
@@ -54,7 +54,13 @@ class Replanner:
     def of(cls, plan: ServePlan, weight: ModelWeight) -> Replanner:
         """For a plan's stages."""
         machines = {
-            stage.rank: Machine(plan.machine(stage.rank), stage.memory_mb, stage.speed) for stage in plan.stages
+            stage.rank: Machine(
+                plan.machine(stage.rank),
+                stage.memory_mb,
+                stage.speed,
+                tablets=len(plan.tablets) if stage.rank == 0 else 0,
+            )
+            for stage in plan.stages
         }
         strangers = frozenset(
             (low, high) for high in machines for low in machines if low < high and low not in plan.ranks[high].peers
@@ -97,11 +103,11 @@ class Replanner:
             known = self.machines[rank]
             tablet = self.tablets.get(rank)
             if tablet is not None:
-                machines.append(Machine(known.name, None, known.speed, fixed=tablet.layers))
+                machines.append(replace(known, memory_mb=None, fixed=tablet.layers))
                 continue
             shared = have[rank] // sharing[known.name] or None
             limits = [limit for limit in (known.memory_mb, shared) if limit is not None]
-            machines.append(Machine(known.name, min(limits, default=None), known.speed))
+            machines.append(replace(known, memory_mb=min(limits, default=None)))
         ranges = split(self.weight, machines)
         places = tuple(
             Place(rank=rank, start=start, stop=stop) for rank, (start, stop) in zip(ranks, ranges, strict=True)

@@ -24,7 +24,7 @@ from smolcluster.jobs.nodefile import load_node, load_plan, ranks_of
 from smolcluster.jobs.registry import Registry
 from smolcluster.jobs.restarts import FINAL_CODES
 from smolcluster.jobs.verdict import INTERRUPTED
-from smolcluster.plan.types import ServePlan
+from smolcluster.plan.types import Plan, RankPlan, ServePlan
 
 _log = logging.getLogger("smolcluster.supervisor")
 # How long an address may take to be there: a switch that starts with the machine, then DHCP.
@@ -66,10 +66,7 @@ def serve_from_boot(
     """
     config = load_node(node_file)
     plan = load_plan(config)
-    ranks = ranks_of(config, plan)
-    addresses = [address for rank in ranks for address in rank.listen]
-    if isinstance(plan, ServePlan) and any(rank.rank == plan.api.rank for rank in ranks):
-        addresses += plan.api.listen
+    addresses = own_addresses(plan, ranks_of(config, plan))
     if not is_wanted(config):
         _log.info("%s is not to be served at boot any more; nothing was started", config.run_id)
         return 0
@@ -88,6 +85,21 @@ def serve_from_boot(
         if wait(pause_s):
             return 0
     return 0
+
+
+def own_addresses(plan: Plan | ServePlan, ranks: Iterable[RankPlan]) -> list[str]:
+    """Those of this machine that its ranks listen on: with the API's, and those of pages that tablets open."""
+    addresses: list[str] = []
+    for rank in ranks:
+        addresses += rank.listen
+        if not isinstance(plan, ServePlan):
+            continue
+        if rank.rank == plan.api.rank:
+            addresses += plan.api.listen
+        tablet = plan.tablets.get(rank.rank)
+        if tablet is not None and tablet.app == "browser":
+            addresses.append(tablet.host)
+    return addresses
 
 
 def _await(addresses: list[str], wait: Wait, within_s: float) -> bool:

@@ -10,7 +10,7 @@ from smolcluster.plan.exporters import exporter_listeners
 from smolcluster.plan.make import DEFAULT_THREADS, buffer_mb
 from smolcluster.plan.ports import Listener, port_problems, ports_of
 from smolcluster.plan.profile import Profile
-from smolcluster.plan.stages import ModelWeight, Ranges, need_mb, stage_machines, stage_ranges, weight_of
+from smolcluster.plan.stages import ModelWeight, Ranges, need_mb, needed_on, stage_machines, stage_ranges, weight_of
 from smolcluster.plan.tablets import Tablets, bases_of, processes_of, tablets_of
 from smolcluster.plan.types import ApiPlan, RankPlan, ServePlan, StagePlan
 from smolcluster.plan.wires import Wires, serving_wires
@@ -70,7 +70,7 @@ def make_serve_plan(
                 rank=rank,
                 start=start,
                 stop=stop,
-                need_mb=need_mb(machines[rank].weight or weight, start, stop),
+                need_mb=needed_on(machines[rank], weight, start, stop),
                 memory_mb=machines[rank].memory_mb,
                 speed=machines[rank].speed,
                 tablet=tablets.by_rank.get(rank),

@@ -7,14 +7,14 @@ too: for GPT-2 as much as five layers, for the last stage.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.plan.profile import Profile
-from smolcluster.plan.types import TABLET_FORMATS, TabletFormat
-from smolcluster.spec.cluster import ClusterSpec
+from smolcluster.spec.cluster import ClusterSpec, TabletPrecision
 from smolcluster.spec.serving import ServeSpec
 from smolcluster.spec.shape import DecoderShape
 
@@ -26,8 +26,9 @@ TABLET_BASE_MB = 250
 # Bytes of a value by precision: of products' weights; of tables, norms and caches, which int8 keeps in fp32.
 _WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 _VALUE_BYTES = {"fp32": 4, "bf16": 2, "int8": 4}
-# What a tablet has of a layer and its cache: Core ML's halves, ONNX's fp32.
-_TABLET_BYTES: dict[TabletFormat, int] = {"coreml": 2, "onnx": 4}
+# The same on a tablet: in int4 every 32 weights share a scale, and Core ML keeps everything else in halves.
+_TABLET_WEIGHT_BYTES: dict[TabletPrecision, float] = {"fp32": 4, "fp16": 2, "int8": 1, "int4": 1 / 2 + 2 / 32}
+_TABLET_VALUE_BYTES: dict[TabletPrecision, int] = {"fp32": 4, "fp16": 2, "int8": 2, "int4": 2}
 Ranges = tuple[tuple[int, int], ...]
 SERVE_LESS = "take a smaller model, int8 weights, or more machines"
 
@@ -49,13 +50,15 @@ class ModelWeight:
 @dataclass(frozen=True)
 class Machine:
     """One stage's machine. `memory_mb` None: unknown, so nothing is refused. `weight`: what the model weighs there, if
-    that is not what it weighs elsewhere. `fixed`: the layers it has, and can have no others."""
+    that is not what it weighs elsewhere. `fixed`: the layers it has, and can have no others. `tablets`: for how many of
+    them it has a process that hands hidden states over."""
 
     name: str
     memory_mb: int | None = None
     speed: float = 1.0
     weight: ModelWeight | None = None
     fixed: tuple[int, int] | None = None
+    tablets: int = 0
 
 
 def weight_of(shape: DecoderShape, precision: str, cache_tokens: int) -> ModelWeight:
@@ -72,15 +75,15 @@ def weight_of(shape: DecoderShape, precision: str, cache_tokens: int) -> ModelWe
     )
 
 
-def tablet_weight(shape: DecoderShape, made: TabletFormat, cache_tokens: int) -> ModelWeight:
-    """The same on a tablet, in the format of its layers."""
-    size = _TABLET_BYTES[made]
+def tablet_weight(shape: DecoderShape, precision: TabletPrecision, cache_tokens: int) -> ModelWeight:
+    """The same on a tablet, at the precision of its layers."""
+    product, value = _TABLET_WEIGHT_BYTES[precision], _TABLET_VALUE_BYTES[precision]
     return ModelWeight(
         layers=shape.layers,
-        layer_bytes=size * shape.layer_params,
+        layer_bytes=math.ceil(product * shape.layer_params),
         table_bytes=0,
-        head_bytes=size * shape.table_params,
-        cache_bytes=size * shape.cache_values * cache_tokens,
+        head_bytes=math.ceil(product * shape.table_params),
+        cache_bytes=value * shape.cache_values * cache_tokens,
         head_layers=shape.table_params / shape.layer_params,
         base_mb=TABLET_BASE_MB,
     )
@@ -92,11 +95,13 @@ def stage_machines(
     """What is known of each stage's machine, in their order."""
     speeds: Mapping[str, float] = profile.speeds if profile is not None else {}
     tokens = serve.cache_tokens or serve.model.ctx_length
+    nodes = [cluster.node(stage.node) for stage in serve.stages]
+    tablets = sum(node.app is not None for node in nodes)
     machines = []
-    for stage in serve.stages:
-        node = cluster.node(stage.node)
-        weight = tablet_weight(shape, TABLET_FORMATS[node.app], tokens) if node.app is not None else None
-        machines.append(Machine(stage.node, node.memory_mb, speeds.get(stage.node, 1.0), weight))
+    for rank, node in enumerate(nodes):
+        weight = tablet_weight(shape, node.precision, tokens) if node.precision is not None else None
+        speed = speeds.get(node.name, 1.0)
+        machines.append(Machine(node.name, node.memory_mb, speed, weight, tablets=tablets if rank == 0 else 0))
     return machines
 
 
@@ -157,13 +162,18 @@ def need_mb(weight: ModelWeight, start: int, stop: int) -> int:
     return weight.base_mb + -(-size // _MB)
 
 
+def needed_on(machine: Machine, weight: ModelWeight, start: int, stop: int) -> int:
+    """Megabytes that those layers take on that machine, with its processes for tablets: each is Python and torch."""
+    return need_mb(machine.weight or weight, start, stop) + machine.tablets * STAGE_BASE_MB
+
+
 def fits(weight: ModelWeight, machines: Sequence[Machine], ranges: Ranges) -> bool:
     """Whether every machine has the memory for its range."""
     return all(_fits(weight, machine, start, stop) for machine, (start, stop) in zip(machines, ranges, strict=True))
 
 
 def _fits(weight: ModelWeight, machine: Machine, start: int, stop: int) -> bool:
-    return machine.memory_mb is None or need_mb(machine.weight or weight, start, stop) <= machine.memory_mb
+    return machine.memory_mb is None or needed_on(machine, weight, start, stop) <= machine.memory_mb
 
 
 def _check_memory(weight: ModelWeight, machines: Sequence[Machine], ranges: Ranges) -> None:
@@ -172,7 +182,7 @@ def _check_memory(weight: ModelWeight, machines: Sequence[Machine], ranges: Rang
             "",
             0,
             f"machines.{machine.name}.memory_mb",
-            f"layers {start}:{stop} need {need_mb(machine.weight or weight, start, stop)} MB there,"
+            f"layers {start}:{stop}{_beside(machine)} need {needed_on(machine, weight, start, stop)} MB there,"
             f" and it has {machine.memory_mb}",
             "give it fewer layers in `stages`, or leave `stages` out",
         )
@@ -181,3 +191,12 @@ def _check_memory(weight: ModelWeight, machines: Sequence[Machine], ranges: Rang
     ]
     if problems:
         raise ConfigError(problems)
+
+
+def _beside(machine: Machine) -> str:
+    """What needs memory there besides layers, in words."""
+    if not machine.tablets:
+        return ""
+    return (
+        " and the process of a tablet" if machine.tablets == 1 else f" and the processes of {machine.tablets} tablets"
+    )

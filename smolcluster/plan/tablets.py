@@ -65,11 +65,13 @@ def bases_of(cluster: ClusterSpec, stages: Sequence[ServingStage]) -> list[tuple
 
 def _planned(serve: ServeSpec, stage: ServingStage, node: Node, way: Route, tls: bool) -> TabletPlan:
     assert node.app is not None
+    assert node.precision is not None
     return TabletPlan(
         node=node.name,
         app=node.app,
         host=way.host,
         port=stage.port,
+        precision=node.precision,
         tls=tls,
         optional=node.name in serve.optional,
     )

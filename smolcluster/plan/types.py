@@ -14,7 +14,7 @@ from pydantic import Field
 
 from smolcluster.plan.grid import Grid
 from smolcluster.spec.base import Frozen
-from smolcluster.spec.cluster import App
+from smolcluster.spec.cluster import App, TabletPrecision
 from smolcluster.spec.run import RunSpec, WireFormat
 from smolcluster.spec.serving import ServeSpec
 from smolcluster.spec.values import is_loopback
@@ -131,13 +131,14 @@ class TabletPlan(Frozen):
     """The tablet that has a stage's layers; the stage's rank is a process on the head's machine, which hands over.
 
     `host` and `port`: of its app, which that process dials (native), or of the page that it serves (browser), then an
-    own address, 0 any free port. `optional`: serving goes on without it.
+    own address, 0 any free port. `precision`: of the layers' weights. `optional`: serving goes on without it.
     """
 
     node: str
     app: App
     host: str
     port: int = Field(ge=0, le=65535)
+    precision: TabletPrecision
     tls: bool = False
     optional: bool = False
 

@@ -8,7 +8,7 @@ the server, with the hosts that dial it. The inference block mixes both: the fir
 from __future__ import annotations
 
 from smolcluster.errors import ConfigError, Problem
-from smolcluster.spec.cluster import ClusterSpec, Network, Node
+from smolcluster.spec.cluster import TABLET_PRECISIONS, ClusterSpec, Network, Node
 from smolcluster.spec.clusterfile import CLUSTER_FILES, CommonFile, HostsFile, MeshFile
 from smolcluster.spec.consistency import check_hosts, check_ranks
 from smolcluster.spec.document import Document, KeyPath
@@ -39,16 +39,17 @@ def cluster_from(document: Document, strategy: str) -> tuple[ClusterSpec, tuple[
             fix = "name it mini*, macbook*, pi*, win* or ipad*; or write an inventory file with `kind:`"
             problems.append(document.problem(path, what, fix))
             continue
-        tablet = kind == "ipados"
+        app = app_at(_own_addresses(file, name)) if kind == "ipados" else None
         nodes.append(
             Node(
                 name=name,
                 kind=kind,
-                connection="none" if tablet else "ssh",
+                connection="ssh" if app is None else "none",
                 host=name,
                 workdir=REMOTE_WORKDIR,
-                train=not tablet,
-                app=app_at(_own_addresses(file, name)) if tablet else None,
+                train=app is None,
+                app=app,
+                precision=TABLET_PRECISIONS[app][0] if app is not None else None,
             )
         )
     networks, notes, wrong = _networks(file, strategy, tuple(hosts), document)

@@ -13,6 +13,9 @@ Connection = Literal["local", "ssh", "none"]
 Medium = Literal["loopback", "thunderbolt", "ethernet", "wifi"]
 Device = Literal["auto", "cpu", "mps", "cuda"]
 App = Literal["native", "browser"]
+TabletPrecision = Literal["fp32", "fp16", "int8", "int4"]
+# What a tablet's weights may be, by what computes there; the first unless the inventory says another.
+TABLET_PRECISIONS: dict[App, tuple[TabletPrecision, ...]] = {"native": ("fp16", "int8", "int4"), "browser": ("fp32",)}
 
 
 class Node(Frozen):
@@ -20,7 +23,8 @@ class Node(Frozen):
 
     `python` is the interpreter that has smolcluster on that machine; `workdir` the folder its runs live in (absolute or
     starting with ~). `ranks` is how many processes it holds. `train` is False for machines that cannot (a tablet).
-    `app` is what a tablet computes layers in, None for a computer: our app, dialled, or its browser, which dials.
+    `app` is what a tablet computes layers in, None for a computer: our app, dialled, or its browser, which dials;
+    `precision` what the weights of its layers are then.
     """
 
     name: str
@@ -37,6 +41,7 @@ class Node(Frozen):
     threads: int | None = Field(default=None, ge=1)
     train: bool = True
     app: App | None = None
+    precision: TabletPrecision | None = None
 
 
 class Network(Frozen):

@@ -9,12 +9,12 @@ from pydantic import ValidationError
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.spec.addresses import check_controller, check_hosts, check_networks
 from smolcluster.spec.alone import cluster_from
-from smolcluster.spec.cluster import ClusterSpec, Medium, Network, Node
+from smolcluster.spec.cluster import TABLET_PRECISIONS, App, ClusterSpec, Medium, Network, Node
 from smolcluster.spec.clusterfile import CLUSTER_FILES
 from smolcluster.spec.document import Document, read_document
 from smolcluster.spec.inventoryfile import INVENTORY_SCHEMA, InventoryFile, MachineEntry, NetworkEntry
 from smolcluster.spec.machines import app_at, default_workdir, kind_from_name, own_kind
-from smolcluster.spec.problems import explain
+from smolcluster.spec.problems import explain, listed
 from smolcluster.spec.recognise import KINDS, recognise
 
 # Megabits a second where the file gives none: what such a wire usually reaches.
@@ -100,9 +100,10 @@ def _node(name: str, entry: MachineEntry, addresses: list[str], document: Docume
     connection = entry.connection or ("none" if kind == "ipados" else "ssh")
     if kind == "ipados" and entry.train:
         return document.problem((*here, "train"), "a tablet cannot train", "leave `train` out")
-    if kind != "ipados" and entry.app is not None:
-        what = f"{entry.app}: only a tablet (kind ipados) computes layers in an app"
-        return document.problem((*here, "app"), what, "leave `app` out, or write `kind: ipados`")
+    app = (entry.app or app_at(addresses)) if kind == "ipados" else None
+    wrong = _of_tablets(name, entry, app, document)
+    if wrong is not None:
+        return wrong
     train = entry.train if entry.train is not None else kind != "ipados" and connection != "none"
     if train and connection == "none":
         what = "connection none: nothing can be started there"
@@ -121,8 +122,33 @@ def _node(name: str, entry: MachineEntry, addresses: list[str], document: Docume
         ranks=entry.ranks,
         threads=entry.threads,
         train=train,
-        app=(entry.app or app_at(addresses)) if kind == "ipados" else None,
+        app=app,
+        precision=(entry.precision or TABLET_PRECISIONS[app][0]) if app is not None else None,
     )
+
+
+def _of_tablets(name: str, entry: MachineEntry, app: App | None, document: Document) -> Problem | None:
+    """What is wrong with the keys that only tablets have."""
+    here = ("machines", name)
+    if app is None and entry.app is not None:
+        what = f"{entry.app}: only a tablet (kind ipados) computes layers in an app"
+        return document.problem((*here, "app"), what, "leave `app` out, or write `kind: ipados`")
+    if entry.precision is None:
+        return None
+    if app is None:
+        what = f"{entry.precision}: only a tablet's layers have a precision of their own"
+        fix = "leave it out; what all computers serve is `precision` of the model: --override precision=int8"
+        return document.problem((*here, "precision"), what, fix)
+    fitting = TABLET_PRECISIONS[app]
+    if entry.precision in fitting:
+        return None
+    if app == "browser":
+        what = f"{entry.precision}: a browser computes its layers in {fitting[0]} alone"
+        fix = f"leave it out, or write `app: native`, which takes {listed(TABLET_PRECISIONS['native'])}"
+    else:
+        what = f"{entry.precision}: the app computes with Core ML, whose weights are {listed(fitting)}"
+        fix = f"leave it out ({fitting[0]}), or write one of these"
+    return document.problem((*here, "precision"), what, fix)
 
 
 def _implied_network(nodes: tuple[Node, ...], document: Document, problems: list[Problem]) -> Network:

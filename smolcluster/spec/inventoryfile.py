@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from smolcluster.spec.cluster import App, Connection, Device, Kind, Medium
+from smolcluster.spec.cluster import App, Connection, Device, Kind, Medium, TabletPrecision
 from smolcluster.spec.values import Address, FileModel, Interface, Name, Subnet
 
 INVENTORY_SCHEMA = 1
@@ -28,6 +28,7 @@ class MachineEntry(FileModel):
     threads: int | None = Field(default=None, ge=1)
     train: bool | None = None
     app: App | None = None
+    precision: TabletPrecision | None = None
 
 
 class NetworkEntry(FileModel):

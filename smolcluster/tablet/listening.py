@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from smolcluster.comm.endpoint import Endpoint, listen
 from smolcluster.errors import InputError, Problem
@@ -43,6 +46,9 @@ class Listening:
         needs_websockets()
         from websockets.sync.server import serve
 
+        self._lock = threading.Lock()
+        self._held: WeakSet[ServerConnection] = WeakSet()
+        self._closing = False
         sockets = listen(tuple(hosts), port)
         self.endpoints = tuple(Endpoint(*one.getsockname()[:2]) for one in sockets)
         self._servers: list[Server] = [
@@ -58,7 +64,7 @@ class Listening:
                 close_timeout=CLOSE_S,
                 max_size=MOST_SMALL,
                 logger=_silent(),
-                create_connection=_few(),
+                create_connection=self._few(),
             )
             for one in sockets
         ]
@@ -69,11 +75,34 @@ class Listening:
             thread.start()
 
     def close(self) -> None:
-        """Stop listening, and wait until every connection has ended. Idempotent."""
+        """Cut every connection, stop listening, and wait until their threads have ended. Idempotent."""
+        with self._lock:
+            self._closing, held = True, list(self._held)
+        # websockets waits for whoever is still at its request, or reads a file: a phone that fell asleep over one would
+        # hold up the end of a run.
+        for connection in held:
+            with contextlib.suppress(OSError):
+                connection.socket.shutdown(socket.SHUT_RDWR)
         for server in self._servers:
             server.shutdown()
         for thread in self._threads:
             thread.join()
+
+    def _few(self) -> type[ServerConnection]:
+        """A connection that is refused where there are too many, and can be cut."""
+        from websockets.sync.server import ServerConnection
+
+        listening = self
+
+        class Few(ServerConnection):
+            def __init__(self, sock: Any, protocol: Any, server: Server, **options: Any) -> None:
+                with listening._lock:
+                    if listening._closing or len(server.handler_threads) > MOST_CONNECTIONS:
+                        raise ConnectionRefusedError("too many connections")  # websockets closes its socket
+                    super().__init__(sock, protocol, server, **options)
+                    listening._held.add(self)
+
+        return Few
 
 
 def needs_websockets() -> None:
@@ -83,19 +112,6 @@ def needs_websockets() -> None:
     except ImportError as error:
         what = "computing layers on a tablet needs websockets, which is not installed here"
         raise InputError([Problem("", 0, "", what, INSTALL)]) from error
-
-
-def _few() -> type[ServerConnection]:
-    """A connection that is refused where there are too many."""
-    from websockets.sync.server import ServerConnection
-
-    class Few(ServerConnection):
-        def __init__(self, sock: Any, protocol: Any, server: Server, **options: Any) -> None:
-            if len(server.handler_threads) > MOST_CONNECTIONS:
-                raise ConnectionRefusedError("too many connections")  # websockets closes its socket
-            super().__init__(sock, protocol, server, **options)
-
-    return Few
 
 
 def _silent() -> logging.Logger:

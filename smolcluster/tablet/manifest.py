@@ -18,6 +18,7 @@ from torch import Tensor
 from smolcluster.errors import InputError, Problem
 from smolcluster.models.decoder import Decoder, Norm
 from smolcluster.spec.base import Frozen
+from smolcluster.spec.cluster import TabletPrecision
 from smolcluster.tablet.blocks import array, full
 
 MANIFEST_SCHEMA = 1
@@ -27,7 +28,6 @@ MANIFEST = "stage.json"
 FILES: dict[str, str] = {"coreml": "stage.mlpackage", "onnx": "stage.onnx"}
 
 Format = Literal["coreml", "onnx"]
-Precision = Literal["fp32", "fp16", "int8", "int4"]
 
 
 class Values(Frozen):
@@ -54,7 +54,7 @@ class Manifest(Frozen):
     head_dim: int
     vocab_size: int
     context: int
-    precision: Precision
+    precision: TabletPrecision
     lengths: tuple[int, ...]
     last: bool
     exporter: int = EXPORTER
@@ -71,7 +71,7 @@ class Manifest(Frozen):
 
 
 def describe(
-    decoder: Decoder, model: str, made: Format, precision: Precision, context: int, lengths: tuple[int, ...]
+    decoder: Decoder, model: str, made: Format, precision: TabletPrecision, context: int, lengths: tuple[int, ...]
 ) -> Manifest:
     """The manifest of an export of that stage with those options."""
     shape = decoder.shape

@@ -3,6 +3,9 @@
     browser's link   dials as the page would, fetches the ONNX package, computes with onnxruntime
     app's link       listens as the app would, and computes with torch: --model names the folder that is served
 
+A page that comes by HTTPS has a certificate of the cluster's own authority: --ca names that one's, unless this machine
+is the controller, which has it.
+
 The link holds the key of the run's tablets, so it is no argument: whoever lists processes could read those.
 """
 
@@ -19,6 +22,7 @@ from pathlib import Path
 from types import FrameType
 from urllib.parse import parse_qs, urlsplit
 
+from smolcluster.certs.checking import trusting_context
 from smolcluster.comm.clock import Deadline
 from smolcluster.comm.endpoint import Endpoint
 from smolcluster.errors import DeadlineError, InputError, PeerError, Problem, SmolError
@@ -35,14 +39,17 @@ from smolcluster.tablet.web import SOCKET
 
 log = logging.getLogger("smolcluster.tablet")
 _LINK = "the link that the run printed for its tablet"
+# What a link means that names no port; an app's names one.
+_PORTS = {"http": 80, "https": 443, "smolcluster": 0}
 _PAUSE_S, _ATTEMPT_S = 0.5, 5.0
 
 
 @dataclass(frozen=True)
 class Link:
-    """What a tablet is given. `app`: it is to listen there, else to dial."""
+    """What a tablet is given. `app`: it is to listen there, else to dial; `secure`: by TLS."""
 
     app: bool
+    secure: bool
     where: Endpoint
     me: Self
 
@@ -56,16 +63,19 @@ def read_link(text: str) -> Link:
     said = {name: values[0] for name, values in parse_qs(parts.fragment).items()}
     try:
         key = bytes.fromhex(said["key"])
-        where = Endpoint(parts.hostname or "", parts.port or 0)
-        if len(key) != 32 or not parts.hostname or parts.scheme not in ("http", "smolcluster"):
+        where = Endpoint(parts.hostname or "", parts.port or _PORTS[parts.scheme])
+        if len(key) != 32 or not parts.hostname or not where.port:
             raise ValueError
-        return Link(parts.scheme == "smolcluster", where, Self("tablet", said["run"], "python", key))
+        me = Self("tablet", said["run"], "python", key)
+        return Link(parts.scheme == "smolcluster", parts.scheme == "https", where, me)
     except (KeyError, ValueError):
         raise InputError([Problem("stdin", 0, "", "is no tablet's link", f"paste {_LINK}, all of it")]) from None
 
 
-def play(link: Link, model: Path | None, cache: Path, over: threading.Event) -> None:
-    """Serve one connection after the other until `over`. InputError: an app's link, and no model."""
+def play(link: Link, model: Path | None, cache: Path, over: threading.Event, ca: Path | None = None) -> None:
+    """Serve one connection after the other until `over`. InputError: an app's link, and no model; a `ca` that is no
+    authority's certificate.
+    """
     if link.app:
         if model is None:
             what = "an app's layers are computed with torch here, and no model was named"
@@ -76,7 +86,8 @@ def play(link: Link, model: Path | None, cache: Path, over: threading.Event) -> 
         finally:
             door.close()
     else:
-        _serve(lambda deadline: dial(link.where, link.me, deadline, path=SOCKET), OnnxTablet(cache), over)
+        tls = trusting_context(ca) if link.secure else None
+        _serve(lambda deadline: dial(link.where, link.me, deadline, tls, SOCKET), OnnxTablet(cache), over)
 
 
 def _torch(model: Path) -> Callable[[Channel, Assign], Callable[[], Layers]]:
@@ -89,15 +100,19 @@ def _torch(model: Path) -> Callable[[Channel, Assign], Callable[[], Layers]]:
 
 
 def _serve(connect: Callable[[Deadline], Channel], tablet: Tablet, over: threading.Event) -> None:
+    told = ""
     while not over.is_set():
         try:
             channel = connect(Deadline(_ATTEMPT_S))
         except DeadlineError:
             continue
         except PeerError as error:
-            log.info("%s", error)
+            if str(error) != told:  # twice a second nobody wants to read it
+                told = str(error)
+                log.info("%s", told)
             over.wait(_PAUSE_S)
             continue
+        told = ""
         log.info("connected to %s", channel.who)
         try:
             tablet.serve(channel)
@@ -110,6 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; its exit code."""
     parser = argparse.ArgumentParser(prog="python -m smolcluster.tablet.play", description=__doc__)
     parser.add_argument("--model", type=Path, help="for an app's link: the folder of the model that is served")
+    parser.add_argument("--ca", type=Path, help="for https: the cluster's authority, ca.pem of the controller")
     parser.add_argument("--cache", type=Path, default=Path(".cache/tablet-played"), help="where packages are kept")
     given = parser.parse_args(arguments)
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(message)s")
@@ -125,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if sys.stdin.isatty():
             print(f"Paste {_LINK}:", flush=True)
-        play(read_link(sys.stdin.readline()), given.model, given.cache.absolute(), over)
+        play(read_link(sys.stdin.readline()), given.model, given.cache.absolute(), over, given.ca)
     except SmolError as error:
         print(error, file=sys.stderr)
         return error.exit_code

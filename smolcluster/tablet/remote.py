@@ -180,6 +180,8 @@ class TabletStage:
             raise PeerLostError("the stage on the tablet is closed")
         if self._channel is None:
             self._channel = channel = self._connect(Deadline(self._waits.connect_s))
+            if self._closing.is_set():  # `close` saw no connection yet: nobody else would end the wait for layers
+                raise PeerLostError("the stage on the tablet is closed")
             self.on_connected()
             channel.send(self.assign, Deadline(self._waits.silence_s))
             self.ready = self._expect_ready(channel)

@@ -11,7 +11,7 @@ from smolcluster.infer.about import context_of
 from smolcluster.models.decoder import Decoder
 from smolcluster.models.partition import LayerRange
 from smolcluster.models.stage_weights import load_stage
-from smolcluster.plan.types import ServePlan, StagePlan, TabletFormat
+from smolcluster.plan.types import ServePlan, StagePlan, TabletFormat, TabletPlan
 from smolcluster.tablet.coreml import coremltools
 from smolcluster.tablet.export import Exported, export_coreml, export_onnx
 from smolcluster.tablet.messages import Assign
@@ -50,18 +50,18 @@ def formats_of(plan: ServePlan) -> tuple[TabletFormat, ...]:
 def export_all(plan: ServePlan, model: Path, out: Path) -> dict[str, Exported]:
     """By tablet its export below `out`, made if it is not there. `model`: the folder that is served. InputError."""
     return {
-        tablet.node: _exported(plan, tablet.format, _loaded(plan, plan.stages[rank], model), out)
+        tablet.node: _exported(plan, tablet, _loaded(plan, plan.stages[rank], model), out)
         for rank, tablet in plan.tablets.items()
     }
 
 
 def offer_of(plan: ServePlan, rank: int, model: Path, out: Path) -> Offer:
     """The offer to the tablet of that rank. As a stage in torch it goes too: for tablet/reference.py."""
-    stage, made = plan.stages[rank], plan.tablets[rank].format
-    decoder = _loaded(plan, stage, model)
-    exported = _exported(plan, made, decoder, out)
-    assign = assignment(decoder, exported.manifest.model, exported.manifest.context, _DTYPES[made])
-    packages = {**assign.packages, made: exported.manifest.hash}
+    tablet = plan.tablets[rank]
+    decoder = _loaded(plan, plan.stages[rank], model)
+    exported = _exported(plan, tablet, decoder, out)
+    assign = assignment(decoder, exported.manifest.model, exported.manifest.context, _DTYPES[tablet.format])
+    packages = {**assign.packages, tablet.format: exported.manifest.hash}
     return Offer(assign.model_copy(update={"packages": packages}), exported)
 
 
@@ -69,7 +69,9 @@ def _loaded(plan: ServePlan, stage: StagePlan, model: Path) -> Decoder:
     return load_stage(model, LayerRange(stage.start, stage.stop, plan.layers))
 
 
-def _exported(plan: ServePlan, made: TabletFormat, decoder: Decoder, out: Path) -> Exported:
+def _exported(plan: ServePlan, tablet: TabletPlan, decoder: Decoder, out: Path) -> Exported:
     name, context = Path(plan.serve.model_name).name, context_of(decoder.shape, plan)
-    export = export_coreml if made == "coreml" else export_onnx
-    return export(decoder, name, context, out)
+    precision = tablet.precision
+    if precision == "fp32":  # a browser's, and nobody else's: spec/cluster.py
+        return export_onnx(decoder, name, context, out)
+    return export_coreml(decoder, name, context, out, precision)

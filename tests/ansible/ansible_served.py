@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import psutil
 from ansible_lab import Cluster
 
+from smolcluster.runtime.runfolder import RunFolder, ServingNote
 from tests.infer import infer_models
 
 PORTS = ("web_interface.api_port=0", "web_interface.frontend_port=0")
@@ -44,6 +47,18 @@ def ask(url: str, prompt: str) -> str:
     with urllib.request.urlopen(request, timeout=60) as response:
         text: str = json.load(response)["choices"][0]["text"]
     return text
+
+
+def ready(folder: RunFolder, since: float, within_s: float = 300.0) -> str:
+    """Where the API is, once it has said after `since` that it is ready."""
+    end, pause = time.monotonic() + within_s, threading.Event()
+    while True:
+        for path in folder.path.glob("nodes/*/rank-*/serving.json"):
+            note = ServingNote.model_validate_json(path.read_bytes())
+            if note.time > since and note.state == "ready":
+                return note.urls["api"]
+        assert time.monotonic() < end, "the API is not ready"
+        pause.wait(0.2)
 
 
 def rank_of(cluster: Cluster, rank: int) -> psutil.Process:

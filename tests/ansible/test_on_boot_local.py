@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
 from ansible_lab import Cluster, gone_within
-from ansible_served import PORTS, PROMPT, Tiny, ask
+from ansible_served import PORTS, PROMPT, Tiny, ask, ready
 
 from smolcluster.jobs import bootservice
 from smolcluster.jobs.bootservice import BootService, read_note, write_note
-from smolcluster.runtime.runfolder import RunFolder, ServingNote
+from smolcluster.runtime.runfolder import RunFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -64,18 +63,6 @@ def test_everybody_dies_and_the_services_alone_bring_it_back(local: Cluster, tin
             process.kill()
             process.wait()
     assert not local.processes()
-
-
-def ready(folder: RunFolder, since: float, within_s: float = 300.0) -> str:
-    """Where the API is, once it has said after `since` that it is ready."""
-    end, pause = time.monotonic() + within_s, threading.Event()
-    while True:
-        for path in folder.path.glob("nodes/*/rank-*/serving.json"):
-            note = ServingNote.model_validate_json(path.read_bytes())
-            if note.time > since and note.state == "ready":
-                return note.urls["api"]
-        assert time.monotonic() < end, "the API is not ready"
-        pause.wait(0.2)
 
 
 def test_training_does_not_know_it(local: Cluster) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from smolcluster.plan.render import node_config
 from smolcluster.plan.serve import make_serve_plan
-from smolcluster.plan.stages import TABLET_BASE_MB
+from smolcluster.plan.stages import STAGE_BASE_MB, TABLET_BASE_MB
 from smolcluster.plan.types import ServePlan, TabletPlan
 from smolcluster.spec import load_inventory, resolve_serving
 from smolcluster.spec.served import ModelFolder
@@ -46,7 +46,7 @@ def test_the_guides_hybrid_cluster(gpt2: Path) -> None:
     ]
     assert [(stage.start, stage.stop) for stage in plan.stages] == [(0, 4), (4, 8), (8, 12)]
     # Rank 0's machine dials the app at the inventory's address; nobody needs to reach the tablet otherwise.
-    assert plan.tablets == {1: TabletPlan(node="ipad", app="native", host="172.20.10.3", port=8000)}
+    assert plan.tablets == {1: TabletPlan(node="ipad", app="native", host="172.20.10.3", port=8000, precision="fp16")}
     assert plan.tablets[1].format == "coreml"
     assert plan.ranks[1].peers == {0: "127.0.0.1", 2: "10.10.0.2"}
     assert (plan.ranks[1].local_rank, plan.ranks[1].threads) == (1, 1)
@@ -70,7 +70,7 @@ def test_the_home_inventory_needs_no_other_file(gpt2: Path) -> None:
 
 def test_a_tablet_without_a_fixed_address_opens_a_page(gpt2: Path, written: Write) -> None:
     plan = planned(gpt2, asked(written("lan.smol.yml", LAN)))
-    assert plan.tablets == {1: TabletPlan(node="ipad", app="browser", host="laptop.local", port=8000)}
+    assert plan.tablets == {1: TabletPlan(node="ipad", app="browser", host="laptop.local", port=8000, precision="fp32")}
     assert plan.tablets[1].format == "onnx"
     # The layers go as fp32.
     layer = 4 * 12 * 768 * 768
@@ -145,6 +145,68 @@ def test_too_little_memory_is_the_tablets_own(gpt2: Path, written: Write) -> Non
     told = refused(gpt2, asked(written("lan.smol.yml", LAN.replace("memory_mb: 3000", "memory_mb: 300"))))
     assert len(told) == 1
     assert "machines.ipad.memory_mb: layers 4:8 need" in told[0]
+
+
+@pytest.mark.parametrize(("precision", "sixteenths"), [("fp16", 32), ("int8", 16), ("int4", 9)])
+def test_the_weights_in_an_app_are_as_the_inventory_says(
+    gpt2: Path, written: Write, precision: str, sixteenths: int
+) -> None:
+    entry = f"{{host: 192.168.1.30, precision: {precision}}}"
+    plan = planned(gpt2, asked(written("lan.smol.yml", LAN.replace("{host: ipad.local, memory_mb: 3000}", entry))))
+    assert (plan.tablets[1].format, plan.tablets[1].precision) == ("coreml", precision)
+    # The caches stay halves.
+    layer = 12 * 768 * 768 * sixteenths // 16
+    cache = 2 * 2 * 768 * plan.serve.cache_tokens
+    assert plan.stages[1].need_mb == TABLET_BASE_MB + -(-4 * (layer + cache) // 2**20)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        (
+            "host: ipad.local,",
+            "host: ipad.local, precision: int8,",
+            "machines.ipad.precision: int8: a browser computes its layers in fp32 alone"
+            " | leave it out, or write `app: native`, which takes fp16, int8, int4",
+        ),
+        (
+            "host: ipad.local,",
+            "host: ipad.local, app: native, precision: fp32,",
+            "machines.ipad.precision: fp32: the app computes with Core ML, whose weights are fp16, int8, int4"
+            " | leave it out (fp16), or write one of these",
+        ),
+        (
+            "host: ipad.local,",
+            "host: ipad.local, app: native, precision: int3,",
+            "machines.ipad.precision: must be one of fp32, fp16, int8, int4, not the text",
+        ),
+        (
+            "mini1: {",
+            "mini1: {precision: int8, ",
+            "machines.mini1.precision: int8: only a tablet's layers have a precision of their own"
+            " | leave it out; what all computers serve is `precision` of the model: --override precision=int8",
+        ),
+    ],
+)
+def test_a_precision_that_nothing_there_computes(gpt2: Path, written: Write, old: str, new: str, problem: str) -> None:
+    told = refused(gpt2, asked(written("lan.smol.yml", LAN.replace(old, new, 1))))
+    assert len(told) == 1
+    assert problem in told[0]
+
+
+def test_the_process_of_a_tablet_counts_on_rank_0s_machine(gpt2: Path, written: Write) -> None:
+    def headed(memory_mb: int) -> Path:
+        laptop = f"laptop.local, memory_mb: {memory_mb}"
+        return written("lan.smol.yml", LAN.replace("laptop.local, memory_mb: 8192", laptop))
+
+    need = planned(gpt2, asked(headed(8192))).stages[0].need_mb
+    alone = LAN.replace('{host: ipad, layers: "4:8"}, {host: mini1, layers: "8:12"}', '{host: mini1, layers: "4:12"}')
+    assert need == planned(gpt2, asked(written("alone.smol.yml", alone))).stages[0].need_mb + STAGE_BASE_MB
+    assert planned(gpt2, asked(headed(need))).stages[0].memory_mb == need
+    told = refused(gpt2, asked(headed(need - 1)))
+    assert len(told) == 1
+    words = f"machines.laptop.memory_mb: layers 0:4 and the process of a tablet need {need} MB there, and it has"
+    assert f"{words} {need - 1}" in told[0]
 
 
 def test_a_tablet_on_no_network_of_the_head(gpt2: Path, written: Write) -> None:

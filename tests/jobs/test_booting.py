@@ -12,12 +12,14 @@ from collections.abc import Callable
 import pytest
 
 from smolcluster.jobs import JobRefused, stop_job
-from smolcluster.jobs.booting import Stopped, missing, serve_from_boot
+from smolcluster.jobs.booting import Stopped, missing, own_addresses, serve_from_boot
 from smolcluster.jobs.bootservice import BootService, note_path, write_note
 from smolcluster.jobs.identity import ProcessId, identify
 from smolcluster.jobs.registry import Active
 from smolcluster.jobs.state import read_state, write_state
+from smolcluster.plan.types import TabletPlan
 from smolcluster.runtime.runfolder import JobState, write_atomic
+from tests.infer.served_run import plan_of
 
 from .conftest import NodeMaker
 from .node import HERE, FakeNode, until
@@ -86,6 +88,19 @@ def test_addresses_are_waited_for(new_node: NodeMaker, monkeypatch: pytest.Monke
     monkeypatch.setattr("smolcluster.jobs.booting.missing", lambda addresses: looks.pop(0))
     assert serve_from_boot(node.file, lambda: 130, never) == 0
     assert looks == []
+
+
+def test_the_address_of_a_tablets_page_is_waited_for_too() -> None:
+    """It may be of another wire than the links': a Wi-Fi that comes later than the cable."""
+    page = TabletPlan(node="ipad", app="browser", host="192.168.1.2", port=8000, precision="fp32")
+    app = page.model_copy(update={"app": "native", "host": "192.168.1.30", "precision": "fp16"})
+    for tablet, more in ((None, []), (page, ["192.168.1.2"]), (app, [])):
+        plan = plan_of(((0, 1), (1, 3), (3, 4)))
+        stages = tuple(one.model_copy(update={"tablet": tablet if one.rank == 1 else None}) for one in plan.stages)
+        plan = plan.model_copy(update={"stages": stages})
+        assert own_addresses(plan, plan.ranks[1:2]) == [*plan.ranks[1].listen, *more]
+        assert own_addresses(plan, plan.ranks[:1]) == list(plan.ranks[0].listen)
+        assert own_addresses(plan, plan.ranks[-1:]) == [*plan.ranks[-1].listen, *plan.api.listen]
 
 
 def test_which_addresses_are_here() -> None:

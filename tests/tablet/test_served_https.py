@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import threading
 from urllib.parse import urlsplit
 
 import httpx2
@@ -17,6 +18,7 @@ from smolcluster.infer.request import Request
 from smolcluster.runtime.tabletnote import tablet_key, tablet_link
 from smolcluster.tablet.door import dial
 from smolcluster.tablet.greeting import Self
+from smolcluster.tablet.play import play, read_link
 from smolcluster.tablet.web import SOCKET
 from tests.certs.cluster import Certified
 from tests.infer.gates import wait_for
@@ -24,7 +26,7 @@ from tests.infer.infer_models import generate
 from tests.infer.served_run import model_folder, served
 from tests.infer.test_engine import CUTS, GREEDY, collect, prompt_of
 from tests.tablet.tablets import LONG
-from tests.tablet.test_tablet_rank import ALL, SECRET, Player, told, with_tablet
+from tests.tablet.test_tablet_rank import ALL, SECRET, told, with_tablet
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -58,12 +60,18 @@ def test_the_page_has_its_node_s_certificate_and_no_other_way_in(stages, models,
         with pytest.raises(httpx2.TransportError):
             httpx2.get(note.address.replace("https", "http"), timeout=LONG)
 
-        player = Player(note.address, tmp_path / "cache", tls=trusting)
+        # The tablet in Python is told whom to trust.
+        over = threading.Event()
+        link = read_link(tablet_link(note, tablet_key(SECRET)))
+        player = threading.Thread(target=play, args=(link, None, tmp_path / "cache", over, node.ca))
+        player.start()
         try:
             wait_for(client, "ready")
             assert told(run, lambda note: note.state == "connected").format == "onnx"
             tokens, _, _ = collect(client.submit(Request(prompt_of(9), 20, GREEDY, ignore_end=True)))
             assert tokens == generate(model, list(prompt_of(9)), 20)
         finally:
-            player.close()
-        run.stop(*ALL)
+            over.set()
+            run.stop(*ALL)
+            player.join(LONG)
+        assert not player.is_alive()

@@ -182,6 +182,22 @@ def test_a_site_closes_though_somebody_says_nothing(sited):
         socket.create_connection(("127.0.0.1", port)).recv(1)
 
 
+def test_a_site_closes_though_somebody_does_not_read_on(sited):
+    """Less than the time that a file may take: a run is to end, whoever fell asleep over the download."""
+    door, site = sited()
+    port = int(site.address.removesuffix("/tablet").rpartition(":")[2])
+    [runtime] = [path for path in read_page(RUN) if path.endswith(".wasm")]
+    with socket.socket() as asleep:
+        asleep.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        asleep.connect(("127.0.0.1", port))
+        asleep.sendall(f"GET {runtime} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+        assert asleep.recv(12) == b"HTTP/1.1 200"
+        ended = threading.Thread(target=lambda: (door.close(), site.close()))
+        ended.start()
+        ended.join(LONG)
+        assert not ended.is_alive()
+
+
 def test_it_listens_on_no_other_address_than_was_said():
     door = Door((), 0, CLUSTER)
     for everywhere in ("0.0.0.0", "::", ""):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from smolcluster.plan.stages import Machine, ModelWeight
 from smolcluster.runtime.runfolder import JobState, RunFolder
 from smolcluster.runtime.tabletnote import TabletNote, read_tablet, tablet_key, tablet_link, write_tablet
 from smolcluster.tablet.export import export_onnx
-from smolcluster.tablet.play import read_link
+from smolcluster.tablet.play import play, read_link
 from smolcluster.tablet.stages import require_packages
 from tests.infer.infer_models import CONTEXT, LAYERS
 
@@ -88,6 +89,25 @@ def test_the_tablet_in_python_takes_a_link_and_does_not_show_its_key(note: Table
     link = read_link(f"{tablet_link(note, KEY)}\n")
     assert (link.app, link.where.port, link.me.run, link.me.key) == (app, 8000, note.run, KEY)
     assert KEY.hex() not in repr(link)
+
+
+def test_a_link_by_https_is_taken_with_the_port_that_it_means() -> None:
+    secure = APP.model_copy(update={"app": "browser", "address": "https://laptop.local/tablet"})
+    link = read_link(tablet_link(secure, KEY))
+    assert (link.app, link.secure, link.where.port) == (False, True, 443)
+    assert not read_link(tablet_link(PAGE, KEY)).secure
+
+
+@pytest.mark.parametrize(("content", "what"), [(None, "there is no such file"), ("none", "is no authority's")])
+def test_an_authority_that_is_none_is_told(tmp_path: Path, content: str | None, what: str) -> None:
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_text(content)
+    link = read_link(f"https://laptop.local:8000/tablet#run=r&key={KEY.hex()}")
+    with pytest.raises(InputError) as error:
+        play(link, None, tmp_path, threading.Event(), file)
+    assert f"{file}: {what}" in str(error.value)
+    assert "~/.smolcluster/ca on the controller" in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,9 +56,8 @@ def with_tablet(
 ) -> ServePlan:
     """The middle layers are an iPad's."""
     plan = plan_of(cuts, rejoin_s)
-    tablet = TabletPlan(
-        **{"node": "ipad", "app": "browser", "host": "127.0.0.1", "port": 0, "optional": optional, **changes}
-    )
+    given = {"node": "ipad", "app": "browser", "host": "127.0.0.1", "port": 0, "precision": "fp32", **changes}
+    tablet = TabletPlan(**given, optional=optional)
     stages = tuple(one.model_copy(update={"tablet": tablet if one.rank == 1 else None}) for one in plan.stages)
     serve = plan.serve.model_copy(update={"tablet_wait_s": wait_s, "optional": ("ipad",) if optional else ()})
     return plan.model_copy(update={"stages": stages, "serve": serve})
@@ -68,12 +66,9 @@ def with_tablet(
 class Player:
     """An iPad whose browser has the page open, in a thread: it comes again whenever it is let go."""
 
-    def __init__(
-        self, address: str, cache: Path, key: bytes = tablet_key(SECRET), tls: ssl.SSLContext | None = None
-    ) -> None:
+    def __init__(self, address: str, cache: Path, key: bytes = tablet_key(SECRET)) -> None:
         page = urlsplit(address)
         self._where = Endpoint(page.hostname or "", page.port or 0)
-        self._tls = tls
         self._me = Self("tablet", "served", "ipad", key)
         self._tablet = OnnxTablet(cache, "a test")
         self._over, self._awake = threading.Event(), threading.Event()
@@ -103,7 +98,7 @@ class Player:
         while not self._over.is_set():
             self._awake.wait()
             try:
-                self.channel = dial(self._where, self._me, Deadline(5.0), self._tls, SOCKET)
+                self.channel = dial(self._where, self._me, Deadline(5.0), path=SOCKET)
                 if not self._awake.is_set() or self._over.is_set():
                     self.channel.abort()
                 self._tablet.serve(self.channel)
@@ -259,12 +254,13 @@ def test_an_app_is_dialled_where_the_inventory_says(stages, models, tmp_path):
     folder = model_folder(models("gpt2")[1], tmp_path / "model")
     tablet = ReferenceTablet(load_stage(folder, LayerRange(1, 3, LAYERS)), CONTEXT)
     with listening(tablet, Self("tablet", "served", "ipad", tablet_key(SECRET))) as app:
-        plan = with_tablet(app="native", port=app.where.port)
+        plan = with_tablet(app="native", port=app.where.port, precision="int8")
         with served(stages, folder, tmp_path, CUTS, plan=plan) as (run, client):
             wait_for(client, "ready")
             note = told(run, lambda note: note.state == "connected")
             assert (note.app, note.address, note.format) == ("native", str(app.where), "torch")
-            assert [path.name.partition("coreml")[1] for path in (tmp_path / "exports").iterdir()] == ["coreml"]
+            [export] = (tmp_path / "exports").iterdir()
+            assert "-coreml-int8-" in export.name
             tokens, _, _ = collect(client.submit(Request(prompt_of(9), 20, GREEDY, ignore_end=True)))
             assert tokens == with_halves(folder, prompt_of(9), 20)
             run.stop(*ALL)

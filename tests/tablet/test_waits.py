@@ -166,6 +166,32 @@ def test_an_answer_of_another_shape_is_an_error(decoder, stage_of):
         thread.join()
 
 
+def test_a_connection_that_comes_while_it_is_closed_is_not_waited_on(decoder, stage_of):
+    assign = assignment(decoder, "llama", CONTEXT)
+    with pair() as (mine, theirs):
+        dialled, closing = threading.Event(), threading.Event()
+
+        def connect(deadline):
+            dialled.set()
+            assert closing.wait(deadline.left())
+            return mine
+
+        stage = stage_of(connect, assign)
+
+        def close():
+            dialled.wait(LONG)
+            stage._closing.set()  # as far as `close` gets before there is a connection to cut
+            closing.set()
+
+        thread = threading.Thread(target=close)
+        thread.start()
+        with pytest.raises(PeerLostError, match="closed"):
+            stage.open()
+        thread.join()
+        with pytest.raises(PeerLostError):
+            theirs.receive(Deadline(LONG))  # and no ASSIGN came
+
+
 def test_closing_wakes_who_waits(decoder, stage_of):
     assign = assignment(decoder, "llama", CONTEXT)
     asked = threading.Event()

@@ -9,7 +9,7 @@ let package = Package(
     products: [
         .iOSApplication(
             name: "Smolcluster",
-            targets: ["App"],
+            targets: ["AppModule"],
             bundleIdentifier: "org.smolcluster.tablet",
             displayVersion: "1.0",
             bundleVersion: "1",
@@ -30,7 +30,8 @@ let package = Package(
     dependencies: [.package(path: "TabletProtocol")],
     targets: [
         .executableTarget(
-            name: "App",
+            // Not "App", which SwiftUI calls a protocol of its own.
+            name: "AppModule",
             dependencies: [.product(name: "TabletProtocol", package: "TabletProtocol")],
             path: "App",
             // MLModel and NWConnection are not marked for strict concurrency in every SDK that has iOS 18.

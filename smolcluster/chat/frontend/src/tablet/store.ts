@@ -4,12 +4,20 @@
 export interface Store {
   /** How many bytes of the file are there, from its beginning on. */
   size(hash: string, path: string): Promise<number>;
+  /** Rejects with NoRoom. */
   put(hash: string, path: string, offset: number, bytes: Uint8Array<ArrayBuffer>): Promise<void>;
   /** All pieces, in their order. */
   read(hash: string, path: string, piece: (offset: number, bytes: Uint8Array) => void): Promise<void>;
   /** What belongs to no stage but this one goes, or to this one alone. */
   keepOnly(hash: string): Promise<void>;
   drop(hash: string): Promise<void>;
+}
+
+/** The browser keeps no more of this site, or of any. */
+export class NoRoom extends Error {
+  constructor(reason: string) {
+    super(`This browser does not keep the layers (${reason}): make room on the device, or give it fewer layers.`);
+  }
 }
 
 const NAME = "smolcluster-tablet";
@@ -25,7 +33,7 @@ export async function openStore(): Promise<Store> {
   }
 }
 
-class Kept implements Store {
+export class Kept implements Store {
   constructor(private readonly base: IDBDatabase) {}
 
   async size(hash: string, path: string): Promise<number> {
@@ -37,7 +45,9 @@ class Kept implements Store {
   }
 
   async put(hash: string, path: string, offset: number, bytes: Uint8Array<ArrayBuffer>): Promise<void> {
-    await done(this.pieces("readwrite").put(bytes, [hash, path, offset] satisfies Key));
+    const pieces = this.pieces("readwrite");
+    pieces.put(bytes, [hash, path, offset] satisfies Key);
+    await kept(pieces.transaction);
   }
 
   async read(hash: string, path: string, piece: (offset: number, bytes: Uint8Array) => void): Promise<void> {
@@ -98,6 +108,14 @@ function opened(): Promise<IDBDatabase> {
   const request = indexedDB.open(NAME, 1);
   request.onupgradeneeded = () => request.result.createObjectStore(PIECES);
   return done(request);
+}
+
+/** What was put is there: a browser may find out at the very end that it has no room. */
+function kept(transaction: IDBTransaction): Promise<void> {
+  return new Promise((resolve, reject) => {
+    transaction.oncomplete = () => resolve();
+    transaction.onabort = () => reject(new NoRoom(transaction.error?.message || transaction.error?.name || "its storage failed"));
+  });
 }
 
 function done<T>(request: IDBRequest<T>): Promise<T> {

@@ -5,7 +5,7 @@ import { assignment, greet, type Me } from "./greet";
 import { Ended, Link, REPLACED, type Socket } from "./link";
 import { Code, Kind, nameOf, ProtocolError, type Assign, type Message } from "./messages";
 import { Pace } from "./pace";
-import { openStore, type Store } from "./store";
+import { NoRoom, openStore, type Store } from "./store";
 import { FIRST, noted, type Phase, type View } from "./view";
 
 const FORMAT = "onnx";
@@ -132,6 +132,7 @@ export class Tablet {
       for (;;) this.handle((await link.next()).message);
     } catch (error) {
       if (error instanceof ProtocolError) link.refuse(error.code, error.message);
+      else if (error instanceof NoRoom) link.refuse(Code.WRONG_STAGE, error.message);
       throw error;
     } finally {
       link.close("");
@@ -221,6 +222,7 @@ const unexpected = (message: Message) => new ProtocolError(`${nameOf(message)} c
 
 function stuckBy(error: unknown): Stuck | null {
   if (error instanceof Stuck) return error;
+  if (error instanceof NoRoom) return new Stuck("failed", error.message);
   if (!(error instanceof Ended)) return null;
   if (error.close === REPLACED) return new Stuck("replaced", "Another page or tablet computes these layers now.");
   if (error.code === Code.REFUSED) return new Stuck("refused", `The key is not that of this run: ${error.message}.`);

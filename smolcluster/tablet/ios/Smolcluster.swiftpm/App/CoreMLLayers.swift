@@ -52,8 +52,8 @@ final class CoreMLLayers: @unchecked Sendable {
     ) throws -> [Float16] {
         let positions = (position..<position + count).map { Int32($0) }
         let input = try MLDictionaryFeatureProvider(dictionary: [
-            "hidden": MLMultiArray(MLShapedArray(scalars: rows, shape: [1, count, width])),
-            "positions": MLMultiArray(MLShapedArray(scalars: positions, shape: [count])),
+            "hidden": MLMultiArray(MLShapedArray<Float16>(scalars: rows, shape: [1, count, width])),
+            "positions": MLMultiArray(MLShapedArray<Int32>(scalars: positions, shape: [count])),
         ])
         let output = try model.prediction(from: input, using: state)
         guard let array = output.featureValue(for: "out")?.multiArrayValue else { throw BadMessage("no output") }
@@ -64,7 +64,7 @@ final class CoreMLLayers: @unchecked Sendable {
 
 private func halves(_ values: Data, _ numbers: Numbers) -> [Float16] {
     values.withUnsafeBytes { raw in
-        (0..<raw.count / numbers.size).map { index in
+        (0..<raw.count / numbers.size).map { index -> Float16 in
             switch numbers {
             case .fp16: raw.loadUnaligned(fromByteOffset: 2 * index, as: Float16.self)
             case .fp32: Float16(raw.loadUnaligned(fromByteOffset: 4 * index, as: Float32.self))

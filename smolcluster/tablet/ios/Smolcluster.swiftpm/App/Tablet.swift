@@ -25,21 +25,15 @@ final class Tablet {
     private(set) var tokensPerSecond = 0.0
     private(set) var lastEnd = ""
 
+    private(set) var port: UInt16 = Store().port
+    /// Where the cluster finds this device, for the inventory; as of when it was last in front.
+    private(set) var addresses: [String] = []
+
     private let store = Store()
     private var server: Server?
 
-    var port: UInt16 {
-        get { store.port }
-        set {
-            store.port = newValue
-            restart()
-        }
-    }
-
-    /// Where the cluster finds this device, for the inventory.
-    var addresses: [String] { ownAddresses() }
-
     func start() {
+        addresses = ownAddresses()
         guard server == nil else { return }
         guard let key = store.key else {
             state = .noKey
@@ -47,8 +41,8 @@ final class Tablet {
         }
         let name = UIDevice.current.name
         let me = Me(name: name, device: "\(UIDevice.current.model) (\(machineName()))", key: key)
-        let made = Server(me: me, port: store.port) { [weak self] event in
-            Task { @MainActor in self?.show(event) }
+        let made = Server(me: me, port: port) { [weak self] event in
+            Task { @MainActor [weak self] in self?.show(event) }
         }
         do {
             try made.start()
@@ -56,7 +50,7 @@ final class Tablet {
             state = .listening
             UIApplication.shared.isIdleTimerDisabled = true
         } catch {
-            state = .failed("Port \(store.port) cannot be listened on: \(error.localizedDescription)")
+            state = .failed("Port \(port) cannot be listened on: \(error.localizedDescription)")
         }
     }
 
@@ -70,6 +64,12 @@ final class Tablet {
     func restart() {
         leave("its settings changed")
         start()
+    }
+
+    func listen(on number: UInt16) {
+        store.port = number
+        port = number
+        restart()
     }
 
     /// False where the text holds no key.

@@ -26,7 +26,7 @@ struct TabletView: View {
 
     private func setPort(_ number: Int) {
         guard let port = UInt16(exactly: number), port >= 1024 else { return }
-        tablet.port = port
+        tablet.listen(on: port)
     }
 }
 

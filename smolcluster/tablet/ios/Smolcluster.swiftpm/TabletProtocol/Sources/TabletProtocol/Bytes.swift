@@ -3,9 +3,11 @@
 import Foundation
 
 /// Bytes that are no message of this protocol.
-public struct BadMessage: Error, Equatable, CustomStringConvertible {
+public struct BadMessage: LocalizedError, Equatable, CustomStringConvertible {
     public let description: String
     public let code: Code
+
+    public var errorDescription: String? { description }
 
     public init(_ description: String, _ code: Code = .badMessage) {
         self.description = description
