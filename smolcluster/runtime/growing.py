@@ -8,10 +8,19 @@ read to: an inode may be given again, a size be reached, and a copy with more li
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 # More than a line of metrics.jsonl: of two steps whole lines are never the same.
-_KNOWN_BY = 512
+KNOWN_BY = 512
+
+
+def known_by(file: BinaryIO, place: int) -> bytes:
+    """What tells whether a file is still the one that was read up to `place`: its bytes just before that, fewer where
+    it ends earlier.
+    """
+    begin = max(0, place - KNOWN_BY)
+    file.seek(begin)
+    return file.read(place - begin)
 
 
 class Grown(NamedTuple):
@@ -36,11 +45,10 @@ class Growing:
         """
         try:
             with self._path.open("rb") as file:
-                file.seek(self._offset - len(self._before))
-                anew = file.read(len(self._before)) != self._before
+                anew = known_by(file, self._offset) != self._before
                 if anew:
                     self._offset, self._before = 0, b""
-                    file.seek(0)
+                file.seek(self._offset)
                 read = file.read(most_bytes)
                 while b"\n" not in read and (more := file.read(most_bytes)):
                     read += more
@@ -50,5 +58,5 @@ class Growing:
         if not end:
             return Grown([], anew)
         self._offset += len(whole) + 1
-        self._before = (self._before + whole + end)[-_KNOWN_BY:]
+        self._before = (self._before + whole + end)[-KNOWN_BY:]
         return Grown(whole.split(b"\n"), anew)
