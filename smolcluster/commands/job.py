@@ -67,9 +67,7 @@ def poll(
     try:
         places = parse_have(have or ()) if bring else None
     except ValueError:
-        raise ConfigError(
-            [Problem("", 0, "--have", "is not NAME:DIGEST:OFFSET", "start the playbook again")]
-        ) from None
+        raise ConfigError([Problem("", 0, "--have", "is not NAME:DIGEST:OFFSET", "start the playbook again")]) from None
     _print(poll_job(run_dir, node, renew=renew, have=places))
 
 

@@ -7,6 +7,7 @@ read to: an inode may be given again, a size be reached, and a copy with more li
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -31,10 +32,14 @@ class Grown(NamedTuple):
 
 
 class Growing:
-    """Remembers how far it has read. The file may be missing: what was read of it stays read."""
+    """Remembers how far it has read. The file may be missing: what was read of it stays read.
 
-    def __init__(self, path: Path) -> None:
+    `end_bytes`: of a file that is longer when it is read first, or is another one, only so much of its end is read.
+    """
+
+    def __init__(self, path: Path, end_bytes: int | None = None) -> None:
         self._path = path
+        self._end_bytes = end_bytes
         self._offset = 0
         self._before = b""
 
@@ -48,6 +53,8 @@ class Growing:
                 anew = known_by(file, self._offset) != self._before
                 if anew:
                     self._offset, self._before = 0, b""
+                if not self._offset and self._end_bytes is not None:
+                    self._skip(file, self._end_bytes)
                 file.seek(self._offset)
                 read = file.read(most_bytes)
                 while b"\n" not in read and (more := file.read(most_bytes)):
@@ -60,3 +67,12 @@ class Growing:
         self._offset += len(whole) + 1
         self._before = (self._before + whole + end)[-KNOWN_BY:]
         return Grown(whole.split(b"\n"), anew)
+
+    def _skip(self, file: BinaryIO, end_bytes: int) -> None:
+        """To the first whole line of the file's end."""
+        begin = os.fstat(file.fileno()).st_size - end_bytes
+        if begin > 0:
+            file.seek(begin)
+            file.readline()
+            self._offset = file.tell()
+            self._before = known_by(file, self._offset)
