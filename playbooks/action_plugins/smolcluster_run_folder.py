@@ -23,7 +23,7 @@ from ansible.plugins.action import ActionBase
 from smolcluster.errors import ConfigError
 from smolcluster.files import explain_with_path
 from smolcluster.runtime.newrun import fill_folder, keep_topology, link_model, point_latest
-from smolcluster.runtime.runfolder import RunFolder
+from smolcluster.runtime.runfolder import RunFolder, write_atomic
 from smolcluster.runtime.scraping import write_scraping_of
 from smolcluster.spec import load_inventory
 
@@ -34,12 +34,15 @@ _SPEC: dict[str, dict[str, Any]] = {
     "inventory": {"type": "path", "required": True},
     "key": {"type": "bool", "default": False},
     "model": {"type": "str", "default": ""},
+    "detached": {"type": "bool", "default": False},
     "latest": {"type": "bool", "default": True},
 }
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
-    """Fill `dir`; link `model`, if any, into it; with `latest` make runs/latest lead to it."""
+    """Fill `dir`; link `model`, if any, into it; note in it whether the run is `detached`; with `latest` make
+    runs/latest lead to it.
+    """
 
     TRANSFERS_FILES = False
     _requires_connection = False
@@ -55,6 +58,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             with contextlib.suppress(ConfigError):
                 keep_topology(folder, load_inventory(Path(args["inventory"])), nodes)
             write_scraping_of(folder, args["plan"])
+            if args["detached"]:
+                write_atomic(folder.detached, "")
         except OSError as error:
             raise AnsibleActionFail(explain_with_path(error)) from None
         if args["model"]:

@@ -61,15 +61,13 @@ def poll(
     node: NodeName,
     renew: Annotated[bool, typer.Option("--renew/--no-renew", help="Give the run another term of its lease.")] = True,
     bring: Annotated[bool, typer.Option("--bring", help="With what logs and metrics have beyond --have.")] = False,
-    have: Annotated[list[str] | None, typer.Option("--have", help="NAME:IDENTITY:OFFSET, of each file.")] = None,
+    have: Annotated[list[str] | None, typer.Option("--have", help="NAME:DIGEST:OFFSET, of each file.")] = None,
 ) -> None:
     """Print the job's state, each rank's last step, and failures with the ends of their logs."""
     try:
         places = parse_have(have or ()) if bring else None
     except ValueError:
-        raise ConfigError(
-            [Problem("", 0, "--have", "is not NAME:IDENTITY:OFFSET", "start the playbook again")]
-        ) from None
+        raise ConfigError([Problem("", 0, "--have", "is not NAME:DIGEST:OFFSET", "start the playbook again")]) from None
     _print(poll_job(run_dir, node, renew=renew, have=places))
 
 

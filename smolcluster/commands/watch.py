@@ -29,10 +29,12 @@ EVENT_BYTES = 128 * 1024
 def watch(which: Annotated[str, typer.Argument(metavar="RUN", help=WHICH)] = LATEST) -> None:
     """Watch a run: a row per node, progress, loss, who is slowest and why. It leaves with the run's exit code.
 
-    Ctrl-C ends the watching, not the run. Of machines elsewhere it shows what the playbook that follows them hears.
+    Ctrl-C ends the watching, not the run. Of machines elsewhere it shows what the playbook that follows them hears; of
+    a detached run, what was collected.
     """
     from rich.console import Console
 
+    from smolcluster.jobs.watching import going_alone
     from smolcluster.observe.records import Reader
     from smolcluster.observe.report import plan_in
     from smolcluster.runtime.runfolder import RunFolder, run_at
@@ -42,13 +44,13 @@ def watch(which: Annotated[str, typer.Argument(metavar="RUN", help=WHICH)] = LAT
     folder = RunFolder(run_at(run_dir))
     console = Console()
     try:
-        if console.is_terminal:
-            _on_a_screen(console, folder, plan)
-        else:
-            _in_lines(folder, plan)
+        last = _on_a_screen(console, folder, plan) if console.is_terminal else _in_lines(folder, plan)
     except KeyboardInterrupt:
         typer.echo("no longer watching; the run is left alone", err=True)
         raise typer.Exit(130) from None
+    if last.alone:
+        typer.echo(going_alone(folder, last.alone))
+        return
     raise typer.Exit(_show_end(console, run_dir))
 
 
@@ -66,10 +68,10 @@ def _looks(folder: RunFolder, plan: Plan | ServePlan) -> Iterator[Look]:
         pause.wait(LOOK_EVERY_S)
 
 
-def _on_a_screen(console: Console, folder: RunFolder, plan: Plan | ServePlan) -> None:
+def _on_a_screen(console: Console, folder: RunFolder, plan: Plan | ServePlan) -> Look:
     from rich.live import Live
 
-    from smolcluster.observe.events import events_of
+    from smolcluster.observe.events import EventLogs
     from smolcluster.observe.live import History, NodeView, screen
     from smolcluster.observe.records import Reader
 
@@ -77,6 +79,7 @@ def _on_a_screen(console: Console, folder: RunFolder, plan: Plan | ServePlan) ->
     losses = Reader().metrics(folder.metrics(first.node, first.rank)).steps
     history = History([(float(record.step), record.loss) for record in losses])
     server = first.node if first.role == "server" else None
+    logs = EventLogs(folder, plan.ranks, EVENT_BYTES)
     with Live(console=console, auto_refresh=False) as live:
         for look in _looks(folder, plan):
             views = {
@@ -84,12 +87,13 @@ def _on_a_screen(console: Console, folder: RunFolder, plan: Plan | ServePlan) ->
                 for name, answer in look.nodes.items()
             }
             history.take(views)
-            events = events_of(folder, plan.ranks, EVENT_BYTES)[-EVENTS_SHOWN:]
+            events = logs.look()[-EVENTS_SHOWN:]
             picture = screen(folder.path.name, views, history, events, time.time(), server, console.options.ascii_only)
             live.update(picture, refresh=True)
+    return look
 
 
-def _in_lines(folder: RunFolder, plan: Plan | ServePlan) -> None:
+def _in_lines(folder: RunFolder, plan: Plan | ServePlan) -> Look:
     from smolcluster.jobs.remarking import Remarks
     from smolcluster.jobs.telling import ServedLines, StepLines, Telling
     from smolcluster.plan.types import ServePlan
@@ -110,6 +114,7 @@ def _in_lines(folder: RunFolder, plan: Plan | ServePlan) -> None:
             lines = told[node].lines(answer, time.monotonic())
             for line in lines + (told[node].last(answer, time.monotonic()) if look.over else []):
                 print(line, flush=True)
+    return look
 
 
 def _show_end(console: Console, run_dir: Path) -> int:

@@ -15,7 +15,7 @@ DASHBOARD_SCHEMA = 1
 
 Kind = Literal["training", "serving", "profile", "unknown"]
 NodeState = Literal["unknown", "starting", "running", "restarting", "lost", "completed", "failed", "stopped"]
-EventKind = Literal["join", "leave", "restart", "checkpoint", "straggler", "fault", "warning", "error", "end"]
+EventKind = Literal["join", "leave", "restart", "checkpoint", "straggler", "fault", "warning", "error", "stop", "end"]
 Level = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 Grouping = Literal["run", "node", "rank"]
 SeriesName = Literal[
@@ -213,11 +213,12 @@ class StageNow(BaseModel):
     health: Literal["serving", "recovering", "lost", "unknown"] = "unknown"
     ms_per_token: float | None = None
     sessions: int | None = None
-    memory_mb: float | None = None
 
 
 class ServingNow(BaseModel):
-    """A served model now: what the API says, and its stages in order."""
+    """A served model now: what the API says, and its stages in order. Counts and speed of one that is served no more
+    are those of its summary, over all the time that it was; `ms_per_token` of its stages are the last ones.
+    """
 
     state: Literal["starting", "ready", "lost", "closed"]
     reason: str = ""
@@ -263,7 +264,10 @@ class StateAnswer(BaseModel):
 
 
 class SeriesLine(BaseModel):
-    """One curve, as columns of the same length, steps ascending. Of the whole run `node` and `rank` are null."""
+    """One curve, as columns of the same length, steps ascending. Of the whole run `node` and `rank` are null.
+
+    A served model takes no steps: there they are whole seconds since 1970.
+    """
 
     label: str
     node: str | None = None

@@ -6,10 +6,9 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from smolcluster.dashboard.answers import EventAnswer, EventKind, EventsAnswer
-from smolcluster.observe.events import MOST_EVENTS, Event, events_of
+from smolcluster.observe.events import MOST_EVENTS, Event, EventLogs
 from smolcluster.plan.types import RankPlan
 from smolcluster.runtime.runfolder import RunFolder
 
@@ -19,20 +18,17 @@ _STEP = re.compile(r"\bstep (\d{1,15})\b")
 
 
 class Happened:
-    """The events of one run. Logs are read again only when one of them has changed."""
+    """The events of one run."""
 
     def __init__(self, folder: RunFolder, ranks: tuple[RankPlan, ...]) -> None:
         self._folder = folder
         self._ranks = ranks
-        self._marks: dict[Path, tuple[int, int]] = {}
-        self._told: tuple[Event, ...] = ()
+        self._logs = EventLogs(folder, ranks)
 
     def answer(self, ahead_s: Mapping[str, float], slowest: tuple[str, str] | None) -> EventsAnswer:
         """All of them. `ahead_s`: how far each machine's clock is ahead; `slowest`: a machine, and why it is."""
-        marks = {path: _mark(path) for path in self._logs()}
-        if marks != self._marks:
-            self._told, self._marks = events_of(self._folder, self._ranks), marks
-        found = [_event(event, ahead_s.get(event.node, 0.0)) for event in [*self._told, *self._lost()]]
+        told = [*self._logs.look(), *self._lost()]
+        found = [_event(event, ahead_s.get(event.node, 0.0)) for event in told]
         found = [self._at_whom(event) if event.kind == "fault" else event for event in found]
         if slowest is not None:
             node, why = slowest
@@ -45,11 +41,6 @@ class Happened:
         named = _RANK.search(event.text)
         hit = next((rank for rank in self._ranks if named is not None and rank.rank == int(named[1])), None)
         return event.model_copy(update={"node": hit.node, "rank": hit.rank}) if hit is not None else event
-
-    def _logs(self) -> list[Path]:
-        nodes = dict.fromkeys(rank.node for rank in self._ranks)
-        supervisors = [self._folder.supervisor_log(node) for node in nodes]
-        return [*supervisors, *(self._folder.log(rank.node, rank.rank) for rank in self._ranks)]
 
     def _lost(self) -> Sequence[Event]:
         """Machines that the playbook lost: it says so where their own logs cannot. By our clock."""
@@ -77,14 +68,6 @@ def _event(event: Event, ahead_s: float) -> EventAnswer:
         step=int(step[1]) if step is not None else None,
         text=event.text,
     )
-
-
-def _mark(path: Path) -> tuple[int, int]:
-    try:
-        stat = path.stat()
-    except OSError:
-        return (0, 0)
-    return stat.st_size, stat.st_mtime_ns
 
 
 def _digest(parts: Sequence[str]) -> str:

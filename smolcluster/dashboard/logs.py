@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, get_args
 
+import pydantic_core
+
 from smolcluster.chat.backend.refusals import ApiError
 from smolcluster.dashboard.answers import Level, LogLine, LogsAnswer
 from smolcluster.observe.loglines import stamped
@@ -278,7 +280,7 @@ def _cursor(at: Mapping[str, int]) -> str:
 
 def _read_cursor(text: str, param: str) -> dict[str, int]:
     try:
-        value = json.loads(urlsafe_b64decode(text.encode("ascii")))
+        value = pydantic_core.from_json(urlsafe_b64decode(text.encode("ascii")))
     except ValueError:
         value = None
     places = list(value.values()) if isinstance(value, dict) else [None]

@@ -94,7 +94,7 @@ def _nodes(seen: Seen, progress: Mapping[int, StepRecord]) -> list[NodeNow]:
         ranks = [rank.rank for rank in seen.plan.ranks if rank.node == name]
         mine = [rank_now(rank, answer, progress.get(rank), recent.get(rank, []), least) for rank in ranks]
         followed = seen.followed.get(name, Followed())
-        state, reason = _node_state(answer, followed, seen.look.over)
+        state, reason = _node_state(answer, followed, seen.look.over, name in seen.look.alone)
         steps = [rank.steps for rank in mine if rank.steps is not None]
         word, why = said.get(name, ("", ""))
         job = answer.job if answer is not None else None
@@ -124,9 +124,11 @@ def _nodes(seen: Seen, progress: Mapping[int, StepRecord]) -> list[NodeNow]:
     return nodes
 
 
-def _node_state(answer: PollResult | None, followed: Followed, over: bool) -> tuple[NodeState, str]:
+def _node_state(answer: PollResult | None, followed: Followed, over: bool, alone: bool) -> tuple[NodeState, str]:
     if followed.state == "lost":
         return "lost", followed.reason
+    if alone:
+        return (answer.job.state, answer.job.reason) if answer is not None else ("unknown", "")
     if answer is None:
         return "unknown", followed.reason or ("" if not over else "it has left nothing here")
     job = answer.job
@@ -161,7 +163,8 @@ def _state(seen: Seen, nodes: Sequence[NodeNow]) -> tuple[str, str]:
     if not seen.look.over:
         if "restarting" in states:
             return "restarting", next((node.restart_reason for node in nodes if node.restart_reason), why)
-        return ("running" if {"running", "failed", "completed", "lost"} & set(states) else "starting"), why
+        begun = bool({"running", "failed", "completed", "lost"} & set(states)) or len(seen.look.alone) == len(nodes)
+        return ("running" if begun else "starting"), why
     for state in ("failed", "stopped", "lost"):
         if state in states:
             return state, why

@@ -1,7 +1,7 @@
 """The dashboard's own process: on this machine alone, until it is asked to end or whom it belongs to has ended.
 
 Its key is made from the run's secret, so that a browser which was let in once is still in after the process was started
-again. Whoever may read the run's folder has it anyway.
+again. Whoever may read the run's folder has it anyway. Which links were used is remembered there, by their numbers.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def serve_dashboard(
     key = key_of(folder)
     bound = {"page": _listen(port)}
     url = f"http://{Endpoint(*bound['page'][0].getsockname()[:2])}"
-    settings = ApiSettings(key=SecretStr(key), urls={"page": url})
+    settings = ApiSettings(key=SecretStr(key), urls={"page": url}, links_file=folder.dashboard_links)
 
     def attended() -> bool:
         return belongs_to is not None and alive(belongs_to)

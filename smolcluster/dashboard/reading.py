@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from smolcluster.chat.backend.refusals import ApiError
 from smolcluster.dashboard.answers import (
@@ -34,7 +36,7 @@ from smolcluster.dashboard.series import FIGURES, RankColumns, all_have, lines_o
 from smolcluster.dashboard.serving import serving_of
 from smolcluster.dashboard.stopping import Others, Stopper
 from smolcluster.jobs.types import ACTIVE_STATES, PollResult
-from smolcluster.jobs.watching import Lookout
+from smolcluster.jobs.watching import Lookout, going_alone
 from smolcluster.plan.types import Plan, ServePlan
 from smolcluster.runtime.metricsfile import METRICS_SCHEMA
 from smolcluster.runtime.runfolder import RunFolder
@@ -104,7 +106,10 @@ class Reading:
             # Chosen ranks are a run of their own; of a star the server's steps are the run's.
             counted = ranks if server is None or len(ranks) < len(self._ranks) else ranks[:1]
             lines, ends = [], []
-            for line, steps, values, times in lines_of(name, by, ranks, counted, self._machines):
+            timed = isinstance(self._plan, ServePlan)
+            for line, steps, values, times in lines_of(name, by, ranks, counted, self._machines, timed):
+                if timed:
+                    steps = np.floor(steps - self._ahead(line.node))
                 if until_step is not None:
                     steps, values, times = (each[steps <= until_step] for each in (steps, values, times))
                 if len(steps):
@@ -222,11 +227,13 @@ class Reading:
     def _answer(self, plan: Plan | ServePlan, lookout: Lookout) -> StateAnswer:
         now = time.time()
         look = lookout.look(now)
-        if look.over and not self._folder.summary.exists() and self._attended():
+        # Of a run that goes on alone a summary tells how it was when it was collected.
+        if look.alone or (look.over and not self._folder.summary.exists() and self._attended()):
             look = replace(look, over=False)
         for columns in (*(one.columns for one in self._ranks), *self._machines.values()):
             columns.refresh()
-        serving = serving_of(plan, look) if isinstance(plan, ServePlan) else None
+        summary = summary_in(self._folder)
+        serving = serving_of(plan, look, summary) if isinstance(plan, ServePlan) else None
         return state_answer(
             Seen(
                 now=now,
@@ -235,11 +242,11 @@ class Reading:
                 ranks=self._ranks,
                 machines=self._machines,
                 followed={node: followed_of(self._folder, node, now) for node in look.nodes},
-                summary=summary_in(self._folder),
+                summary=summary,
                 serving=serving,
                 started=self._started(look.nodes.values()),
                 data=self._mark(),
-                notes=self._notes(),
+                notes=self._notes(look.alone),
             )
         )
 
@@ -264,7 +271,7 @@ class Reading:
         files += [path for node in nodes for path in (self._folder.supervisor_log(node), self._folder.followed(node))]
         return mark_of(files)
 
-    def _notes(self) -> list[str]:
+    def _notes(self, alone: Sequence[str]) -> list[str]:
         """What is not whole, in words."""
         notes = []
         for columns in (*(one.columns for one in self._ranks), *self._machines.values()):
@@ -277,4 +284,6 @@ class Reading:
                 fix = "upgrade smolcluster" if newer else "look at it with the smolcluster that wrote it"
                 what = f"is version {columns.other_schema}; this smolcluster reads version {METRICS_SCHEMA}"
                 notes.append(f"{name} {what}: {fix}")
+        if alone:
+            notes.append(f"{going_alone(self._folder, alone)}, and this page shows it then")
         return notes

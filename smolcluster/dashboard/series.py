@@ -97,18 +97,21 @@ def lines_of(
     ranks: Sequence[RankColumns],
     counted: Sequence[RankColumns],
     machines: Mapping[str, Columns],
+    timed: bool = False,
 ) -> list[tuple[SeriesLine, Numbers, Numbers, Numbers]]:
-    """Each curve, empty, with its steps, values and times, whole.
+    """Each curve, empty, with its steps, values and times, whole. `timed`: there are no steps, times stand for them.
 
     `counted` are the ranks whose steps are the run's: of a star the server alone. The whole run's loss is the one that
     was recorded the most of. `machines`: what was seen of each; its steps are those that its first rank was at then.
     """
     if name in MACHINE:
         first = {one.node: one for one in reversed(ranks)}
-        return [_machine(one, machines[node].machine, MACHINE[name][1]) for node, one in sorted(first.items())]
+        value = MACHINE[name][1]
+        return [_machine(one, machines[node].machine, value, timed) for node, one in sorted(first.items())]
     if name in LINK:
+        field = LINK[name][1]
         return [
-            _link(one, found, peer, LINK[name][1]) for one in ranks for peer, found in sorted(one.columns.links.items())
+            _link(one, found, peer, field, timed) for one in ranks for peer, found in sorted(one.columns.links.items())
         ]
     figure = FIGURES[name]
     if by == "run" and figure.by == "run":
@@ -161,11 +164,13 @@ def all_have(ends: Sequence[tuple[int, float]]) -> int:
 
 
 def _machine(
-    one: RankColumns, found: Sequence[Measured], value: Callable[[Mapping[str, Any]], float | None]
+    one: RankColumns, found: Sequence[Measured], value: Callable[[Mapping[str, Any]], float | None], timed: bool
 ) -> tuple[SeriesLine, Numbers, Numbers, Numbers]:
     line = SeriesLine(label=one.node, node=one.node, steps=[], values=[], times=[])
     rows = [(each.time, known) for each in found for known in [value(each.values)] if known is not None]
     table = np.array(rows, dtype=np.float64).reshape(len(rows), 2)
+    if timed:
+        return line, table[:, 0], table[:, 1], table[:, 0]
     steps, times = one.columns.column("step"), one.columns.column("time")
     if not len(steps) or not len(table):
         return line, np.empty(0), np.empty(0), np.empty(0)
@@ -174,7 +179,7 @@ def _machine(
 
 
 def _link(
-    one: RankColumns, found: Sequence[Measured], peer: int, field: str
+    one: RankColumns, found: Sequence[Measured], peer: int, field: str, timed: bool
 ) -> tuple[SeriesLine, Numbers, Numbers, Numbers]:
     rows = [
         (float(each.step or 0), known, each.time)
@@ -185,7 +190,7 @@ def _link(
     table = np.array(rows, dtype=np.float64).reshape(len(rows), 3)
     label = f"{one.rank} to {peer}"
     line = SeriesLine(label=label, node=one.node, rank=one.rank, peer=peer, steps=[], values=[], times=[])
-    return line, table[:, 0], table[:, 1], table[:, 2]
+    return line, table[:, 2 if timed else 0], table[:, 1], table[:, 2]
 
 
 def _scaled(value: object, by: float) -> float | None:

@@ -25,6 +25,8 @@ def remarks_of(
     server = server_of(seen.plan)
     views, history = {}, History()
     for name, answer in seen.look.nodes.items():
+        if name in seen.look.alone:
+            continue  # its last step here is that of when it was collected
         mine = {
             rank.rank: progress[rank.rank] for rank in seen.plan.ranks if rank.node == name and rank.rank in progress
         }

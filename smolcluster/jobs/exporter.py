@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import ValidationError
@@ -25,9 +26,10 @@ from smolcluster.observe.exposition import NodeFigures
 from smolcluster.plan.exporters import Exporter
 from smolcluster.runtime.growing import Growing
 from smolcluster.runtime.metricsfile import HardwareRecord, LinkRecord, StepRecord, ValidationRecord
+from smolcluster.spec.values import is_loopback
 
 _log = logging.getLogger("smolcluster.supervisor")
-# Who connects and asks for nothing holds up the next one for so long.
+# Who connects and asks for nothing, or for it a letter at a time, holds up the next one, and our end, for so long.
 _REQUEST_S = 2.0
 _LOOK_S = 0.5
 
@@ -134,13 +136,37 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.0"  # a connection is for one request, and then the next one's turn
     server_version, sys_version = "smolcluster", ""
 
+    def handle(self) -> None:
+        """One request. The time above is the socket's, for each wait; all of them together get no more."""
+        over = threading.Timer(_REQUEST_S, self._hang_up)
+        over.daemon = True
+        over.start()
+        try:
+            super().handle()
+        finally:
+            over.cancel()
+
+    def _hang_up(self) -> None:
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
+
     def do_GET(self) -> None:
         if self.path.partition("?")[0] != "/metrics":
             self._say(404, b"the figures are at /metrics\n")
+        elif not self.server.key and not self._named_as_here():
+            self._say(403, b"ask this machine by its address or as localhost\n")
         elif self.server.key and not self._has_key():
             self._say(401, b"say the key in runs/latest/prometheus/key: Authorization: Bearer KEY\n")
         else:
             self._say(200, self.server.text(), CONTENT_TYPE_LATEST)
+
+    def _named_as_here(self) -> bool:
+        """Where no key is asked for: a page of elsewhere may have its own name mean this machine, and read us then."""
+        try:
+            name = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
+        except ValueError:
+            return False
+        return not name or is_loopback(name)
 
     def _has_key(self) -> bool:
         said = self.headers.get("Authorization", "")

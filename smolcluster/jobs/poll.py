@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from smolcluster.errors import PeerError
 from smolcluster.jobs.control import ask
-from smolcluster.jobs.pieces import Place, read_pieces
+from smolcluster.jobs.pieces import Had, read_pieces
 from smolcluster.jobs.registry import Registry
 from smolcluster.jobs.state import read_state, told_by_ranks
 from smolcluster.jobs.stop import settle
@@ -25,7 +25,7 @@ SILENT_S = 30.0
 _FINE = frozenset({"running", "0", "130"})
 
 
-def poll_job(run_dir: Path, node: str, renew: bool = True, have: dict[str, Place] | None = None) -> PollResult:
+def poll_job(run_dir: Path, node: str, renew: bool = True, have: Mapping[str, Had] | None = None) -> PollResult:
     """State, last step of each rank, and failures with the ends of their logs. Cheap: reads only the ends of files.
 
     `have`: how much of the node's files is where the question came from; what is new comes along. `renew` gives the run

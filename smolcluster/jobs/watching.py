@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,10 +32,23 @@ COLLECT_S = 120.0
 
 @dataclass(frozen=True)
 class Look:
-    """All nodes of a run, in the plan's order; None of whom nothing is known yet. `over`: nobody is at it any more."""
+    """All nodes of a run, in the plan's order; None of whom nothing is known yet. `over`: nobody is at it any more.
+
+    `alone`: nodes elsewhere of a run that was started to go on without this machine, until what was collected of them
+    says that their part has ended. It may be over or not, nobody here can tell.
+    """
 
     nodes: dict[str, PollResult | None]
     over: bool
+    alone: tuple[str, ...] = ()
+
+
+def going_alone(folder: RunFolder, nodes: Sequence[str]) -> str:
+    """What to do about `Look.alone`."""
+    goes = "goes" if len(nodes) == 1 else "go"
+    what = f"{', '.join(nodes)} {goes} on without this machine (detached), which hears nothing of it"
+    collect = f"ansible-playbook collect.yml -e run_id={folder.path.name}"
+    return f"{what}: {collect} brings what is new, as often as it is called"
 
 
 class Lookout:
@@ -54,10 +68,19 @@ class Lookout:
         going = [node for node in self._nodes if node in here or self._is_followed(node, found[node], now)]
         if going or self._begins(found, now):
             self._quiet_since = None
-            return Look(found, over=False)
+            return Look(found, over=False, alone=self._alone_elsewhere(found))
         if self._quiet_since is None:
             self._quiet_since = now
-        return Look(found, over=now - self._quiet_since >= self._patience_s(found))
+        over = now - self._quiet_since >= self._patience_s(found)
+        return Look(found, over, self._alone_elsewhere(found))
+
+    def _alone_elsewhere(self, found: dict[str, PollResult | None]) -> tuple[str, ...]:
+        """A node's own folder has its node.yaml, which is never collected."""
+        if not self._folder.detached.exists():
+            return ()
+        elsewhere = [node for node in self._nodes if not (self._folder.node(node) / "node.yaml").exists()]
+        ended = {node for node, answer in found.items() if answer and answer.job.state not in ACTIVE_STATES}
+        return tuple(node for node in elsewhere if node not in ended)
 
     def _supervised(self, node: str) -> PollResult | None:
         try:
@@ -68,6 +91,8 @@ class Lookout:
 
     def _alone(self, node: str, now: float) -> PollResult | None:
         """A rank that trains in the process of its command (one rank, here) has no supervisor that tells of it."""
+        if self._folder.detached.exists():
+            return None  # it has supervisors, and what lies here of others was collected
         written = [self._written(path) for path in (self._folder.log(node, rank) for rank in self._ranks[node])]
         if not any(written):
             return None

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import TYPE_CHECKING
 
 from smolcluster.observe.report import RankStory, RunStory, Totals
 from smolcluster.runtime.metricsfile import LinkRecord
+
+if TYPE_CHECKING:
+    from smolcluster.observe.served import ServeStory
 
 # Whose computing takes so many times the others' median holds them up.
 STRAGGLES = 1.25
@@ -47,7 +51,7 @@ class LinkFigures:
     rtt_ms: float | None
 
 
-def links_of(story: RunStory) -> tuple[LinkFigures, ...]:
+def links_of(story: RunStory | ServeStory) -> tuple[LinkFigures, ...]:
     """The links of a run as both of their ends saw them."""
     found: dict[tuple[int, int], list[LinkRecord]] = {}
     for rank in story.ranks:

@@ -60,7 +60,13 @@ def read_story(path: Path) -> Story:
         return read_run(path)
     folder = RunFolder(run_at(path))
     ranks = tuple(
-        RankStory(rank, reader.result(folder.result(rank.node, rank.rank)), steps=(), links=()) for rank in plan.ranks
+        RankStory(
+            rank,
+            reader.result(folder.result(rank.node, rank.rank)),
+            steps=(),
+            links=reader.metrics(folder.metrics(rank.node, rank.rank)).links,
+        )
+        for rank in plan.ranks
     )
     jobs = [reader.job(folder.job_state(node)) for node in dict.fromkeys(rank.node for rank in plan.ranks)]
     found = [job for job in jobs if job is not None]

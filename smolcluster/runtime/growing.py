@@ -7,11 +7,21 @@ read to: an inode may be given again, a size be reached, and a copy with more li
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 # More than a line of metrics.jsonl: of two steps whole lines are never the same.
-_KNOWN_BY = 512
+KNOWN_BY = 512
+
+
+def known_by(file: BinaryIO, place: int) -> bytes:
+    """What tells whether a file is still the one that was read up to `place`: its bytes just before that, fewer where
+    it ends earlier.
+    """
+    begin = max(0, place - KNOWN_BY)
+    file.seek(begin)
+    return file.read(place - begin)
 
 
 class Grown(NamedTuple):
@@ -22,10 +32,14 @@ class Grown(NamedTuple):
 
 
 class Growing:
-    """Remembers how far it has read. The file may be missing: what was read of it stays read."""
+    """Remembers how far it has read. The file may be missing: what was read of it stays read.
 
-    def __init__(self, path: Path) -> None:
+    `end_bytes`: of a file that is longer when it is read first, or is another one, only so much of its end is read.
+    """
+
+    def __init__(self, path: Path, end_bytes: int | None = None) -> None:
         self._path = path
+        self._end_bytes = end_bytes
         self._offset = 0
         self._before = b""
 
@@ -36,11 +50,12 @@ class Growing:
         """
         try:
             with self._path.open("rb") as file:
-                file.seek(self._offset - len(self._before))
-                anew = file.read(len(self._before)) != self._before
+                anew = known_by(file, self._offset) != self._before
                 if anew:
                     self._offset, self._before = 0, b""
-                    file.seek(0)
+                if not self._offset and self._end_bytes is not None:
+                    self._skip(file, self._end_bytes)
+                file.seek(self._offset)
                 read = file.read(most_bytes)
                 while b"\n" not in read and (more := file.read(most_bytes)):
                     read += more
@@ -50,5 +65,14 @@ class Growing:
         if not end:
             return Grown([], anew)
         self._offset += len(whole) + 1
-        self._before = (self._before + whole + end)[-_KNOWN_BY:]
+        self._before = (self._before + whole + end)[-KNOWN_BY:]
         return Grown(whole.split(b"\n"), anew)
+
+    def _skip(self, file: BinaryIO, end_bytes: int) -> None:
+        """To the first whole line of the file's end."""
+        begin = os.fstat(file.fileno()).st_size - end_bytes
+        if begin > 0:
+            file.seek(begin)
+            file.readline()
+            self._offset = file.tell()
+            self._before = known_by(file, self._offset)

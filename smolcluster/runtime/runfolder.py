@@ -1,4 +1,4 @@
-"""The run folder (DESIGN section 7): every path and every record in it, in one place. No torch.
+"""The run folder (DESIGN section 7): every path in it, and its records or where they are. No torch.
 
 The layout is the same on every host: a node writes nodes/<node>/..., rank 0's node also model/ and checkpoints/, the
 controller plan.json, summary.json and plots/. Collecting a node is copying its nodes/<node> tree.
@@ -14,15 +14,19 @@ from typing import Literal
 from pydantic import Field
 
 from smolcluster.files import write_atomic as write_atomic  # every record of a run is written so
+from smolcluster.runtime.servingnote import SERVING_SCHEMA as SERVING_SCHEMA  # the larger records have their own places
+from smolcluster.runtime.servingnote import RequestRecord as RequestRecord
+from smolcluster.runtime.servingnote import ServingNote as ServingNote
+from smolcluster.runtime.summary import SUMMARY_SCHEMA as SUMMARY_SCHEMA
+from smolcluster.runtime.summary import GradientAccount as GradientAccount
+from smolcluster.runtime.summary import Staleness as Staleness
+from smolcluster.runtime.summary import Status as Status
+from smolcluster.runtime.summary import Summary as Summary
 from smolcluster.spec.base import Frozen
 
 RESULT_SCHEMA = 1
-SUMMARY_SCHEMA = 1
 JOB_SCHEMA = 1
-SERVING_SCHEMA = 1
 PROFILE = "profile.json"
-
-Status = Literal["completed", "failed", "stopped"]
 
 
 @dataclass(frozen=True)
@@ -176,6 +180,18 @@ class RunFolder:
         return self.path / ".follow" / ".stop.json"
 
     @property
+    def detached(self) -> Path:
+        """On the controller: made when the run was started to go on without it. Of its parts elsewhere nobody hears
+        then, until they are collected.
+        """
+        return self.path / ".follow" / ".detached"
+
+    @property
+    def dashboard_links(self) -> Path:
+        """On the controller: which links to the run's dashboard have let somebody in."""
+        return self.path / ".dashboard_links"
+
+    @property
     def was_ready(self) -> Path:
         """On the controller: made when the served model answered for the first time."""
         return self.path / ".follow" / ".ready"
@@ -183,57 +199,6 @@ class RunFolder:
     def endpoint(self, node: str) -> Path:
         """Rank 0's own announcement of a port chosen at start (plan port 0); readable by ranks of the same machine."""
         return self.node(node) / "endpoint.json"
-
-
-class ServingNote(Frozen):
-    """How serving goes, whole and atomic at every change and about every second. `urls`: api, page.
-
-    `model` is the name that requests give, "" before it is known; `chat`: it has a chat template.
-    `state` is what /health says: ready, or why not in `reason`. Counts are since the API's rank began. `layers`: by
-    rank of a stage those it had when it was ready last ("0:10"); one that is missing then served none.
-    `ms_per_token` (recent) and `sessions` are of stages, by rank.
-    """
-
-    schema_: int = Field(default=SERVING_SCHEMA, alias="schema", serialization_alias="schema")
-    time: float
-    state: Literal["starting", "ready", "lost", "closed"]
-    reason: str = ""
-    urls: dict[str, str] = Field(default_factory=dict)
-    layers: dict[int, str] = Field(default_factory=dict)
-    ms_per_token: dict[int, float] = Field(default_factory=dict)
-    sessions: dict[int, int] = Field(default_factory=dict)
-    model: str = ""
-    chat: bool = False
-    active: int = 0
-    waiting: int = 0
-    requests: int = 0
-    failed: int = 0
-    tokens: int = 0
-    tokens_per_s: float = 0.0
-
-
-class RequestRecord(Frozen):
-    """One line of requests.jsonl: a request that ended. No word of what was asked or answered. Times in seconds.
-
-    `finish`: stop, length, cancelled, or the error's kind. `first_s`: from its arrival to the first token.
-    """
-
-    schema_: int = Field(default=SERVING_SCHEMA, alias="schema", serialization_alias="schema")
-    time: float
-    id: str
-    endpoint: str
-    status: int
-    stream: bool
-    prompt_tokens: int
-    completion_tokens: int
-    first_s: float | None = None
-    seconds: float
-    finish: str
-
-    @property
-    def failed(self) -> bool:
-        """Whether we failed it. One that was refused, or that its sender gave up, has not failed."""
-        return self.status >= 500 or self.finish in ("deadline", "stage_lost", "session", "closed")
 
 
 class ClockNote(Frozen):
@@ -250,28 +215,6 @@ class StopWish(Frozen):
     schema_: int = Field(default=1, alias="schema", serialization_alias="schema")
     time: float
     reason: str
-
-
-class GradientAccount(Frozen):
-    """What became of every gradient that workers pushed to a server. The samples are those of the leases.
-
-    pushed = applied + the sum of refused + rolled_back + pending; leased = applied + outstanding + released.
-    Late, of those applied, are gradients that had been meant for an update before (syncps). A duplicate is a gradient
-    that came again: it is counted once. Rolled back is what a killed server had applied after the checkpoint that it
-    went on from.
-    """
-
-    pushed: int = 0
-    applied: int = 0
-    late: int = 0
-    refused: dict[str, int] = Field(default_factory=dict)
-    rolled_back: int = 0
-    duplicates: int = 0
-    pending: int = 0
-    samples_leased: int = 0
-    samples_applied: int = 0
-    samples_outstanding: int = 0
-    samples_released: int = 0
 
 
 class RankResult(Frozen):
@@ -336,73 +279,6 @@ class JobState(Frozen):
     lost: bool = False
     began: float = 0.0
     seconds: float = 0.0
-
-
-class Staleness(Frozen):
-    """How many steps weights lacked of somebody's gradients when they were computed with."""
-
-    mean: float
-    max: int
-
-
-class Summary(Frozen):
-    """summary.json. `wire_bytes_per_step` is summed over ranks; peak_rss_mb is per rank, in rank order.
-
-    A run of kind inference has no steps, losses and staleness: these are null. `tokens` are the generated ones, and
-    `tokens_per_s` is over the time in which any request was under way. One of kind profile has none either:
-    `tokens_per_s` is what all ranks compute where nobody waits for anybody.
-    """
-
-    schema_: int = Field(default=SUMMARY_SCHEMA, alias="schema", serialization_alias="schema")
-    run_id: str
-    kind: Literal["train", "inference", "profile"]
-    strategy: str
-    status: Status
-    exit_code: int
-    reason: str = ""
-    world_size: int
-    transport: str
-    steps: int | None = None
-    tokens: int
-    seconds: float
-    tokens_per_s: float
-    loss_first: float | None = None
-    loss_last: float | None = None
-    val_loss_first: float | None = None
-    val_loss: float | None = None
-    # The share told right, of a model that tells classes; exp(val_loss) of one that writes, per token of `tokenizer`.
-    val_accuracy: float | None = None
-    perplexity: float | None = None
-    tokenizer: str | None = None
-    # What tokens and tokens_per_s count.
-    counts: Literal["tokens", "samples"] = "tokens"
-    # The share of training time that the ranks waited for samples.
-    data_share: float | None = None
-    params: int
-    wire_bytes_per_step: float | None = None
-    peak_rss_mb: tuple[float, ...]
-    staleness_mean: float | None = None
-    staleness_max: int | None = None
-    # Where ranks may be steps apart: that of the weights which each rank owns. The mean of these is `staleness_mean`.
-    staleness_by_rank: tuple[Staleness, ...] | None = None
-    restarts: int
-    generation: int
-    resumed_from: str = ""
-    resumed_step: int | None = None
-    # Of a run with a server: what became of the workers' gradients.
-    gradients: GradientAccount | None = None
-    # Where ranks take steps of their own: rounds in which they exchanged, the median slot, and each rank's steps.
-    rounds: int | None = None
-    slot_s: float | None = None
-    own_steps: tuple[int, ...] | None = None
-    # Of layers that are split: the share of its steps that each rank waited for the others, and what even stages must.
-    idle_share: tuple[float | None, ...] | None = None
-    idle_planned: float | None = None
-    # Of a served model: requests that ended, those that failed because of us, and seconds from arrival to first token.
-    requests: int | None = None
-    failed: int | None = None
-    first_token_s: float | None = None
-    first_token_p95_s: float | None = None
 
 
 def run_at(path: Path) -> Path:

@@ -1,11 +1,15 @@
-"""The dashboard of a run on machines elsewhere: what they write comes with the polls, and its button ends them."""
+"""The dashboard of a run on machines elsewhere: what they write comes with the polls, and its button ends them. Its
+tracker hears of the run by the same way.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -23,10 +27,24 @@ def until(true: Callable[[], bool], what: str, seconds: float = 120) -> None:
         pause.wait(0.5)
 
 
+def told_of(home: Path, rank: int) -> list[int]:
+    """The steps of a rank that its tracker has been told of."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    place = home / "tracking" / "tensorboard"
+    if not place.is_dir():
+        return []
+    events = EventAccumulator(str(place), size_guidance={"scalars": 0})
+    events.Reload()
+    name = f"rank-{rank}/compute_s"
+    return [event.step for event in events.Scalars(name)] if name in events.Tags()["scalars"] else []
+
+
 def test_a_run_over_ssh_seen_as_it_goes_and_stopped(
     remote: Cluster, machines: Machines, playing: list[Playing]
 ) -> None:
-    run = remote.begin("train", "strategy=fsdp", "dashboard=true", override=LONG)
+    tracked = (*LONG, "logging.tracker=tensorboard")
+    run = remote.begin("train", "strategy=fsdp", "dashboard=true", override=tracked)
     playing.append(run)
     link = run.until(r"^(http://127\.0\.0\.1:\d+)(/\?key=\S+)$")
     run_id = run.until(r"^node3  step ", timeout=300) and "".join(run.lines).partition("\nRun ")[2].split("\n")[0]
@@ -52,6 +70,7 @@ def test_a_run_over_ssh_seen_as_it_goes_and_stopped(
         until(lambda: min(curves().values()) > 0, "steps of all ranks, those elsewhere too")
         before = curves()
         until(lambda: all(curves()[rank] > before[rank] for rank in before), "further ones")
+        until(lambda: all(told_of(home, rank) for rank in range(3)), "its tracker is told of all ranks as they go")
         for node in NODES:
             told = client.get("/dashboard/logs", params={"node": node, "contains": "is in generation 0"}).json()[
                 "lines"
@@ -79,4 +98,11 @@ def test_a_run_over_ssh_seen_as_it_goes_and_stopped(
             assert (home / "nodes" / node / f"rank-{rank}" / name).read_bytes() == (there / name).read_bytes()
         assert (there / "log.txt").read_bytes().startswith(brought[node])
         assert not list((home / "nodes" / node / f"rank-{rank}").glob(".*.fresh"))
+    assert outcome.text.count("tensorboard: tensorboard --logdir") == 1
+    assert (home / "tracking" / "log.txt").read_text() == ""
+    for rank, node in enumerate(NODES):
+        told = told_of(home, rank)
+        assert all(earlier < later for earlier, later in itertools.pairwise(told)), "nothing twice"
+        lines = (home / "nodes" / node / f"rank-{rank}" / "metrics.jsonl").read_text().splitlines()
+        assert told[-1] == max(record["step"] for record in map(json.loads, lines) if "loss" in record)
     gone_within(remote, 15)  # the dashboard too, which belongs to the playbook

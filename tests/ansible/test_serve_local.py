@@ -13,10 +13,12 @@ import time
 import pytest
 from ansible_lab import Cluster, Playing, gone_within
 from ansible_served import PORTS, PROMPT, Tiny, ask, rank_of
+from test_dashboard_ssh import until
 
 from smolcluster.jobs.registry import Registry
 from smolcluster.runtime.onetime import LINK_S, read_onetime
 from smolcluster.runtime.runfolder import JobState, RunFolder, ServingNote, write_atomic
+from tests.dashboard.folders import client_of, got
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -74,11 +76,16 @@ def test_detached_it_is_seen_stopped_and_collected(local: Cluster, tiny: Tiny) -
     assert begun.code == 0, begun.text
     assert f"{begun.run_id} runs on node1, node2, node3 and needs nobody." in begun.text
     (url,) = re.findall(r"^ +api +(http://\S+)$", begun.text, re.MULTILINE)
+    assert f"watch it   python -m smolcluster dashboard runs/{begun.run_id}\n" in begun.text
+    seen = client_of(RunFolder(local.runs / begun.run_id))
+    assert got(seen, "state")["serving"]["requests"] == 0
     assert ask(url, PROMPT) == tiny.answer
     (pasted,) = re.findall(r"^ +try +(curl \S+/completions .+)$", begun.text, re.MULTILINE)
     answered = subprocess.run(shlex.split(pasted), capture_output=True, timeout=60, check=True)
     answer = json.loads(answered.stdout)
     assert answer["model"] == str(tiny.folder)
+    until(lambda: got(seen, "state")["serving"]["requests"] == 2, "the dashboard sees how it goes on")
+    assert got(seen, "state")["notes"] == [], "all of it is on this machine"
     status = local.play("status", "nodes=node1,node2")
     for part in (" ready ", url, f"{tiny.folder}: layers "):
         assert part in status.text

@@ -15,7 +15,9 @@ from ansible_sshd import Machines
 from smolcluster.data.tokenizer import train_bpe
 from smolcluster.models import build_model
 from smolcluster.models.hf import load_pretrained, save_pretrained
+from smolcluster.runtime.runfolder import RunFolder
 from smolcluster.spec.run import GPTSpec
+from tests.dashboard.folders import client_of, got
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 NODES = ("node1", "node2", "node3")
@@ -159,6 +161,16 @@ def test_a_run_without_a_controller_over_ssh(remote: Cluster) -> None:
     begun = remote.play("train", "detach=true", override=LONG)
     assert begun.code == 0, begun.text
     assert remote.processes()
+    # Nobody here hears of machines elsewhere: what is collected is what the dashboard has, as often as that is done.
+    assert f"watch it   python -m smolcluster dashboard runs/{begun.run_id} (of machines elsewhere it has" in begun.text
+    seen = client_of(RunFolder(remote.runs / begun.run_id))
+    assert [node["state"] for node in got(seen, "state")["nodes"]] == ["running", "unknown", "unknown"]
+    fetched = remote.play("collect")
+    assert fetched.code in (0, 2), fetched.text
+    now = got(seen, "state")
+    assert (now["state"], now["over"], [node["state"] for node in now["nodes"]]) == ("running", False, ["running"] * 3)
+    assert all(node["step"] for node in now["nodes"])
+    assert f"collect.yml -e run_id={begun.run_id} brings what is new" in now["notes"][-1]
     refused = remote.play("train", override=SHORT)
     assert refused.code == 2
     assert f"the run {begun.run_id} is active on {', '.join(NODES)}." in refused.text

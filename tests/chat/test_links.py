@@ -136,6 +136,18 @@ def test_used_links_stay_used_after_a_restart(locked, serve, head, tmp_path, cap
     assert "cannot be written" in caplog.text
 
 
+def test_what_one_server_has_let_in_is_used_for_another_with_its_key(locked, serve, head, tmp_path):
+    other = serve(head, key=KEY, links_file=tmp_path / "links_used")
+    first, second = fresh(), fresh()
+    assert come(locked, first).status_code == 303
+    assert come(other, first).status_code == 409
+    assert come(other, second).status_code == 303
+    assert come(locked, second).status_code == 409
+    # Neither has written over what the other one had noted.
+    again = serve(head, key=KEY, links_file=tmp_path / "links_used")
+    assert [come(again, onetime).status_code for onetime in (first, second)] == [409, 409]
+
+
 def test_what_was_used_is_forgotten_when_its_time_is_over(serve, head, tmp_path):
     file = tmp_path / "links_used"
     file.write_text(f"{'0' * 32} {int(time.time()) - 1}\n")

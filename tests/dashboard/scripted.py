@@ -273,8 +273,7 @@ def _value(name: str, node: str | None, step: int) -> float:
 def serving_now(active: int = 2, ms: float = 21.0) -> ServingNow:
     """A model in three stages that is being asked."""
     stages = [
-        StageNow(rank=rank, node=node, layers=layers, health="serving", ms_per_token=ms * part, sessions=active,
-                 memory_mb=310.0 * part)
+        StageNow(rank=rank, node=node, layers=layers, health="serving", ms_per_token=ms * part, sessions=active)
         for rank, (node, layers, part) in enumerate(
             [("mini1", (0, 12), 1.0), ("mini2", (12, 20), 0.7), ("pi5", (20, 24), 1.9)]
         )

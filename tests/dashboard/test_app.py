@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -137,6 +138,10 @@ def test_the_process_and_its_stream(finished) -> None:
             process.communicate()
         process, url, _ = start()
         try:
+            # The link stays used.
+            assert httpx2.get(f"{url}/", params={"key": key}, timeout=60).status_code == 409
+            assert key not in finished.dashboard_links.read_text()
+            assert stat.S_IMODE(finished.dashboard_links.stat().st_mode) == 0o600
             assert client.get(f"{url}/dashboard/state").json()["cursor"] == now["cursor"]
             stop = client.post(f"{url}/dashboard/stop", json={"confirm": "a-run"})
             assert refused(stop, 409)["code"] == "over"

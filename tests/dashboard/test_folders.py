@@ -279,6 +279,45 @@ def test_a_run_that_a_playbook_follows_and_the_wish_to_stop_it(tmp_path: Path) -
     assert "ansible-playbook stop.yml -e run_id=a-run" in alone.json()["error"]["message"]
 
 
+def test_a_run_that_goes_on_without_this_machine(tmp_path: Path) -> None:
+    """Detached: node1 is this machine itself, the others are elsewhere, and what was collected of them gets old."""
+    folder = run_folder(tmp_path / "a-run")
+    write_atomic(folder.detached, "")
+    write_atomic(folder.node("node1") / "node.yaml", "")
+    with_job(folder, "node1", "running", "running")
+    for rank in (1, 2):
+        shutil.rmtree(folder.node(NODES[rank]))
+    client = client_of(folder, "wish")
+    now = got(client, "state")
+    assert (now["state"], now["over"], [node["state"] for node in now["nodes"]]) == (
+        "running", False, ["running", "unknown", "unknown"],
+    )  # fmt: skip
+    [note] = now["notes"]
+    assert note.startswith("node2, node3 go on without this machine (detached)")
+    assert "ansible-playbook collect.yml -e run_id=a-run" in note
+    # collect.yml brings what there is, and makes a summary of what it was: that is no end.
+    with MetricsWriter(folder.metrics("node2", 1)) as metrics:
+        metrics.write(record(7, 1))
+    with_job(folder, "node2", "running", "running")
+    write_atomic(folder.log("node2", 1), "2026-11-29T10:00:00Z INFO from node2\n")
+    write_atomic(folder.summary, json.dumps({"status": "failed"}))
+    now = got(client, "state")
+    assert (now["over"], [(node["state"], node["step"]) for node in now["nodes"]]) == (
+        False, [("running", 3), ("running", 7), ("unknown", None)],
+    )  # fmt: skip
+    assert now["nodes"][1]["remark"] == "", "nobody has looked whether it takes steps"
+    assert "from node2" in [line["text"] for line in got(client, "logs")["lines"]]
+    stop = client.post("/dashboard/stop", json={"confirm": "a-run"})
+    assert (stop.status_code, stop.json()["error"]["code"]) == (409, "not_from_here")
+    assert "ansible-playbook stop.yml -e run_id=a-run" in stop.json()["error"]["message"]
+    # Collected once more, they have ended.
+    folder.summary.unlink()
+    for node in NODES:
+        with_job(folder, node)
+    assert (got(client, "state")["state"], got(client, "state")["over"]) == ("completed", True)
+    assert got(client, "state")["notes"] == []
+
+
 def test_a_node_that_the_playbook_lost(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "a-run")
     for node in NODES:

@@ -148,7 +148,9 @@ def test_a_search_ends_in_time_and_goes_on(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    "cursor", ["x", "AAAA", "e30", "WzFd", "eyJhIjotMX0=", "é", "eyJhIjoieCJ9", "eyJhIjp0cnVlfQ=="]
+    "cursor",
+    ["x", "AAAA", "e30", "WzFd", "eyJhIjotMX0=", "é", "eyJhIjoieCJ9", "eyJhIjp0cnVlfQ==", "W1tb" * 4000],
+    ids=[*map(str, range(8)), "deep"],
 )
 def test_cursors_that_are_none(tmp_path: Path, cursor: str) -> None:
     sources = sources_in(tmp_path, mini="a line\n")

@@ -2,80 +2,34 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-from smolcluster.chat.backend.api import create_app
-from smolcluster.chat.backend.serve import Serving, bind, urls
-from smolcluster.chat.backend.settings import ApiSettings
 from smolcluster.dashboard.answers import SlowestAnswer
-from smolcluster.dashboard.app import create_dashboard
 from smolcluster.dashboard.reading import Reading
-from smolcluster.dashboard.routes import dashboard_routes
 from smolcluster.runtime.metrics import MetricsWriter
 from smolcluster.runtime.runfolder import write_atomic
-from tests.chat.browser import PATIENCE_S
 from tests.chat.conftest import serve
-from tests.chat.fake_head import FakeHead
 from tests.chat.page import IN_CHROMIUM, browser, checked, quiet
 from tests.dashboard.folders import NODES, record, run_folder, with_links, with_machine
-from tests.dashboard.scripted import Scripted, loss, serving_now
+from tests.dashboard.pages import (
+    DRAWN,
+    HEARD,
+    LINES,
+    LIVE,
+    choose,
+    dashboard,
+    node_states,
+    pointed_at,
+    port_of,
+    remarks,
+)
+from tests.dashboard.scripted import Scripted, loss
 from tests.dashboard.test_folders import heard
 
 __all__ = ["browser", "serve"]
 pytestmark = IN_CHROMIUM
-
-HEARD = "document.querySelector('.head [role=status]').innerText.trim()"
-LIVE = f"{HEARD} === 'live'"
-# A chart is drawn when its canvas has something on it: nothing at all makes a small picture.
-DRAWN = "[...document.querySelectorAll('.plot canvas')].some(one => one.toDataURL().length > 4000)"
-LINES = "[...document.querySelectorAll('.logline')]"
-
-
-@contextmanager
-def dashboard(reading, port: int = 0) -> Iterator[str]:
-    """The page's address. Inside it answers; it can be started there again."""
-    bound = bind(("127.0.0.1",), {"page": port})
-    with Serving(create_dashboard(reading, ApiSettings(urls=urls(bound))), bound, 0.2):
-        yield f"{urls(bound)['page']}/"
-
-
-def port_of(url: str) -> int:
-    return int(url.split(":")[2].strip("/"))
-
-
-def remarks(tab) -> list[str]:
-    return tab.js("[...document.querySelectorAll('.remark')].map(one => one.innerText.trim())")
-
-
-def choose(tab, label: str, value: str) -> None:
-    """In the list of that label."""
-    tab.js(f"""(box => {{ box.value = {json.dumps(value)}; box.dispatchEvent(new Event('change', {{bubbles: true}})) }})
-      ([...document.querySelectorAll('label')].find(one => one.textContent === {json.dumps(label)}).control)""")
-
-
-def node_states(tab) -> dict[str, str]:
-    found = tab.js("[...document.querySelectorAll('.machine')].map(one => [one.querySelector('h3').innerText, "
-                   "one.querySelector('.pill').innerText.trim()])")  # fmt: skip
-    return dict(found)
-
-
-def pointed_at(tab, share: float, step: int) -> None:
-    """Move over the first chart, at that share of its width, until that step is said to be there."""
-    said, until = "", time.monotonic() + PATIENCE_S
-    for turn in itertools.count():
-        box = tab.js("(one => ({x: one.left, y: one.top, w: one.width, h: one.height}))"
-                     "(document.querySelector('.u-over').getBoundingClientRect())")  # fmt: skip
-        at = {"x": box["x"] + box["w"] * share, "y": box["y"] + box["h"] / 2 + turn % 2}
-        tab.call("Input.dispatchMouseEvent", type="mouseMoved", **at)
-        said = tab.js("document.querySelector('.under').innerText")
-        if said == f"step {step:,}":
-            return
-        assert time.monotonic() < until, (said, step)
 
 
 def test_a_run_with_one_machine_killed_and_one_throttled(browser):
@@ -318,28 +272,6 @@ def test_the_stop_button_says_what_happens_and_asks(browser):
         quiet(tab, "409")
 
 
-def test_a_served_model(browser):
-    run = Scripted(kind="serving", run_id="smollm-20261129", serving=serving_now())
-    with dashboard(run) as url:
-        tab = browser.tab(url)
-        tab.until(f"{LIVE} && document.querySelectorAll('.machine').length === 3")
-        text = tab.text.replace("\n", " ")
-        for part in ("layers 0:12", "21 ms per token", "2 sessions", "Requests 41", "Failed 1", "17.5 tokens/s"):
-            assert part in text or part in tab.js("document.querySelector('.board').textContent"), part
-        run.serving = serving_now(active=3, ms=25.0)
-        run.move(1)
-        tab.until(
-            "document.body.innerText.includes('25 ms per token') && document.body.innerText.includes('3 sessions')"
-        )
-        tab.until(DRAWN)
-        tab.click("Stop")
-        tab.until("document.querySelector('dialog[open]')")
-        assert "3 answers are being written and will be cut off." in tab.text
-        tab.press("Escape")
-        checked(tab, "dashboard-serving")
-        quiet(tab)
-
-
 def test_runs_that_say_little(browser):
     """One that has not begun, one of another version, and one whose folder has gone."""
     problem = "plan.json is version 0; this smolcluster reads version 1. Read it with the smolcluster that wrote it"
@@ -431,23 +363,3 @@ def test_a_run_s_folder_that_grows(browser, tmp_path):
         tab.until("document.body.innerText.includes('asked to stop')")
         assert folder.stop_wish.exists()
         quiet(tab, "net::ERR")
-
-
-def test_the_chat_page_leads_to_it(browser, serve):
-    """Where the server has a dashboard; else there is nothing to lead to."""
-    tab = browser.tab(serve(FakeHead()).page_url)
-    tab.click("Details")
-    tab.until("document.querySelector('dialog')")
-    assert not tab.has("Dashboard")
-    run = Scripted()
-    bound = bind(("127.0.0.1",), {"api": 0, "page": 0})
-    app = create_app(FakeHead(), ApiSettings(urls=urls(bound)), lambda service: dashboard_routes(
-        run, service.settings, lambda: service.leaving
-    ))  # fmt: skip
-    with Serving(app, bound, 0.2):
-        tab = browser.tab(urls(bound)["page"])
-        tab.click("Details")
-        tab.until("[...document.querySelectorAll('dialog a')].some(one => one.innerText === 'Dashboard')")
-        tab.click("Dashboard")
-        tab.until(f"location.pathname === '/dashboard.html' && {LIVE}")
-        quiet(tab)

@@ -16,7 +16,7 @@ from smolcluster.spec.faults import FaultSpec
 from smolcluster.spec.run import CheckpointSpec, RecoverySpec
 from tests.chat.page import IN_CHROMIUM, browser, checked, quiet
 from tests.dashboard.folders import NODES
-from tests.dashboard.test_page import DRAWN, HEARD, LINES, LIVE, dashboard, node_states, remarks
+from tests.dashboard.pages import DRAWN, HEARD, LINES, LIVE, dashboard, node_states, remarks
 from tests.faults.crew import Crew, crew
 from tests.train.train_folders import data_folder, plan_of, run_spec
 

@@ -7,14 +7,27 @@ import time
 from pathlib import Path
 
 import httpx2
+import pytest
 
+from smolcluster.cli import main
 from smolcluster.dashboard.served import run_api
-from smolcluster.runtime.runfolder import JobState, RunFolder, ServingNote, write_atomic
+from smolcluster.runtime.metrics import MetricsWriter
+from smolcluster.runtime.metricsfile import HardwareRecord, LinkRecord
+from smolcluster.runtime.results import write_result
+from smolcluster.runtime.runfolder import (
+    ClockNote,
+    JobState,
+    RankResult,
+    RequestRecord,
+    RunFolder,
+    ServingNote,
+    write_atomic,
+)
 from tests.chat.asking import refused
 from tests.chat.conftest import KEY, PATIENCE_S
 from tests.chat.fake_head import FakeHead, written
 from tests.chat.test_serve import Asked, gate, node, noted, serve_plan
-from tests.dashboard.folders import client_of, got
+from tests.dashboard.folders import TEN, client_of, got
 from tests.infer.served_run import plan_of
 
 
@@ -54,6 +67,76 @@ def test_in_the_api_s_own_process(tmp_path: Path) -> None:
         asked.set()
         rank.join(60)
     assert not rank.is_alive()
+
+
+def test_a_served_model_afterwards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the machines and the links there are files; requests are those of all starts, not of the API's last one."""
+    folder = RunFolder(tmp_path / "served")
+    plan = plan_of(((0, 2), (2, 4)))
+    write_atomic(folder.plan, plan.to_json())
+    for rank, name in enumerate(("n0", "n1", "n2")):
+        job = JobState(
+            run_id="served",
+            node=name,
+            state="stopped",
+            pid=1,
+            generation=0,
+            ranks={rank: "130"},
+            began=TEN,
+            seconds=99.0,
+        )
+        write_atomic(folder.job_state(name), job.model_dump_json(by_alias=True))
+        result = RankResult(rank=rank, node=name, status="stopped", exit_code=130, reason="enough", seconds=9.0)
+        write_result(folder, result)
+        machine = HardwareRecord(
+            time=TEN + 20.5, cpu=0.5, cores=4, memory_mb=8000, memory_free_mb=5000, rss_mb={rank: 100.0 + rank}
+        )
+        with MetricsWriter(folder.hardware(name)) as metrics:
+            metrics.write(machine)
+            metrics.write(machine.model_copy(update={"time": TEN + 30.5, "cpu": 0.25}))
+    # Its clock is two seconds ahead.
+    write_atomic(folder.clock("n1"), ClockNote(offset_s=2.0, within_s=0.1).model_dump_json(by_alias=True))
+    for rank, name in enumerate(("n0", "n1")):
+        with MetricsWriter(folder.metrics(name, rank)) as metrics:
+            for look in (1, 2):
+                metrics.write(LinkRecord(step=look, time=TEN + 10 * look, peer=1 - rank, mbps=90.0 * look, rtt_ms=0.5))
+    note = ServingNote(
+        time=TEN + 40, state="ready", layers={0: "0:2", 1: "2:4"}, ms_per_token={0: 3.5, 1: 4.25}, requests=1, tokens=8
+    )
+    write_atomic(folder.serving("n2", 2), note.model_dump_json(by_alias=True))
+    write_atomic(folder.was_ready, "")
+    asked = [
+        RequestRecord(time=TEN + at, id=f"r{at}", endpoint="/v1/completions", status=200, stream=False, prompt_tokens=4,
+                      completion_tokens=8, first_s=0.5, seconds=2.0, finish="length")
+        for at in (5, 15, 25)
+    ]  # fmt: skip
+    write_atomic(folder.requests("n2", 2), "".join(one.model_dump_json(by_alias=True) + "\n" for one in asked))
+    assert main(["report", str(folder.path), "--html"]) == 0
+    capsys.readouterr()
+
+    client = client_of(folder)
+    now = got(client, "state")
+    assert (now["state"], now["over"], now["reason"], now["elapsed_s"]) == ("stopped", True, "enough", 99.0)
+    serving = now["serving"]
+    assert (serving["state"], serving["requests"], serving["tokens"], serving["tokens_per_s"]) == ("closed", 3, 24, 4.0)
+    assert [(one["ms_per_token"], one["health"]) for one in serving["stages"]] == [(3.5, "unknown"), (4.25, "unknown")]
+    assert [node["memory_mb"] for node in now["nodes"]] == [100.0, 101.0, 102.0]
+    assert [(link["src"], link["mbps"]) for link in now["links"]] == [(0, 180.0), (1, 180.0)]
+    # There are no steps: the axis is seconds, by this machine's clock.
+    cpu = got(client, "series", name="cpu_percent")
+    assert [(line["node"], line["steps"], line["values"]) for line in cpu["lines"]] == [
+        ("n0", [TEN + 20, TEN + 30], [50, 25]), ("n1", [TEN + 18, TEN + 28], [50, 25]),
+        ("n2", [TEN + 20, TEN + 30], [50, 25]),
+    ]  # fmt: skip
+    links = got(client, "series", name="link_mbps")
+    assert [(line["label"], line["steps"], line["values"]) for line in links["lines"]] == [
+        ("0 to 1", [TEN + 10, TEN + 20], [90, 180]), ("1 to 0", [TEN + 8, TEN + 18], [90, 180]),
+    ]  # fmt: skip
+    more = got(client, "series", name="cpu_percent", since_step=int(TEN) + 25)
+    assert [line["values"] for line in more["lines"]] == [[25]] * 3
+    page = folder.page.read_text(encoding="utf-8")
+    for part in ("3.5 ms", "4.25 ms", "Slowest link: from rank 0 (n0) to rank 1 (n1), 135 Mbit/s", "request_timeout_s"):
+        assert part in page, part
 
 
 def test_what_the_api_says_of_stages(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import logging
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -195,10 +196,37 @@ def test_beyond_loopback_it_asks_for_the_key(tmp_path: Path, monkeypatch: pytest
         assert ask(port, Authorization="Bearer the-key")[0] == 200
 
 
+def test_a_page_of_elsewhere_reads_nothing(tmp_path: Path) -> None:
+    """Whose name its own server says is 127.0.0.1."""
+    with served(("127.0.0.1",), "k", tmp_path / "metrics.jsonl") as port:
+        for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "[::"):
+            status, text, _ = ask(port, Host=host)
+            assert (status, b"smolcluster_" in text) == (403, False)
+        for host in ("localhost", f"127.0.0.1:{port}", "127.9.9.9", "[::1]:1"):
+            assert ask(port, Host=host)[0] == 200
+
+
 def test_who_says_nothing_holds_up_nobody_for_long(tmp_path: Path) -> None:
     with served(("127.0.0.1",), "k", tmp_path / "metrics.jsonl") as port:
         with socket.create_connection(("127.0.0.1", port)):
             assert ask(port)[0] == 200
+        assert ask(port)[0] == 200
+
+
+def test_who_asks_a_letter_at_a_time_is_cut_off(tmp_path: Path) -> None:
+    with served(("127.0.0.1",), "k", tmp_path / "metrics.jsonl") as port:
+        with socket.create_connection(("127.0.0.1", port), timeout=0.2) as slow:
+            end = time.monotonic() + 60
+            hung_up = False
+            while not hung_up:
+                assert time.monotonic() < end, "it is listened to for ever"
+                try:
+                    slow.sendall(b"G")
+                    hung_up = slow.recv(100) == b""
+                except TimeoutError:
+                    continue
+                except OSError:
+                    hung_up = True
         assert ask(port)[0] == 200
 
 

@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from smolcluster.jobs.pieces import Brought, Piece, parse_have, read_pieces
+from smolcluster.jobs.pieces import Brought, Had, Piece, parse_have, read_pieces
+from smolcluster.runtime.growing import KNOWN_BY
+
+
+def have(here: Brought) -> tuple[str, ...]:
+    return tuple(here.have)
 
 
 def brought(there: Path, here: Brought, most: int = 100, rounds: int = 50) -> int:
@@ -17,8 +22,10 @@ def brought(there: Path, here: Brought, most: int = 100, rounds: int = 50) -> in
         pieces = read_pieces(there, parse_have(here.have), most)
         if not pieces:
             return number
-        assert sum(len(piece.bytes()) for piece in pieces) <= most
+        before = have(here)
+        assert sum(len(piece.bytes()) for piece in pieces) <= most + KNOWN_BY * len(pieces)
         here.take(pieces)
+        assert have(here) != before, "what comes is new"
     raise AssertionError("it never ends")
 
 
@@ -60,6 +67,50 @@ def test_what_is_replaced_comes_whole(tmp_path: Path) -> None:
     assert copy.read_bytes() == b""
 
 
+def test_what_is_replaced_without_another_inode_or_size_comes_whole(tmp_path: Path) -> None:
+    """An inode may be given again, and a file that was cut may have grown to where it was."""
+    there, home = tmp_path / "there", tmp_path / "home"
+    there.mkdir()
+    path, copy = there / "hardware.jsonl", home / "hardware.jsonl"
+    here = Brought(home)
+    lines = [b'{"time": %d}\n' % number for number in range(100)]
+    path.write_bytes(b"".join(lines))
+    brought(there, here)
+    again = [*lines[:60], *(line.replace(b"time", b"TIME") for line in lines[60:])]
+    for other in (b"".join(again), b"".join(lines[:60]), b"".join(lines)):
+        asked = parse_have(here.have)
+        path.write_bytes(other)
+        here.take(read_pieces(there, asked, 5000))
+        if other != b"".join(lines):
+            assert copy.read_bytes() == other
+    # What it had been cut to was its beginning: the rest of it comes, and nothing twice.
+    assert copy.read_bytes() == b"".join(lines)
+    assert not list(home.glob(".*"))
+
+
+def test_answers_to_questions_from_before_another_file_came(tmp_path: Path) -> None:
+    there, home = tmp_path / "there", tmp_path / "home"
+    there.mkdir()
+    path, copy = there / "supervisor.txt", home / "supervisor.txt"
+    here = Brought(home)
+    path.write_bytes(b"a" * 1000)
+    first = read_pieces(there, parse_have(here.have))
+    here.take(first)
+    with path.open("ab") as file:
+        file.write(b"A" * 1000)
+    late = read_pieces(there, parse_have(here.have))
+    path.write_bytes(b"b" * 1200)
+    asked = parse_have(here.have)
+    new = [read_pieces(there, asked, 1000) for _ in range(2)]
+    here.take(new[0])
+    # Of the old file; and what the other question brought once more.
+    for pieces in (first, late, new[1]):
+        here.take(pieces)
+    assert copy.read_bytes() == b"a" * 1000
+    here.take(read_pieces(there, parse_have(here.have), 1000))
+    assert copy.read_bytes() == b"b" * 1200
+
+
 def test_answers_that_come_twice_or_damaged(tmp_path: Path) -> None:
     there, home = tmp_path / "there", tmp_path / "home"
     there.mkdir()
@@ -82,11 +133,10 @@ def test_answers_that_come_twice_or_damaged(tmp_path: Path) -> None:
 
 
 def test_what_a_question_says_is_there() -> None:
-    place = parse_have(["rank-0/log.txt:1f:120"])["rank-0/log.txt"]
-    assert (place.identity, place.offset) == ("1f", 120)
-    for text in ("rank-0/log.txt", "a:b", "a:b:c"):
+    assert parse_have(["rank-0/log.txt:1f:120"]) == {"rank-0/log.txt": Had("1f", 120)}
+    for text in ("rank-0/log.txt", "a:b", "a:b:c", "a:b:-1"):
         with pytest.raises(ValueError):
             parse_have([text])
     assert read_pieces(Path("/nowhere"), {}) == ()
     with pytest.raises(ValueError):
-        Piece(name="a", identity="b", offset=0, size=1, data="%").bytes()
+        Piece(name="a", offset=0, size=1, data="%").bytes()

@@ -12,7 +12,7 @@ from test_report import ended, record, run_folder
 from train_folders import plan_of, run_spec
 
 from smolcluster.cli import main
-from smolcluster.observe.events import events_of, training_events
+from smolcluster.observe.events import EventLogs, events_of, training_events
 from smolcluster.observe.page.charts import Line, area_chart, line_chart, round_up
 from smolcluster.observe.page.markup import tag
 from smolcluster.observe.predicted import outcome_of
@@ -143,6 +143,7 @@ def test_what_logs_tell(tmp_path: Path) -> None:
         folder.supervisor_log("node2"),
         "2026-11-29 10:00:05,123 rank 1 started, pid 7, 1 thread(s)\n"
         "2026-11-29 10:00:06,123 rank 1 ended: ended by signal 9 (SIGKILL)\n"
+        "2026-11-29T10:00:06.500Z INFO stopping: rank 1 of this node failed\n"
         "2026-11-29T10:00:07Z INFO restart 1 of 3: ended by signal 9 (SIGKILL)\n"
         "2026-11-29T10:00:30Z INFO rank 1 ended: done\n"
         "2026-11-29T10:00:31Z INFO completed\n",
@@ -156,14 +157,47 @@ def test_what_logs_tell(tmp_path: Path) -> None:
         ("node1", "warning", "the disk is slow"),
         ("node1", "restart", "rank 0 of 3 is in generation 1"),
     ]
-    assert [(event.kind, event.text) for event in found if event.node == "node2"][-4:] == [
+    assert [(event.kind, event.text) for event in found if event.node == "node2"][-5:] == [
         ("leave", "rank 1 ended: ended by signal 9 (SIGKILL)"),
+        ("stop", "stopping: rank 1 of this node failed"),
         ("restart", "restart 1 of 3: ended by signal 9 (SIGKILL)"),
         ("restart", "rank 1 of 3 is in generation 1"),
         ("end", "completed"),
     ]
     assert found[-1].time == datetime.datetime(2026, 11, 29, 10, 0, 31, tzinfo=datetime.UTC).timestamp()
     assert events_of(RunFolder(tmp_path / "none"), plan.ranks) == ()
+
+
+def test_events_are_read_on_as_logs_grow(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    ranks = plan_of(run_spec("fsdp", (2, 2, 2)), (2, 2, 2)).ranks
+    logs = EventLogs(folder, ranks, read_bytes=300)
+    assert logs.look() == ()
+    log = folder.log("node1", 0)
+    log.parent.mkdir(parents=True)
+
+    def say(second: int, text: str, end: str = "\n") -> None:
+        with log.open("a", encoding="utf-8") as file:
+            file.write(f"2026-11-29T10:00:{second:02d}Z WARNING {text}{end}")
+
+    say(1, "one")
+    assert [event.text for event in logs.look()] == ["one"]
+    say(2, "tw", "")
+    assert [event.text for event in logs.look()] == ["one"]
+    with log.open("a", encoding="utf-8") as file:
+        file.write("o\n")
+    assert [event.text for event in logs.look()] == ["one", "two"]
+    # Whoever looks for the first time reads the end of what is long by then.
+    for second in range(3, 30):
+        say(second, f"number {second}")
+    assert len(logs.look()) == 29
+    late = [event.text for event in EventLogs(folder, ranks, read_bytes=300).look()]
+    assert 2 < len(late) < 9
+    assert late[-1] == "number 29"
+    # Another file of that name: what the first one said is gone.
+    log.unlink()
+    say(40, "anew")
+    assert [event.text for event in logs.look()] == ["anew"]
 
 
 def test_who_holds_up_the_others(tmp_path: Path) -> None:

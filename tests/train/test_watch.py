@@ -64,6 +64,28 @@ def test_a_run_that_is_over_shows_its_end_and_its_code(tmp_path: Path, capsys: p
     assert "there is no such run" in capsys.readouterr().err
 
 
+def test_of_a_run_that_goes_on_alone_nobody_here_knows_the_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Detached, and collected while it went on: node3 was not, and node1 is this machine."""
+    folder = run_folder(tmp_path / "far")
+    write_atomic(folder.detached, "")
+    for rank, node, state in ((0, "node1", "completed"), (1, "node2", "running")):
+        write_atomic(folder.job_state(node), job(node, state, ranks={str(rank): "0"}).model_dump_json(by_alias=True))
+    write_atomic(folder.node("node1") / "node.yaml", "")
+    write_atomic(folder.summary, "{}")
+    look = lookout(folder).look()
+    assert (look.over, look.alone) == (True, ("node2", "node3"))
+    assert main(["watch", str(folder.path)]) == 0
+    said = capsys.readouterr().out
+    assert "node2, node3 go on without this machine (detached)" in said
+    assert "ansible-playbook collect.yml -e run_id=far" in said
+    assert "failed" not in said
+    write_atomic(folder.job_state("node3"), job("node3", "completed").model_dump_json(by_alias=True))
+    write_atomic(folder.job_state("node2"), job("node2", "failed").model_dump_json(by_alias=True))
+    assert lookout(folder).look().alone == ()
+
+
 def test_it_changes_nothing(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "good", ended(0), ended(1), ended(2))
     before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.path.rglob("*")}

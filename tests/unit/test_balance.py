@@ -11,30 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smolcluster.errors import ConfigError
-from smolcluster.plan import Plan, ProfilePlan, make_plan, make_profile_plan
+from smolcluster.plan import Plan
 from smolcluster.plan.predict import predict
-from smolcluster.plan.profile import LinkSpeed, Measured, NodeMeasure, Profile, concerns, differences
+from smolcluster.plan.profile import LinkSpeed, Profile
 from smolcluster.plan.shares import Cost, quickest
 from smolcluster.plan.speeds import cost_of
-from smolcluster.spec import Request, resolve
-from smolcluster.spec.request import Resolved
 from smolcluster.spec.run import RunSpec
+from tests.unit.balanced_plans import LAN, LOCAL, NODES, links_of, of_run, planned, resolved
 
-ROOT = Path(__file__).resolve().parents[2]
-LOCAL = ROOT / "inventory" / "local.smol.yml"
-# Three machines that share a slow wire; c holds two ranks.
-LAN = """\
-schema: 1
-name: lan
-machines:
-  a: {connection: local, memory_mb: 8000}
-  b: {connection: local}
-  c: {connection: local, ranks: 2}
-networks:
-  lan: {medium: ethernet, speed_mbps: 10000, private: true, members: {a: 127.0.0.2, b: 127.0.0.3, c: 127.0.0.4}}
-"""
-NODES = ("node1", "node2", "node3")
 costs = st.lists(st.builds(Cost, sample_s=st.floats(1e-4, 10.0), update_s=st.floats(0.0, 1.0)), min_size=1, max_size=6)
 
 
@@ -77,38 +61,6 @@ def test_a_rank_twice_as_slow_has_half() -> None:
 
 
 # -- the prediction ---------------------------------------------------------------------------------------------------
-
-
-def resolved(inventory: Path, strategy: str, *overrides: str, nodes: tuple[str, ...] = ()) -> Resolved:
-    return resolve(Request(inventory, strategy, nodes=nodes, overrides=overrides))
-
-
-def of_run(found: Resolved, speeds: dict[str, float], links: tuple[LinkSpeed, ...] = (), **changes: Any) -> Profile:
-    run = found.run
-    measured = Measured(
-        date="2026-11-20T10:00:00Z",
-        cluster=found.cluster.name,
-        model=run.model,
-        batch_size=run.training.batch_size,
-        precision="fp32",
-        activation_checkpointing=False,
-        compile=False,
-        nodes={
-            node.name: NodeMeasure(ranks=node.ranks, update_s=0.0, device="cpu", threads=1, versions={})
-            for node in found.cluster.nodes
-            if node.name in speeds
-        },
-    )
-    return Profile(speeds=speeds, links=links, measured=measured.model_copy(update=changes))
-
-
-def planned(found: Resolved, profile: Profile | None) -> Plan:
-    return make_plan(found.cluster, found.run, found.notes, found.inputs, profile)
-
-
-def links_of(mbps: float, rtt_ms: float = 0.0, nodes: tuple[str, ...] = NODES) -> tuple[LinkSpeed, ...]:
-    pairs = itertools.permutations(nodes, 2)
-    return tuple(LinkSpeed(src=src, dst=dst, mbps=mbps, rtt_ms=rtt_ms) for src, dst in pairs)
 
 
 @functools.cache
@@ -371,81 +323,3 @@ def test_the_wire_follows_what_was_measured(tmp_path: Path) -> None:
 def test_within_a_machine_the_inventory_s_word_decides_the_wire() -> None:
     found = resolved(LOCAL, "classicdp", "wire=auto")
     assert planned(found, of_run(found, dict.fromkeys(NODES, 1.0), links_of(900.0))).wire == "fp32"
-
-
-# -- profiles of something else ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({}, []),
-        ({"batch_size": 3}, ["batch_size 3, here 8"]),
-        ({"grad_accumulation": 12}, ["grad_accumulation 12, here 1"]),
-        ({"cluster": "home", "precision": "bf16"}, ["cluster home, here local", "precision bf16, here fp32"]),
-    ],
-)
-def test_a_profile_of_another_run_is_recognised(changes: dict[str, Any], said: list[str]) -> None:
-    found = resolved(LOCAL, "fsdp")
-    profile = of_run(found, dict.fromkeys(NODES, 1.0), **changes)
-    assert differences(profile, found.cluster, found.run) == said
-    assert concerns(profile, found.cluster, found.run) == (not said)
-
-
-def test_a_profile_of_another_model_is_recognised() -> None:
-    found, other = resolved(LOCAL, "fsdp"), resolved(LOCAL, "fsdp", "model.num_layers=2", "model.dropout=0.1")
-    profile = of_run(found, dict.fromkeys(NODES, 1.0))
-    assert differences(profile, other.cluster, other.run) == ["model.num_layers 4, here 2"]
-    nn = resolve(Request(LOCAL, "fsdp", model="nn"))
-    assert "model gpt, here nn" in differences(profile, nn.cluster, nn.run)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "profile", "told"),
-    [
-        (("balance=auto",), None, "balance: auto needs measured speeds, and there is no profile.json"),
-        (("balance=auto",), {"node1": 1.0}, "balance: auto needs the speed of node2, node3, which profile.json"),
-        (("nodes=auto",), None, "nodes: auto needs measured speeds"),
-        (("nodes=auto", "balance=auto"), None, "2 problems"),
-    ],
-)
-def test_what_nobody_measured_is_asked_for(
-    overrides: tuple[str, ...], profile: dict[str, float] | None, told: str
-) -> None:
-    found = resolved(LOCAL, "fsdp", *overrides)
-    with pytest.raises(ConfigError) as error:
-        planned(found, of_run(found, profile) if profile is not None else None)
-    assert told in str(error.value)
-    assert "measure: python -m smolcluster profile, or ansible-playbook train.yml -e profile=true" in str(error.value)
-
-
-def test_a_server_that_trains_needs_a_speed_too() -> None:
-    said = ("balance=auto", "server=node1", "workers=[node2, node3]")
-    profile = Profile(speeds={"node2": 1.0, "node3": 1.0})
-    found = resolved(LOCAL, "syncps", *said, "server_trains=true")
-    with pytest.raises(ConfigError, match="balance: auto needs the speed of node1"):
-        planned(found, profile)
-    plan = planned(resolved(LOCAL, "syncps", *said), profile)
-    assert [rank.samples for rank in plan.ranks] == [0, 8, 8]
-
-
-def test_nodes_auto_takes_no_times_of_another_run() -> None:
-    found = resolved(LOCAL, "fsdp", "nodes=auto")
-    with pytest.raises(ConfigError, match=r"auto needs times of this run, .* has others \(batch_size 3, here 8\)"):
-        planned(found, of_run(found, dict.fromkeys(NODES, 1.0), batch_size=3))
-    with pytest.raises(ConfigError, match="its speeds were written by hand"):
-        planned(found, Profile(speeds=dict.fromkeys(NODES, 1.0)))
-
-
-# -- the plan of measuring --------------------------------------------------------------------------------------------
-
-
-def test_measuring_leaves_nothing_to_speeds() -> None:
-    found = resolved(LOCAL, "fsdp", "balance=auto", "nodes=auto", "wire=auto", "transport=gloo", "fsdp_stage=3")
-    plan = make_profile_plan(found.cluster, found.run, found.notes, found.inputs)
-    assert (plan.kind, plan.world_size, plan.transport, plan.wire, plan.shape) == ("profile", 3, "smol", "fp32", "MESH")
-    assert [rank.samples for rank in plan.ranks] == [8, 8, 8]
-    assert plan.run.recovery.max_restarts == 0
-    again = ProfilePlan.model_validate_json(plan.to_json())
-    assert again == plan
-    assert again.digest() == plan.digest()

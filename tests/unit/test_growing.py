@@ -64,6 +64,22 @@ def test_a_copy_that_takes_its_place_is_read_on(tmp_path: Path) -> None:
     assert growing.read() == Grown([line.encode() for line in thinned], True)
 
 
+def test_of_what_is_long_at_first_the_end_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    growing = Growing(path, end_bytes=20)
+    path.write_bytes(b"".join(b"line %d\n" % number for number in range(10)))
+    assert growing.read() == Grown([b"line 8", b"line 9"], False)
+    append(path, b"".join(b"more %d\n" % number for number in range(10)))
+    assert growing.read() == Grown([b"more %d" % number for number in range(10)], False)
+    path.write_bytes(b"".join(b"then %d\n" % number for number in range(10)))
+    assert growing.read() == Grown([b"then 8", b"then 9"], True)
+    # One line that is longer than that has its end, and no beginning.
+    path.write_bytes(b"x" * 50 + b"\n")
+    assert growing.read() == Grown([], True)
+    append(path, b"next\n")
+    assert growing.read() == Grown([b"next"], False)
+
+
 def test_a_large_file_comes_in_pieces_and_a_long_line_whole(tmp_path: Path) -> None:
     path = tmp_path / "lines"
     growing = Growing(path)

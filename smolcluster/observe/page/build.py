@@ -10,12 +10,14 @@ from collections.abc import Sequence
 
 from smolcluster import __version__
 from smolcluster.observe.events import Event
-from smolcluster.observe.page import training
+from smolcluster.observe.page import serving, training
+from smolcluster.observe.page.config import config
 from smolcluster.observe.page.markup import Markup, join, section, table, tag
 from smolcluster.observe.page.style import STYLE
 from smolcluster.observe.profiled import ProfileStory, profile_of
 from smolcluster.observe.report import Culprit, RunStory
 from smolcluster.observe.served import ServeStory, Story
+from smolcluster.observe.settings import flat_config, flat_serving
 from smolcluster.runtime.runfolder import Summary
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -31,12 +33,14 @@ def page_of(story: Story, summary: Summary, status: str, events: Sequence[Event]
             training.prediction(story),
             _events(events),
             training.plan(story),
-            training.config(story),
+            config(flat_config(story)),
         ]
         figures = training.cards(story, summary)
     else:
         figures, tables = _other(story, summary)
         parts = [*tables, _events(events)]
+        if isinstance(story, ServeStory):
+            parts.append(config(flat_serving(story.plan), story.plan.notes))
     return str(
         join(
             Markup("<!doctype html>\n"),
@@ -117,17 +121,7 @@ def _other(story: ServeStory | ProfileStory, summary: Summary) -> tuple[list[tup
     ]
     tables = [section("Nodes", table(["node", "rank", "role", "status", "memory"], ranks))]
     if isinstance(story, ServeStory):
-        figures = [
-            ("model", story.plan.serve.model_name),
-            ("requests", f"{summary.requests or 0:,}"),
-            ("failed", f"{summary.failed or 0:,}"),
-            ("tokens", f"{summary.tokens:,}"),
-            ("tokens/s", f"{summary.tokens_per_s:,.1f}"),
-        ]
-        if summary.first_token_s is not None:
-            figures.append(("first token", f"{summary.first_token_s:.3f} s"))
-        stages: list[list[object]] = [[story.plan.machine(s.rank), f"{s.start}:{s.stop}"] for s in story.plan.stages]
-        return figures, [*tables, section("Stages", table(["node", "layers"], stages))]
+        return serving.cards(story, summary), [serving.stages(story), *tables, serving.topology(story)]
     figures = [("ranks", str(story.plan.world_size)), (f"{summary.counts}/s", f"{summary.tokens_per_s:,.0f}")]
     if not story.whole:
         return figures, tables

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from smolcluster.observe.page.markup import Markup, join, tag
-from smolcluster.observe.ranks import LinkFigures, slow_links
+from smolcluster.observe.page.markup import Markup, join, section, tag
+from smolcluster.observe.ranks import LinkFigures, slow_links, slowest_link
 from smolcluster.plan.types import RankPlan
 
 _WIDTH, _HEIGHT = 560.0, 360.0
@@ -15,6 +15,23 @@ _BOX_WIDTH, _BOX_HEIGHT = 118.0, 40.0
 # More would be a picture of labels.
 _MOST_LABELS = 15
 _MOST_LETTERS = 15
+
+
+def topology(
+    ranks: Sequence[RankPlan], shape: str, links: Sequence[LinkFigures], machine: Callable[[int], str]
+) -> Markup:
+    """The picture, and the slowest link in words. `machine`: what people know a rank by."""
+    slow = slowest_link(links)
+    said = "No link was measured: track_network_metrics is off, or the run was too short."
+    if slow is not None:
+        trip = "" if slow.rtt_ms is None else f", {slow.rtt_ms:.2f} ms there and back"
+        said = (
+            f"Slowest link: from rank {slow.rank} ({machine(slow.rank)}) to rank {slow.peer} ({machine(slow.peer)}), "
+            f"{slow.mbps:,.0f} Mbit/s as it was used{trip}."
+        )
+    elif len(ranks) == 1:
+        said = "One rank: nothing goes over a wire."
+    return section("Topology", picture(ranks, shape, links), tag("p", said))
 
 
 def picture(ranks: Sequence[RankPlan], shape: str, links: Sequence[LinkFigures]) -> Markup:

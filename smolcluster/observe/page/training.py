@@ -9,11 +9,10 @@ from smolcluster.observe.curves import Points, longest, loss_points, means, thin
 from smolcluster.observe.gradients import layer_norms
 from smolcluster.observe.page.charts import Line, area_chart, line_chart
 from smolcluster.observe.page.markup import Markup, section, table, tag
-from smolcluster.observe.page.topology import picture
+from smolcluster.observe.page.topology import topology as drawn
 from smolcluster.observe.predicted import Outcome, outcome_of
-from smolcluster.observe.ranks import figures_of, links_of, slowest_link, straggler
+from smolcluster.observe.ranks import figures_of, links_of, straggler
 from smolcluster.observe.report import RankStory, RunStory, aligned, sent_at
-from smolcluster.observe.settings import flat_config
 from smolcluster.runtime.metricsfile import StepRecord
 from smolcluster.runtime.runfolder import Summary
 
@@ -147,21 +146,9 @@ def _row(rank: RankStory, slow: bool) -> list[object]:
 
 def topology(story: RunStory) -> Markup:
     """The picture, and the slowest link in words."""
-    links = links_of(story)
     node_of = {rank.rank: rank.node for rank in story.plan.ranks}
-    slow = slowest_link(links)
-    said = "No link was measured: track_network_metrics is off, or the run was too short."
-    if slow is not None:
-        here, there = node_of.get(slow.rank, "?"), node_of.get(slow.peer, "?")
-        trip = "" if slow.rtt_ms is None else f", {slow.rtt_ms:.2f} ms there and back"
-        said = (
-            f"Slowest link: from rank {slow.rank} ({here}) to rank {slow.peer} ({there}), {slow.mbps:,.0f} Mbit/s as it"
-            f" was used{trip}."
-        )
-    elif story.plan.world_size == 1:
-        said = "One rank: nothing goes over a wire."
     ranks = [rank.plan for rank in story.ranks]
-    return section("Topology", picture(ranks, story.plan.shape, links), tag("p", said))
+    return drawn(ranks, story.plan.shape, links_of(story), lambda rank: node_of.get(rank, "?"))
 
 
 def prediction(story: RunStory) -> Markup:
@@ -199,9 +186,3 @@ def plan(story: RunStory) -> Markup:
     what = f"{plan.run.strategy} over {plan.world_size} ranks, {plan.shape.lower()}, {plan.wire} on the wire"
     notes = tag("ul", *(tag("li", note) for note in plan.notes)) if plan.notes else ""
     return section("Plan", tag("p", f"{what}; {plan.global_batch} samples a step."), table(head, rows, left=4), notes)
-
-
-def config(story: RunStory) -> Markup:
-    """Every setting."""
-    rows: list[list[object]] = [[key, value] for key, value in flat_config(story).items()]
-    return section("Config", tag("details", tag("summary", "all settings"), table(["key", "value"], rows, left=2)))

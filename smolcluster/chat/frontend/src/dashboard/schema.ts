@@ -186,7 +186,7 @@ export interface components {
              * Kind
              * @enum {string}
              */
-            kind: "join" | "leave" | "restart" | "checkpoint" | "straggler" | "fault" | "warning" | "error" | "end";
+            kind: "join" | "leave" | "restart" | "checkpoint" | "straggler" | "fault" | "warning" | "error" | "stop" | "end";
             /** Step */
             step?: number | null;
             /** Text */
@@ -541,6 +541,8 @@ export interface components {
         /**
          * SeriesLine
          * @description One curve, as columns of the same length, steps ascending. Of the whole run `node` and `rank` are null.
+         *
+         *     A served model takes no steps: there they are whole seconds since 1970.
          */
         SeriesLine: {
             /** Label */
@@ -560,7 +562,8 @@ export interface components {
         };
         /**
          * ServingNow
-         * @description A served model now: what the API says, and its stages in order.
+         * @description A served model now: what the API says, and its stages in order. Counts and speed of one that is served no more
+         *     are those of its summary, over all the time that it was; `ms_per_token` of its stages are the last ones.
          */
         ServingNow: {
             /**
@@ -644,8 +647,6 @@ export interface components {
             ms_per_token?: number | null;
             /** Sessions */
             sessions?: number | null;
-            /** Memory Mb */
-            memory_mb?: number | null;
         };
         /**
          * StateAnswer

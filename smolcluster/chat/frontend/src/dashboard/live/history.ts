@@ -11,15 +11,13 @@ export class History {
   /** Add what was heard. The same moment twice, after a connection broke, is one. */
   take(state: State): void {
     const { serving, time } = state;
-    if (serving === null || serving === undefined || time <= this.lastTime) return;
+    // Of one that is over there is no more to hear.
+    if (serving === null || serving === undefined || state.over || time <= this.lastTime) return;
     this.lastTime = time;
     this.add("tokens_per_s", time, serving.tokens_per_s ?? null);
     this.add("active", time, serving.active ?? null);
     this.add("waiting", time, serving.waiting ?? null);
-    for (const stage of serving.stages ?? []) {
-      this.add(`ms_per_token ${stage.node}`, time, stage.ms_per_token ?? null);
-      this.add(`memory_mb ${stage.node}`, time, stage.memory_mb ?? null);
-    }
+    for (const stage of serving.stages ?? []) this.add(`ms_per_token ${stage.node}`, time, stage.ms_per_token ?? null);
   }
 
   curve(name: string): Curve {

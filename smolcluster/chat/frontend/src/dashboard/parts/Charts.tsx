@@ -4,7 +4,7 @@ import type { Run } from "../api";
 import type { Board, Shown } from "../live/board";
 import type { SetView } from "../live/useView";
 import { FIRST, type View } from "../pure/view";
-import { LossChart, PerNodeChart, SAY, ServingChart, SpeedChart, SplitCharts, useMarks } from "./figures";
+import { type FigureProps, LossChart, PerNodeChart, SAY, ServingChart, SpeedChart, SplitCharts, useMarks } from "./figures";
 
 interface Props {
   board: Board;
@@ -21,11 +21,14 @@ export function Charts({ board, shown, run, view, setView }: Props) {
     return (
       <div className="charts">
         <h2 className="offscreen">Charts</h2>
-        {(["stages", "speed", "sessions", "memory"] as const).map((figure) => (
+        {(["stages", "speed", "sessions"] as const).map((figure) => (
           <div className="card" key={figure}>
             <ServingChart {...common} figure={figure} />
           </div>
         ))}
+        <PerNodeChart {...common} name="memory_mb" title="Memory" unit="MB" say={SAY.mb} />
+        <MachineCharts {...common} />
+        <p className="quiet">Stages, speed and requests are drawn from when this page was opened, the others from the run's files.</p>
       </div>
     );
   return (
@@ -44,13 +47,22 @@ export function Charts({ board, shown, run, view, setView }: Props) {
         <PerNodeChart {...common} name="bytes_received" title="Received in a step" unit="bytes" say={SAY.bytes} />
         <PerNodeChart {...common} name="memory_mb" title="Memory" unit="MB" say={SAY.mb} />
         <PerNodeChart {...common} name="staleness" title="Staleness" unit="steps" />
-        <PerNodeChart {...common} name="link_mbps" by="rank" title="Links" unit="Mbit/s" say={SAY.mbps} rare />
-        <PerNodeChart {...common} name="link_rtt_ms" by="rank" title="Round trips" unit="ms" say={SAY.ms} rare />
-        <PerNodeChart {...common} name="cpu_percent" title="Processor" unit="%" rare />
-        <PerNodeChart {...common} name="temperature_c" title="Temperature" unit="°C" fromZero={false} rare />
+        <MachineCharts {...common} />
         <PerNodeChart {...common} name="grad_norm" by="run" title="Gradient norm" unit="" rare />
         <PerNodeChart {...common} name="lr" by="run" title="Learning rate" unit="" rare />
       </div>
+    </>
+  );
+}
+
+/** What was seen of links and machines, of whatever run. */
+function MachineCharts(props: FigureProps) {
+  return (
+    <>
+      <PerNodeChart {...props} name="link_mbps" by="rank" title="Links" unit="Mbit/s" say={SAY.mbps} rare />
+      <PerNodeChart {...props} name="link_rtt_ms" by="rank" title="Round trips" unit="ms" say={SAY.ms} rare />
+      <PerNodeChart {...props} name="cpu_percent" title="Processor" unit="%" rare />
+      <PerNodeChart {...props} name="temperature_c" title="Temperature" unit="°C" fromZero={false} rare />
     </>
   );
 }

@@ -4,10 +4,18 @@ import { Stop as StopIcon } from "../../components/icons";
 import { stop, type Run, type State } from "../api";
 import { clock, whole } from "../pure/numbers";
 
+/** Who was asked and still runs after so long may be asked again: what went wrong there stands in a log. */
+const AGAIN_MS = 60_000;
+
 export function Stop({ run, state }: { run: Run; state: State }) {
   const [open, setOpen] = useState(false);
   const [said, setSaid] = useState("");
   const [asked, setAsked] = useState(false);
+  useEffect(() => {
+    if (!asked) return;
+    const timer = setTimeout(() => setAsked(false), AGAIN_MS);
+    return () => clearTimeout(timer);
+  }, [asked]);
   const send = async () => {
     setAsked(true);
     setSaid("");

@@ -88,12 +88,14 @@ interface PerNodeProps extends FigureProps {
 }
 
 export function PerNodeChart({ name, by = "node", title, unit, say, fromZero = true, rare = false, ...props }: PerNodeProps) {
-  const found = useCurves(props.board, props.shown, name, by, props.view.zoom);
+  // A served model takes no steps: its axis is time, which the charts of steps cannot share.
+  const shared = props.run.kind === "serving" ? { ...common(props), ...timed } : common(props);
+  const found = useCurves(props.board, props.shown, name, by, shared.zoom);
   const lines = useMemo(() => byNode(found, props.run), [found, props.run]);
   if (rare && found.every((line) => line.curve.values.every((value) => !value))) return null;
   return (
     <div className="card">
-      <Plot {...common(props)} title={title} unit={unit} lines={lines} fromZero={fromZero} {...(say ? { say } : {})} />
+      <Plot {...shared} title={title} unit={unit} lines={lines} fromZero={fromZero} {...(say ? { say } : {})} />
     </div>
   );
 }
@@ -145,14 +147,17 @@ function highest(found: readonly (readonly KnownLine[])[], zoom: View["zoom"]): 
   return most;
 }
 
+/** Over time in place of steps. */
+const timed = { zoom: null, onZoom: () => undefined, marks: [], time: true };
+
 /** Of a served model, since the page is open. */
-export function ServingChart({ figure, ...props }: FigureProps & { figure: "stages" | "speed" | "sessions" | "memory" }) {
+export function ServingChart({ figure, ...props }: FigureProps & { figure: "stages" | "speed" | "sessions" }) {
   const { history, state } = props.shown;
   const stages = state?.serving?.stages ?? [];
   const perStage = (name: string) => stages.map((stage, index) => ({ name: stage.node, colour: index, curve: history.curve(`${name} ${stage.node}`) }));
-  const shared = { ...common(props), zoom: null, onZoom: () => undefined, marks: [], time: true, fromZero: true, empty: "It begins with the first request." };
+  const empty = state?.over ? "It is drawn while the model is served and this page is open; no file keeps it." : "It begins with the first request.";
+  const shared = { ...common(props), ...timed, fromZero: true, empty };
   if (figure === "stages") return <Plot {...shared} title="Stages" unit="ms per token" lines={perStage("ms_per_token")} say={ms} />;
-  if (figure === "memory") return <Plot {...shared} title="Memory" unit="MB" lines={perStage("memory_mb")} say={mb} />;
   if (figure === "speed")
     return <Plot {...shared} title="Speed" unit="tokens/s" lines={[{ name: "together", colour: 7, curve: history.curve("tokens_per_s") }]} say={short} />;
   return (

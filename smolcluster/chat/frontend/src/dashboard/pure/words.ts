@@ -48,5 +48,6 @@ export const EVENT_WORDS: Record<string, string> = {
   fault: "Fault",
   warning: "Warning",
   error: "Error",
+  stop: "Stopping",
   end: "End",
 };
