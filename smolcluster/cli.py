@@ -1,89 +1,75 @@
 """`python -m smolcluster COMMAND`: the commands, each in its own module of smolcluster.commands.
 
-A command module imports heavy things (torch, matplotlib) inside its function, so that `--help`, `check` and `plan`
-start in a fraction of a second. Errors of ours end in one message on stderr and the code of errors.py.
+Only the command that is called is imported: a node is asked how its run goes every few seconds, by a command of its
+own each time. Its module imports heavy things (torch, matplotlib) inside its function, so that `--help`, `check` and
+`plan` start in a fraction of a second. Errors of ours end in one message on stderr and the code of errors.py.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
+from dataclasses import dataclass
 
 import typer
 
-from smolcluster.commands import (
-    bootstrap,
-    certificate,
-    check,
-    checkpoint,
-    compare,
-    dashboard,
-    doctor,
-    enroll,
-    export,
-    fetch,
-    generate,
-    init,
-    job,
-    link,
-    network,
-    plan,
-    prepare,
-    profile,
-    provision,
-    report,
-    runs,
-    serve,
-    simulate,
-    track,
-    upload,
-    watch,
-    weights,
-)
 from smolcluster.errors import ConfigError, SmolError
 from smolcluster.files import explain_with_path, is_refusal
 
-app = typer.Typer(
-    name="smolcluster",
-    help="A few unequal computers as one machine that trains PyTorch models.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("init")(init.init)
-app.command("check")(check.check)
-app.command("doctor")(doctor.doctor)
-app.command("plan")(plan.plan)
-app.command("prepare")(prepare.prepare)
-app.command("profile")(profile.profile)
-app.command("checkpoint")(checkpoint.checkpoint)
-app.command("fetch")(fetch.fetch)
-app.command("generate")(generate.generate)
-app.command("report")(report.report)
-app.command("runs")(runs.runs)
-app.command("bootstrap")(bootstrap.bootstrap)
-app.command("compare")(compare.compare)
-app.command("watch")(watch.watch)
-app.command("dashboard")(dashboard.dashboard)
-app.command("upload")(upload.upload)
-app.command("track", hidden=True)(track.track)
-app.command("enroll")(enroll.enroll)
-app.command("serve")(serve.serve)
-app.command("simulate")(simulate.simulate)
-app.command("link")(link.link)
-app.command("weights")(weights.weights)
-app.command("export-coreml")(export.export_coreml)
-app.command("export-onnx")(export.export_onnx)
-app.command("export-stages", hidden=True)(export.export_stages)
-app.add_typer(certificate.app, name="certificate")
-app.add_typer(job.app, name="job")
-app.add_typer(network.app, name="network")
-app.add_typer(provision.app, name="provision", hidden=True)
+
+@dataclass(frozen=True)
+class _Command:
+    """Where a command is: a function of a module of smolcluster.commands, or `app`, which has commands of its own."""
+
+    module: str
+    function: str
+    hidden: bool = False
+
+
+_COMMANDS = {
+    **{
+        name: _Command(name, name)
+        for name in (
+            "init", "check", "doctor", "plan", "prepare", "profile", "checkpoint", "fetch", "generate", "report",
+            "runs", "bootstrap", "compare", "watch", "dashboard", "upload",
+        )
+    },
+    "track": _Command("track", "track", hidden=True),
+    **{name: _Command(name, name) for name in ("enroll", "serve", "simulate", "link", "weights")},
+    "export-coreml": _Command("export", "export_coreml"),
+    "export-onnx": _Command("export", "export_onnx"),
+    "export-stages": _Command("export", "export_stages", hidden=True),
+    **{name: _Command(name, "app") for name in ("certificate", "job", "network")},
+    "provision": _Command("provision", "app", hidden=True),
+}  # fmt: skip
+
+
+def app_of(name: str = "") -> typer.Typer:
+    """The application with the command of that name; with all of them, where none has it."""
+    app = typer.Typer(
+        name="smolcluster",
+        help="A few unequal computers as one machine that trains PyTorch models.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    # Without it a single command would be the application itself, and its name an argument.
+    app.callback()(lambda: None)
+    for each in [name] if name in _COMMANDS else _COMMANDS:
+        command = _COMMANDS[each]
+        found = getattr(importlib.import_module(f"smolcluster.commands.{command.module}"), command.function)
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=each, hidden=command.hidden)
+        else:
+            app.command(each, hidden=command.hidden)(found)
+    return app
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; give the exit code that the process should leave with."""
-    return run_app(app, arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    return run_app(app_of(words[0] if words else ""), arguments)
 
 
 def run_app(application: typer.Typer, arguments: list[str] | None = None) -> int:

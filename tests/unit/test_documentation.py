@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from smolcluster.cli import app
+from smolcluster.cli import app_of
 from smolcluster.spec.clusterfile import CLUSTER_FILES
 from smolcluster.spec.modelfile import GPTFile, NNFile, ServedModel
 
@@ -48,7 +48,7 @@ def test_commands_that_are_named_exist():
     """Every `python -m smolcluster X` in the documents answers --help; every playbook named is there."""
     text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
     for command in sorted(set(re.findall(r"python -m smolcluster ([a-z]+(?:-[a-z]+)*)", text))):
-        assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0, command
+        assert CliRunner().invoke(app_of(), [command, "--help"]).exit_code == 0, command
     for playbook in sorted(set(re.findall(r"(?<![.\w])([a-z]+\.yml)\b(?=[` ·])", README))):
         assert (ROOT / playbook).exists() or list(ROOT.glob(f"inventory/**/{playbook}")), playbook
 
