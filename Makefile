@@ -19,7 +19,8 @@ RUN      := PATH="$(abspath $(BIN)):$$PATH" ANSIBLE_CONFIG="$(CURDIR)/ansible.cf
 PIP      := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cluster setup-dev train serve mnist test soak wheels lab check page page-check page-types bench bench-full format lock clean
+.PHONY: help setup setup-cluster setup-dev train serve mnist test soak wheels lab check check-code check-types check-playbooks page page-check \
+  page-types bench bench-full format lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,11 +50,18 @@ wheels: $(VENV)/.dev  ## what constraints.txt pins is there for Macs, Windows PC
 lab: $(VENV)/.dev  ## the home cluster in network namespaces, and a shell on its controller (as root)
 	@$(RUN) $(BIN)/python -m tests.lab
 
-check: $(VENV)/.dev page-check  ## style, types, import layers, playbooks, the chat page
+# Side by side, each part's output in one piece: make -j2 -O check (-O is not in the make that macOS has).
+check: check-code check-types check-playbooks page-check  ## style, types, import layers, playbooks, the chat page
+
+check-code: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+check-types: $(VENV)/.dev
+	$(BIN)/mypy
+
+check-playbooks: $(VENV)/.dev
 	$(BIN)/yamllint --strict .
 	$(RUN) ansible-lint --offline
 

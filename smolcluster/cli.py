@@ -1,97 +1,87 @@
 """`python -m smolcluster COMMAND`: the commands, each in its own module of smolcluster.commands.
 
-A command module imports heavy things (torch, matplotlib) inside its function, so that `--help`, `check` and `plan`
-start in a fraction of a second. Errors of ours end in one message on stderr and the code of errors.py.
+Only the command that is called is imported: a node is asked how its run goes every few seconds, by a command of its
+own each time. Its module imports heavy things (torch, matplotlib) inside its function, so that `--help`, `check` and
+`plan` start in a fraction of a second. Errors of ours end in one message on stderr and the code of errors.py.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
+from dataclasses import dataclass
 
 import typer
 
-from smolcluster.commands import (
-    bootstrap,
-    certificate,
-    check,
-    checkpoint,
-    compare,
-    dashboard,
-    doctor,
-    enroll,
-    export,
-    fetch,
-    generate,
-    init,
-    job,
-    link,
-    network,
-    plan,
-    prepare,
-    profile,
-    provision,
-    report,
-    runs,
-    serve,
-    simulate,
-    track,
-    train,
-    upload,
-    watch,
-    weights,
-)
 from smolcluster.errors import ConfigError, SmolError
 from smolcluster.files import explain_with_path, is_refusal
 
-# The sections of --help, in the order in which a person meets them.
-MACHINES = "Your machines"
-RUNS = "Runs"
-MODELS = "Models and data"
-CALLED = "What the playbooks call"
 
-app = typer.Typer(
-    name="smolcluster",
-    help="A few unequal computers as one machine that trains and serves PyTorch models.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("init", rich_help_panel=MACHINES)(init.init)
-app.command("check", rich_help_panel=MACHINES)(check.check)
-app.command("bootstrap", rich_help_panel=MACHINES)(bootstrap.bootstrap)
-app.command("enroll", rich_help_panel=MACHINES)(enroll.enroll)
-app.command("profile", rich_help_panel=MACHINES)(profile.profile)
-app.command("simulate", rich_help_panel=MACHINES)(simulate.simulate)
-app.command("train", rich_help_panel=RUNS)(train.train)  # python -m smolcluster.train is the same
-app.command("watch", rich_help_panel=RUNS)(watch.watch)
-app.command("dashboard", rich_help_panel=RUNS)(dashboard.dashboard)
-app.command("report", rich_help_panel=RUNS)(report.report)
-app.command("compare", rich_help_panel=RUNS)(compare.compare)
-app.command("checkpoint", rich_help_panel=RUNS)(checkpoint.checkpoint)
-app.command("runs", rich_help_panel=RUNS)(runs.runs)
-app.command("upload", rich_help_panel=RUNS)(upload.upload)
-app.command("generate", rich_help_panel=MODELS)(generate.generate)
-app.command("serve", rich_help_panel=MODELS)(serve.serve)
-app.command("link", rich_help_panel=MODELS)(link.link)
-app.command("weights", rich_help_panel=MODELS)(weights.weights)
-app.command("fetch", rich_help_panel=MODELS)(fetch.fetch)
-app.command("export-coreml", rich_help_panel=MODELS)(export.export_coreml)
-app.command("export-onnx", rich_help_panel=MODELS)(export.export_onnx)
-app.command("plan", rich_help_panel=CALLED)(plan.plan)
-app.command("prepare", rich_help_panel=CALLED)(prepare.prepare)
-app.command("doctor", rich_help_panel=CALLED)(doctor.doctor)
-app.command("track", hidden=True)(track.track)
-app.command("export-stages", hidden=True)(export.export_stages)
-app.add_typer(certificate.app, name="certificate", rich_help_panel=CALLED)
-app.add_typer(job.app, name="job", rich_help_panel=CALLED)
-app.add_typer(network.app, name="network", rich_help_panel=CALLED)
-app.add_typer(provision.app, name="provision", hidden=True)
+@dataclass(frozen=True)
+class _Command:
+    """Where a command is: a function of a module of smolcluster.commands, or `app`, which has commands of its own. A
+    `section` of --help, None for those that nobody types.
+    """
+
+    module: str
+    function: str
+    section: str | None
+
+
+def _under(section: str | None, *names: str) -> dict[str, _Command]:
+    """Commands that are called as their module and function are."""
+    return {name: _Command(name, name, section) for name in names}
+
+
+# The sections of --help, in the order in which a person meets them.
+_MACHINES = "Your machines"
+_RUNS = "Runs"
+_MODELS = "Models and data"
+_CALLED = "What the playbooks call"
+_COMMANDS = {
+    **_under(_MACHINES, "init", "check", "bootstrap", "enroll", "profile", "simulate"),
+    # `python -m smolcluster.train` is the same.
+    **_under(_RUNS, "train", "watch", "dashboard", "report", "compare", "checkpoint", "runs", "upload"),
+    **_under(_MODELS, "generate", "serve", "link", "weights", "fetch"),
+    "export-coreml": _Command("export", "export_coreml", _MODELS),
+    "export-onnx": _Command("export", "export_onnx", _MODELS),
+    "export-stages": _Command("export", "export_stages", None),
+    **_under(_CALLED, "plan", "prepare", "doctor"),
+    **_under(None, "track"),
+    "certificate": _Command("certificate", "app", _CALLED),
+    "job": _Command("job", "app", _CALLED),
+    "network": _Command("network", "app", _CALLED),
+    "provision": _Command("provision", "app", None),
+}
+
+
+def app_of(name: str = "") -> typer.Typer:
+    """The application with the command of that name; with all of them, where none has it."""
+    app = typer.Typer(
+        name="smolcluster",
+        help="A few unequal computers as one machine that trains and serves PyTorch models.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    # Without it a single command would be the application itself, and its name an argument.
+    app.callback()(lambda: None)
+    for each in [name] if name in _COMMANDS else _COMMANDS:
+        command = _COMMANDS[each]
+        found = getattr(importlib.import_module(f"smolcluster.commands.{command.module}"), command.function)
+        hidden = command.section is None
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=each, hidden=hidden, rich_help_panel=command.section)
+        else:
+            app.command(each, hidden=hidden, rich_help_panel=command.section)(found)
+    return app
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; give the exit code that the process should leave with."""
-    return run_app(app, arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    return run_app(app_of(words[0] if words else ""), arguments)
 
 
 def run_app(application: typer.Typer, arguments: list[str] | None = None) -> int:

@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from smolcluster.jobs.exporter import MetricsServer, RankFigures
 from smolcluster.jobs.hardware import HardwareWatch, Machine
-from smolcluster.observe.exposition import NodeFigures
 from smolcluster.plan.exporters import exporters_of
 from smolcluster.plan.types import NodeConfig, Plan, ServePlan
 from smolcluster.runtime.runfolder import JobState, RunFolder
@@ -28,6 +26,10 @@ def figures_of(
     with ExitStack() as stack:
         mine = next((each for each in exporters_of(plan) if each.node == config.node), None)
         if mine is not None:
+            # A web server and Prometheus's client: a supervisor that has nobody to tell starts without them.
+            from smolcluster.jobs.exporter import MetricsServer, RankFigures
+            from smolcluster.observe.exposition import NodeFigures
+
             figures = NodeFigures(config.run_id, config.node, job)
             ranks = RankFigures(figures, {rank: folder.metrics(config.node, rank) for rank in config.ranks})
             key = _key_of(config)

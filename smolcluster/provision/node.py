@@ -168,7 +168,10 @@ def pip(root: Path, order: dict[str, Any], words: list[str]) -> None:
 
 def trial(root: Path) -> dict[str, Any]:
     """What the new environment says of itself: an install that cannot be imported is none."""
-    code = "import json, smolcluster.cli, torch; print(json.dumps([smolcluster.__version__, torch.__version__]))"
+    code = (
+        "import json, smolcluster.cli, torch; smolcluster.cli.app_of();"
+        " print(json.dumps([smolcluster.__version__, torch.__version__]))"
+    )
     version, torch = json.loads(run([str(venv_python(root)), "-I", "-c", code], "the new environment").splitlines()[-1])
     return {"version": version, "torch": torch}
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from smolcluster.cli import app, run_app
+from smolcluster.cli import app_of, run_app
 from smolcluster.plan.paper import counts_up_to
 from smolcluster.spec.shipped import machines_table
 
@@ -24,13 +24,13 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def figures(*flags: str) -> dict[str, Any]:
-    done = CliRunner().invoke(app, ["simulate", "--json", *flags])
+    done = CliRunner().invoke(app_of(), ["simulate", "--json", *flags])
     assert done.exit_code == 0, done.output
     return dict(json.loads(done.stdout))
 
 
 def refused(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
-    assert run_app(app, ["simulate", *flags]) == 2
+    assert run_app(app_of(), ["simulate", *flags]) == 2
     return capsys.readouterr().err
 
 
@@ -134,7 +134,7 @@ def test_a_mistake_is_told_in_words(capsys: pytest.CaptureFixture[str], flags: t
 
 
 def test_a_setting_of_one_strategy_leaves_the_others_out(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_app(app, ["simulate", "--nodes", "4x pi5", "--override", "outer_every=5"]) == 0
+    assert run_app(app_of(), ["simulate", "--nodes", "4x pi5", "--override", "outer_every=5"]) == 0
     told = capsys.readouterr()
     assert "diloco" in told.out
     assert "mp is left out" in told.err

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from smolcluster.cli import app, main
+from smolcluster.cli import app_of, main
 from smolcluster.commands import init
 from smolcluster.network.homefile import Machine
 from smolcluster.network.mdns import Offer, Record, answers, browse, question
@@ -123,7 +123,7 @@ HERE = ["home", "desk"]
 
 
 def typed(out: Path, lines: list[str], *more: str) -> tuple[int, str]:
-    done = CliRunner().invoke(app, ["init", "-o", str(out), *more], input="\n".join([*HERE, *lines, ""]))
+    done = CliRunner().invoke(app_of(), ["init", "-o", str(out), *more], input="\n".join([*HERE, *lines, ""]))
     return done.exit_code, done.output
 
 
@@ -213,7 +213,7 @@ def test_a_file_that_is_there_is_kept(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_nobody_to_ask_writes_nothing(tmp_path: Path) -> None:
     out = tmp_path / "home.smol.yml"
-    done = CliRunner().invoke(app, ["init", "-o", str(out)], input="")
+    done = CliRunner().invoke(app_of(), ["init", "-o", str(out)], input="")
     assert done.exit_code != 0
     assert not out.exists()
 

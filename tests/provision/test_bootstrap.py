@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from typer.testing import CliRunner
 
-from smolcluster.cli import app
+from smolcluster.cli import app_of
 from smolcluster.provision.bootstrap import BOOTSTRAPS, System
 from tests.network.test_powershell import errors
 
@@ -34,13 +34,13 @@ def test_powershell_takes_the_lines_and_opens_the_private_network_alone() -> Non
 
 @pytest.mark.parametrize("system", list(BOOTSTRAPS))
 def test_the_command_prints_them_and_what_comes_next(system: System) -> None:
-    said = CliRunner().invoke(app, ["bootstrap", system])
+    said = CliRunner().invoke(app_of(), ["bootstrap", system])
     assert said.exit_code == 0
     assert all(f"    {line}\n" in said.output for line in BOOTSTRAPS[system].lines)
     for command in re.findall(r"python -m smolcluster ([a-z]+)", said.output):
-        assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0
+        assert CliRunner().invoke(app_of(), [command, "--help"]).exit_code == 0
     assert "setup.yml -K" in said.output
 
 
 def test_another_system_is_refused() -> None:
-    assert CliRunner().invoke(app, ["bootstrap", "amiga"]).exit_code == 2
+    assert CliRunner().invoke(app_of(), ["bootstrap", "amiga"]).exit_code == 2

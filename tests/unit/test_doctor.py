@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from smolcluster import __version__
-from smolcluster.cli import app, run_app
+from smolcluster.cli import app_of, run_app
 from smolcluster.doctor.look import look, main, throttled, windows_memory_mb
 from smolcluster.doctor.machines import findings_of, read_machines
 from smolcluster.doctor.report import measurement_of, slow_links
@@ -164,7 +164,7 @@ def test_links_that_are_far_slower_than_the_inventory_says() -> None:
 
 
 def doctor(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str, str]:
-    code = run_app(app, ["doctor", "-i", str(LOCAL), *flags])
+    code = run_app(app_of(), ["doctor", "-i", str(LOCAL), *flags])
     told = capsys.readouterr()
     return code, told.out, told.err
 

@@ -7,7 +7,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from smolcluster.cli import app
+from smolcluster.cli import app_of
 from smolcluster.spec.clusterfile import CLUSTER_FILES
 from smolcluster.spec.modelfile import GPTFile, NNFile, ServedModel
 
@@ -49,7 +49,7 @@ def test_commands_that_are_named_exist():
     """Every `python -m smolcluster X` in the documents answers --help; every playbook named is there."""
     text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
     for command in sorted(set(re.findall(r"python -m smolcluster ([a-z]+(?:-[a-z]+)*)", text))):
-        assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0, command
+        assert CliRunner().invoke(app_of(), [command, "--help"]).exit_code == 0, command
     for playbook in sorted(set(re.findall(r"(?<![.\w])([a-z]+\.yml)\b(?=[` ·])", README))):
         assert (ROOT / playbook).exists() or list(ROOT.glob(f"inventory/**/{playbook}")), playbook
 
@@ -63,10 +63,10 @@ def commands(group, path=""):
 
 def test_help_says_all_that_is_written():
     """What stands in square brackets is markup to rich, which --help would leave out: defaults go into show_default."""
-    for name, command in commands(typer.main.get_command(app)):
+    for name, command in commands(typer.main.get_command(app_of())):
         texts = [command.help or "", *(getattr(one, "help", None) or "" for one in command.params)]
         assert not [text for text in texts if re.search(r"\[[a-z/]", text)], name
-    shown = CliRunner().invoke(app, ["check", "--help"], env={"COLUMNS": "200"}).output
+    shown = CliRunner().invoke(app_of(), ["check", "--help"], env={"COLUMNS": "200"}).output
     assert "else inventory/local.smol.yml" in shown
 
 

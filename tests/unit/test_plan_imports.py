@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +29,17 @@ def test_planning_needs_no_torch_either() -> None:
     )
     root = __file__.rsplit("tests", 1)[0]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False, timeout=60).returncode == 0
+
+
+def test_a_command_that_is_called_is_imported_alone(tmp_path: Path) -> None:
+    """A node is asked how its run goes every few seconds, each time by a process of its own."""
+    code = (
+        "import sys; from smolcluster.cli import main; code = main(['job', 'status', '--workdir', sys.argv[1]])\n"
+        "assert code == 0; found = [name for name in sys.modules if name.startswith('smolcluster.commands.')]\n"
+        "assert found == ['smolcluster.commands.job'], found"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_import_is_quick() -> None:
