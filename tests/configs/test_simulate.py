@@ -177,7 +177,7 @@ def test_the_fastest_alone_what_to_change_and_serving(capsys: pytest.CaptureFixt
     assert (alone["machines"], alone["layers"]) == (["mac-mini-m4"], [2])
     assert (split["machines"], split["layers"]) == (["mac-mini-m4"] * 2, [1, 1])
     assert alone["one_stream"] > split["one_stream"], "a stream passes both, and the wire besides"
-    assert run_app(app, ["simulate", *flags]) == 0
+    assert run_app(app_of(), ["simulate", *flags]) == 0
     said = capsys.readouterr().out
     assert "mac-mini-m4 alone:" in said
     assert "what to change to gain most" in said
@@ -188,12 +188,12 @@ def test_a_terminal_of_80_columns_shows_every_number(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    assert run_app(app, ["simulate", "--nodes", "1000x mac-mini-m4", "--link", "10g"]) == 0
+    assert run_app(app_of(), ["simulate", "--nodes", "1000x mac-mini-m4", "--link", "10g"]) == 0
     said = capsys.readouterr().out
     head = next(line.split() for line in said.splitlines() if line.split()[-1:] == ["1,000"])
     assert head == ["strategy", "1", "4", "16", "64", "256", "1,000"]
     assert "…" not in said
-    assert run_app(app, ["simulate", "--nodes", "pi5"]) == 0
+    assert run_app(app_of(), ["simulate", "--nodes", "pi5"]) == 0
     alone = capsys.readouterr().out
     assert "by number of machines" not in alone
     assert "what to change" not in alone
