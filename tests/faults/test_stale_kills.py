@@ -28,7 +28,7 @@ SHOTS = int(os.environ.get("SOAK_SHOTS", "50"))
 STEPS, BOUND, EVERY = 120, 2, 10
 KINDS = [("classicdp", 0), ("fsdp", 1)]
 SAMPLES = 7
-FROZEN_S, DEADLINE_S = 20.0, 5.0
+FROZEN_S, DEADLINE_S = 12.0, 5.0
 
 
 def made(kind: tuple[str, int], shares: tuple[int, ...], steps: int = STEPS, **changed: Any) -> Plan:
