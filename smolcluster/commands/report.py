@@ -65,6 +65,8 @@ def write_bundle(run_dir: Path, file: Path, doctor: Path) -> None:
     from smolcluster.observe.report import plan_in
     from smolcluster.runtime.runfolder import RunFolder, run_at
 
+    if file.is_dir():
+        raise InputError([Problem(str(file), 0, "--bundle", "is a folder", f"name a file: {file / 'report.tar.gz'}")])
     folder = RunFolder(run_at(run_dir))
     entries = entries_of(folder, plan_in(run_dir, Reader()), doctor if doctor.is_file() else None)
     for entry in entries:

@@ -23,7 +23,7 @@ from collections.abc import Iterable
 SECRET = "<secret>"  # noqa: S105 - what stands in a secret's place
 # Fields whose value is a secret, whatever it looks like. Not `tokens`, `tokenizer`, `tokens_per_s`.
 _HIDDEN_WORD = (
-    r"(?:secret|token|password|passwd|passphrase|credential|authorization|cookie"
+    r"(?:secret|token|password|passwd|(?<=[_-])pass|pwd|passphrase|credential|authorization|cookie"
     r"|api[_-]?key|private[_-]?key|key|onetime)"
 )
 _SECRET_FIELD = re.compile(rf"(?i)(?:^|[_\-.]){_HIDDEN_WORD}s?(?:_file)?$")

@@ -17,6 +17,7 @@ URLSAFE = "Zk3-qT9_pLm2-Xv7aWc8_RtYs4"
         (f"the secret {HEX} is wrong", "the secret <secret> is wrong"),
         ("Authorization: Bearer abc.def-123456", "Authorization: <secret> <secret>"),
         ("key=hunter2 next", "key=<secret> next"),
+        ("ansible_ssh_pass=hunter2, become_pass: 'hunter 2'", "ansible_ssh_pass=<secret>, become_pass: <secret>"),
         ('"api_key": "hunter2"', '"api_key": <secret>'),
         ("WANDB_API_KEY=x1 and HOME=/x", "WANDB_API_KEY=<value> and HOME=<value>"),
         ("GREETING=hallo", "GREETING=<value>"),
@@ -46,6 +47,7 @@ URLSAFE = "Zk3-qT9_pLm2-Xv7aWc8_RtYs4"
         ("2026-11-29 14:12:20,972 rank 0 ended: tokens: 1,024 tokens_per_s=3.5", None),
         ("torch 2.7.1, step 8/8, loss 4.1234e-05", None),
         ("layers 0:10 as planned, port 8000", None),
+        ("pass_s=0.5, a pass: forward and backward", None),
         ('  File "smolcluster/infer/rank.py", line 42, in run_stage', None),
     ],
 )

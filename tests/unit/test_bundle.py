@@ -127,6 +127,11 @@ def test_no_run_no_archive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert not (tmp_path / "x.tar.gz").exists()
 
 
+def test_a_folder_is_no_archive(run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(run.path), "--bundle", str(tmp_path)]) == 2
+    assert f"is a folder\n       fix: name a file: {tmp_path}/report.tar.gz" in capsys.readouterr().err
+
+
 def test_what_is_missing_or_broken_is_left_out(run: RunFolder) -> None:
     run.summary.write_text("{broken")
     for rank in (0, 1):
