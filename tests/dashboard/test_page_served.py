@@ -5,12 +5,14 @@ from __future__ import annotations
 from smolcluster.chat.backend.api import create_app
 from smolcluster.chat.backend.serve import Serving, bind, urls
 from smolcluster.chat.backend.settings import ApiSettings
+from smolcluster.dashboard.reading import Reading
 from smolcluster.dashboard.routes import dashboard_routes
 from tests.chat.conftest import serve
 from tests.chat.fake_head import FakeHead
 from tests.chat.page import IN_CHROMIUM, browser, checked, quiet
 from tests.dashboard.pages import DRAWN, LIVE, dashboard
 from tests.dashboard.scripted import Scripted, serving_now
+from tests.dashboard.test_served import served_before
 
 __all__ = ["browser", "serve"]
 pytestmark = IN_CHROMIUM
@@ -35,6 +37,22 @@ def test_a_served_model(browser):
         assert "3 answers are being written and will be cut off." in tab.text
         tab.press("Escape")
         checked(tab, "dashboard-serving")
+        quiet(tab)
+
+
+def test_a_model_that_is_served_no_more(browser, tmp_path):
+    """By the real backend: charts of machines and links over time, and what no file keeps is said."""
+    with dashboard(Reading(served_before(tmp_path / "served"))) as url:
+        tab = browser.tab(f"{url}#view=charts")
+        tab.until(f"document.querySelector('.head [role=status]').innerText.trim() === 'over' && {DRAWN}")
+        titles = "[...document.querySelectorAll('.chart h3')].map(one => one.innerText.split(' ')[0])"
+        tab.until(f"{titles}.includes('Processor')")
+        assert tab.js(titles) == ["Stages", "Speed", "Requests", "Memory", "Links", "Round", "Processor"]
+        assert tab.text.count("It is drawn while the model is served and this page is open; no file keeps it.") == 3
+        for part in ("n0 100 MB", "n2 102 MB", "0 to 1 180 Mbit/s"):
+            tab.until(f"document.querySelector('.charts').innerText.replace(/\\s+/g, ' ').includes('{part}')")
+        assert not tab.has("Stop")
+        checked(tab, "dashboard-served-before")
         quiet(tab)
 
 

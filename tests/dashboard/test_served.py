@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import httpx2
-import pytest
 
 from smolcluster.cli import main
 from smolcluster.dashboard.served import run_api
@@ -69,9 +68,9 @@ def test_in_the_api_s_own_process(tmp_path: Path) -> None:
     assert not rank.is_alive()
 
 
-def test_a_served_model_afterwards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of the machines and the links there are files; requests are those of all starts, not of the API's last one."""
-    folder = RunFolder(tmp_path / "served")
+def served_before(path: Path) -> RunFolder:
+    """The folder of a model that was served by two machines, with its report."""
+    folder = RunFolder(path)
     plan = plan_of(((0, 2), (2, 4)))
     write_atomic(folder.plan, plan.to_json())
     for rank, name in enumerate(("n0", "n1", "n2")):
@@ -112,8 +111,12 @@ def test_a_served_model_afterwards(tmp_path: Path, capsys: pytest.CaptureFixture
     ]  # fmt: skip
     write_atomic(folder.requests("n2", 2), "".join(one.model_dump_json(by_alias=True) + "\n" for one in asked))
     assert main(["report", str(folder.path), "--html"]) == 0
-    capsys.readouterr()
+    return folder
 
+
+def test_a_served_model_afterwards(tmp_path: Path) -> None:
+    """Of the machines and the links there are files; requests are those of all starts, not of the API's last one."""
+    folder = served_before(tmp_path / "served")
     client = client_of(folder)
     now = got(client, "state")
     assert (now["state"], now["over"], now["reason"], now["elapsed_s"]) == ("stopped", True, "enough", 99.0)
