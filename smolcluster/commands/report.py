@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from smolcluster.commands._runs import LATEST, WHICH, existing_run, uncollected
+from smolcluster.errors import InputError, Problem
 
 if TYPE_CHECKING:
     from smolcluster.runtime.runfolder import Summary
