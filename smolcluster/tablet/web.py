@@ -117,8 +117,8 @@ class TabletSite:
         file = self._files.get(path)
         if file is None:
             return _response(policy, 404, b"not found\n")
-        # Nothing more is read from it, and whoever does not read is not waited for.
-        connection.socket.settimeout(_SEND_S)
+        # websockets takes an answer for a farewell, which has a second: too short for the runtime in a home's Wi-Fi.
+        connection.close_timeout = _SEND_S
         keep = f"public, max-age={_YEAR_S}, immutable" if file.hashed else "no-cache"
         headers = {"Cache-Control": keep, "Vary": "Accept-Encoding"}
         if "gzip" in ",".join(request.headers.get_all("Accept-Encoding")):

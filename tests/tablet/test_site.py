@@ -12,7 +12,7 @@ from websockets.sync.client import connect
 
 from smolcluster.comm.clock import Deadline
 from smolcluster.errors import ConfigError, HandshakeError, PeerError, PeerLostError
-from smolcluster.tablet.channel import REPLACED, Channel
+from smolcluster.tablet.channel import CLOSE_S, REPLACED, Channel
 from smolcluster.tablet.door import Door
 from smolcluster.tablet.greeting import Self, greet_as_dialler, tablet_key
 from smolcluster.tablet.messages import MOST_SMALL, Ping
@@ -180,6 +180,23 @@ def test_a_site_closes_though_somebody_says_nothing(sited):
         assert not ended.is_alive()
     with pytest.raises(OSError, match=r"refused|reset"):
         socket.create_connection(("127.0.0.1", port)).recv(1)
+
+
+def test_whoever_reads_slowly_gets_all_of_a_file(sited):
+    """A poor Wi-Fi takes seconds for the runtime; what a farewell may take is over before."""
+    _, site = sited()
+    port = int(site.address.removesuffix("/tablet").rpartition(":")[2])
+    [runtime] = [path for path in read_page(RUN) if path.endswith(".wasm")]
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.settimeout(LONG)
+        slow.connect(("127.0.0.1", port))
+        slow.sendall(f"GET {runtime} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+        came = slow.recv(12)
+        threading.Event().wait(2.5 * CLOSE_S)
+        while more := slow.recv(1 << 20):
+            came += more
+    assert came.partition(b"\r\n\r\n")[2] == read_page(RUN)[runtime].content
 
 
 def test_a_site_closes_though_somebody_does_not_read_on(sited):
