@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -30,9 +31,11 @@ TINY = (
     "data.tokenizer=bpe:300",
 )
 SHORT = (*TINY, "training.max_steps=8")
-# Long enough to be interrupted, whatever the machine is doing.
 # As long as a test may need it; if that is killed, what it started ends by itself.
-LONG = (*TINY, "training.max_steps=60000", "training.eval_steps=60000")
+ALONE = (*TINY, "training.max_steps=60000", "training.eval_steps=60000")
+# The same on several nodes. Rank 0 takes its time, and the others wait for it: so small a model would keep every core
+# busy for as long as the test looks at something else.
+LONG = (*ALONE, "faults=[{kind: slow, rank: 0, step: 1, factor: 10}]")
 
 
 @dataclass
@@ -68,7 +71,10 @@ class Cluster:
         caches = [f"run_folder_cache={self.cache}", f"plan_cache={self.cache}"]
         extra = [f"smol_runs={self.runs}", *caches, "follow_every_s=0.5", *variables]
         if override:
-            extra.append(f"override={','.join(override)}")
+            # Ansible cuts key=value at spaces.
+            spaced = any(" " in setting for setting in override)
+            text = json.dumps({"override": list(override)}) if spaced else f"override={','.join(override)}"
+            extra.append(text)
         options: list[str] = []
         for option in ("--limit", "--tags"):
             if option in extra:

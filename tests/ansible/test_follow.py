@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from ansible_lab import LONG, Cluster, Playing
+from ansible_lab import ALONE, Cluster, Playing
 
 from smolcluster.observe.progress import Mark, clock, progress_line, slowest, time_left_s
 from smolcluster.runtime.metricsfile import StepRecord
@@ -63,7 +63,7 @@ def test_a_start_that_failed_is_told_to_the_others_at_once(local: Cluster) -> No
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_node_that_goes_on_after_anothers_failure_is_stopped(local: Cluster) -> None:
-    begun = local.play("train", "strategy=single", "detach=true", override=LONG)
+    begun = local.play("train", "strategy=single", "detach=true", override=ALONE)
     assert begun.code == 0, begun.text
     notes = local.folder / "home" / ".follow"
     notes.mkdir(parents=True)

@@ -33,6 +33,7 @@ def test_mp_from_the_plan_to_the_model(local: Cluster) -> None:
     assert not local.processes()
 
 
+@pytest.mark.soak  # as one pipeline; that two train as one process: tests/train/test_mp_command.py
 def test_two_pipelines_from_the_plan_to_the_model(local: Cluster) -> None:
     text = local.inventory.read_text()
     [line] = [line for line in text.splitlines() if line.strip().startswith("node3: {")]

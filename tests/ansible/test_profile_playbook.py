@@ -83,9 +83,9 @@ def test_a_served_model_has_no_such_flag(local: Cluster) -> None:
 
 
 def test_machines_elsewhere_are_measured_over_ssh(remote: Cluster) -> None:
-    outcome = remote.play("train", "strategy=fsdp", "profile=true", "nodes=node1,node2", override=SHORT, timeout=BOTH_S)
+    outcome = remote.play("profile", "nodes=node1,node2", override=TINY)
     assert outcome.code == 0, outcome.text
-    assert tuple(profile_of(remote).speeds) == ("node1", "node2")
-    assert "predicted: " in outcome.text
-    assert json.loads((remote.runs / outcome.run_id / "summary.json").read_text())["status"] == "completed"
+    profile = profile_of(remote)
+    assert tuple(profile.speeds) == ("node1", "node2")
+    assert {(link.src, link.dst) for link in profile.links} == {("node1", "node2"), ("node2", "node1")}
     assert not remote.processes()

@@ -48,8 +48,9 @@ def test_the_guides_edp_trains_with_a_windows_worker(mixed: Cluster, home: Home)
     """The block as it stands in the guide: server mini1, workers pi5, win and macbook."""
     before = len(home.played())
     port = f"port={free_port('127.0.0.2', '127.0.0.3', '127.0.0.4', '127.0.0.5')}"
-    # Nobody waits for a worker that comes late: long enough that this one has its steps.
-    steps = ("training.max_steps=2000", "training.eval_steps=2000")
+    # Nobody waits for a worker that comes late: the others are slow, so that this one has its steps.
+    slow = ", ".join(f"{{kind: slow, rank: {rank}, step: 1, factor: 100}}" for rank in (1, 3))
+    steps = ("training.max_steps=300", "training.eval_steps=300", f"faults=[{slow}]")
     outcome = mixed.play("train", "strategy=edp", f"cluster_config={EDP}", override=(*TINY, *steps, port), timeout=600)
     assert outcome.code == 0, outcome.text
     run = mixed.runs / outcome.run_id
