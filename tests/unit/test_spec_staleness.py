@@ -9,11 +9,11 @@ import pytest
 from smolcluster.spec import Request, Resolved, resolve
 from smolcluster.spec.staleness import GLOO, STAGE_3
 
-LOCAL = Path(__file__).resolve().parents[2] / "inventory" / "local.smol.yml"
+HOME = Path(__file__).resolve().parents[2] / "inventory" / "home.smol.yml"
 
 
 def resolved(strategy: str, *overrides: str) -> Resolved:
-    return resolve(Request(LOCAL, strategy, overrides=overrides))
+    return resolve(Request(HOME, strategy, overrides=overrides))
 
 
 @pytest.mark.parametrize("strategy", ["classicdp", "fsdp"])
