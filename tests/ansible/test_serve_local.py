@@ -126,7 +126,7 @@ KEY = """\
     home: {home}
     plan_text: "{{{{ lookup('file', '{plan}') }}}}"
     plan_run:
-      {{id: home, dir: {home}, kind: inference, key: true, chdir: {home}, flags: [
+      {{id: home, dir: {home}, kind: inference, key: true, detach: false, chdir: {home}, flags: [
         -i, {inventory}, --strategy, inference, --model, {model}]}}
   roles:
     - role: run_folder
