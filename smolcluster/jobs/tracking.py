@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -69,8 +70,10 @@ def start_tracker(folder: RunFolder, plan: Plan, parent: int | None = None) -> s
     folder.tracking.mkdir(parents=True, exist_ok=True)
     with log_of(folder).open("wb") as log:
         # A session of its own: Ctrl-C is for whoever follows the run, which then ends, and this after it.
+        # wandb's own process that this one may have had would be asked by both, and keeps a killed one's run in use.
+        env = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=env
         )
     mine = identify(process.pid)
     if mine is not None:
