@@ -5,7 +5,7 @@
 Each host, with all that runs on it, has a share of a core (a cgroup of the lab's own), and a place on the Wi-Fi of so
 many Mbit/s. `check.yml -e profile=true` measures them all at the same time and predicts; then each strategy is trained
 as a person would train it, over SSH. A larger model is measured again, since a share comes in slices, in which a stage
-that waits for the others saves up: a stage's token takes many of them. Of one step, it is served. A ratio is predicted
+that waits for the others saves up: a stage's token takes many of them. Of two steps, it is served. A ratio is predicted
 over measured tokens/s, the median of the rounds' own. Measured are the steps in the middle of a run: the first make
 room, the last saves.
 
@@ -101,7 +101,7 @@ class Played:
 
     def served(self) -> tuple[float, dict[str, str]]:
         """Tokens a second of one stream of SERVED_MODEL, and the layers of each host."""
-        trained = self._train(SERVED_MODEL, 1, "strategy=single", nodes=min(SHARES))
+        trained = self._train(SERVED_MODEL, 2, "strategy=single", nodes=min(SHARES))
         model = f"model={ROOT / 'runs' / trained.name / 'model'}"
         run_id = f"{trained.name}-served"
         try:
