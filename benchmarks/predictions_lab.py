@@ -4,10 +4,10 @@
 
 Each host, with all that runs on it, has a share of a core (a cgroup of the lab's own), and a place on the Wi-Fi of so
 many Mbit/s. `check.yml -e profile=true` measures them all at the same time and predicts; then each strategy is trained
-as a person would train it, over SSH. A larger model is measured again, since a share comes in slices, in which a stage
-that waits for the others saves up: a stage's token takes many of them. Of two steps, it is served. A ratio is predicted
-over measured tokens/s, the median of the rounds' own. Measured are the steps in the middle of a run: the first make
-room, the last saves.
+as a person would train it, over SSH. A larger model is measured again and, of two steps, served. A share comes in
+slices, in which a stage that waits for the others saves up, and of these a stage's token takes one to four: it answers
+quicker than a slow machine would. A ratio is predicted over measured tokens/s, the median of the rounds' own. Measured
+are the steps in the middle of a run: the first make room, the last saves.
 
 As root, on a Linux machine that has nothing else to do.
 """
@@ -46,7 +46,7 @@ MODEL = (
     "model.num_layers=6", "model.model_dim=128", "model.num_heads=4", "model.ff_dim=512", "model.max_seq_len=64",
     "model.dropout=0", "data.tokenizer=bpe:512", "training.batch_size=8", "training.grad_accumulation=4",
 )  # fmt: skip
-# What is served: a stage's token takes many slices.
+# What is served: a stage's token takes a slice at least.
 SERVED_MODEL = (
     "model.num_layers=8", "model.model_dim=640", "model.num_heads=10", "model.ff_dim=2560", "model.max_seq_len=64",
     "model.dropout=0", "data.tokenizer=bpe:512", "training.batch_size=1", "training.grad_accumulation=1",

@@ -47,7 +47,7 @@ class CallbackModule(DefaultCallback):  # type: ignore[misc]
         self._last_words: list[str] = []
         atexit.register(self._interrupted)
         # Each task of each node is a process forked from this one: what is there by now stays, and is nobody's to look
-        # through again, here or there. A tenth of a playbook's CPU time.
+        # through again, here or there.
         gc.freeze()
         gc.set_threshold(20_000, 20, 20)
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 from ansible_lab import Cluster
 
+from smolcluster.jobs.bootservice import BootService, write_note
 from smolcluster.runtime.runfolder import RunFolder, ServingNote
 from tests.infer import infer_models
 
@@ -64,3 +69,26 @@ def ready(folder: RunFolder, since: float, within_s: float = 300.0) -> str:
 def rank_of(cluster: Cluster, rank: int) -> psutil.Process:
     (found,) = [each for each in cluster.processes() if each.cmdline()[-2:] == ["--rank", str(rank)]]
     return found
+
+
+@contextmanager
+def booted(folder: RunFolder, nodes: Sequence[str], notes: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """What services start after a power cut, of each node, in that order; all of it has ended afterwards."""
+    for node in nodes:
+        write_note(
+            BootService(
+                run_id=folder.path.name, run_dir=str(folder.path), node=node, kind="linux", name=node, system=False,
+                files={str(notes / node): ""}, end=(sys.executable, "-c", ""),
+            )
+        )  # fmt: skip
+    started: list[subprocess.Popen[bytes]] = []
+    try:
+        for node in nodes:
+            command = [sys.executable, "-m", "smolcluster.supervisor", str(folder.node(node) / "node.yaml"), "--boot"]
+            with folder.supervisor_log(node).open("ab") as log:
+                started.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=folder.path))
+        yield started
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 from ansible_lab import Cluster, gone_within
-from ansible_served import PORTS, PROMPT, Tiny, ask, ready
+from ansible_served import PORTS, PROMPT, Tiny, ask, booted, ready
 
 from smolcluster.jobs import bootservice
 from smolcluster.jobs.bootservice import BootService, read_note, write_note
@@ -38,19 +37,7 @@ def test_everybody_dies_and_the_services_alone_bring_it_back(local: Cluster, tin
     for process in local.processes():
         process.kill()
     gone_within(local, 60)
-    for node in nodes:
-        write_note(
-            BootService(
-                run_id=served.run_id, run_dir=str(folder.path), node=node, kind="linux", name=node, system=False,
-                files={str(tmp_path / node): ""}, end=(sys.executable, "-c", ""),
-            )
-        )  # fmt: skip
-    started: list[subprocess.Popen[bytes]] = []
-    try:
-        for node in reversed(nodes):
-            command = [sys.executable, "-m", "smolcluster.supervisor", str(folder.node(node) / "node.yaml"), "--boot"]
-            with folder.supervisor_log(node).open("ab") as log:
-                started.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=folder.path))
+    with booted(folder, nodes[::-1], tmp_path) as started:
         assert ask(ready(folder, since=time.time()), PROMPT) == tiny.answer
         stopped = local.play("stop")
         assert stopped.code == 0, stopped.text
@@ -58,10 +45,6 @@ def test_everybody_dies_and_the_services_alone_bring_it_back(local: Cluster, tin
             assert f"{node}: stopped {served.run_id}" in stopped.text
             assert f"{node}: {served.run_id} is not served any more when the machine starts" in stopped.text
         assert [process.wait(60) for process in started] == [0] * len(nodes)
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
     assert not local.processes()
 
 

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 from ansible_lab import Cluster, Playing, gone_within
-from ansible_served import PORTS, PROMPT, Tiny, ask, ready
+from ansible_served import PORTS, PROMPT, Tiny, ask, booted, ready
 from ansible_sshd import Machines, free_port
 
-from smolcluster.jobs.bootservice import BootService, write_note
 from smolcluster.runtime.runfolder import RunFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -149,28 +148,14 @@ def test_after_a_power_cut_the_tablet_comes_back_by_the_link_it_has(
     for process in hybrid.processes():
         process.kill()
     gone_within(hybrid, 60)
-    began, started = time.time(), []
-    try:
-        for node in nodes:
-            write_note(
-                BootService(
-                    run_id=served.run_id, run_dir=str(folder.path), node=node, kind="linux", name=node, system=False,
-                    files={str(tmp_path / node): ""}, end=(sys.executable, "-c", ""),
-                )
-            )  # fmt: skip
-            command = [sys.executable, "-m", "smolcluster.supervisor", str(folder.node(node) / "node.yaml"), "--boot"]
-            with folder.supervisor_log(node).open("ab") as log:
-                started.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=folder.path))
+    began = time.time()
+    with booted(folder, nodes, tmp_path) as started:
         assert ask(ready(folder, since=began), PROMPT) == tiny.answer
         status = hybrid.play("status")
         assert "ipad connected, layers 1:3 (Python, onnxruntime, onnx)" in status.text
         stopped = hybrid.play("stop")
         assert stopped.code == 0, stopped.text
         assert [process.wait(60) for process in started] == [0] * len(nodes)
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
     assert not hybrid.processes()
 
 

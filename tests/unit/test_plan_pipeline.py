@@ -14,18 +14,8 @@ from smolcluster.plan.pipeline import _weight_of, training_stages
 from smolcluster.plan.profile import Profile, concerns
 from smolcluster.plan.stages import Machine, need_mb
 from smolcluster.spec import Request, resolve
+from tests.unit.balanced_plans import LAN
 
-# c holds two ranks.
-LAN = """\
-schema: 1
-name: lan
-machines:
-  a: {connection: local, memory_mb: 8000}
-  b: {connection: local}
-  c: {connection: local, ranks: 2}
-networks:
-  lan: {medium: ethernet, speed_mbps: 10000, private: true, members: {a: 127.0.0.2, b: 127.0.0.3, c: 127.0.0.4}}
-"""
 # A head that weighs next to nothing, so that layers are what counts.
 EVEN = ("model.vocab_size=64", "model.num_layers=12", "training.batch_size=32")
 
