@@ -1,5 +1,7 @@
 """What a node's supervisor sees of its machine, every ten seconds: into hardware.jsonl, and for whoever else asks.
 
+The first looks come sooner, a second after each other and then twice that: a run of a few seconds has its figures too.
+
 Once per node and not in the ranks: they have other things to do. A look reads a few files of /proc; on a Mac and on a
 Raspberry Pi of old it asks a command too whether something slows the machine down, so that is done less often.
 """
@@ -21,6 +23,7 @@ from smolcluster.runtime.metricsfile import HardwareRecord
 
 _log = logging.getLogger("smolcluster.supervisor")
 EVERY_S = 10.0
+_FIRST_S = 1.0
 _THROTTLED_EVERY_S = 60.0
 _MB = 1 << 20
 _JOIN_S = 5.0
@@ -90,6 +93,7 @@ class HardwareWatch:
 
     def _run(self) -> None:
         before = ""
+        wait_s = min(_FIRST_S, self._every_s)
         try:
             with MetricsWriter(self._file) as metrics:
                 while True:
@@ -100,8 +104,9 @@ class HardwareWatch:
                         _log.warning("the machine is slowed down: %s", before or "no longer")
                     for tell in self._told:
                         tell(record)
-                    if self._over.wait(self._every_s):
+                    if self._over.wait(wait_s):
                         return
+                    wait_s = min(2 * wait_s, self._every_s)
         except OSError as error:
             _log.warning("the machine's figures are not recorded any more: %s", error)
 

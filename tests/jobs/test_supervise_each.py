@@ -154,7 +154,8 @@ def test_a_dead_supervisor_takes_everything_along_and_the_next_one_counts_on(new
     stop_job(node.run_dir, "node1")
     node.gone()
     restarted = [line for line in node.folder.log("node1", 0).read_text().splitlines() if line.startswith("----")]
-    assert [line[:50] for line in restarted] == ["---- taken over: the supervisor on node1 (pid " + f"{pid}"[:4]]
+    taken_over = f"---- taken over: the supervisor on node1 (pid {pid})"
+    assert [line[: len(taken_over)] for line in restarted] == [taken_over]
 
 
 def test_serving_and_training_exclude_each_other(new_node: NodeMaker) -> None:

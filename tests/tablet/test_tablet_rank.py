@@ -227,10 +227,9 @@ def test_who_has_another_key_gets_nothing(stages, llama, tmp_path):
             assert "did not come within 6 s" in run.ended(1)
         finally:
             stranger.close()
-        assert stranger.ends
-        assert all("did not prove" in str(end) or "cannot be reached" in str(end) for end in stranger.ends), (
-            stranger.ends
-        )
+        # The last one may have met the run's own end in mid-greeting, which has words of its own.
+        assert any("did not prove" in str(end) for end in stranger.ends), stranger.ends
+        assert stranger.channel is None, "it was never let in"
         assert not (tmp_path / "cache").exists()
         run.stop(0, 2)
 
