@@ -1,13 +1,16 @@
 """How fast this machine computes the layers of a served model: of that shape, with weights that mean nothing.
 
 As many layers as no cache holds even a part of, or all of them: what a token costs is reading the weights from memory.
+Once without a pause, and where there are others once more in turn with them: of one stream each stage works for a part
+of the time.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -27,40 +30,71 @@ _ENOUGH_BYTES = 256 << 20
 _TIMES, _LEAST_S = 5, 0.2
 
 
+class InTurn(Protocol):
+    """This machine and the others that may share the layers, one working after the other."""
+
+    def part(self, seconds: float) -> float:
+        """Which part of the layers is this machine's, if all of them take it so long."""
+
+    def mean_s(self, work: Callable[[], object]) -> float:
+        """Seconds of this machine's work in its turn."""
+
+
 @torch.inference_mode()
-def measure_decoding(shape: DecoderShape) -> DecodePace:
-    """In fp32, while whatever else goes on here goes on."""
-    count = min(shape.layers, max(1, _ENOUGH_BYTES // (4 * shape.layer_params)))
-    layers = [_layer(shape) for _ in range(count)]
-    rotation = Rotation(shape.rope, shape.head_dim, _PAST + max(ROWS), torch.float32) if shape.rope else None
+def measure_decoding(shape: DecoderShape, turns: InTurn | None = None) -> DecodePace:
+    """In fp32, while whatever else goes on here goes on. Without `turns` there is nobody to rest for."""
+    layers = _Layers(shape)
     norm, head = _norm(shape), _dense(shape.vocab_size, shape.width, bias=False)
-    layer_s, head_s = [], []
-    for rows in ROWS:
-        x = torch.randn(rows, shape.width)
-        sessions = rows if rows < max(ROWS) else 1
-        each = rows // sessions
-
-        caches = [_with_past(shape, count, _PAST + each) for _ in range(sessions)]
-
-        def through(x: Tensor = x, caches: list[KVCache] = caches, sessions: int = sessions, each: int = each) -> None:
-            for cache in caches:
-                for part in cache.layers:
-                    part.length = _PAST
-            turn = rotation.at(torch.arange(each).repeat(sessions)) if rotation is not None else None
-            batch = [Row(cache, each, False) for cache in caches]
-            out = x
-            for number, layer in enumerate(layers):
-                out = layer(out, batch, number, turn)
-
-        layer_s.append(_mean_s(through) / count)
-        head_s.append(_mean_s(partial(_words, head, norm, x)))
+    count = len(layers)
+    each = [layers.step(rows) for rows in ROWS]
+    layer_s = [_mean_s(partial(step, range(count))) / count for step in each]
+    head_s = [_mean_s(partial(_words, head, norm, torch.randn(rows, shape.width))) for rows in ROWS]
+    rested: list[float] = []
+    if turns is not None:
+        part = min(count, max(1, round(shape.layers * turns.part(layer_s[0]))))
+        for step, busy_s in zip(each, layer_s, strict=True):
+            rested.append(turns.mean_s(partial(step, range(part))) / part / busy_s)
     return DecodePace(
         rows=ROWS,
         layer_s=tuple(layer_s),
         head_s=tuple(head_s),
         layer_params=shape.layer_params,
         table_params=shape.table_params,
+        rested=tuple(rested),
     )
+
+
+class _Layers:
+    """Of that shape: all, or as many as are enough."""
+
+    def __init__(self, shape: DecoderShape) -> None:
+        count = min(shape.layers, max(1, _ENOUGH_BYTES // (4 * shape.layer_params)))
+        self._shape = shape
+        self._layers = [_layer(shape) for _ in range(count)]
+        longest = _PAST + max(ROWS)
+        self._rotation = Rotation(shape.rope, shape.head_dim, longest, torch.float32) if shape.rope else None
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def step(self, rows: int) -> Callable[[Sequence[int]], None]:
+        """What takes so many rows through the layers of those numbers: of as many sessions, or of one's prompt."""
+        x = torch.randn(rows, self._shape.width)
+        sessions = rows if rows < max(ROWS) else 1
+        each = rows // sessions
+        caches = [_with_past(self._shape, len(self), _PAST + each) for _ in range(sessions)]
+
+        def through(numbers: Sequence[int]) -> None:
+            for cache in caches:
+                for part in cache.layers:
+                    part.length = _PAST
+            turn = self._rotation.at(torch.arange(each).repeat(sessions)) if self._rotation is not None else None
+            batch = [Row(cache, each, False) for cache in caches]
+            out = x
+            for number in numbers:
+                out = self._layers[number](out, batch, number, turn)
+
+        return through
 
 
 def _words(head: Dense, norm: Norm, x: Tensor) -> Tensor:

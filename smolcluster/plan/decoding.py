@@ -3,6 +3,10 @@
 A step of few tokens costs what reading the weights costs, one of many what their products cost: so one layer and the
 head were timed with several numbers of rows, and between those it goes straight. Of another model the times go by the
 parameters of its layers, of another precision they are not known.
+
+A stage of several works for a part of the time only. What limits it all the time need not slow it down then: a share of
+a core (a container's quota) is saved up while it waits, what is hot cools down, and two that share a memory are not in
+each other's way. Others are slower after a rest: clocks have to go up again. So both are measured.
 """
 
 from __future__ import annotations
@@ -18,7 +22,8 @@ from smolcluster.spec.base import Frozen
 class DecodePace(Frozen):
     """One machine: seconds of one layer (`layer_s`) and of norm and head (`head_s`) for so many `rows` at once.
 
-    On layers of `layer_params` and a head of `table_params` parameters, in fp32.
+    On layers of `layer_params` and a head of `table_params` parameters, in fp32, without a pause. `rested`: the part of
+    `layer_s` that it takes where machines work in turn; nothing where that was not measured, which counts as 1.
     """
 
     rows: tuple[int, ...] = Field(min_length=1)
@@ -26,6 +31,11 @@ class DecodePace(Frozen):
     head_s: tuple[float, ...]
     layer_params: int = Field(gt=0)
     table_params: int = Field(gt=0)
+    rested: tuple[float, ...] = ()
+
+    def rest(self, rows: float) -> float:
+        """What so many rows take after a rest, as a part of what they take without one."""
+        return between(self.rows, self.rested, rows) if self.rested else 1.0
 
     def layers_s(self, layers: int, layer_params: int, rows: float) -> float:
         """So many layers of another size, for so many rows."""

@@ -5,6 +5,9 @@
                 the slowest stage, and none is quicker than the way of its own step
     a prompt    pieces of 128 tokens, of which one stream has one under way
 
+A step's way is what stages take that have rested while it was elsewhere. But no stage hands on more than it can do all
+the time: one with a share of a core has no more than that, however often it rests.
+
 A hop is its bytes over the link and half a round trip. Choosing a token is a thousandth of all that, and left out.
 """
 
@@ -45,10 +48,13 @@ def predict_serving(
     """Of stages on those machines, in order."""
     count = len(nodes)
 
-    def stage_s(number: int, rows: float, wanted: float) -> float:
+    def stage_s(number: int, rows: float, wanted: float) -> tuple[float, float]:
+        """After a rest, and without one."""
         start, stop = ranges[number]
-        took = paces[number].layers_s(stop - start, shape.layer_params, rows)
-        return took + (paces[number].words_s(shape.table_params, wanted) if number == count - 1 else 0.0)
+        pace = paces[number]
+        took = pace.layers_s(stop - start, shape.layer_params, rows)
+        took += pace.words_s(shape.table_params, wanted) if number == count - 1 else 0.0
+        return took * (pace.rest(rows) if count > 1 else 1.0), took
 
     def hops_s(rows: float, wanted: float) -> list[float]:
         if count == 1:
@@ -60,17 +66,19 @@ def predict_serving(
             for size, (mbps, rtt_ms) in zip(sizes, ways, strict=True)
         ]
 
-    def step_s(rows: float, wanted: float) -> tuple[float, float]:
-        """All of one step's way, and its slowest stage."""
+    def step_s(rows: float, wanted: float, under_way: int = 1) -> float:
+        """From one step's end to the next end of the same streams' step: its way, or until the slowest stage has done
+        all that are under way.
+        """
         stages = [stage_s(number, rows, wanted) for number in range(count)]
-        return sum(stages) + sum(hops_s(rows, wanted)), max(stages)
+        way_s = sum(rested for rested, _ in stages) + sum(hops_s(rows, wanted))
+        return max(way_s, under_way * max(busy for _, busy in stages))
 
-    token_s, _ = step_s(1, 1)
+    token_s = step_s(1, 1)
     under_way = min(count, streams)
     rows = streams / under_way
-    way_s, slowest_s = step_s(rows, rows)
-    several = streams / max(way_s, under_way * slowest_s)
-    piece_s, _ = step_s(PIECE, 1)
+    several = streams / step_s(rows, rows, under_way)
+    piece_s = step_s(PIECE, 1)
     sent = (count - 1) * shape.width + shape.vocab_size if count > 1 else 0
     return ServingPrediction(
         one=1 / token_s,

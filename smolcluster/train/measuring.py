@@ -29,6 +29,7 @@ from smolcluster.train.linkpace import LinkMeter
 from smolcluster.train.outcome import context_of, result_of
 from smolcluster.train.pace import Runner, versions
 from smolcluster.train.part import open_wires
+from smolcluster.train.turns import Turns
 
 log = logging.getLogger("smolcluster.worker")
 # Machines are told to stop one by one: who sees another leave may be told a moment later.
@@ -92,9 +93,10 @@ def measure(context: RunContext, stop: Stop) -> RankPace:
     runner.close()
     decode = None
     if isinstance(context.run.model, GPTSpec):
-        if context.world_size > 1:
+        turns = Turns(context.rank, context.world_size, stop) if context.world_size > 1 else None
+        if turns is not None:
             dist.barrier()  # all at the same time, as the steps were
-        decode = measure_decoding(decoder_of(context.run.model))
+        decode = measure_decoding(decoder_of(context.run.model), turns)
         log.info("decoding, a layer takes %.3g ms for one token", decode.layer_s[0] * 1000)
     pace = runner.pace
     log.info("%.0f %s/s, a step takes %.4g s", pace.tokens / pace.step_s, data.counts, pace.step_s)

@@ -96,6 +96,11 @@ def test_unequal_machines_are_measured_and_planned_by(project: Path) -> None:
     assert measured is not None
     assert (measured.cluster, measured.batch_size, measured.model.type) == ("lan", 4, "gpt")
     assert measured.nodes["node1"].device == "cpu"
+    for node in measured.nodes.values():
+        decode = node.decode
+        assert decode is not None
+        assert len(decode.rows) == len(decode.layer_s) == len(decode.rested)
+        assert min(decode.rested) > 0
     assert measured.nodes["node1"].versions.keys() == {"smolcluster", "torch", "python", "system"}
 
     summary = json.loads((run_of(project) / "summary.json").read_text())

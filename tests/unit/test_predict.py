@@ -168,6 +168,26 @@ def test_one_stream_passes_all_stages_and_several_are_as_fast_as_the_slowest() -
     assert split.bytes_per_token == 4 * (shape.width + shape.vocab_size)
 
 
+def test_a_stage_that_rests_has_saved_up_and_no_more_than_its_share() -> None:
+    run = run_of("classicdp")
+    assert isinstance(run.model, GPTSpec)
+    shape = decoder_of(run.model)
+    sizes = {"layer_params": shape.layer_params, "table_params": shape.table_params}
+    pace = PACE.model_copy(update={**sizes, "rested": (0.5, 0.5, 1.0)})
+
+    def of(*ranges: tuple[int, int], streams: int = 8) -> Any:
+        return predict_serving(shape, ["a", "b", "c"][: len(ranges)], [pace] * len(ranges), ranges, wire(), streams)
+
+    assert of((0, 4)).one == pytest.approx(1 / 0.008), "alone it never rests"
+    # Stages work for 1, 0.5 and 2.5 ms, and the last one can do a token in 5 ms.
+    assert of((0, 2), (2, 3), (3, 4)).one == pytest.approx(1 / max(0.001 + 0.0005 + 0.0025, 0.005))
+    # The first works for 1.5 ms, the second for 2.5 ms, which it can do every 5 ms.
+    assert of((0, 3), (3, 4)).one == pytest.approx(1 / 0.005)
+    assert of((0, 3), (3, 4), streams=2).several == pytest.approx(2 / (2 * 0.005)), "each of two has its turn"
+    # Of 128 rows a rest saves nothing.
+    assert of((0, 3), (3, 4)).prompt == pytest.approx(128 / (3 * 0.02 + 0.02 + 0.004))
+
+
 # -- all of them ------------------------------------------------------------------------------------------------------
 
 

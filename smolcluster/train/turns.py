@@ -1,0 +1,69 @@
+"""Ranks that compute in turn, as the stages of a served model do for one stream: each when the one before it is done.
+
+A rank that works for a part of the time is not as fast as one that works all the time. A share of a core is saved up
+while it waits, clocks have to go up again, and machines that share a memory or the air are not in each other's way. So
+a baton goes round over the run's own links, and who has it works. Rank 0 says when it was often enough.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+
+from smolcluster.errors import InterruptedRun
+from smolcluster.runtime.process import Stop
+
+# The first round makes room.
+_ROUNDS, _LEAST_S = 6, 0.5
+_ON, _OVER, _STOPPED = 1, 0, -1
+_TAG = 7
+
+
+class Turns:
+    """Of a world of two ranks at least. All call the same methods in the same order."""
+
+    def __init__(self, rank: int, world_size: int, stop: Stop) -> None:
+        self._rank, self._count, self._stop = rank, world_size, stop
+
+    def part(self, seconds: float) -> float:
+        """Of work that can be shared out and takes this rank so many seconds: its part, the quicker the more."""
+        mine = torch.tensor([1 / seconds], dtype=torch.float64)
+        each = [torch.zeros_like(mine) for _ in range(self._count)]
+        dist.all_gather(each, mine)
+        return float(mine / sum(each))
+
+    def mean_s(self, work: Callable[[], object]) -> float:
+        """Seconds of this rank's work, which begins when that of the rank before it has ended. InterruptedRun in all of
+        them where rank 0 is to stop.
+        """
+        took: list[float] = []
+        began = time.monotonic()
+        baton = torch.zeros(1, dtype=torch.int32)
+        while True:
+            if self._rank:
+                dist.recv(baton, self._rank - 1, tag=_TAG)
+            else:
+                baton.fill_(self._says(len(took), time.monotonic() - began))
+            if going := baton.item() == _ON:
+                took.append(_timed(work))
+            dist.send(baton, (self._rank + 1) % self._count, tag=_TAG)
+            if self._rank == 0:
+                dist.recv(baton, self._count - 1, tag=_TAG)
+            if baton.item() == _STOPPED:
+                raise InterruptedRun("stopped as asked")
+            if not going:
+                return sum(took[1:]) / len(took[1:])
+
+    def _says(self, rounds: int, seconds: float) -> int:
+        if self._stop():
+            return _STOPPED
+        return _ON if rounds < _ROUNDS or seconds < _LEAST_S else _OVER
+
+
+def _timed(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
