@@ -4,10 +4,9 @@
 
 Each host, with all that runs on it, has a share of a core (a cgroup of the lab's own), and a place on the Wi-Fi of so
 many Mbit/s. `check.yml -e profile=true` measures them all at the same time and predicts; then each strategy is trained
-as a person would train it, over SSH. A larger model is measured again and, of two steps, served. A share comes in
-slices, in which a stage that waits for the others saves up, and of these a stage's token takes one to four: it answers
-quicker than a slow machine would. A ratio is predicted over measured tokens/s, the median of the rounds' own. Measured
-are the steps in the middle of a run: the first make room, the last saves.
+as a person would train it, over SSH. A larger model is measured again and, of two steps, served. A ratio is predicted
+over measured tokens/s, the median of the rounds' own. Measured are the steps in the middle of a run: the first make
+room, the last saves.
 
 As root, on a Linux machine that has nothing else to do.
 """
@@ -18,7 +17,9 @@ import json
 import re
 import statistics
 import sys
+import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,7 @@ TRAINED = {"classicdp": "classicdp", "fsdp 1": "fsdp", "mp": "mp", "diloco": "di
 STARS = {"edp": "edp", "syncps": "syncps"}
 SERVED = "serving, one stream"
 FEW, MANY, ANSWERS = 4, 44, 3
+READY_S = 900.0
 ASK = f"""
 import json, sys, time, urllib.request
 def post(tokens):
@@ -103,15 +105,23 @@ class Played:
         """Tokens a second of one stream of SERVED_MODEL, and the layers of each host."""
         trained = self._train(SERVED_MODEL, 2, "strategy=single", nodes=min(SHARES))
         model = f"model={ROOT / 'runs' / trained.name / 'model'}"
-        run_id = f"{trained.name}-served"
-        try:
-            self._play("inference.yml", (), model, "detach=true", f"run_id={run_id}")
-            plan = ServePlan.model_validate_json((self._runs / run_id / "plan.json").read_text())
-            url = f"http://{plan.api.listen[0]}:{plan.api.api_port}/v1"
-            host = self._lab.host(plan.ranks[plan.api.rank].node)
-            pairs = json.loads(host.run(["python3", "-c", ASK, url], timeout=900).stdout)
-        finally:
-            self._play("stop.yml", (), nodes="")
+        folder = self._runs / f"{trained.name}-served"
+        with ThreadPoolExecutor(1) as beside:
+            # Followed, as trainings are: a host of so little is asked often enough to feel it.
+            following = beside.submit(self._play, "inference.yml", (), model, f"run_id={folder.name}")
+            try:
+                ends = time.monotonic() + READY_S
+                while not (following.done() or RunFolder(folder).was_ready.exists()) and time.monotonic() < ends:
+                    time.sleep(1.0)
+                if following.done():
+                    raise RuntimeError(following.result())
+                plan = ServePlan.model_validate_json((folder / "plan.json").read_text())
+                url = f"http://{plan.api.listen[0]}:{plan.api.api_port}/v1"
+                host = self._lab.host(plan.ranks[plan.api.rank].node)
+                pairs = json.loads(host.run(["python3", "-c", ASK, url], timeout=900).stdout)
+            finally:
+                self._play("stop.yml", (), nodes="")
+            following.result()
         rates = [(many[1] - few[1]) / (many[0] - few[0]) for few, many in pairs]
         layers = {plan.ranks[stage.rank].node: f"{stage.start}:{stage.stop}" for stage in plan.stages}
         return statistics.median(rates), layers

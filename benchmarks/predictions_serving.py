@@ -1,5 +1,5 @@
 """The serving part of benchmarks.predictions: three stages with shares of a core, one stream and eight, and what the
-plan says of them from how fast each decodes alone while the others do too.
+plan says of them from how fast each decodes while the others do too, and in turn with them.
 """
 
 from __future__ import annotations
@@ -8,13 +8,16 @@ import multiprocessing
 import os
 import statistics
 import tempfile
+from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from benchmarks.quota import PERIOD_S, Quotas
+from benchmarks.ranks import LOOPBACK
 from benchmarks.serving import GREEDY, START_S, STREAMS, Loader, config_of, prompt, rate_of, rate_of_many
 from smolcluster.infer.engine import Engine
 from smolcluster.infer.layout import Layout, Place
@@ -26,6 +29,7 @@ from smolcluster.plan.predict_serving import predict_serving
 from smolcluster.plan.stages import Machine, Ranges, split, weight_of
 from smolcluster.runtime.process import die_with_parent
 from smolcluster.spec.shape import DecoderShape, read_shape
+from smolcluster.train.turns import Turns
 
 # Of a core, by stage.
 SHARES = (0.3, 0.3, 0.18)
@@ -114,13 +118,27 @@ def make_model(folder: str) -> None:
     GPT2LMHeadModel(config).eval().save_pretrained(folder)
 
 
+def _pace(rank: int, folder: str, shape: DecoderShape) -> DecodePace:
+    """As in a profile: all at the same time, then in turn."""
+    os.environ["GLOO_SOCKET_IFNAME"] = LOOPBACK.device
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=len(SHARES),
+        timeout=timedelta(seconds=START_S),
+    )  # fmt: skip
+    try:
+        dist.barrier()
+        return measure_decoding(shape, Turns(rank, len(SHARES), lambda: False))
+    finally:
+        dist.destroy_process_group()
+
+
 def _be(rank: int, folder: str, ranges: Ranges, shape: DecoderShape, pipe: Connection) -> None:
     die_with_parent()
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
     try:
         assert pipe.recv() == "pace"
-        pipe.send(measure_decoding(shape))
+        pipe.send(_pace(rank, folder, shape))
         assert pipe.recv() == "serve"
         if rank:
             Worker(config_of(rank, folder), Loader(folder)).run()

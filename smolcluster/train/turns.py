@@ -8,7 +8,7 @@ a baton goes round over the run's own links, and who has it works. Rank 0 says w
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -17,7 +17,7 @@ from smolcluster.errors import InterruptedRun
 from smolcluster.runtime.process import Stop
 
 # The first round makes room.
-_ROUNDS, _LEAST_S = 6, 0.5
+_ROUNDS, _LEAST_S = 6, 3.0
 _ON, _OVER, _STOPPED = 1, 0, -1
 _TAG = 7
 
@@ -35,35 +35,38 @@ class Turns:
         dist.all_gather(each, mine)
         return float(mine / sum(each))
 
-    def mean_s(self, work: Callable[[], object]) -> float:
-        """Seconds of this rank's work, which begins when that of the rank before it has ended. InterruptedRun in all of
-        them where rank 0 is to stop.
+    def means(self, works: Sequence[Callable[[], object]]) -> list[float]:
+        """Seconds of each of this rank's works, which begins when the same of the rank before it has ended; they come
+        one after the other, again and again. InterruptedRun in all ranks where rank 0 is to stop.
         """
-        took: list[float] = []
-        began = time.monotonic()
-        baton = torch.zeros(1, dtype=torch.int32)
-        while True:
+        seconds = [0.0] * len(works)
+        rounds, began = 0, time.monotonic()
+        while (says := self._round(works, seconds, self._says(rounds, time.monotonic() - began))) == _ON:
+            if rounds == 0:
+                seconds = [0.0] * len(works)
+            rounds += 1
+        if says == _STOPPED:
+            raise InterruptedRun("stopped as asked")
+        return [took / (rounds - 1) for took in seconds]
+
+    def _round(self, works: Sequence[Callable[[], object]], seconds: list[float], says: int) -> int:
+        """Each work once, if rank 0 says so; what it said."""
+        baton = torch.tensor([says], dtype=torch.int32)
+        for number, work in enumerate(works):
             if self._rank:
                 dist.recv(baton, self._rank - 1, tag=_TAG)
-            else:
-                baton.fill_(self._says(len(took), time.monotonic() - began))
-            if going := baton.item() == _ON:
-                took.append(_timed(work))
+            if baton.item() == _ON:
+                began = time.perf_counter()
+                work()
+                seconds[number] += time.perf_counter() - began
             dist.send(baton, (self._rank + 1) % self._count, tag=_TAG)
             if self._rank == 0:
                 dist.recv(baton, self._count - 1, tag=_TAG)
-            if baton.item() == _STOPPED:
-                raise InterruptedRun("stopped as asked")
-            if not going:
-                return sum(took[1:]) / len(took[1:])
+            if baton.item() != _ON:
+                break
+        return int(baton.item())
 
     def _says(self, rounds: int, seconds: float) -> int:
         if self._stop():
             return _STOPPED
         return _ON if rounds < _ROUNDS or seconds < _LEAST_S else _OVER
-
-
-def _timed(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
