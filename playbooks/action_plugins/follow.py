@@ -32,7 +32,7 @@ from pydantic import ValidationError
 
 from smolcluster.errors import SmolError
 from smolcluster.jobs import PollResult, poll_job, stop_job
-from smolcluster.jobs.asking import Asking, NoAnswerError
+from smolcluster.jobs.asking import Asking, NoAnswerError, pause_s
 from smolcluster.jobs.identity import orphaned
 from smolcluster.jobs.nodeclock import NodeClock
 from smolcluster.jobs.pieces import Brought
@@ -69,14 +69,14 @@ _SPEC: dict[str, dict[str, Any]] = {
     "bring": {"type": "bool", "default": False},
     "every_s": {"type": "float", "default": 5.0},
     "answer_s": {"type": "float", "default": 15.0},
+    "lease_s": {"type": "float", "default": 12.0},
     "straggle_s": {"type": "float", "default": 75.0},
 }
 _ENDED = ("completed", "failed", "stopped")
 _LOCAL_POLL_S = 1.0
-_REMOTE_POLL_S = 3.0
-# The next poll leaves this long after one that is not answered yet, three at most: so a node whose polls take all of
-# answer_s keeps its lease of 12 s.
-_LATEST_POLL_S = 5.0
+# The next poll leaves this much later after one that is not answered yet, three at most: so a node whose polls take all
+# of answer_s keeps its lease of 12 s.
+_PATIENCE_S = 2.0
 _UNDER_WAY = 3
 _LOOK_UP_S = 1.0
 
@@ -165,8 +165,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     def _asking(self) -> Asking[PollResult]:
         if self._options["local"]:
-            return Asking(self._poll, _LOCAL_POLL_S, _LATEST_POLL_S, under_way=1)
-        return Asking(self._poll, _REMOTE_POLL_S, _LATEST_POLL_S, _UNDER_WAY)
+            return Asking(self._poll, _LOCAL_POLL_S, _LOCAL_POLL_S + _PATIENCE_S, under_way=1)
+        every_s = pause_s(self._options["lease_s"], self._options["answer_s"])
+        return Asking(self._poll, every_s, every_s + _PATIENCE_S, _UNDER_WAY)
 
     def _poll(self) -> PollResult:
         if self._options["local"]:

@@ -13,6 +13,14 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 Answer = TypeVar("Answer")
+_LEAST_S, _MOST_S = 3.0, 15.0
+
+
+def pause_s(lease_s: float, answer_s: float) -> float:
+    """Seconds from one question to a node elsewhere to the next: several in a lease, and in the time that an answer is
+    waited for. Who gives slow machines longer has them asked less often, which costs them less.
+    """
+    return min(_MOST_S, max(_LEAST_S, min(lease_s, answer_s) / 4))
 
 
 class NoAnswerError(Exception):

@@ -8,7 +8,7 @@ import threading
 import time
 from pathlib import Path
 
-from smolcluster.jobs.asking import Asking, NoAnswerError
+from smolcluster.jobs.asking import Asking, NoAnswerError, pause_s
 
 from .node import until
 
@@ -97,6 +97,12 @@ def test_why_there_is_no_answer_is_told() -> None:
     answer = Asking(ask, every_s=1, latest_s=1, under_way=1).wait(5)
     assert isinstance(answer, NoAnswerError)
     assert str(answer) == "off"
+
+
+def test_who_gives_a_node_longer_has_it_asked_less_often() -> None:
+    assert pause_s(12, 15) == 3.0, "what nobody has changed"
+    assert [pause_s(40, 60), pause_s(60, 40)] == [10.0, 10.0], "neither may run out"
+    assert [pause_s(300, 300), pause_s(4, 300)] == [15.0, 3.0]
 
 
 MAKER = """
