@@ -27,8 +27,9 @@ ROWS = (1, 2, 3, 4, 8, 128)
 # Tokens that a session has behind it.
 _PAST = 64
 _ENOUGH_BYTES = 256 << 20
-# A node is asked how it does every three seconds.
-_TIMES, _LEAST_S = 5, 3.0
+# One row, which most is said of, for almost as long as it takes until the node is asked how it does again.
+_TIMES, _LEAST_S = 5, (2.0, 0.3, 0.3, 0.3, 0.3, 0.3)
+_WORDS_S = 0.1
 
 
 class InTurn(Protocol):
@@ -37,8 +38,8 @@ class InTurn(Protocol):
     def part(self, seconds: float) -> float:
         """Which part of the layers is this machine's, if all of them take it so long."""
 
-    def means(self, works: Sequence[Callable[[], object]]) -> list[float]:
-        """Seconds of each of this machine's works in its turn; of all machines the same number of them."""
+    def mean_s(self, work: Callable[[], object], least_s: float) -> float:
+        """Seconds of this machine's work in its turn; all together for so long at least."""
 
 
 @torch.inference_mode()
@@ -49,13 +50,15 @@ def measure_decoding(shape: DecoderShape, turns: InTurn | None = None) -> Decode
     count = len(layers)
     each = [layers.step(rows) for rows in ROWS]
     words = [partial(_words, head, norm, torch.randn(rows, shape.width)) for rows in ROWS]
-    took = _means([*(partial(step, range(count)) for step in each), *words])
-    layer_s, head_s = [seconds / count for seconds in took[: len(ROWS)]], took[len(ROWS) :]
+    layer_s = [
+        _mean_s(partial(step, range(count)), least_s) / count for step, least_s in zip(each, _LEAST_S, strict=True)
+    ]
+    head_s = [_mean_s(work, _WORDS_S) for work in words]
     rested: list[float] = []
     if turns is not None:
-        part = min(count, max(1, round(shape.layers * turns.part(layer_s[0]))))
-        in_turn = turns.means([partial(step, range(part)) for step in each])
-        rested = [seconds / part / busy_s for seconds, busy_s in zip(in_turn, layer_s, strict=True)]
+        part = range(min(count, max(1, round(shape.layers * turns.part(layer_s[0])))))
+        in_turn = [turns.mean_s(partial(step, part), least_s) for step, least_s in zip(each, _LEAST_S, strict=True)]
+        rested = [seconds / len(part) / busy_s for seconds, busy_s in zip(in_turn, layer_s, strict=True)]
     return DecodePace(
         rows=ROWS,
         layer_s=tuple(layer_s),
@@ -141,19 +144,13 @@ def _dense(outputs: int, inputs: int, bias: bool) -> Dense:
     return dense(torch.randn(outputs, inputs) * 0.02, torch.zeros(outputs) if bias else None, "fp32")
 
 
-def _means(works: Sequence[Callable[[], object]]) -> list[float]:
-    """Seconds of each, after one time that makes room. The mean: a machine with a share of a core works and stands
-    still in turns, and a median would be of those times in which it only worked. One after the other, again and again:
-    what else a machine does now and then, as when it is asked how it does, is a part of all of them alike.
+def _mean_s(work: Callable[[], object], least_s: float) -> float:
+    """Seconds of one time, after one that makes room. The mean: a machine with a share of a core works and stands still
+    in turns, and a median would be of those times in which it only worked.
     """
-    seconds = [0.0] * len(works)
-    for work in works:
-        work()
+    work()
     times, began = 0, time.perf_counter()
-    while times < _TIMES or time.perf_counter() - began < _LEAST_S:
-        for number, work in enumerate(works):
-            before = time.perf_counter()
-            work()
-            seconds[number] += time.perf_counter() - before
+    while times < _TIMES or time.perf_counter() - began < least_s:
+        work()
         times += 1
-    return [took / times for took in seconds]
+    return (time.perf_counter() - began) / times

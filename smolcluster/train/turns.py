@@ -8,7 +8,7 @@ a baton goes round over the run's own links, and who has it works. Rank 0 says w
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
@@ -16,8 +16,7 @@ import torch.distributed as dist
 from smolcluster.errors import InterruptedRun
 from smolcluster.runtime.process import Stop
 
-# The first round makes room.
-_ROUNDS, _LEAST_S = 6, 3.0
+_ROUNDS = 6
 _ON, _OVER, _STOPPED = 1, 0, -1
 _TAG = 7
 
@@ -35,38 +34,32 @@ class Turns:
         dist.all_gather(each, mine)
         return float(mine / sum(each))
 
-    def means(self, works: Sequence[Callable[[], object]]) -> list[float]:
-        """Seconds of each of this rank's works, which begins when the same of the rank before it has ended; they come
-        one after the other, again and again. InterruptedRun in all ranks where rank 0 is to stop.
+    def mean_s(self, work: Callable[[], object], least_s: float) -> float:
+        """Seconds of this rank's work, which begins when that of the rank before it has ended; again and again, for so
+        long at least. InterruptedRun in all ranks where rank 0 is to stop.
         """
-        seconds = [0.0] * len(works)
-        rounds, began = 0, time.monotonic()
-        while (says := self._round(works, seconds, self._says(rounds, time.monotonic() - began))) == _ON:
-            if rounds == 0:
-                seconds = [0.0] * len(works)
-            rounds += 1
-        if says == _STOPPED:
-            raise InterruptedRun("stopped as asked")
-        return [took / (rounds - 1) for took in seconds]
-
-    def _round(self, works: Sequence[Callable[[], object]], seconds: list[float], says: int) -> int:
-        """Each work once, if rank 0 says so; what it said."""
-        baton = torch.tensor([says], dtype=torch.int32)
-        for number, work in enumerate(works):
+        seconds, rounds, began = 0.0, 0, time.monotonic()
+        baton = torch.zeros(1, dtype=torch.int32)
+        while True:
             if self._rank:
                 dist.recv(baton, self._rank - 1, tag=_TAG)
-            if baton.item() == _ON:
-                began = time.perf_counter()
+            else:
+                baton.fill_(self._says(rounds, time.monotonic() - began >= least_s))
+            if going := baton.item() == _ON:
+                before = time.perf_counter()
                 work()
-                seconds[number] += time.perf_counter() - began
+                # The first round makes room.
+                seconds += time.perf_counter() - before if rounds else 0.0
+                rounds += 1
             dist.send(baton, (self._rank + 1) % self._count, tag=_TAG)
             if self._rank == 0:
                 dist.recv(baton, self._count - 1, tag=_TAG)
-            if baton.item() != _ON:
-                break
-        return int(baton.item())
+            if baton.item() == _STOPPED:
+                raise InterruptedRun("stopped as asked")
+            if not going:
+                return seconds / (rounds - 1)
 
-    def _says(self, rounds: int, seconds: float) -> int:
+    def _says(self, rounds: int, long_enough: bool) -> int:
         if self._stop():
             return _STOPPED
-        return _ON if rounds < _ROUNDS or seconds < _LEAST_S else _OVER
+        return _OVER if long_enough and rounds >= _ROUNDS else _ON

@@ -53,8 +53,20 @@ class Links:
 def links(monkeypatch: pytest.MonkeyPatch) -> Links:
     found = Links()
     monkeypatch.setattr(turns, "dist", found)
-    monkeypatch.setattr(turns, "_LEAST_S", 0.0)
     return found
+
+
+class Wish:
+    """Whether somebody wants the ranks to stop, as a process's own signals tell."""
+
+    def __init__(self, now: Callable[[], bool] = lambda: False) -> None:
+        self._now = now
+
+    def __call__(self) -> bool:
+        return self._now()
+
+    def wait(self, seconds: float) -> bool:
+        raise AssertionError("nobody has to wait")
 
 
 def each(links: Links, act: Callable[[int], Any]) -> list[Any]:
@@ -71,54 +83,44 @@ def each(links: Links, act: Callable[[int], Any]) -> list[Any]:
         return list(ranks.map(be, range(COUNT)))
 
 
-def test_one_works_at_a_time_in_order_and_every_work_as_often(links: Links) -> None:
-    worked: list[tuple[str, int]] = []
-
-    def act(rank: int) -> list[float]:
-        mine = Turns(rank, COUNT, lambda: False)
-        return mine.means([lambda: worked.append(("one", rank)), lambda: worked.append(("two", rank))])
-
-    took = each(links, act)
-    assert [len(mine) for mine in took] == [2] * COUNT
-    assert all(seconds > 0 for mine in took for seconds in mine)
-    one_round = [(name, rank) for name in ("one", "two") for rank in range(COUNT)]
-    assert worked == one_round * turns._ROUNDS
+def test_one_works_at_a_time_and_in_order(links: Links) -> None:
+    worked: list[int] = []
+    took = each(links, lambda rank: Turns(rank, COUNT, Wish()).mean_s(lambda: worked.append(rank), 0.0))
+    assert all(seconds > 0 for seconds in took)
+    assert worked == list(range(COUNT)) * turns._ROUNDS
     assert links.nothing_left()
 
 
 def test_the_first_round_only_makes_room(links: Links, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(10_000))
-    lock = threading.Lock()
-    slow = {rank: iter([100.0]) for rank in range(COUNT)}
+    monkeypatch.setattr(turns.time, "perf_counter", lambda: float(next(clock)))
+    first = [True] * COUNT
 
-    def now() -> float:
-        with lock:
-            return float(next(clock))
+    def act(rank: int) -> float:
+        def work() -> None:
+            # The first time takes a hundred readings of the clock more.
+            for _ in range(100 if first[rank] else 0):
+                next(clock)
+            first[rank] = False
 
-    monkeypatch.setattr(turns.time, "perf_counter", now)
+        return Turns(rank, COUNT, Wish()).mean_s(work, 0.0)
 
-    def act(rank: int) -> list[float]:
-        # The first time takes a hundred readings of the clock more.
-        return Turns(rank, COUNT, lambda: False).means([lambda: [now() for _ in range(int(next(slow[rank], 0.0)))]])
-
-    assert each(links, act) == [[1.0]] * COUNT
+    assert each(links, act) == [1.0] * COUNT
 
 
 def test_who_is_quicker_has_more_of_it(links: Links) -> None:
     seconds = (1.0, 1.0, 2.0)
-    assert each(links, lambda rank: Turns(rank, COUNT, lambda: False).part(seconds[rank])) == pytest.approx(
-        [0.4, 0.4, 0.2]
-    )
+    assert each(links, lambda rank: Turns(rank, COUNT, Wish()).part(seconds[rank])) == pytest.approx([0.4, 0.4, 0.2])
 
 
 def test_when_the_first_is_to_stop_all_do(links: Links) -> None:
     rounds = torch.zeros(COUNT)
 
-    def act(rank: int) -> list[float]:
+    def act(rank: int) -> float:
         def work() -> None:
             rounds[rank] += 1
 
-        return Turns(rank, COUNT, lambda: bool(rounds[0] >= 2)).means([work])
+        return Turns(rank, COUNT, Wish(lambda: bool(rounds[0] >= 2))).mean_s(work, 0.0)
 
     ends = each(links, act)
     assert [str(end) for end in ends] == ["stopped as asked"] * COUNT
