@@ -14,7 +14,6 @@ import torch
 import torch.distributed as dist
 
 from smolcluster.errors import InterruptedRun
-from smolcluster.runtime.process import Stop
 
 _ROUNDS = 6
 _ON, _OVER, _STOPPED = 1, 0, -1
@@ -24,7 +23,7 @@ _TAG = 7
 class Turns:
     """Of a world of two ranks at least. All call the same methods in the same order."""
 
-    def __init__(self, rank: int, world_size: int, stop: Stop) -> None:
+    def __init__(self, rank: int, world_size: int, stop: Callable[[], bool]) -> None:
         self._rank, self._count, self._stop = rank, world_size, stop
 
     def part(self, seconds: float) -> float:

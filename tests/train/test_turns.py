@@ -56,19 +56,6 @@ def links(monkeypatch: pytest.MonkeyPatch) -> Links:
     return found
 
 
-class Wish:
-    """Whether somebody wants the ranks to stop, as a process's own signals tell."""
-
-    def __init__(self, now: Callable[[], bool] = lambda: False) -> None:
-        self._now = now
-
-    def __call__(self) -> bool:
-        return self._now()
-
-    def wait(self, seconds: float) -> bool:
-        raise AssertionError("nobody has to wait")
-
-
 def each(links: Links, act: Callable[[int], Any]) -> list[Any]:
     """What each rank's part gives, or raises."""
 
@@ -85,7 +72,7 @@ def each(links: Links, act: Callable[[int], Any]) -> list[Any]:
 
 def test_one_works_at_a_time_and_in_order(links: Links) -> None:
     worked: list[int] = []
-    took = each(links, lambda rank: Turns(rank, COUNT, Wish()).mean_s(lambda: worked.append(rank), 0.0))
+    took = each(links, lambda rank: Turns(rank, COUNT, lambda: False).mean_s(lambda: worked.append(rank), 0.0))
     assert all(seconds > 0 for seconds in took)
     assert worked == list(range(COUNT)) * turns._ROUNDS
     assert links.nothing_left()
@@ -103,14 +90,16 @@ def test_the_first_round_only_makes_room(links: Links, monkeypatch: pytest.Monke
                 next(clock)
             first[rank] = False
 
-        return Turns(rank, COUNT, Wish()).mean_s(work, 0.0)
+        return Turns(rank, COUNT, lambda: False).mean_s(work, 0.0)
 
     assert each(links, act) == [1.0] * COUNT
 
 
 def test_who_is_quicker_has_more_of_it(links: Links) -> None:
     seconds = (1.0, 1.0, 2.0)
-    assert each(links, lambda rank: Turns(rank, COUNT, Wish()).part(seconds[rank])) == pytest.approx([0.4, 0.4, 0.2])
+    assert each(links, lambda rank: Turns(rank, COUNT, lambda: False).part(seconds[rank])) == pytest.approx(
+        [0.4, 0.4, 0.2]
+    )
 
 
 def test_when_the_first_is_to_stop_all_do(links: Links) -> None:
@@ -120,7 +109,7 @@ def test_when_the_first_is_to_stop_all_do(links: Links) -> None:
         def work() -> None:
             rounds[rank] += 1
 
-        return Turns(rank, COUNT, Wish(lambda: bool(rounds[0] >= 2))).mean_s(work, 0.0)
+        return Turns(rank, COUNT, lambda: bool(rounds[0] >= 2)).mean_s(work, 0.0)
 
     ends = each(links, act)
     assert [str(end) for end in ends] == ["stopped as asked"] * COUNT
