@@ -21,6 +21,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from smolcluster.spec.cluster import Kind
 
+from .allowed import LAYER
+
 USER, USER_ID = "smol", 1000
 HOMES = {"macos": "/Users", "linux": "/home", "windows": "/home", "ipados": "/home"}
 # What is in each host's /opt/lab: this package's `inside` and `macos`. And its wiring, as the lab changes it.
@@ -201,7 +203,9 @@ class Disk:
         played = {f"{folder}/{name}" for folder, names in _STAND_INS.items() for name in names.split()}
         for name in [*_NOT_ON_A_MAC.split(), *(Path(path).name for path in sorted(played))]:
             for folder in ("usr/bin", "usr/sbin"):
-                if Path("/", folder, name).exists() and f"{folder}/{name}" not in played:
+                # The machine's own, or one of those that packages.sh unpacked for the lab's hosts.
+                there = any(Path(root, folder, name).exists() for root in ("/", LAYER))
+                if there and f"{folder}/{name}" not in played:
                     self.hide(f"{folder}/{name}")
         for folder in ("Library/LaunchDaemons", "Library/Preferences/SystemConfiguration", "usr/local/bin"):
             (self.folder / "upper" / folder).mkdir(parents=True)
