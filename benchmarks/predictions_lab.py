@@ -19,7 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -111,10 +111,11 @@ class Played:
             following = beside.submit(self._play, "inference.yml", (), model, f"run_id={folder.name}")
             try:
                 ends = time.monotonic() + READY_S
-                while not (following.done() or RunFolder(folder).was_ready.exists()) and time.monotonic() < ends:
-                    time.sleep(1.0)
-                if following.done():
-                    raise RuntimeError(following.result())
+                while not RunFolder(folder).was_ready.exists():
+                    if wait([following], timeout=1.0).done:
+                        raise RuntimeError(following.result())
+                    if time.monotonic() > ends:
+                        raise RuntimeError(f"{folder.name} does not answer after {READY_S:.0f} s")
                 plan = ServePlan.model_validate_json((folder / "plan.json").read_text())
                 url = f"http://{plan.api.listen[0]}:{plan.api.api_port}/v1"
                 host = self._lab.host(plan.ranks[plan.api.rank].node)
