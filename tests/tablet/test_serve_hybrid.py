@@ -60,24 +60,32 @@ def serve(project: Path) -> Iterator[Callable[..., Served]]:
 
 @pytest.fixture
 def play(project: Path) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
-    """A tablet in a process of its own, let in by its link."""
+    """A tablet in a process of its own, let in by its link: `player.py`."""
     made: list[subprocess.Popen[str]] = []
 
     def start(link: str) -> subprocess.Popen[str]:
         player = subprocess.Popen(
-            [sys.executable, "-m", "smolcluster.tablet.play"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-            text=True, cwd=project, env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": ""},
+            [sys.executable, "-m", "tests.tablet.player"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, text=True, bufsize=1, cwd=project,
+            env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": ""},
         )  # fmt: skip
         made.append(player)
         assert player.stdin is not None
         player.stdin.write(f"{link}\n")
-        player.stdin.close()
         return player
 
     yield start
     for player in made:
         player.kill()
-        player.wait(30)
+        player.communicate(timeout=30)
+
+
+def hold(player: subprocess.Popen[str], steps: int) -> None:
+    """From now on it computes so many steps, then none."""
+    assert player.stdin is not None
+    assert player.stderr is not None
+    player.stdin.write(f"{steps}\n")
+    assert "holding\n" in player.stderr  # it reads until then
 
 
 def model_in(project: Path, kind: str) -> str:
@@ -132,11 +140,14 @@ def test_a_tablet_killed_in_mid_stream_and_back_continues_the_text(project, serv
         """By the link that the chat page shows."""
         served.until(lambda: tablet_of(url)["state"] == "waiting", "the API says that the tablet has gone")
         shown.append(tablet_of(url)["url"])
+        # Before it is back: whoever looks now and then may else not see that it was away.
+        served.until(lambda: "ipad: waiting for its browser again" in served.text, "that it is waited for again")
         play(shown[0])
 
     body = json.dumps(asked(stream=True)).encode()
     request = urllib.request.Request(f"{url}/v1/completions", body, {"Content-Type": "application/json"})
     told: list[str] = []
+    hold(player, 4)
     with urllib.request.urlopen(request, timeout=200) as events:
         for line in events:
             field, _, data = line.decode().strip().partition(": ")
@@ -149,7 +160,6 @@ def test_a_tablet_killed_in_mid_stream_and_back_continues_the_text(project, serv
                 threading.Thread(target=come_again).start()
     assert "".join(told) == right
     assert shown == [link_of(served)]
-    served.until(lambda: "ipad: waiting for its browser again" in served.text, "that it is waited for again")
     served.until(lambda: health(url)["state"] == "ready", "it serves again")
     assert served.finish() == 130, served.text
     summary = json.loads((project / "runs" / "latest" / "summary.json").read_text())
