@@ -33,7 +33,7 @@ def test_an_early_message_comes_in_pieces_and_is_whole(monkeypatch: pytest.Monke
         stream = Stream(1, link.inward, lambda _, __: None, lambda _, message: kept.append(message))
         while not kept:
             if not stream.pump():
-                await_ready(stream.wire, None, Deadline(5))
+                await_ready(stream.wire, None, Deadline(20))
     place = torch.zeros(1000)
     kept[0].give(Incoming(Flat(place), 9), "rank 1")
     assert torch.equal(place, numbers)

@@ -33,8 +33,10 @@ def meet(dialler: Identity, acceptor: Identity, peer: int = 0, **options: Any) -
 
         return tuple(
             together(
-                lambda: closing(one, lambda: dial_handshake(one, dialler, peer, HELLO, Deadline(5), "rank 0")),
-                lambda: closing(other, lambda: accept_handshake(other, acceptor, Deadline(5), "the caller", **options)),
+                lambda: closing(one, lambda: dial_handshake(one, dialler, peer, HELLO, Deadline(20), "rank 0")),
+                lambda: closing(
+                    other, lambda: accept_handshake(other, acceptor, Deadline(20), "the caller", **options)
+                ),
             )
         )
 
@@ -100,14 +102,14 @@ def test_an_acceptor_that_is_another_rank_is_refused_by_the_dialler() -> None:
         def impostor() -> str:
             wire = Wire(other, "x")
             head = bytearray(HEADER_BYTES)
-            wire.recv_all(memoryview(head), Deadline(5))
-            wire.recv_all(memoryview(bytearray(unpack(head, 4096, "x").length)), Deadline(5))
+            wire.recv_all(memoryview(head), Deadline(20))
+            wire.recv_all(memoryview(bytearray(unpack(head, 4096, "x").length)), Deadline(20))
             claim = b'{"run":"r1","generation":3,"digest":"' + b"d" * 64 + b'","rank":2,"nonce":"00"}'
-            wire.send_all(pack(Kind.CHALLENGE, len(claim)) + claim, None, Deadline(5))
-            wire.recv_all(memoryview(head), Deadline(5))
+            wire.send_all(pack(Kind.CHALLENGE, len(claim)) + claim, None, Deadline(20))
+            wire.recv_all(memoryview(head), Deadline(20))
             return unpack(head, 4096, "x").kind.name
 
-        mine, told = together(lambda: dial_handshake(one, ME, 0, HELLO, Deadline(5), "rank 0"), impostor)
+        mine, told = together(lambda: dial_handshake(one, ME, 0, HELLO, Deadline(20), "rank 0"), impostor)
     assert isinstance(mine, HandshakeError)
     assert "it is rank 2, rank 0 was dialled" in str(mine)
     assert told == "REFUSE"
@@ -123,11 +125,11 @@ def test_an_acceptor_without_the_secret_does_not_get_through() -> None:
             claim = b'{"run":"r1","generation":3,"digest":"' + b"d" * 64 + b'","rank":0,"nonce":"00"}'
             for kind, answer in ((Kind.CHALLENGE, claim), (Kind.WELCOME, b"0" * 32)):
                 head = bytearray(HEADER_BYTES)
-                wire.recv_all(memoryview(head), Deadline(5))
-                wire.recv_all(memoryview(bytearray(unpack(head, 4096, "x").length)), Deadline(5))
-                wire.send_all(pack(kind, len(answer)) + answer, None, Deadline(5))
+                wire.recv_all(memoryview(head), Deadline(20))
+                wire.recv_all(memoryview(bytearray(unpack(head, 4096, "x").length)), Deadline(20))
+                wire.send_all(pack(kind, len(answer)) + answer, None, Deadline(20))
 
-        mine, _ = together(lambda: dial_handshake(one, ME, 0, HELLO, Deadline(5), "rank 0"), impostor)
+        mine, _ = together(lambda: dial_handshake(one, ME, 0, HELLO, Deadline(20), "rank 0"), impostor)
     assert str(mine) == "rank 0 did not prove that it knows this run's secret"
 
 
@@ -140,7 +142,7 @@ def test_another_protocol_version_is_said_on_both_ends() -> None:
 
         def accept() -> Any:
             try:
-                return accept_handshake(other, SERVER, Deadline(5), "the caller")
+                return accept_handshake(other, SERVER, Deadline(20), "the caller")
             finally:
                 other.close()
 
@@ -175,7 +177,7 @@ def test_garbage_too_long_and_truncated_greetings(said: bytes, expected: type[Ex
         one.sendall(said)
         one.shutdown(socket.SHUT_WR)
         with pytest.raises(expected, match=text):
-            accept_handshake(other, SERVER, Deadline(5), "the caller")
+            accept_handshake(other, SERVER, Deadline(20), "the caller")
 
 
 def test_a_caller_that_says_nothing_runs_into_the_deadline() -> None:

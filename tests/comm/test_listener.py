@@ -25,7 +25,7 @@ def listener() -> Iterator[Listener]:
     made.close()
 
 
-def mesh(me: Identity, listener: Listener | None, timeout_s: float = 5) -> Mesh:
+def mesh(me: Identity, listener: Listener | None, timeout_s: float = 20) -> Mesh:
     return Mesh(me, listener, {}, {}, {}, None, 1 << 20, timeout_s)
 
 
@@ -87,7 +87,7 @@ def test_a_link_whose_first_half_was_refused_is_not_left_half_open(listener: Lis
         lambda: mesh(SERVER, listener).link(1, "ring"), lambda: mesh(ME, None).link(0, "ring", listener.endpoint)
     )
     again = mesh(ME, None)
-    deadline = Deadline(5)
+    deadline = Deadline(20)
     first, _ = again._dial_one(0, listener.endpoint, ME, Hello(1, "ring", "again", "out"), deadline)
     with pytest.raises(PeerError):
         first.recv_all(memoryview(bytearray(1)), deadline)
@@ -102,15 +102,15 @@ def test_a_link_whose_first_half_was_refused_is_not_left_half_open(listener: Lis
 
 def test_those_who_came_for_what_is_over_are_hung_up_on(listener: Listener) -> None:
     links = {channel: mesh(ME, None).link(0, channel, listener.endpoint) for channel in ("old", "new")}
-    half, _ = mesh(ME, None)._dial_one(0, listener.endpoint, ME, Hello(1, "old", "late", "out"), Deadline(5))
+    half, _ = mesh(ME, None)._dial_one(0, listener.endpoint, ME, Hello(1, "old", "late", "out"), Deadline(20))
     with listener._arrived:
-        listener._arrived.wait_for(lambda: len(listener._links) == 2 and listener._halves, 5)
+        listener._arrived.wait_for(lambda: len(listener._links) == 2 and listener._halves, 20)
     listener.sweep(lambda channel: channel == "old")
     with pytest.raises(PeerLostError):
-        links["old"].receive(5)
+        links["old"].receive(20)
     assert not listener.holds("old", 1)
     assert not listener._halves
-    taken = listener.take("new", 1, Deadline(5))
+    taken = listener.take("new", 1, Deadline(20))
     for link in (*links.values(), taken):
         link.discard()
     half.close()

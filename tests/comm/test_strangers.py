@@ -24,7 +24,7 @@ from smolcluster.comm.endpoint import Endpoint, dial, listen
 from smolcluster.comm.frame import Kind, pack
 from smolcluster.comm.handshake import Direction, Hello, Identity, Standing
 from smolcluster.comm.link import Link
-from smolcluster.comm.listener import HANDSHAKE_S, MOST_NEWCOMERS, Listener, _Newcomer
+from smolcluster.comm.listener import MOST_NEWCOMERS, Listener, _Newcomer
 from smolcluster.comm.mesh import Mesh
 from smolcluster.comm.wire import Wire
 from smolcluster.errors import DeadlineError, HandshakeError, PeerError, PeerLostError
@@ -41,7 +41,7 @@ def listener() -> Iterator[Listener]:
     made.close()
 
 
-def mesh(me: Identity, listener: Listener | None, timeout_s: float = 5) -> Mesh:
+def mesh(me: Identity, listener: Listener | None, timeout_s: float = 20) -> Mesh:
     return Mesh(me, listener, {}, {}, {}, None, 1 << 20, timeout_s)
 
 
@@ -49,35 +49,40 @@ def crowd(listener: Listener, count: int) -> list[socket.socket]:
     return [socket.create_connection((listener.endpoint.host, listener.endpoint.port)) for _ in range(count)]
 
 
-def meet(listener: Listener, timeout_s: float = 5, channel: str = "ring") -> None:
+def meet(listener: Listener, timeout_s: float = 20, channel: str = "ring") -> None:
     links = together(
         lambda: mesh(SERVER, listener, timeout_s).link(1, channel),
         lambda: mesh(ME, None, timeout_s).link(0, channel, listener.endpoint),
     )
     assert all(isinstance(link, Link) for link in links), links
     links[1].send(Kind.MESSAGE, b"hello")
-    assert links[0].receive(2).payload == b"hello"
+    assert links[0].receive(20).payload == b"hello"
     for link in links:
         link.discard()
 
 
 def until(condition: Callable[[], bool]) -> None:
     """Threads of another side need a moment to see what happened."""
-    pause, deadline = threading.Event(), Deadline(10)
+    pause, deadline = threading.Event(), Deadline(60)
     while not condition():
         assert not deadline.expired
         pause.wait(0.01)
 
 
-def test_a_rank_gets_in_while_strangers_hold_every_place(listener: Listener) -> None:
+def test_a_rank_gets_in_while_strangers_hold_every_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smolcluster.comm.listener.HANDSHAKE_S", 60.0)
+    listener = Listener(listen(("127.0.0.1",), 0), SERVER, 1 << 20, timeout_s=60)
     strangers = crowd(listener, MOST_NEWCOMERS)
     until(lambda: len(listener._newcomers) == MOST_NEWCOMERS)
-    meet(listener, timeout_s=3)  # a stranger may stay for five
+    meet(listener, timeout_s=20)  # a stranger may stay for sixty
+    listener.close()
     for stranger in strangers:
         stranger.close()
 
 
-def test_a_rank_gets_in_while_strangers_keep_coming(listener: Listener) -> None:
+def test_a_rank_gets_in_while_strangers_keep_coming(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The floods take what processors there are: it may have to dial again often.
+    monkeypatch.setattr("smolcluster.comm.mesh.CROWDED_S", 60.0)
     done = threading.Event()
     came = [0, 0]
 
@@ -96,7 +101,7 @@ def test_a_rank_gets_in_while_strangers_keep_coming(listener: Listener) -> None:
         thread.start()
     try:
         until(lambda: sum(came) > 2 * MOST_NEWCOMERS)
-        meet(listener, timeout_s=60)  # the floods take what processors there are: it may have to dial again often
+        meet(listener, timeout_s=60)
     finally:
         done.set()
         for thread in floods:
@@ -178,7 +183,7 @@ def test_a_failure_of_the_run_ends_a_dial(there: bool) -> None:
 
 def half(listener: Listener, link: str, direction: Direction) -> Wire:
     dialler = mesh(ME, None)
-    return dialler._dial_one(0, listener.endpoint, ME, Hello(1, "ring", link, direction), Deadline(5))[0]
+    return dialler._dial_one(0, listener.endpoint, ME, Hello(1, "ring", link, direction), Deadline(20))[0]
 
 
 def test_half_a_link_is_let_go_when_its_rank_begins_again(listener: Listener) -> None:
@@ -188,7 +193,7 @@ def test_half_a_link_is_let_go_when_its_rank_begins_again(listener: Listener) ->
     assert not listener._halves
     for old in (abandoned, again[0]):
         with pytest.raises(PeerError):
-            old.recv_all(memoryview(bytearray(1)), Deadline(5))
+            old.recv_all(memoryview(bytearray(1)), Deadline(20))
     for wire in (abandoned, *again):
         wire.close()
     link.discard()
@@ -236,7 +241,8 @@ def test_a_listener_outlives_a_system_without_descriptors() -> None:
     made.close()
 
 
-def test_closing_does_not_wait_for_a_stranger_in_tls(tmp_path: Path) -> None:
+def test_closing_does_not_wait_for_a_stranger_in_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smolcluster.comm.listener.HANDSHAKE_S", 60.0)
     make_certificates(tmp_path, "one")
     made = Listener(listen(("127.0.0.1",), 0), SERVER, 1 << 20, 60, contexts(tmp_path, "one"))
     (stranger,) = crowd(made, 1)
@@ -244,7 +250,7 @@ def test_closing_does_not_wait_for_a_stranger_in_tls(tmp_path: Path) -> None:
     until(lambda: any(isinstance(known.opened, ssl.SSLSocket) for known in made._newcomers.values()))
     started = time.monotonic()
     made.close()
-    assert time.monotonic() - started < HANDSHAKE_S - 1
+    assert time.monotonic() - started < 30  # it would be 60
     stranger.close()
 
 
@@ -334,8 +340,8 @@ def test_a_listener_with_tls_outlives_broken_clients(tmp_path: Path) -> None:
         if dice.random() < 0.5:
             waiting.pop(dice.randrange(len(waiting))).close()
     links = together(
-        lambda: Mesh(me[0], made, {}, {}, {}, server, 1 << 20, 10).link(1, "ring"),
-        lambda: Mesh(me[1], None, {}, {}, {0: True}, client, 1 << 20, 10).link(0, "ring", made.endpoint),
+        lambda: Mesh(me[0], made, {}, {}, {}, server, 1 << 20, 30).link(1, "ring"),
+        lambda: Mesh(me[1], None, {}, {}, {0: True}, client, 1 << 20, 30).link(0, "ring", made.endpoint),
     )
     assert all(isinstance(link, Link) for link in links), links
     assert all(isinstance(error, PeerError) for error in made.refusals)

@@ -138,7 +138,7 @@ def test_a_killed_rank_ends_the_others_with_exit_3(tmp_path: Path, data: Path, s
         processes[1].send_signal(signal.SIGKILL)
         began = time.monotonic()
         assert ended(processes) == [3, -signal.SIGKILL, 3]
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 18  # a rank that only falls silent is missed after 20
     for rank in (0, 2):
         one = result(tmp_path, rank)
         assert (one.status, one.exit_code, one.root_cause) == ("failed", 3, False)
