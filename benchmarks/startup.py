@@ -14,8 +14,9 @@ from benchmarks.targets import Target, conclude, flags_for, show_targets
 LIMIT_S = 1.0
 STATEMENTS = {
     "empty interpreter": "pass",
-    "smolcluster.spec": "import smolcluster.spec, sys; assert 'torch' not in sys.modules",
-    "smolcluster.plan": "import smolcluster.plan, sys; assert 'torch' not in sys.modules",
+    "smolcluster.spec": "import smolcluster.spec.resolve, sys; assert 'torch' not in sys.modules",
+    "smolcluster.plan": "import smolcluster.plan.make, sys; assert 'torch' not in sys.modules",
+    "a poll": "import smolcluster.cli, smolcluster.commands.job, sys; assert 'torch' not in sys.modules",
 }
 
 

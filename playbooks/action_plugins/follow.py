@@ -31,16 +31,17 @@ from ansible.utils.display import Display
 from pydantic import ValidationError
 
 from smolcluster.errors import SmolError
-from smolcluster.jobs import PollResult, poll_job, stop_job
 from smolcluster.jobs.asking import Asking, NoAnswerError, pause_s
 from smolcluster.jobs.identity import orphaned
 from smolcluster.jobs.nodeclock import NodeClock
 from smolcluster.jobs.pieces import Brought
+from smolcluster.jobs.poll import poll_job
 from smolcluster.jobs.remarking import Remarks
 from smolcluster.jobs.remote import posix_command, powershell_command
 from smolcluster.jobs.restarts import SupervisorRestarts
+from smolcluster.jobs.stop import stop_job
 from smolcluster.jobs.telling import ServedLines, StepLines, Telling
-from smolcluster.jobs.types import ASKED_GRACE_S, START_DEADLINE_S, STOP_GRACE_S
+from smolcluster.jobs.types import ASKED_GRACE_S, START_DEADLINE_S, STOP_GRACE_S, PollResult
 from smolcluster.observe.records import Reader
 from smolcluster.observe.serving_lines import address_lines, example_lines
 from smolcluster.observe.tablet_lines import tablet_link_lines

@@ -25,7 +25,7 @@ from smolcluster.files import explain_with_path
 from smolcluster.runtime.newrun import fill_folder, keep_topology, link_model, point_latest
 from smolcluster.runtime.runfolder import RunFolder, write_atomic
 from smolcluster.runtime.scraping import write_scraping_of
-from smolcluster.spec import load_inventory
+from smolcluster.spec.inventory import load_inventory
 
 _SPEC: dict[str, dict[str, Any]] = {
     "dir": {"type": "path", "required": True},

@@ -25,8 +25,9 @@ from smolcluster.certs.checking import check_node
 from smolcluster.certs.places import authority_folder, node_folder
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.files import hash_of
-from smolcluster.jobs import start_job, stop_job
+from smolcluster.jobs.launch import start_job
 from smolcluster.jobs.restarts import SupervisorRestarts
+from smolcluster.jobs.stop import stop_job
 from smolcluster.jobs.types import JobError, JobRefused, PollResult
 from smolcluster.plan.render import LEASE_S
 from smolcluster.plan.types import NodeConfig, Plan, ServePlan

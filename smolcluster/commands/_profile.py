@@ -11,13 +11,14 @@ from pydantic import ValidationError
 from smolcluster.certs.ledger import refuse_uncertified
 from smolcluster.certs.places import authority_folder
 from smolcluster.errors import ConfigError, Problem
-from smolcluster.plan import make_plan, make_profile_plan
+from smolcluster.plan.make import make_plan
+from smolcluster.plan.measure import make_profile_plan
 from smolcluster.plan.profile import PROFILE_SCHEMA, Profile, concerns
 from smolcluster.plan.types import Plan, ServePlan
 from smolcluster.runtime.runfolder import PROFILE
-from smolcluster.spec import resolve
 from smolcluster.spec.document import display
 from smolcluster.spec.request import Request, Resolved
+from smolcluster.spec.resolve import resolve
 
 
 def plan_training(request: Request, profile: Path | None = None, measure: bool = False) -> tuple[Resolved, Plan]:

@@ -21,7 +21,8 @@ from smolcluster.commands._here import (
     start_lost,
     workdir_of,
 )
-from smolcluster.jobs import poll_job, stop_job
+from smolcluster.jobs.poll import poll_job
+from smolcluster.jobs.stop import stop_job
 from smolcluster.jobs.telling import ServedLines
 from smolcluster.jobs.types import ACTIVE_STATES, ASKED_GRACE_S, PollResult
 from smolcluster.observe.serving_lines import address_lines, example_lines

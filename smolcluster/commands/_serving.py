@@ -11,11 +11,10 @@ from smolcluster.errors import ConfigError, Problem
 from smolcluster.plan.profile import Profile
 from smolcluster.plan.serve import make_serve_plan
 from smolcluster.plan.types import ServePlan
-from smolcluster.spec import resolve_serving
 from smolcluster.spec.pretrained import weight_files
 from smolcluster.spec.request import Request
 from smolcluster.spec.served import BESIDE, Find, ModelFolder
-from smolcluster.spec.serving import Served
+from smolcluster.spec.serving import Served, resolve_serving
 from smolcluster.spec.shape import CONFIG
 from smolcluster.spec.shipped import weights_table
 

@@ -21,9 +21,10 @@ from smolcluster.commands._here import (
 from smolcluster.commands._here import lay_out as lay_out_run
 from smolcluster.data.prepare import prepare_data
 from smolcluster.data.weights import prepare_weights
-from smolcluster.jobs import poll_job, stop_job
+from smolcluster.jobs.poll import poll_job
 from smolcluster.jobs.remarking import Remarks
 from smolcluster.jobs.restarts import SupervisorRestarts
+from smolcluster.jobs.stop import stop_job
 from smolcluster.jobs.telling import StepLines
 from smolcluster.jobs.types import ACTIVE_STATES, ASKED_GRACE_S, PollResult
 from smolcluster.plan.types import Plan, ProfilePlan

@@ -214,7 +214,7 @@ def _subnet_of(own: str | None) -> str | None:
 
 def _validate(text: str) -> None:
     """Read the file as everything else will. A problem here is what the answers cannot be made into."""
-    from smolcluster.spec import load_inventory
+    from smolcluster.spec.inventory import load_inventory
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "home.smol.yml"

@@ -2,6 +2,8 @@
 
 `act`, `parcel` and `upkeep` are what the playbooks' modules call where Ansible runs no Python: options as JSON on
 stdin, so that nothing has to survive a command line. All JSON is ASCII, whatever code page a Windows console has.
+
+What only some commands need is imported inside them: `poll` is asked every few seconds, of a Raspberry Pi too.
 """
 
 from __future__ import annotations
@@ -16,13 +18,10 @@ import typer
 from pydantic import ValidationError
 
 from smolcluster.errors import ConfigError, Problem
-from smolcluster.jobs import JobError, Launcher, list_runs, poll_job, start_job, stop_job
-from smolcluster.jobs.acting import Action, act
-from smolcluster.jobs.parcel import Step, step
 from smolcluster.jobs.pieces import parse_have
-from smolcluster.jobs.types import ASKED_GRACE_S, MAX_GRACE_S
-from smolcluster.jobs.upkeep import Upkeep
-from smolcluster.jobs.upkeep import act as upkeep
+from smolcluster.jobs.poll import list_runs, poll_job
+from smolcluster.jobs.stop import stop_job
+from smolcluster.jobs.types import ASKED_GRACE_S, MAX_GRACE_S, JobError, Launcher
 from smolcluster.spec.base import Frozen
 
 app = typer.Typer(
@@ -48,6 +47,8 @@ def start(
     ] = "auto",
 ) -> None:
     """Start this node's ranks under a supervisor; returns when they run. Exit 2: another is active, 3: failed."""
+    from smolcluster.jobs.launch import start_job
+
     state = start_job(node_yaml, replace=replace, launcher=launcher)
     _print(state)
     if state.state == "failed":
@@ -94,12 +95,16 @@ def status(workdir: Annotated[Path, typer.Option("--workdir", help="The folder t
 @app.command("act")
 def act_() -> None:
     """What the module smolcluster_job does: its options as JSON on stdin, its result on stdout."""
+    from smolcluster.jobs.acting import Action, act
+
     _say(act(_options(Action)))
 
 
 @app.command()
 def parcel() -> None:
     """What the module smolcluster_tree does: its options as JSON on stdin, its result on stdout."""
+    from smolcluster.jobs.parcel import Step, step
+
     asked = _options(Step)
     try:
         _say(step(asked))
@@ -110,7 +115,9 @@ def parcel() -> None:
 @app.command("upkeep")
 def upkeep_() -> None:
     """What smolcluster_boot and smolcluster_runs do: their options as JSON on stdin, their result on stdout."""
-    _say(upkeep(_options(Upkeep)))
+    from smolcluster.jobs.upkeep import Upkeep, act
+
+    _say(act(_options(Upkeep)))
 
 
 def _options(kind: type[Options]) -> Options:

@@ -38,7 +38,7 @@ def report(
 
     Of a run that a supervisor here is still at nothing is written. With --bundle only the archive is, of any run.
     """
-    from smolcluster.jobs import active_here
+    from smolcluster.jobs.poll import active_here
     from smolcluster.observe.records import Reader
     from smolcluster.observe.report import plan_in
     from smolcluster.runtime.runfolder import run_at

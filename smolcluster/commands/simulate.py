@@ -143,8 +143,8 @@ def _runs(
     """A run of each strategy, resolved as any other, on an inventory of two machines that nobody has."""
     from smolcluster.errors import ConfigError, Problem
     from smolcluster.plan.forecast import label_of
-    from smolcluster.spec import resolve
     from smolcluster.spec.problems import did_you_mean, listed
+    from smolcluster.spec.resolve import resolve
 
     asked = [name.strip() for name in strategy.split(",") if name.strip()]
     wanted = list(ALL) if asked in (["all"], []) else asked

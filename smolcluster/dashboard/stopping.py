@@ -14,7 +14,8 @@ from typing import Literal
 
 from smolcluster.chat.backend.refusals import ApiError
 from smolcluster.errors import SmolError
-from smolcluster.jobs import active_here, stop_job
+from smolcluster.jobs.poll import active_here
+from smolcluster.jobs.stop import stop_job
 from smolcluster.jobs.types import ASKED_GRACE_S
 from smolcluster.runtime.runfolder import RunFolder, StopWish, write_atomic
 

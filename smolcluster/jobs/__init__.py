@@ -8,27 +8,3 @@ poll_job  -> poll.py      state (state.py), progress (tail.py), failures (ending
 asking.py                 questions that leave by the clock, for whoever follows a node over a slow connection
 stop_job  -> stop.py      through the control link, by force where it does not answer (identity.py)
 """
-
-from smolcluster.jobs.launch import Launcher, start_job
-from smolcluster.jobs.nodefile import load_node, load_plan, ranks_of
-from smolcluster.jobs.poll import active_here, list_runs, poll_job
-from smolcluster.jobs.stop import stop_job
-from smolcluster.jobs.types import JobError, JobMissing, JobRefused, PollResult, RankFailure, RunEntry
-
-__all__ = [
-    "JobError",
-    "JobMissing",
-    "JobRefused",
-    "Launcher",
-    "PollResult",
-    "RankFailure",
-    "RunEntry",
-    "active_here",
-    "list_runs",
-    "load_node",
-    "load_plan",
-    "poll_job",
-    "ranks_of",
-    "start_job",
-    "stop_job",
-]

@@ -12,10 +12,11 @@ import smolcluster
 from smolcluster.certs.checking import check_node
 from smolcluster.certs.places import node_folder
 from smolcluster.errors import InputError
-from smolcluster.jobs.launch import Launcher, start_job
+from smolcluster.jobs.launch import start_job
 from smolcluster.jobs.poll import list_runs, poll_job
 from smolcluster.jobs.served import served_here
 from smolcluster.jobs.stop import stop_job
+from smolcluster.jobs.types import Launcher
 from smolcluster.runtime.runfolder import write_atomic
 from smolcluster.spec.base import Frozen
 

@@ -27,13 +27,13 @@ from smolcluster.jobs.types import (
     JobError,
     JobMissing,
     JobRefused,
+    Launcher,
 )
 from smolcluster.plan.types import NodeConfig, RankPlan
 from smolcluster.runtime.runfolder import JobState, RunFolder
 
-# How a supervisor is started; `auto` becomes one of the others.
+# What `auto` becomes.
 Way = Literal["child", "systemd", "launchd", "schtasks"]
-Launcher = Literal["auto", "child", "systemd", "launchd", "schtasks"]
 _SUPERVISOR = ("-m", "smolcluster.supervisor")
 # A supervisor that was claimed for takes over or ends; between two looks at job.json.
 _LOOK_UP_S = 0.05

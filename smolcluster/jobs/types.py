@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -24,6 +24,8 @@ CONTROL_DEADLINE_S = 5.0
 TAIL_LINES = 15
 
 ACTIVE_STATES = frozenset({"starting", "running", "restarting"})
+# How a supervisor is started; auto: the way that outlives a login here.
+Launcher = Literal["auto", "child", "systemd", "launchd", "schtasks"]
 
 
 class JobError(SmolError):

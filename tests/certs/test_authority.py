@@ -19,7 +19,7 @@ from smolcluster.certs.names import names_of
 from smolcluster.certs.node import make_request
 from smolcluster.errors import InputError
 from smolcluster.files import hash_of
-from smolcluster.spec import load_inventory
+from smolcluster.spec.inventory import load_inventory
 from tests.unit.test_plan import HOME
 
 from .cluster import DAY, NOW, Certified

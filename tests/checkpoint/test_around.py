@@ -17,7 +17,8 @@ from smolcluster.jobs.parcel import pack, unpack
 from smolcluster.observe.report import summary_of
 from smolcluster.runtime.results import write_result
 from smolcluster.runtime.runfolder import RankResult, RunFolder, write_atomic
-from smolcluster.spec import Request, resolve
+from smolcluster.spec.request import Request
+from smolcluster.spec.resolve import resolve
 from smolcluster.spec.run import CheckpointSpec
 from tests.checkpoint.jobs import train
 from tests.checkpoint.runs import plan

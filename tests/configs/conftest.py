@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from smolcluster.errors import ConfigError
-from smolcluster.plan import make_plan
-from smolcluster.spec import Request, resolve
+from smolcluster.plan.make import make_plan
+from smolcluster.spec.request import Request
+from smolcluster.spec.resolve import resolve
 
 from .model_folders import GPT2, SMOLLM2, model_folder
 

@@ -12,8 +12,9 @@ from smolcluster.errors import ConfigError
 from smolcluster.plan.serve import make_serve_plan
 from smolcluster.plan.stages import Profile
 from smolcluster.plan.types import ServePlan
-from smolcluster.spec import Request, resolve_serving
+from smolcluster.spec.request import Request
 from smolcluster.spec.served import ModelFolder
+from smolcluster.spec.serving import resolve_serving
 
 Write = Callable[[str, str], Path]
 NOT_PRIVATE = (

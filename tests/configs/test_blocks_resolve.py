@@ -7,10 +7,15 @@ from pathlib import Path
 import pytest
 
 from smolcluster.errors import ConfigError
-from smolcluster.plan import Plan, make_plan
-from smolcluster.spec import Request, load_inventory, resolve, resolve_any, resolve_any_serving, strategies_of
+from smolcluster.plan.make import make_plan
+from smolcluster.plan.types import Plan
 from smolcluster.spec.document import read_document
+from smolcluster.spec.groups import strategies_of
+from smolcluster.spec.inventory import load_inventory
 from smolcluster.spec.recognise import recognise
+from smolcluster.spec.request import Request
+from smolcluster.spec.resolve import resolve, resolve_any
+from smolcluster.spec.serving import resolve_any_serving
 from smolcluster.spec.shipped import FILE_MODELS
 
 from .conftest import FIXTURES, HOME, report

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from smolcluster.cli import main
 from smolcluster.commands import check, plan
 from smolcluster.errors import ConfigError
-from smolcluster.plan import Plan
+from smolcluster.plan.types import Plan
 
 from .conftest import FIXTURES, HOME, LOCAL
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from smolcluster.spec import Request
+from smolcluster.spec.request import Request
 
 from .conftest import LAN, LOCAL, only_problem, report
 

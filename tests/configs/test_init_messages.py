@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from smolcluster.errors import ConfigError
-from smolcluster.plan import make_plan
 from smolcluster.plan.arithmetic import param_count
-from smolcluster.spec import Request, resolve
+from smolcluster.plan.make import make_plan
+from smolcluster.spec.request import Request
+from smolcluster.spec.resolve import resolve
 
 from .conftest import LOCAL, only_problem, report
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from smolcluster.plan import NodeConfig
 from smolcluster.plan.profile import Profile
 from smolcluster.plan.render import node_config
 from smolcluster.plan.stages import STAGE_BASE_MB, weight_of
-from smolcluster.plan.types import ServePlan
-from smolcluster.spec import Request, resolve_any_serving
+from smolcluster.plan.types import NodeConfig, ServePlan
+from smolcluster.spec.request import Request
+from smolcluster.spec.serving import resolve_any_serving
 from smolcluster.spec.shape import read_shape
 
 from .conftest import FIXTURES, HOME, LOCAL

@@ -9,8 +9,9 @@ import pytest
 
 from smolcluster.comm.config import GroupConfig
 from smolcluster.errors import ConfigError, InputError, Problem
-from smolcluster.spec import Request, resolve_serving
+from smolcluster.spec.request import Request
 from smolcluster.spec.served import ModelFolder
+from smolcluster.spec.serving import resolve_serving
 
 from .conftest import HOME, LOCAL
 from .serving_plans import ROW, Write, asked, planned, refused

@@ -10,8 +10,9 @@ from smolcluster.plan.render import node_config
 from smolcluster.plan.serve import make_serve_plan
 from smolcluster.plan.stages import STAGE_BASE_MB, TABLET_BASE_MB
 from smolcluster.plan.types import ServePlan, TabletPlan
-from smolcluster.spec import load_inventory, resolve_serving
+from smolcluster.spec.inventory import load_inventory
 from smolcluster.spec.served import ModelFolder
+from smolcluster.spec.serving import resolve_serving
 
 from .conftest import FIXTURES, HOME
 from .model_folders import GPT2, model_folder

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from smolcluster.commands import check, plan, prepare, profile
 from smolcluster.errors import ConfigError
-from smolcluster.plan import Plan, ProfilePlan
+from smolcluster.plan.types import Plan, ProfilePlan
 
 from .conftest import HOME, LOCAL
 

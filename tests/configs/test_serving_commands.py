@@ -14,9 +14,9 @@ from smolcluster.commands import check, plan, prepare
 from smolcluster.commands._serve_here import lay_out_serving
 from smolcluster.commands._serving import plan_serving
 from smolcluster.errors import ConfigError
-from smolcluster.jobs import load_node, load_plan
+from smolcluster.jobs.nodefile import load_node, load_plan
 from smolcluster.plan.types import ServePlan
-from smolcluster.spec import Request
+from smolcluster.spec.request import Request
 
 from .conftest import FIXTURES, HOME, LOCAL
 from .model_folders import GPT2, model_folder

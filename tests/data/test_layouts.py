@@ -8,7 +8,8 @@ import pytest
 from smolcluster.data.corpus import parts_of
 from smolcluster.data.sources import hub, load_corpus, tables
 from smolcluster.errors import ConfigError
-from smolcluster.spec import Request, resolve
+from smolcluster.spec.request import Request
+from smolcluster.spec.resolve import resolve
 from smolcluster.spec.run import DataSpec
 
 LINES = ["", " = Iron = \n", "", " Fe . \n", " = = Use = = \n", " Rails . \n", "", " = Tin = \n", " Sn . \n"]

@@ -15,8 +15,9 @@ from smolcluster.data.hubclient import Hub, HubUnavailable
 from smolcluster.data.prepare import prepare_corpus
 from smolcluster.data.weights import find_weights, prepare_weights
 from smolcluster.errors import ConfigError
-from smolcluster.spec import Request, resolve
 from smolcluster.spec.modelfile import Weights
+from smolcluster.spec.request import Request
+from smolcluster.spec.resolve import resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCAL = ROOT / "inventory" / "local.smol.yml"

@@ -17,10 +17,12 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from smolcluster.jobs import poll_job, start_job, stop_job
 from smolcluster.jobs.identity import ProcessId, alive, end
+from smolcluster.jobs.launch import start_job
 from smolcluster.jobs.nodefile import load_node
+from smolcluster.jobs.poll import poll_job
 from smolcluster.jobs.registry import Registry
+from smolcluster.jobs.stop import stop_job
 from smolcluster.jobs.tail import last_step
 from smolcluster.jobs.types import ACTIVE_STATES
 from smolcluster.plan.types import Plan

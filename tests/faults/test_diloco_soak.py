@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from smolcluster.jobs import stop_job
 from smolcluster.jobs.registry import Registry
+from smolcluster.jobs.stop import stop_job
 from smolcluster.plan.types import Plan
 from smolcluster.runtime.results import read_result
 from smolcluster.spec.faults import FaultSpec

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from smolcluster.jobs import stop_job
 from smolcluster.jobs.identity import ProcessId, alive
 from smolcluster.jobs.registry import Registry
+from smolcluster.jobs.stop import stop_job
 from smolcluster.observe.report import read_run, summary_of
 from smolcluster.runtime.results import read_result
 from smolcluster.runtime.runfolder import GradientAccount, RankResult

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import yaml
 
-from smolcluster.jobs import start_job
 from smolcluster.jobs.identity import ProcessId, alive, identify
+from smolcluster.jobs.launch import start_job
 from smolcluster.jobs.registry import Registry
 from smolcluster.plan.types import ApiPlan, NodeConfig, Plan, RankPlan, ServePlan
 from smolcluster.runtime.runfolder import JobState, RunFolder

@@ -11,12 +11,13 @@ from collections.abc import Callable
 
 import pytest
 
-from smolcluster.jobs import JobRefused, stop_job
 from smolcluster.jobs.booting import Stopped, missing, own_addresses, serve_from_boot
 from smolcluster.jobs.bootservice import BootService, note_path, write_note
 from smolcluster.jobs.identity import ProcessId, identify
 from smolcluster.jobs.registry import Active
 from smolcluster.jobs.state import read_state, write_state
+from smolcluster.jobs.stop import stop_job
+from smolcluster.jobs.types import JobRefused
 from smolcluster.plan.types import TabletPlan
 from smolcluster.runtime.runfolder import JobState, write_atomic
 from tests.infer.served_run import plan_of

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from smolcluster.jobs import JobError, bootservice, schtasks, systemd
+from smolcluster.jobs import bootservice, schtasks, systemd
 from smolcluster.jobs.bootservice import BootService, User, define
 from smolcluster.jobs.nodefile import load_node
+from smolcluster.jobs.types import JobError
 
 from .conftest import NodeMaker
 from .stand_ins import put_first

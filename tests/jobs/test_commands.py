@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from smolcluster.cli import main
-from smolcluster.jobs import load_node, start_job, stop_job
+from smolcluster.jobs.launch import start_job
+from smolcluster.jobs.nodefile import load_node
+from smolcluster.jobs.stop import stop_job
 
 from .conftest import NodeMaker
 from .node import FAKE_SUPERVISOR
@@ -17,7 +19,7 @@ from .node import FAKE_SUPERVISOR
 
 @pytest.fixture(autouse=True)
 def fake_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("smolcluster.commands.job.start_job", partial(start_job, supervisor=FAKE_SUPERVISOR))
+    monkeypatch.setattr("smolcluster.jobs.launch.start_job", partial(start_job, supervisor=FAKE_SUPERVISOR))
 
 
 def test_start_poll_status_stop(new_node: NodeMaker, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,13 +17,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from smolcluster.errors import ConfigError
 from smolcluster.jobs.exporter import MetricsServer, RankFigures
 from smolcluster.observe.exposition import NodeFigures
-from smolcluster.plan import make_plan
 from smolcluster.plan.exporters import Exporter, exporters_of
+from smolcluster.plan.make import make_plan
 from smolcluster.plan.types import Plan
 from smolcluster.runtime.metrics import MetricsWriter, cut_after
 from smolcluster.runtime.metricsfile import HardwareRecord, LinkRecord, StepRecord, ValidationRecord
 from smolcluster.runtime.runfolder import JobState
-from smolcluster.spec import Request, resolve
+from smolcluster.spec.request import Request
+from smolcluster.spec.resolve import resolve
 from smolcluster.spec.run import CommSpec
 from tests.train.train_folders import plan_of, run_spec
 

@@ -7,7 +7,8 @@ import signal
 import threading
 import time
 
-from smolcluster.jobs import poll_job, stop_job
+from smolcluster.jobs.poll import poll_job
+from smolcluster.jobs.stop import stop_job
 from smolcluster.runtime.results import read_result
 
 from .conftest import NodeMaker

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from smolcluster.jobs import JobError, launch, launchd, stop_job
+from smolcluster.jobs import launch, launchd
+from smolcluster.jobs.stop import stop_job
+from smolcluster.jobs.types import JobError
 
 from .conftest import NodeMaker
 from .node import make_plan

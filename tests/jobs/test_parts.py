@@ -191,7 +191,10 @@ def test_a_rank_that_is_dialled_by_nobody_is_elsewhere_if_whom_it_dials_is(
 
 def test_nothing_here_needs_torch() -> None:
     code = (
-        "import sys, smolcluster.jobs, smolcluster.supervisor, smolcluster.commands.job, smolcluster.commands.enroll\n"
+        "import sys, pkgutil, importlib, smolcluster.jobs, smolcluster.supervisor, smolcluster.commands.job\n"
+        "import smolcluster.commands.enroll\n"
+        "for one in pkgutil.walk_packages(smolcluster.jobs.__path__, 'smolcluster.jobs.'):\n"
+        "    importlib.import_module(one.name)\n"
         "bad = {'torch', 'paramiko', 'numpy'} & set(sys.modules); assert not bad, bad\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ})

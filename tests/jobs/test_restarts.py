@@ -7,9 +7,10 @@ import signal
 
 import pytest
 
-from smolcluster.jobs import poll_job, stop_job
+from smolcluster.jobs.poll import poll_job
 from smolcluster.jobs.restarts import Restarts
 from smolcluster.jobs.state import read_state
+from smolcluster.jobs.stop import stop_job
 from smolcluster.jobs.stopping import StopOrder
 from smolcluster.runtime.generation import GenerationNote, write_generation
 from smolcluster.runtime.results import keep_finished, write_result

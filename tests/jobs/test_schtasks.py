@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from smolcluster.jobs import JobError, launch, schtasks, stop_job
+from smolcluster.jobs import launch, schtasks
+from smolcluster.jobs.stop import stop_job
+from smolcluster.jobs.types import JobError
 
 from .conftest import NodeMaker
 from .node import make_plan, until

@@ -14,8 +14,11 @@ from pathlib import Path
 import pytest
 
 from smolcluster.errors import ConfigError
-from smolcluster.jobs import JobError, JobRefused, poll_job, start_job, stop_job
+from smolcluster.jobs.launch import start_job
+from smolcluster.jobs.poll import poll_job
 from smolcluster.jobs.registry import Registry
+from smolcluster.jobs.stop import stop_job
+from smolcluster.jobs.types import JobError, JobRefused
 
 from .conftest import NodeMaker
 from .node import FAKE_SUPERVISOR, until
@@ -113,7 +116,7 @@ def test_of_many_starters_exactly_one_wins(new_node: NodeMaker) -> None:
 
 def test_of_many_processes_claiming_over_a_stale_entry_exactly_one_wins(tmp_path: Path) -> None:
     code = (
-        "import sys; from smolcluster.jobs.registry import Registry; from smolcluster.jobs import JobRefused\n"
+        "import sys; from smolcluster.jobs.registry import Registry; from smolcluster.jobs.types import JobRefused\n"
         "from pathlib import Path; sys.stdin.readline()\n"
         "try: Registry(Path(sys.argv[1]), 'node1').claim(sys.argv[2], Path(sys.argv[1], sys.argv[2])); print('won')\n"
         "except JobRefused: print('refused')\n"
@@ -215,7 +218,7 @@ def test_next_run_may_start_as_soon_as_the_last_has_said_that_it_ended(new_node:
 def test_starter_may_die_and_the_run_goes_on(new_node: NodeMaker) -> None:
     node = new_node("run")
     code = (
-        "import sys, json; from pathlib import Path; from smolcluster.jobs import start_job\n"
+        "import sys, json; from pathlib import Path; from smolcluster.jobs.launch import start_job\n"
         "print(json.dumps(start_job(Path(sys.argv[1]), supervisor=(sys.argv[2],)).pid), flush=True)\n"
         "sys.stdin.read()\n"
     )

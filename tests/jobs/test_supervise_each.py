@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from smolcluster.jobs import list_runs, poll_job, start_job, stop_job
+from smolcluster.jobs.launch import start_job
+from smolcluster.jobs.poll import list_runs, poll_job
 from smolcluster.jobs.restarts import (
     FIRST_DELAY_S,
     LOST_PER_RESTART,
@@ -21,6 +22,7 @@ from smolcluster.jobs.restarts import (
     SupervisorRestarts,
 )
 from smolcluster.jobs.state import read_state
+from smolcluster.jobs.stop import stop_job
 from smolcluster.jobs.types import JobRefused
 from smolcluster.runtime.runfolder import JobState, RankResult, ServingNote, write_atomic
 from smolcluster.spec.run import RecoverySpec

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from smolcluster.jobs import JobError, stop_job, systemd
+from smolcluster.jobs import systemd
+from smolcluster.jobs.stop import stop_job
+from smolcluster.jobs.types import JobError
 
 from .conftest import NodeMaker
 

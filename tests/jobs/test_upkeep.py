@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from smolcluster.cli import main
-from smolcluster.jobs import JobError, schtasks, systemd
+from smolcluster.jobs import schtasks, systemd
 from smolcluster.jobs.bootservice import note_path
+from smolcluster.jobs.types import JobError
 from smolcluster.jobs.upkeep import Upkeep, act
 
 from .conftest import NodeMaker

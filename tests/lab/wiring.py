@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-from smolcluster.spec import load_inventory
 from smolcluster.spec.cluster import ClusterSpec, Kind, Medium, Network
+from smolcluster.spec.inventory import load_inventory
 
 INVENTORY = Path(__file__).parents[2] / "inventory" / "home.smol.yml"
 # The hotspot itself, and where the addresses of members begin that the inventory knows by name only.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from smolcluster.network.values import Cable, CableEnd
-from smolcluster.spec import ClusterSpec, Network, Node, load_inventory
+from smolcluster.spec.cluster import ClusterSpec, Network, Node
+from smolcluster.spec.inventory import load_inventory
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME_FILE = ROOT / "inventory" / "home.smol.yml"

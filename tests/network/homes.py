@@ -10,7 +10,7 @@ from smolcluster.network.parse.thunderbolt import cables_between
 from smolcluster.network.steps import HostPlan
 from smolcluster.network.values import Cable
 from smolcluster.network.wanted import wanted_network
-from smolcluster.spec import ClusterSpec
+from smolcluster.spec.cluster import ClusterSpec
 from smolcluster.spec.document import read_document
 
 from .clusters import HOME_FILE, home

@@ -18,7 +18,7 @@ from smolcluster.commands import init
 from smolcluster.network.homefile import Machine
 from smolcluster.network.mdns import Offer, Record, answers, browse, question
 from smolcluster.network.wanted import wanted_network
-from smolcluster.spec import load_inventory
+from smolcluster.spec.inventory import load_inventory
 
 from .clusters import CHAIN
 from .homes import mac

@@ -8,7 +8,7 @@ import pytest
 from smolcluster.network.actions import actions_of, commands_of
 from smolcluster.network.diff import Situation, plan_host, plan_network
 from smolcluster.network.steps import HostPlan, describe
-from smolcluster.spec import ClusterSpec
+from smolcluster.spec.cluster import ClusterSpec
 
 from .clusters import CHAIN, TRIANGLE, home, wire
 from .homes import bare, problems, situation

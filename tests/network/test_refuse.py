@@ -10,8 +10,8 @@ from smolcluster.errors import ConfigError
 from smolcluster.network.diff import plan_network
 from smolcluster.network.parse.thunderbolt import cables_between
 from smolcluster.network.refuse import refuse
-from smolcluster.spec import load_inventory
 from smolcluster.spec.document import read_document
+from smolcluster.spec.inventory import load_inventory
 
 from .clusters import CHAIN, HOME_FILE, TRIANGLE
 from .homes import bare, situation

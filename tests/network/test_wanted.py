@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from smolcluster.network.packets import Packets
 from smolcluster.network.values import Wanted, WantedRoute
 from smolcluster.network.wanted import wanted_network
-from smolcluster.spec import ClusterSpec
+from smolcluster.spec.cluster import ClusterSpec
 from smolcluster.topology import NoRouteError, Topology
 
 from .clusters import CHAIN, TRIANGLE, cable, cluster, home, machines, wire

@@ -6,10 +6,11 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from smolcluster.plan import Plan, make_plan
+from smolcluster.plan.make import make_plan
 from smolcluster.plan.profile import LinkSpeed, Measured, NodeMeasure, Profile
-from smolcluster.spec import Request, resolve
-from smolcluster.spec.request import Resolved
+from smolcluster.plan.types import Plan
+from smolcluster.spec.request import Request, Resolved
+from smolcluster.spec.resolve import resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCAL = ROOT / "inventory" / "local.smol.yml"

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smolcluster.plan import Plan
 from smolcluster.plan.predict import predict
 from smolcluster.plan.profile import LinkSpeed, Profile
 from smolcluster.plan.shares import Cost, quickest
 from smolcluster.plan.speeds import cost_of
+from smolcluster.plan.types import Plan
 from smolcluster.spec.run import RunSpec
 from tests.unit.balanced_plans import LAN, LOCAL, NODES, links_of, of_run, planned, resolved
 

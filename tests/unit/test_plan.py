@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from smolcluster.errors import ConfigError
-from smolcluster.plan import Plan, make_plan
 from smolcluster.plan.elastic import plan_for
+from smolcluster.plan.make import make_plan
 from smolcluster.plan.shares import shares
-from smolcluster.spec import Request, resolve
+from smolcluster.plan.types import Plan
+from smolcluster.spec.request import Request
+from smolcluster.spec.resolve import resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCAL = ROOT / "inventory" / "local.smol.yml"

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from smolcluster.models import build_model
-from smolcluster.plan import param_count
-from smolcluster.plan.arithmetic import memory_of, stage_params
+from smolcluster.plan.arithmetic import memory_of, param_count, stage_params
 from smolcluster.spec.run import (
     CommSpec,
     DataSpec,

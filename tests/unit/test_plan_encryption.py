@@ -5,10 +5,14 @@ from __future__ import annotations
 import pytest
 
 from smolcluster.errors import ConfigError
-from smolcluster.plan import Plan, make_plan, make_profile_plan
 from smolcluster.plan.encryption import Encryption
+from smolcluster.plan.make import make_plan
+from smolcluster.plan.measure import make_profile_plan
+from smolcluster.plan.types import Plan
 from smolcluster.plan.wires import serving_wires
-from smolcluster.spec import Request, load_inventory, resolve_any
+from smolcluster.spec.inventory import load_inventory
+from smolcluster.spec.request import Request
+from smolcluster.spec.resolve import resolve_any
 from smolcluster.topology import Topology
 from tests.unit.test_plan import HOME, LOCAL
 

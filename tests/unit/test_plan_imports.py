@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-MODULES = "smolcluster.spec, smolcluster.topology, smolcluster.plan, smolcluster.plan.render"
+MODULES = (
+    "smolcluster.spec.resolve, smolcluster.spec.serving, smolcluster.spec.inventory, smolcluster.topology, "
+    "smolcluster.plan.make, smolcluster.plan.measure, smolcluster.plan.serve, smolcluster.plan.render"
+)
 NETWORK = "smolcluster.network.diff, smolcluster.network.report, smolcluster.network.measuring"
 COMMANDS = ", ".join(f"smolcluster.commands.{name}" for name in ("check", "plan", "network", "init"))
 
@@ -22,8 +25,8 @@ def test_no_torch(modules: str) -> None:
 
 def test_planning_needs_no_torch_either() -> None:
     code = (
-        "import sys; from pathlib import Path; from smolcluster.spec import Request, resolve\n"
-        "from smolcluster.plan import make_plan\n"
+        "import sys; from pathlib import Path; from smolcluster.spec.request import Request\n"
+        "from smolcluster.spec.resolve import resolve; from smolcluster.plan.make import make_plan\n"
         "r = resolve(Request(Path('inventory/home.smol.yml'), 'fsdp')); make_plan(r.cluster, r.run)\n"
         "sys.exit('torch' in sys.modules)"
     )
@@ -40,6 +43,21 @@ def test_a_command_that_is_called_is_imported_alone(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_poll_brings_no_more_than_it_needs(tmp_path: Path) -> None:
+    """Not how runs are configured, planned and started."""
+    code = (
+        "import sys; from smolcluster.cli import main\n"
+        "code = main(['job', 'poll', '--run-dir', sys.argv[1], '--node', 'one'])\n"
+        "assert code == 2, code\n"
+        "own = {'.'.join(name.split('.')[:3]) for name in sys.modules}\n"
+        "more = {'smolcluster.spec.resolve', 'smolcluster.plan', 'smolcluster.jobs.launch', 'yaml'} & own\n"
+        "assert not more, more"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_the_import_is_quick() -> None:

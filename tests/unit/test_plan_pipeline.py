@@ -8,12 +8,14 @@ import pytest
 
 from smolcluster.data.prepare import smallest_step
 from smolcluster.errors import ConfigError
-from smolcluster.plan import Plan, make_plan
 from smolcluster.plan.elastic import plan_for
+from smolcluster.plan.make import make_plan
 from smolcluster.plan.pipeline import _weight_of, training_stages
 from smolcluster.plan.profile import Profile, concerns
 from smolcluster.plan.stages import Machine, need_mb
-from smolcluster.spec import Request, resolve
+from smolcluster.plan.types import Plan
+from smolcluster.spec.request import Request
+from smolcluster.spec.resolve import resolve
 from tests.unit.balanced_plans import LAN
 
 # A head that weighs next to nothing, so that layers are what counts.

@@ -13,9 +13,13 @@ import yaml
 from smolcluster.errors import ConfigError
 from smolcluster.jobs import launchd, schtasks, systemd
 from smolcluster.jobs.preview import preview
-from smolcluster.plan import NodeConfig, Plan, make_plan
+from smolcluster.plan.make import make_plan
 from smolcluster.plan.systemd_text import systemd_word
-from smolcluster.spec import ClusterSpec, Request, load_inventory, resolve_any
+from smolcluster.plan.types import NodeConfig, Plan
+from smolcluster.spec.cluster import ClusterSpec
+from smolcluster.spec.inventory import load_inventory
+from smolcluster.spec.request import Request
+from smolcluster.spec.resolve import resolve_any
 
 HOME = Path(__file__).resolve().parents[2] / "inventory" / "home.smol.yml"
 TASK = "{http://schemas.microsoft.com/windows/2004/02/mit/task}"

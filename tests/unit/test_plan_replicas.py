@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 
 from smolcluster.errors import ConfigError
-from smolcluster.plan import Plan, make_plan
 from smolcluster.plan.elastic import plan_for
 from smolcluster.plan.grid import Grid
+from smolcluster.plan.make import make_plan
 from smolcluster.plan.profile import Profile
-from smolcluster.spec import Request, resolve, resolve_any_serving
+from smolcluster.plan.types import Plan
+from smolcluster.spec.request import Request
+from smolcluster.spec.resolve import resolve
+from smolcluster.spec.serving import resolve_any_serving
 
 # A head that weighs next to nothing, so that layers are what counts.
 EVEN = ("model.vocab_size=64", "model.num_layers=12", "training.batch_size=32")

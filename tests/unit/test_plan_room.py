@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from smolcluster.errors import ConfigError
-from smolcluster.plan import make_plan
+from smolcluster.plan.make import make_plan
 from smolcluster.plan.room import PROCESS_MB
-from smolcluster.spec import Request, resolve
+from smolcluster.spec.request import Request
+from smolcluster.spec.resolve import resolve
 
 LAN = """\
 schema: 1

@@ -22,7 +22,8 @@ from smolcluster.plan.predict_serving import decoder_of, predict_serving
 from smolcluster.plan.predict_star import predict_star
 from smolcluster.plan.shares import Cost
 from smolcluster.plan.stages import Ranges
-from smolcluster.spec import Request, resolve
+from smolcluster.spec.request import Request
+from smolcluster.spec.resolve import resolve
 from smolcluster.spec.run import GPTSpec, RunSpec
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from smolcluster.errors import ConfigError
-from smolcluster.plan import ProfilePlan, make_profile_plan
+from smolcluster.plan.measure import make_profile_plan
 from smolcluster.plan.profile import Profile, concerns, differences
-from smolcluster.spec import Request, resolve
+from smolcluster.plan.types import ProfilePlan
+from smolcluster.spec.request import Request
+from smolcluster.spec.resolve import resolve
 from tests.unit.balanced_plans import LOCAL, NODES, of_run, planned, resolved
 
 

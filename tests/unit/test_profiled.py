@@ -10,11 +10,13 @@ from smolcluster.errors import InputError
 from smolcluster.observe.profiled import ProfileStory, profile_of
 from smolcluster.observe.report import read_run
 from smolcluster.observe.served import read_story, summarise_story
-from smolcluster.plan import ProfilePlan, make_profile_plan
+from smolcluster.plan.measure import make_profile_plan
+from smolcluster.plan.types import ProfilePlan
 from smolcluster.runtime.pacenote import LinkPace, RankPace
 from smolcluster.runtime.results import write_result
 from smolcluster.runtime.runfolder import RankResult, RunFolder, write_atomic
-from smolcluster.spec import Request, resolve
+from smolcluster.spec.request import Request
+from smolcluster.spec.resolve import resolve
 
 TWO = """\
 schema: 1

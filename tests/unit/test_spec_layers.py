@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from smolcluster.errors import ConfigError
-from smolcluster.spec import Request, resolve
 from smolcluster.spec.document import parse_document
 from smolcluster.spec.layers import canonical_model, merge
 from smolcluster.spec.overrides import separated
+from smolcluster.spec.request import Request
+from smolcluster.spec.resolve import resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCAL = ROOT / "inventory" / "local.smol.yml"

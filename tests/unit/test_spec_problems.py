@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from smolcluster.spec import Request, resolve_any, resolve_any_serving
 from smolcluster.spec.clusterfile import FsdpFile
 from smolcluster.spec.inventoryfile import InventoryFile
 from smolcluster.spec.problems import did_you_mean, keys_at
+from smolcluster.spec.request import Request
+from smolcluster.spec.resolve import resolve_any
+from smolcluster.spec.serving import resolve_any_serving
 from smolcluster.spec.shipped import FILE_MODELS, FOLDER, shipped
 
 LOCAL = Path(__file__).resolve().parents[2] / "inventory" / "local.smol.yml"

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from smolcluster.errors import ConfigError
-from smolcluster.spec import Request, load_inventory, resolve, resolve_any, strategies_of
+from smolcluster.spec.groups import strategies_of
+from smolcluster.spec.inventory import load_inventory
 from smolcluster.spec.machines import own_kind
+from smolcluster.spec.request import Request
+from smolcluster.spec.resolve import resolve, resolve_any
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCAL = ROOT / "inventory" / "local.smol.yml"

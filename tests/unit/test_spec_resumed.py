@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from smolcluster.errors import ConfigError, Problem
-from smolcluster.spec import Request, resolve
-from smolcluster.spec.request import Resolved
+from smolcluster.spec.request import Request, Resolved
+from smolcluster.spec.resolve import resolve
 from smolcluster.spec.resumed import Earlier
 from smolcluster.spec.run import GPTSpec
 

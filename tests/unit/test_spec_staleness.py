@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from smolcluster.spec import Request, Resolved, resolve
+from smolcluster.spec.request import Request, Resolved
+from smolcluster.spec.resolve import resolve
 from smolcluster.spec.staleness import GLOO, STAGE_3
 
 HOME = Path(__file__).resolve().parents[2] / "inventory" / "home.smol.yml"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from smolcluster.spec import ClusterSpec, Network, Node, load_inventory
+from smolcluster.spec.cluster import ClusterSpec, Network, Node
+from smolcluster.spec.inventory import load_inventory
 from smolcluster.topology import Endpoint, NoRouteError, Topology, neighbours
 
 HOME = Path(__file__).resolve().parents[2] / "inventory" / "home.smol.yml"
