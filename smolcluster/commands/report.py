@@ -58,7 +58,7 @@ def report(
 
 
 def write_bundle(run_dir: Path, file: Path, doctor: Path) -> None:
-    """Show what goes into the archive, then write it. InputError if it is no run."""
+    """Show what goes into the archive, then write it. InputError: no run, or no place for a file."""
     import time
 
     from smolcluster.observe.bundle import entries_of, write
@@ -75,7 +75,11 @@ def write_bundle(run_dir: Path, file: Path, doctor: Path) -> None:
     typer.echo(
         "Names of machines and users, addresses and home folders are replaced; secrets and variables are left out."
     )
-    write(file, entries, time.time())
+    try:
+        write(file, entries, time.time())
+    except OSError as error:
+        what = f"cannot be written: {error.strerror or error}"
+        raise InputError([Problem(str(file), 0, "--bundle", what, "name a file in a folder of yours")]) from error
     typer.echo(f"written: {file}. Look into it before you send it: tar -xzf {file}")
 
 

@@ -6,6 +6,7 @@ import getpass
 import json
 import os
 import socket
+import sys
 import tarfile
 from pathlib import Path
 
@@ -130,6 +131,14 @@ def test_no_run_no_archive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 def test_a_folder_is_no_archive(run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(run.path), "--bundle", str(tmp_path)]) == 2
     assert f"is a folder\n       fix: name a file: {tmp_path}/report.tar.gz" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc, where nobody makes a folder, is Linux's")
+def test_where_no_file_can_be_there_is_no_archive(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(run.path), "--bundle", "/proc/nope/x.tar.gz"]) == 2
+    said = capsys.readouterr().err
+    assert "/proc/nope/x.tar.gz: --bundle: cannot be written: No such file" in said
+    assert "fix: name a file in a folder of yours" in said
 
 
 def test_what_is_missing_or_broken_is_left_out(run: RunFolder) -> None:
