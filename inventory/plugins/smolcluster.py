@@ -98,7 +98,8 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
 def _read(path: Path) -> tuple[ClusterSpec, dict[str, tuple[str, ...]]]:
     try:
         from smolcluster.errors import ConfigError
-        from smolcluster.spec import load_inventory, strategies_of
+        from smolcluster.spec.groups import strategies_of
+        from smolcluster.spec.inventory import load_inventory
     except ImportError as error:
         raise InventoryReport(
             f"{sys.executable} has no smolcluster ({error}).\n"

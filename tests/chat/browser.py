@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import os
 import queue
 import shutil
 import subprocess
@@ -57,6 +58,7 @@ class Browser:
             [program, *self._flags, f"--user-data-dir={self._folder.name}", "about:blank"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            env={**os.environ, "TMPDIR": self._folder.name},  # what it leaves goes with it
         )
         try:
             self._link = _Link(self._address())

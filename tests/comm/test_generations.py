@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from smolcluster.comm.config import GroupConfig
 from smolcluster.comm.endpoint import Endpoint, listen
 from smolcluster.comm.membership import Membership
 from smolcluster.errors import DeadlineError, HandshakeError, PeerError
+from tests.comm.wires import until
 
 HOST = "127.0.0.1"
 
@@ -88,13 +88,6 @@ def free_port() -> Iterator[tuple[int, Callable[[], None]]]:
         yield held.getsockname()[1], held.close
     finally:
         held.close()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline, pause = time.monotonic() + 20, threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline
-        pause.wait(0.01)
 
 
 Join = Callable[..., Joining]

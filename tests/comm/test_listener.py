@@ -15,7 +15,7 @@ from smolcluster.comm.handshake import Hello, Identity
 from smolcluster.comm.listener import Listener
 from smolcluster.comm.mesh import Mesh
 from smolcluster.errors import DeadlineError, HandshakeError, PeerError, PeerLostError
-from tests.comm.wires import ME, SERVER, together
+from tests.comm.wires import ME, SERVER, together, until
 
 
 @pytest.fixture
@@ -103,8 +103,7 @@ def test_a_link_whose_first_half_was_refused_is_not_left_half_open(listener: Lis
 def test_those_who_came_for_what_is_over_are_hung_up_on(listener: Listener) -> None:
     links = {channel: mesh(ME, None).link(0, channel, listener.endpoint) for channel in ("old", "new")}
     half, _ = mesh(ME, None)._dial_one(0, listener.endpoint, ME, Hello(1, "old", "late", "out"), Deadline(20))
-    with listener._arrived:
-        listener._arrived.wait_for(lambda: len(listener._links) == 2 and listener._halves, 20)
+    until(lambda: len(listener._links) == 2 and bool(listener._halves))
     listener.sweep(lambda channel: channel == "old")
     with pytest.raises(PeerLostError):
         links["old"].receive(20)

@@ -9,7 +9,7 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from smolcluster.errors import DeadlineError, HandshakeError, PeerError, PeerLos
 from tests.comm.mangle import cases, mangle, mangled_stream
 from tests.comm.pool import Pool
 from tests.comm.test_tls import contexts, make_certificates
-from tests.comm.wires import ME, SERVER, together
+from tests.comm.wires import ME, SERVER, together, until
 
 
 @pytest.fixture
@@ -59,14 +59,6 @@ def meet(listener: Listener, timeout_s: float = 20, channel: str = "ring") -> No
     assert links[0].receive(20).payload == b"hello"
     for link in links:
         link.discard()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Threads of another side need a moment to see what happened."""
-    pause, deadline = threading.Event(), Deadline(60)
-    while not condition():
-        assert not deadline.expired
-        pause.wait(0.01)
 
 
 def test_a_rank_gets_in_while_strangers_hold_every_place(monkeypatch: pytest.MonkeyPatch) -> None:

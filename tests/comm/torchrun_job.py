@@ -31,9 +31,11 @@ class Job:
     ) -> None:
         script = str(Path(__file__).with_name("torchrun_script.py"))
         command = [sys.executable, "-c", AGENT, *options, script, *arguments]
-        settings = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(variables or {})}
+        self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        # The agent makes folders for logs, and leaves them.
+        own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TMPDIR": self._folder.name}
+        settings = own | dict(variables or {})
         clean = {name: value for name, value in os.environ.items() if not name.startswith("SMOL_")}
-        self._folder = tempfile.TemporaryDirectory()
         out, err = Path(self._folder.name, "out"), Path(self._folder.name, "err")
         with out.open("ab") as to_out, err.open("ab") as to_err:
             self._process = subprocess.Popen(

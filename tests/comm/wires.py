@@ -58,6 +58,14 @@ def together(*calls: Callable[[], Any], within_s: float = 60.0) -> list[Any]:
     return results
 
 
+def until(condition: Callable[[], bool], within_s: float = 60.0) -> None:
+    """Threads of another side need a moment to see what happened."""
+    pause, deadline = threading.Event(), Deadline(within_s)
+    while not condition():
+        assert not deadline.expired
+        pause.wait(0.01)
+
+
 def body_of(count: int) -> torch.Tensor:
     """Bytes that differ from their neighbours."""
     return torch.arange(count, dtype=torch.int64).mul_(37).remainder_(251).to(torch.uint8)
