@@ -10,8 +10,11 @@ along: the scale is then always the same, sums are whole numbers, and each row g
 
 from __future__ import annotations
 
+import functools
 import platform
+import time
 import warnings
+from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 import torch
@@ -21,8 +24,10 @@ from torch.nn import functional
 Precision = Literal["fp32", "bf16", "int8"]
 ACTIVATIONS: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.float32}
 _SMALLEST = 1e-12
-# So many rows at most are multiplied the other way round.
-_FEW = 5
+# So many rows at most are multiplied the other way round, if that takes less than this part of the time.
+_FEW, _WORTH = 5, 0.9
+# What is tried: a matrix that no core's own cache holds, so often each way. The best counts, as a machine may be busy.
+_TRIED, _TRIES = (3072, 1024), 7
 
 
 class Dense(Protocol):
@@ -44,23 +49,52 @@ def dense(weight: Tensor, bias: Tensor | None, precision: Precision) -> Dense:
 class Full:
     """Weights in the type that is computed in.
 
-    MKL multiplies one to five rows with a tall fp32 matrix faster when asked for the transposed product, by 1.2 to 2.5
-    times, and one row faster as two (ARCHITECTURE.md has the figures). Others are asked plainly.
+    Some processors' MKL multiplies a few rows with a tall fp32 matrix faster when asked for the transposed product, by
+    1.2 to 2.5 times, and one row faster as two; others' takes twice as long then (ARCHITECTURE.md has the figures). So
+    it is tried, once in a process. Other matrices are asked for plainly.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.weight = weight
         self.bias = bias
         tall = weight.shape[0] >= weight.shape[1]
-        self._turned = _FEW if tall and weight.dtype is torch.float32 and torch.backends.mkl.is_available() else 0
+        self._turned = rows_turned() if tall and weight.dtype is torch.float32 else frozenset()
 
     def __call__(self, x: Tensor) -> Tensor:
         """(N, in) -> (N, out)."""
-        if len(x) > self._turned:
+        if len(x) not in self._turned:
             return functional.linear(x, self.weight, self.bias)
-        rows = x if len(x) > 1 else x.repeat(2, 1)
-        out = torch.mm(self.weight, rows.t()).t()[: len(x)].contiguous()
+        out = _turned(x, self.weight)
         return out if self.bias is None else out.add_(self.bias)
+
+
+def _turned(x: Tensor, weight: Tensor) -> Tensor:
+    rows = x if len(x) > 1 else x.repeat(2, 1)
+    return torch.mm(weight, rows.t()).t()[: len(x)].contiguous()
+
+
+@functools.cache
+def rows_turned() -> frozenset[int]:
+    """How many rows at once this machine multiplies faster the other way round. Tried, some 0.1 s."""
+    if not torch.backends.mkl.is_available():
+        return frozenset()
+    weight = torch.ones(_TRIED)
+    few = {rows: torch.ones(rows, _TRIED[1]) for rows in range(1, _FEW + 1)}
+    return frozenset(
+        rows
+        for rows, x in few.items()
+        if _pays(functools.partial(functional.linear, x, weight), functools.partial(_turned, x, weight))
+    )
+
+
+def _pays(plain: Callable[[], Tensor], turned: Callable[[], Tensor]) -> bool:
+    took = {plain: float("inf"), turned: float("inf")}
+    for _ in range(_TRIES):
+        for way in took:
+            began = time.perf_counter()
+            way()
+            took[way] = min(took[way], time.perf_counter() - began)
+    return took[turned] < _WORTH * took[plain]
 
 
 class Int8:
