@@ -30,8 +30,9 @@ def report(
         ),
     ] = None,
     doctor: Annotated[
-        Path, typer.Option("--check", metavar="JSON", help="What check.yml found, for the bundle; where there is one.")
-    ] = Path("inventory/doctor.json"),
+        Path | None,
+        typer.Option("--check", metavar="JSON", help="The check.json for the bundle; the newest in runs/check else."),
+    ] = None,
     html: Annotated[bool, typer.Option("--html", help="Write report.html too, one page that has all in it.")] = False,
 ) -> None:
     """Write summary.json and plots/ of a run and print its summary. A failed run is told, and is no failure of this.
@@ -57,7 +58,7 @@ def report(
     report_on(run_dir, followed, html)
 
 
-def write_bundle(run_dir: Path, file: Path, doctor: Path) -> None:
+def write_bundle(run_dir: Path, file: Path, doctor: Path | None) -> None:
     """Show what goes into the archive, then write it. InputError: no run, or no place for a file."""
     import time
 
@@ -68,8 +69,11 @@ def write_bundle(run_dir: Path, file: Path, doctor: Path) -> None:
 
     if file.is_dir():
         raise InputError([Problem(str(file), 0, "--bundle", "is a folder", f"name a file: {file / 'report.tar.gz'}")])
+    if doctor is not None and not doctor.is_file():
+        fix = "name a check.json of check.yml, as in runs/check"
+        raise InputError([Problem(str(doctor), 0, "--check", "is no file", fix)])
     folder = RunFolder(run_at(run_dir))
-    entries = entries_of(folder, plan_in(run_dir, Reader()), doctor if doctor.is_file() else None)
+    entries = entries_of(folder, plan_in(run_dir, Reader()), doctor)
     for entry in entries:
         typer.echo(f"  {entry.name:<44} {len(entry.text.encode()):>9,} bytes")
     typer.echo(

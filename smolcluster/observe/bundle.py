@@ -6,7 +6,7 @@
     nodes/<node>/rank-<r>/result.json generation.json pace.json serving.json log.txt
     nodes/<node>/rank-<r>/metrics.jsonl             thinned, the first and the last record of each kind kept
     network.json      the newest report of network.yml beside the run
-    check.json        the doctor's, where there is one
+    check.json        the newest of check.yml beside the run
 
 Nothing else of a run's folder is looked at but its secret files, so that what stands in them is taken out wherever else
 it may stand. Everything goes through anonymous.py.
@@ -66,7 +66,9 @@ class Entry:
 def entries_of(folder: RunFolder, plan: Plan | ServePlan, doctor: Path | None = None) -> tuple[Entry, ...]:
     """The archive's files, of a run here: anonymous, in order. What cannot be read is left out."""
     nodes = tuple(dict.fromkeys(rank.node for rank in plan.ranks))
-    hidden = Anonymous(nodes, (socket.gethostname(),), _users(folder), _secrets_in(folder.path))
+    beside = tuple(_beside(folder.path.parent, doctor))
+    named = dict.fromkeys((*nodes, *(name for _, documents in beside for name in _machines(documents))))
+    hidden = Anonymous(named, (socket.gethostname(),), _users(folder), _secrets_in(folder.path))
     found: list[_Raw] = [("about.json", [_about()])]
     found += _documents(folder.path, _OF_RUN)
     for node in nodes:
@@ -77,10 +79,7 @@ def entries_of(folder: RunFolder, plan: Plan | ServePlan, doctor: Path | None = 
         found += _documents(here, _OF_RANK, name)
         found += _log(folder.log(rank.node, rank.rank), f"{name}log.txt")
         found += _metrics(folder.metrics(rank.node, rank.rank), f"{name}metrics.jsonl")
-    network = max(folder.path.parent.glob("network/*/report.json"), default=None)
-    for path, name in ((network, "network.json"), (doctor or folder.path / "check.json", "check.json")):
-        if path is not None:
-            found += [(name, content) for _, content in _documents(path.parent, (path.name,))]
+    found += beside
     # All is read before anything is replaced: a name may be known as one only by what stands in another file.
     for _, content in found:
         hidden.learn(content if isinstance(content, str) else json.dumps(content))
@@ -153,6 +152,26 @@ def _documents(folder: Path, names: tuple[str, ...], under: str = "") -> Iterato
     for name in names:
         with suppress(OSError, ValueError):
             yield under + name, [read_json(folder / name)]
+
+
+def _beside(runs: Path, doctor: Path | None) -> Iterator[_Raw]:
+    """What network.yml and check.yml found last; of all machines, not of those in this run alone."""
+    network = max(runs.glob("network/*/report.json"), default=None)
+    check = doctor or max(runs.glob("check/*/check.json"), default=None)
+    for path, name in ((network, "network.json"), (check, "check.json")):
+        if path is not None:
+            yield from ((name, content) for _, content in _documents(path.parent, (path.name,)))
+
+
+def _machines(documents: str | list[object]) -> Iterator[str]:
+    """The names of machines in a report of network.yml or check.yml."""
+    for document in documents:
+        told = document if isinstance(document, dict) else {}
+        for key, names in (("machines", ("name",)), ("pairs", ("src", "dst"))):
+            rows = told.get(key)
+            for row in rows if isinstance(rows, list) else ():
+                if isinstance(row, dict):
+                    yield from (name for each in names if isinstance(name := row.get(each), str) and name)
 
 
 def _log(path: Path, name: str) -> Iterator[_Raw]:

@@ -8,11 +8,14 @@ import os
 import socket
 import sys
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from smolcluster.cli import main
+from smolcluster.doctor.machines import Machine
+from smolcluster.doctor.report import Check
 from smolcluster.observe.bundle import entries_of
 from smolcluster.runtime.newrun import fill_folder
 from smolcluster.runtime.runfolder import RunFolder, write_atomic
@@ -21,9 +24,18 @@ from tests.jobs.node import make_plan
 # Each is looked for, word for word, in all that is written.
 PLANTED = (
     "s3cr3t-of-the-run", "the-api-key-of-it", "control-token-1", "hunter2", "hf_plantedplantedplanted", "Very Private",
-    "MIIEvplanted", "0123456789abcdef0123456789abcdef01234567", "annabel", "kitchen-mac", "kitchen-pi", "192.168.178",
-    "2001:db8", "de:ad:be:ef", "values-of-variables", "prompt of a person", "diary.sqlite",
+    "MIIEvplanted", "0123456789abcdef0123456789abcdef01234567", "annabel", "kitchen-mac", "kitchen-pi", "attic-nas",
+    "cellar-pi", "192.168.178", "2001:db8", "de:ad:be:ef", "values-of-variables", "prompt of a person", "diary.sqlite",
 )  # fmt: skip
+
+
+def check_of(names: Sequence[str], counts: str) -> Check:
+    """What check.yml writes down of machines that it could not reach."""
+    return Check(
+        time="2026-11-29T13:00Z", cluster="home", counts=counts,
+        machines=tuple(Machine(name=name, kind="linux", why_not=f"{name} is off") for name in names), findings=(),
+        measured=None, strategy="fsdp", predictions=(), alone=None, serving=None, gains=(),
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -60,14 +72,16 @@ def run(tmp_path: Path) -> RunFolder:
         write_atomic(folder.requests("kitchen-mac", rank), "prompt of a person\n")
     write_atomic(folder.supervisor_log("kitchen-mac"), "x" * 300_000 + " hunter2\n" + log)
     network = tmp_path / "runs" / "network" / "20261129-1200" / "report.json"
-    write_atomic(network, json.dumps({"pairs": [{"from": "kitchen-mac", "to": "192.168.178.21"}]}))
-    write_atomic(tmp_path / "doctor.json", json.dumps({"nodes": {"kitchen-mac": {"chip": "Apple M4"}}}))
+    write_atomic(network, json.dumps({"pairs": [{"src": "kitchen-mac", "dst": "attic-nas", "to": "192.168.178.21"}]}))
+    for day, counts in (("20261128-1200", "an older one"), ("20261129-1300", "the newest")):
+        where = tmp_path / "runs" / "check" / day / "check.json"
+        write_atomic(where, check_of(("kitchen-mac", "cellar-pi"), counts).model_dump_json(by_alias=True))
     return folder
 
 
 def written(run: RunFolder, tmp_path: Path) -> dict[str, str]:
     file = tmp_path / "out.tar.gz"
-    assert main(["report", str(run.path), "--bundle", str(file), "--check", str(tmp_path / "doctor.json")]) == 0
+    assert main(["report", str(run.path), "--bundle", str(file)]) == 0
     with tarfile.open(file) as archive:
         for member in archive.getmembers():
             assert (member.uid, member.gid, member.uname, member.gname) == (0, 0, "", "")
@@ -104,6 +118,9 @@ def test_what_helps_is_there_and_is_shown_before(
     assert about["memory_mb"] > 0
     assert "torch" in about["packages"]
     assert set(about) >= {"smolcluster", "python", "system", "machine", "processor", "cores"}
+    check = Check.model_validate_json(found[f"{under}check.json"])
+    assert (check.counts, [one.name for one in check.machines]) == ("the newest", ["node1", "node3"])
+    assert check.machines[1].why_not == "node3 is off"
     plan = json.loads(found[f"{under}plan.json"])
     assert plan["run"]["data"]["path"] == "~/.../book.txt"
     assert plan["ranks"][0]["listen"] == [plan["ranks"][1]["listen"][0]] == ["net1.1"]
@@ -111,8 +128,8 @@ def test_what_helps_is_there_and_is_shown_before(
     log = found[f"{under}nodes/node1/rank-0/log.txt"]
     assert "RuntimeError: bad things at ~/.../train.py:17" in log
     assert "it dials host2.local (net1.2, ip6-1, mac1) as " in log
-    assert json.loads(found[f"{under}check.json"]) == {"nodes": {"node1": {"chip": "Apple M4"}}}
-    assert json.loads(found[f"{under}network.json"]) == {"pairs": [{"from": "node1", "to": "net1.2"}]}
+    network = json.loads(found[f"{under}network.json"])
+    assert network == {"pairs": [{"src": "node1", "dst": "node2", "to": "net1.2"}]}
 
 
 def test_metrics_are_thinned_and_each_kinds_ends_kept(run: RunFolder, tmp_path: Path) -> None:
@@ -121,6 +138,13 @@ def test_metrics_are_thinned_and_each_kinds_ends_kept(run: RunFolder, tmp_path: 
     assert 400 < len(lines) <= 504
     assert (lines[0]["step"], lines[-1]["step"]) == (1, 3000)
     assert [line for line in lines if "mbps" in line] == [{"step": 1500, "peer": 1, "mbps": 900.0}]
+
+
+def test_a_check_is_named_that_is_not_there(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    file, check = run.path.parent / "x.tar.gz", run.path.parent / "nothing.json"
+    assert main(["report", str(run.path), "--bundle", str(file), "--check", str(check)]) == 2
+    assert f"{check}: --check: is no file" in capsys.readouterr().err
+    assert not file.exists()
 
 
 def test_no_run_no_archive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
