@@ -56,13 +56,13 @@ class Looked(Frozen):
 
 
 class Machine(Frozen):
-    """One row: what was found, or why nothing was. `addresses`: by network, what it has there."""
+    """One row: what was found, or why nothing was. `addresses`: by network, what it has there; None: not told."""
 
     name: str
     kind: str
     looked: Looked | None = None
     why_not: str = ""
-    addresses: dict[str, str] = Field(default_factory=dict)
+    addresses: dict[str, str] | None = None
 
 
 class Finding(Frozen):
@@ -100,14 +100,14 @@ def read_machines(cluster: ClusterSpec, told: Mapping[str, Any], asked: tuple[st
     return found
 
 
-def _addresses(cluster: ClusterSpec, said: Mapping[str, Any]) -> dict[str, str]:
-    """By network, what the machine has there, as far as gather.py's answer tells."""
+def _addresses(cluster: ClusterSpec, said: Mapping[str, Any]) -> dict[str, str] | None:
+    """By network, what the machine has there, as gather.py's answer tells; None if there is none."""
     if not said.get("network"):
-        return {}
+        return None
     try:
         host = found_host(json.dumps(said["network"]))
     except FormatError:
-        return {}
+        return None
     on = {network.name: address_on(network, host) for network in cluster.networks if host.node in network.members}
     return {name: address for name, address in on.items() if address is not None}
 
@@ -169,11 +169,16 @@ def _of_one(name: str, looked: Looked, controller_torch: str | None, claimed_mb:
 def _of_addresses(cluster: ClusterSpec, machine: Machine) -> list[Finding]:
     """Addresses of the inventory that it has not got."""
     found = []
-    for network in cluster.networks:
-        wanted, has = network.members.get(machine.name), machine.addresses.get(network.name)
-        if network.medium != "loopback" and wanted and has and ip_of(wanted) is not None and wanted != has:
-            what = f"has {has} on {network.name}, the inventory says {wanted}"
-            found.append(Finding(node=machine.name, what=what, fix="ansible-playbook network.yml --check --diff"))
+    for network in cluster.networks if machine.addresses is not None else ():
+        wanted, has = network.members.get(machine.name), (machine.addresses or {}).get(network.name)
+        if network.medium == "loopback" or not wanted or ip_of(wanted) is None or wanted == has:
+            continue
+        if has:
+            what, fix = f"has {has} on {network.name}, the inventory says {wanted}", "ansible-playbook network.yml"
+        else:
+            what = f"has no address on {network.name}, the inventory says {wanted}"
+            fix = "look at its cable or Wi-Fi; then ansible-playbook network.yml"
+        found.append(Finding(node=machine.name, what=what, fix=f"{fix} --check --diff"))
     return found
 
 

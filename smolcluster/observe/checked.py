@@ -63,7 +63,7 @@ def _row(machine: Machine, speed: str) -> list[str]:
     total = "-" if looked.memory_mb is None else f"{looked.memory_mb / 1024:,.1f}"
     disk = "-" if looked.disk_free_mb is None else f"{looked.disk_free_mb / 1024:,.0f} GB"
     clock = "ok" if not looked.clock.off_s else f"{looked.clock.off_s:+,.1f} s"
-    addresses = ", ".join(f"{network} {address}" for network, address in machine.addresses.items())
+    addresses = ", ".join(f"{network} {address}" for network, address in (machine.addresses or {}).items())
     return [name, f"{own}, {torch}", clock, disk, f"{free} of {total} GB", heat, speed, escape(addresses)]
 
 

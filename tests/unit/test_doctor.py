@@ -14,7 +14,7 @@ import pytest
 from smolcluster import __version__
 from smolcluster.cli import app_of, run_app
 from smolcluster.doctor.look import look, main, throttled, windows_memory_mb
-from smolcluster.doctor.machines import findings_of, read_machines
+from smolcluster.doctor.machines import Looked, Machine, findings_of, read_machines
 from smolcluster.doctor.report import measurement_of, slow_links
 from smolcluster.errors import ConfigError
 from smolcluster.plan.profile import LinkSpeed, Profile
@@ -92,6 +92,33 @@ def test_a_machine_that_is_off_is_a_row_and_one_that_nobody_logs_into_no_finding
     told = findings_of(cluster, rows, None)
     assert [one.what for one in told if one.node == "mini2"] == ["it is off"]
     assert not [one for one in told if one.node == "ipad"]
+
+
+def at(addresses: dict[str, str] | None) -> list[tuple[str, str]]:
+    """What is told of the Pi behind the Macs, with these addresses."""
+    row = Machine(name="pi5", kind="linux", looked=Looked.model_validate(looked()), addresses=addresses)
+    return [(one.what, one.fix) for one in findings_of(load_inventory(HOME), [row], None)]
+
+
+def test_addresses_that_a_machine_has_not_got() -> None:
+    [cable] = [each for each in load_inventory(HOME).networks if each.members.get("pi5") == "192.168.50.2"]
+    assert at({cable.name: "192.168.50.2"}) == []
+    assert at(None) == [], "it did not tell"
+    where = f"on {cable.name}, the inventory says 192.168.50.2"
+    assert at({cable.name: "192.168.50.9"}) == [
+        (f"has 192.168.50.9 {where}", "ansible-playbook network.yml --check --diff")
+    ]
+    [(what, fix)] = at({})
+    assert what == f"has no address {where}"
+    assert fix == "look at its cable or Wi-Fi; then ansible-playbook network.yml --check --diff"
+
+
+def test_memory_that_the_inventory_makes_up() -> None:
+    cluster = load_inventory(HOME)
+    nodes = tuple(one.model_copy(update={"memory_mb": 64_000}) if one.name == "pi5" else one for one in cluster.nodes)
+    row = Machine(name="pi5", kind="linux", looked=Looked.model_validate(looked()))
+    [told] = findings_of(cluster.model_copy(update={"nodes": nodes}), [row], None)
+    assert (told.what, told.fix) == ("has 16,000 MB of memory, the inventory says 64,000", "write what it has")
 
 
 @pytest.mark.parametrize(
