@@ -79,6 +79,7 @@ def test_from_a_bare_home_to_a_training_and_back(bare: Cluster, machines: Machin
     done = bare.play("setup", *TAGS, *given)
     assert done.code == 0, done.text
     assert min(changed(done)[name] for name in NODES) > 0
+    assert re.search(r"ansible-playbook -i \S+\.smol\.yml train\.yml -e strategy=fsdp\n", done.text)
     note = json.loads((home(machines, "node2") / ".smolcluster" / "runtime.json").read_text())
     assert (note["schema"], note["build"], note["extras"]) == (1, "cpu", ["serve"])
     again = bare.play("setup", *TAGS, *given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 import sys
 import threading
@@ -161,6 +162,7 @@ def test_a_run_without_a_controller_over_ssh(remote: Cluster) -> None:
     begun = remote.play("train", "detach=true", override=LONG)
     assert begun.code == 0, begun.text
     assert remote.processes()
+    assert re.search(rf"ansible-playbook -i \S+\.smol\.yml stop\.yml -e run_id={begun.run_id}\n", begun.text)
     # Nobody here hears of machines elsewhere: what is collected is what the dashboard has, as often as that is done.
     assert f"watch it   python -m smolcluster dashboard runs/{begun.run_id} (of machines elsewhere it has" in begun.text
     seen = client_of(RunFolder(remote.runs / begun.run_id))
