@@ -115,7 +115,9 @@ def _read(path: Path) -> tuple[ClusterSpec, dict[str, tuple[str, ...]]]:
 def _common_vars(path: Path, cluster: ClusterSpec) -> dict[str, Any]:
     """Variables of every host, localhost too: where the project and its runs lie on the controller."""
     from smolcluster import __version__
+    from smolcluster.codehash import code_hash
 
+    elsewhere = any(node.connection not in ("local", "none") for node in cluster.nodes)
     return {
         "smol_inventory": str(path),
         "smol_cluster": cluster.name,
@@ -123,6 +125,7 @@ def _common_vars(path: Path, cluster: ClusterSpec) -> dict[str, Any]:
         "smol_root": str(_ROOT),
         "smol_runs": str(_ROOT / "runs"),
         "smol_version": __version__,
+        "smol_code": code_hash() if elsewhere else "",
     }
 
 

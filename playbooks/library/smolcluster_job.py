@@ -51,6 +51,7 @@ jobs: {description: Every run this work folder knows., type: list, returned: che
 served: {description: What this node does for a served model; empty for a training., type: str, returned: polled}
 workdir: {description: The work folder, absolute., type: str, returned: checked, listed}
 version: {description: The version of smolcluster there., type: str, returned: checked}
+code: {description: A hash of its modules; two installations of one version may differ., type: str, returned: checked}
 python: {description: The interpreter, absolute., type: str, returned: checked}
 certificates: {description: Where this node's certificates lie; empty: none needed., type: str, returned: checked}
 certificate_problem: {description: Why others would refuse it; empty: they would not., type: str, returned: checked}

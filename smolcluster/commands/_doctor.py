@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from smolcluster.codehash import code_hash
 from smolcluster.commands._profile import plan_training, read_profile
 from smolcluster.commands._request import request_from
 from smolcluster.doctor.machines import Finding, findings_of, read_machines
@@ -79,7 +80,7 @@ def checked(asked: Asked, told: Mapping[str, Any] | None, now: datetime.datetime
     findings: list[Finding] = []
     if told is not None:
         machines = read_machines(cluster, told, names)
-        findings = findings_of(cluster, machines, _torch())
+        findings = findings_of(cluster, machines, _torch(), code_hash())
     if speeds is not None:
         findings += slow_links(cluster, speeds)
     first = _planned(cluster, asked, asked.strategy, None, speeds, strict=True)

@@ -30,7 +30,11 @@ _VERSIONS = (
     "try:\n"
     "    import smolcluster; own = smolcluster.__version__\n"
     "except ImportError: own = None\n"
-    "print(json.dumps({'python': platform.python_version(), 'smolcluster': own, 'torch': version('torch')}))\n"
+    "try:\n"
+    "    from smolcluster.codehash import code_hash; code = code_hash()\n"
+    "except (ImportError, OSError): code = None\n"
+    "found = {'python': platform.python_version(), 'smolcluster': own, 'torch': version('torch'), 'code': code}\n"
+    "print(json.dumps(found))\n"
 )
 # A Raspberry Pi's firmware: where the kernel has its word, in hexadecimal; newer kernels do not, and vcgencmd asks it.
 _PI_FIRMWARE = "soc*/*firmware/get_throttled"
@@ -56,7 +60,7 @@ def versions(python: str) -> dict[str, str | None]:
     try:
         return dict(json.loads(told or ""))
     except ValueError:
-        return {"python": None, "smolcluster": None, "torch": None}
+        return {"python": None, "smolcluster": None, "torch": None, "code": None}
 
 
 def free_disk_mb(workdir: str) -> int | None:

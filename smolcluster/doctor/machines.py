@@ -118,8 +118,12 @@ def _not_ours(node: str, what: str) -> ConfigError:
     )
 
 
-def findings_of(cluster: ClusterSpec, machines: list[Machine], controller_torch: str | None) -> list[Finding]:
-    """What is wrong with the machines, those that keep a run from starting first."""
+def findings_of(
+    cluster: ClusterSpec, machines: list[Machine], controller_torch: str | None, controller_code: str | None = None
+) -> list[Finding]:
+    """What is wrong with the machines, those that keep a run from starting first. What the controller has of PyTorch
+    and as codehash.py's hash is not compared where it is None.
+    """
     found: list[Finding] = []
     for machine in machines:
         if machine.looked is None:
@@ -127,12 +131,15 @@ def findings_of(cluster: ClusterSpec, machines: list[Machine], controller_torch:
                 fix = "switch it on, or leave it out: -e nodes=..."
                 found.append(Finding(node=machine.name, what=machine.why_not, fix=fix, blocks=True))
             continue
-        found += _of_one(machine.name, machine.looked, controller_torch, cluster.node(machine.name).memory_mb)
+        claimed_mb = cluster.node(machine.name).memory_mb
+        found += _of_one(machine.name, machine.looked, controller_torch, controller_code, claimed_mb)
         found += _of_addresses(cluster, machine)
     return sorted(found, key=lambda one: not one.blocks)
 
 
-def _of_one(name: str, looked: Looked, controller_torch: str | None, claimed_mb: int | None) -> list[Finding]:
+def _of_one(
+    name: str, looked: Looked, controller_torch: str | None, controller_code: str | None, claimed_mb: int | None
+) -> list[Finding]:
     found = []
 
     def say(what: str, fix: str, blocks: bool = False) -> None:
@@ -147,6 +154,8 @@ def _of_one(name: str, looked: Looked, controller_torch: str | None, claimed_mb:
         say("has no smolcluster", "install it there: setup.yml", True)
     elif own != __version__:
         say(f"has smolcluster {own}, the controller {__version__}", "the same on all: setup.yml", True)
+    elif controller_code is not None and looked.versions.get("code") not in (None, controller_code):
+        say(f"its smolcluster {own} is not the code that is here", "the same on all: setup.yml", True)
     elif torch is None:
         say("has no torch", "install it there: setup.yml", True)
     elif controller_torch is not None and _release(torch) != _release(controller_torch):

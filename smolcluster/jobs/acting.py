@@ -11,6 +11,7 @@ from typing import Any, Literal
 import smolcluster
 from smolcluster.certs.checking import check_node
 from smolcluster.certs.places import node_folder
+from smolcluster.codehash import code_hash
 from smolcluster.errors import InputError
 from smolcluster.jobs.launch import start_job
 from smolcluster.jobs.poll import list_runs, poll_job
@@ -40,6 +41,8 @@ def act(action: Action) -> dict[str, Any]:
     """Do what `state` asks; the module's result. SmolError and OSError are the caller's."""
     if action.state in ("checked", "listed"):
         found = jobs_here(action.workdir, action.node) | certificates_here(action)
+        if action.state == "checked":
+            found |= {"code": code_hash()}
         return {"changed": False, "version": smolcluster.__version__, "python": sys.executable, **found}
     if action.state == "started":
         node_file = Path(action.node_file).expanduser()

@@ -19,6 +19,8 @@ from ansible_lab import SHORT, Cluster, Outcome
 from ansible_sshd import Machines
 from ansible_wheels import make_folder, make_wheel
 
+from smolcluster import __version__
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 NODES = ("node2", "node3")
 # The machines share this machine's firewall and polkit, which no test may touch.
@@ -144,6 +146,13 @@ def test_a_machine_without_python_a_half_install_and_another_version(
     refused = bare.play("train", "nodes=node1,node2", override=SHORT)
     assert refused.code == 2
     assert "node2: it has smolcluster 0.0.1, the controller " in refused.text
+    assert "fix: ansible-playbook setup.yml -e nodes=node2 brings this one there" in refused.text
+
+    # The same version, and a line of one of its modules is another: what a `git pull` leaves that only one side had.
+    version.write_text(version.read_text().replace('"0.0.1" or ', "") + "# an older line\n")
+    refused = bare.play("train", "nodes=node1,node2", override=SHORT)
+    assert refused.code == 2
+    assert f"node2: its smolcluster {__version__} is not the code that is here." in refused.text
     assert "fix: ansible-playbook setup.yml -e nodes=node2 brings this one there" in refused.text
 
     # What was cut off in the middle, and a file that is not what it was, are made good.

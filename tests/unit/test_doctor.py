@@ -13,6 +13,7 @@ import pytest
 
 from smolcluster import __version__
 from smolcluster.cli import app_of, run_app
+from smolcluster.codehash import code_hash
 from smolcluster.doctor.look import look, main, throttled, windows_memory_mb
 from smolcluster.doctor.machines import Looked, Machine, findings_of, read_machines
 from smolcluster.doctor.report import measurement_of, slow_links
@@ -30,7 +31,7 @@ def looked(**changes: Any) -> dict[str, Any]:
     said: dict[str, Any] = {
         "schema": 1,
         "system": "Linux 6 x86_64",
-        "versions": {"python": "3.11.2", "smolcluster": __version__, "torch": "2.13.0"},
+        "versions": {"python": "3.11.2", "smolcluster": __version__, "torch": "2.13.0", "code": "c0de"},
         "clock": {"asked": 100.0, "here": 100.5, "answered": 101.0},
         "cores": 4,
         "load": 0.5,
@@ -46,7 +47,7 @@ def looked(**changes: Any) -> dict[str, Any]:
 def findings(**changes: Any) -> list[tuple[str, bool]]:
     cluster = load_inventory(LOCAL)
     rows = read_machines(cluster, {"node1": {"looked": looked(**changes)}}, ("node1",))
-    return [(one.what, one.blocks) for one in findings_of(cluster, rows, "2.13.0+cpu")]
+    return [(one.what, one.blocks) for one in findings_of(cluster, rows, "2.13.0+cpu", "c0de")]
 
 
 def test_a_machine_that_is_well() -> None:
@@ -59,6 +60,11 @@ def test_a_machine_that_is_well() -> None:
         ({"versions": {"python": None, "smolcluster": None, "torch": None}}, "has no Python", True),
         ({"versions": {"python": "3.11", "smolcluster": None, "torch": None}}, "has no smolcluster", True),
         ({"versions": {"python": "3.11", "smolcluster": "0.0.1", "torch": "2.13.0"}}, "has smolcluster 0.0.1", True),
+        (
+            {"versions": {"python": "3.11", "smolcluster": __version__, "torch": "2.13.0", "code": "0ther"}},
+            f"its smolcluster {__version__} is not the code that is here",
+            True,
+        ),
         ({"versions": {"python": "3.11", "smolcluster": __version__, "torch": None}}, "has no torch", True),
         ({"versions": {"python": "3.11", "smolcluster": __version__, "torch": "2.12.0"}}, "has torch 2.12.0", False),
         ({"clock": {"asked": 100.0, "here": 160.0, "answered": 101.0}}, "its clock is off by +59 s", False),
@@ -137,7 +143,9 @@ def test_looking_at_this_machine(capsys: pytest.CaptureFixture[str], tmp_path: P
     assert found["versions"]["torch"] is not None
     assert found["clock"]["asked"] == 1.5
     assert found["disk_free_mb"] > 0
-    assert look("/nowhere/python", "~", 0.0)["versions"] == {"python": None, "smolcluster": None, "torch": None}
+    assert found["versions"]["code"] == code_hash()
+    nothing = dict.fromkeys(("python", "smolcluster", "torch", "code"))
+    assert look("/nowhere/python", "~", 0.0)["versions"] == nothing
     assert main(["python"]) == 2
 
 
