@@ -68,7 +68,8 @@ function Get-Left {
     if ($Runs -and (Test-Path $work)) {
         # A run's folder is known by its plan; a work folder may be anything that the inventory names.
         $found += @(Get-ChildItem -Path $work -Directory -Force | Where-Object {
-                (Test-Path (Join-Path $_.FullName 'plan.json')) -or ($_.Name -in '.active', '.data')
+                (Test-Path (Join-Path $_.FullName 'plan.json')) -or ($_.Name -in '.active', '.data') -or
+                ($_.Name -eq '.boot' -and -not (Get-ChildItem -Path $_.FullName -Force))
             } | ForEach-Object { $_.FullName })
     }
     $found
