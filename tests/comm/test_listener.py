@@ -102,11 +102,13 @@ def test_a_link_whose_first_half_was_refused_is_not_left_half_open(listener: Lis
 
 def test_those_who_came_for_what_is_over_are_hung_up_on(listener: Listener) -> None:
     links = {channel: mesh(ME, None).link(0, channel, listener.endpoint) for channel in ("old", "new")}
-    half, _ = mesh(ME, None)._dial_one(0, listener.endpoint, ME, Hello(1, "old", "late", "out"), Deadline(20))
+    half, _ = mesh(ME, None)._dial_one(0, listener.endpoint, ME, Hello(1, "older", "late", "out"), Deadline(20))
     until(lambda: len(listener._links) == 2 and bool(listener._halves))
-    listener.sweep(lambda channel: channel == "old")
+    listener.sweep(lambda channel: channel != "new")
     with pytest.raises(PeerLostError):
         links["old"].receive(20)
+    with pytest.raises(PeerError):
+        half.recv_all(memoryview(bytearray(1)), Deadline(20))
     assert not listener.holds("old", 1)
     assert not listener._halves
     taken = listener.take("new", 1, Deadline(20))
