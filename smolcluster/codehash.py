@@ -13,7 +13,7 @@ _NOT_OURS = frozenset({"__pycache__", "node_modules"})
 def code_hash(package: Path | None = None) -> str:
     """12 hexadecimal digits over names and lines of the modules here, the same for a checkout and for its wheel.
 
-    About 20 ms. OSError. What is no module (the shipped YAMLs, the pages) is not in it.
+    Some 40 ms. OSError. What is no module (the shipped YAMLs, the pages) is not in it.
     """
     root = package or Path(__file__).parent
     digest = hashlib.sha256()
