@@ -44,7 +44,7 @@ test: $(VENV)/.dev  ## every test (ARGS="-k name" for some, JOBS=1 for one after
 soak: $(VENV)/.dev  ## what takes long: ten thousand random collectives, ranks killed and frozen everywhere, a hundred runs shot at, a served model under kills
 	$(RUN) $(BIN)/python -m pytest -s -m soak $(ARGS)
 
-wheels: $(VENV)/.dev  ## what constraints.txt pins is there for Macs, Windows PCs and Raspberry Pis (downloads some 600 MB)
+wheels: $(VENV)/.dev  ## what constraints.txt pins is there for Macs, PCs and Raspberry Pis (downloads some 2 GB)
 	$(RUN) $(BIN)/python -m pytest -m wheels tests/wheels $(ARGS)
 
 lab: $(VENV)/.dev  ## the home cluster in network namespaces, and a shell on its controller (as root)

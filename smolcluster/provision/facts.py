@@ -26,7 +26,7 @@ class Interpreter(Frozen):
 
 
 class Found(Frozen):
-    """A machine as it is. `note` is its runtime.json; empty if nothing whole is installed."""
+    """A machine as it is. `note` is its runtime.json; empty if nothing whole is installed. `macos`: its version."""
 
     schema_: Literal[1] = Field(alias="schema")
     root: str
@@ -37,4 +37,5 @@ class Found(Frozen):
     jetson: bool
     debian: bool
     free_mb: int
+    macos: str = ""
     node: str = ""

@@ -68,13 +68,14 @@ def look(root: Path, wish: str = "") -> dict[str, Any]:
         "cuda": has_cuda(),
         "jetson": Path("/etc/nv_tegra_release").exists(),
         "debian": shutil.which("apt-get") is not None,
+        "macos": platform.mac_ver()[0],
         "free_mb": shutil.disk_usage(existing(root)).free // 2**20,
     }
 
 
 def candidates(root: Path) -> list[Path]:
     """Interpreters that may be Python 3.11 or newer, the ones we would rather have first."""
-    names = ["python3.12", "python3.13", "python3.11", "python3.14", "python3", "python"]
+    names = ["python3.12", "python3.13", "python3.11", "python3", "python"]
     folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
     folders += ["/opt/homebrew/bin", "/usr/local/bin", "/usr/bin"]
     if sys.platform == "darwin":

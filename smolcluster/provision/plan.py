@@ -23,6 +23,12 @@ Build = Literal["", "cpu", "cuda"]
 # ready: nothing to do; install: send and install; python: no interpreter; pip: one that cannot make an environment;
 # left: it stays as it is, with what to do; refused: it cannot be done.
 State = Literal["ready", "install", "python", "pip", "left", "refused"]
+# The Pythons that an environment is made of: for these there are wheels of all that is pinned (tests/wheels), and for a
+# newer one nobody has looked. Whoever names an interpreter gets it all the same.
+PYTHONS = ((3, 11), (3, 12), (3, 13))
+_NO_PYTHON = "there is no Python from 3.11 to 3.13"
+# PyTorch's wheels for Macs are built for it.
+_MACOS = 14
 # What is kept of a wheel, unpacked, and its wheel beside it; measured on PyTorch's.
 _UNPACKED = 5
 _JETSON = (
@@ -82,12 +88,17 @@ def decide(found: Found, wanted: Wanted) -> Step:
     mark = _fingerprint(wheel_hash, wanted, build)
     if found.note.get("fingerprint") == mark:
         return Step(state="ready")
-    if not found.interpreters:
-        there = f"{wanted.python} is no Python 3.11 or newer" if wanted.python else "there is no Python 3.11 or newer"
-        return Step(state="refused" if wanted.python else "python", why=there)
-    able = tuple(one for one in found.interpreters if not _unfit(one))
+    asked = tuple(one for one in found.interpreters if wanted.python or one.version[:2] in PYTHONS)
+    if not asked:
+        if wanted.python:
+            return Step(state="refused", why=f"{wanted.python} is no Python 3.11 or newer")
+        # Before one is fetched for nothing.
+        if _too_old(found.macos):
+            return Step(state="refused", why=_old_macos(found.macos))
+        return Step(state="python", why=_NO_PYTHON)
+    able = tuple(one for one in asked if not _unfit(one))
     if not able:
-        return Step(state="refused", why=_unfit(found.interpreters[0]))
+        return Step(state="refused", why=_unfit(asked[0]))
     interpreter, chosen = _interpreter(able, wanted, build)
     if chosen.missing:
         named = f"{wanted.folder} lacks for Python {_dotted(interpreter)} there: {', '.join(chosen.missing)}"
@@ -134,9 +145,24 @@ def _unfit(one: Interpreter) -> str:
         what = "is a 32-bit one"
     elif (system, machine) in (("darwin", "x86_64"), ("win32", "arm64")):
         what = f"is one for {machine}"
+    elif _too_old(one.macos):
+        return _old_macos(one.macos)
     else:
         return ""
     return f"{one.python} {what}, {_NO_BUILD}\n    fix: {_UNFIT.get(system, 'leave it out: -e nodes=...')}"
+
+
+def _too_old(macos: str) -> bool:
+    """Whether a Mac's system is one that PyTorch is not built for; not where it is unknown. To programs of before them
+    all newer ones are 10.16, and a Mac that really has an older one has no Apple chip.
+    """
+    first = macos.partition(".")[0]
+    return first.isdigit() and 10 < int(first) < _MACOS
+
+
+def _old_macos(macos: str) -> str:
+    fix = f"on an Apple chip, update it to macOS {_MACOS} or newer; an Intel Mac cannot take part"
+    return f"it has macOS {macos}, {_NO_BUILD}\n    fix: {fix}"
 
 
 def _build(found: Found, wanted: Wanted) -> Build:

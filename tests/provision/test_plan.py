@@ -10,10 +10,11 @@ import pytest
 from smolcluster.errors import InputError
 from smolcluster.files import hash_of
 from smolcluster.provision.facts import Found
-from smolcluster.provision.plan import Step, Wanted, decide
+from smolcluster.provision.plan import PYTHONS, Step, Wanted, decide
 
 from .machines import found, interpreter, touch_wheels
 
+ROOT = Path(__file__).resolve().parents[2]
 PINS = "torch==2.13.0\nnumpy==2.4.6\npip==26.0\n"
 _X86 = "manylinux_2_28_x86_64"
 _ARM = "manylinux_2_28_aarch64"
@@ -132,6 +133,39 @@ def test_an_interpreter_for_which_there_is_no_pytorch(
         assert fix in step.why
     # Where there is another one, that is taken.
     assert decide(found(unfit, interpreter(kind)), wanted(kind, own, folder)).order["python"] == "/usr/bin/python3.11"
+
+
+@pytest.mark.parametrize(("macos", "old"), [("13.6.9", True), ("11.0", True), ("14.0", False), ("26.1", False)])
+def test_a_mac_whose_system_pytorch_is_not_built_for(macos: str, old: bool, own: Path) -> None:
+    there = interpreter("macos", (3, 12, 4), macos=macos)
+    step = decide(found(there), wanted("macos", own))
+    # Where there is no Python, none is fetched either.
+    bare = decide(found(macos=macos), wanted("macos", own))
+    if not old:
+        assert (step.state, bare.state) == ("install", "python")
+        return
+    assert step.why == bare.why
+    assert (step.state, bare.state) == ("refused", "refused")
+    assert f"it has macOS {macos}, for which there is no PyTorch\n    fix: on an Apple chip, update it to" in step.why
+
+
+def test_a_mac_that_does_not_tell_its_system_is_no_old_one(own: Path) -> None:
+    for macos in ("", "10.16"):
+        there = interpreter("macos", (3, 12, 4), macos=macos)
+        assert decide(found(there, macos=macos), wanted("macos", own)).state == "install"
+
+
+def test_an_environment_is_made_of_a_python_that_all_wheels_are_there_for(own: Path) -> None:
+    newer = interpreter("pc", (3, 14, 1))
+    step = decide(found(newer), wanted("pc", own))
+    assert (step.state, step.why) == ("python", "there is no Python from 3.11 to 3.13")
+    assert decide(found(newer, interpreter("pc")), wanted("pc", own)).order["python"] == "/usr/bin/python3.11"
+    # Who names one knows better.
+    named = decide(found(newer), wanted("pc", own, python=newer.python))
+    assert (named.state, named.order["python"]) == ("install", newer.python)
+    assert (PYTHONS[0], PYTHONS[-1]) == ((3, 11), (3, 13)), "the words above"
+    for tasks in ("look.yml", "windows_look.yml"):
+        assert f"why: {step.why}," in (ROOT / "roles" / "runtime" / "tasks" / tasks).read_text()
 
 
 def test_half_a_download_is_named(own: Path, folder: Path) -> None:
