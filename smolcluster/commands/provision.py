@@ -1,13 +1,18 @@
-"""`python -m smolcluster provision wheel | plan | uv`: what setup.yml asks on the controller, as JSON."""
+"""`python -m smolcluster provision wheel | plan | uv | report`: what setup.yml asks on the controller, as JSON."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+    from smolcluster.errors import InputError
 
 app = typer.Typer(
     help="What setup.yml puts on a machine. The playbook calls this on the controller.", no_args_is_help=True
@@ -49,7 +54,6 @@ def plan() -> None:
     """Read {found: what node.py printed, wanted: what setup.yml was asked for} and print what is done there."""
     from pydantic import ValidationError
 
-    from smolcluster.errors import InputError, Problem
     from smolcluster.provision.facts import Found
     from smolcluster.provision.plan import Wanted, decide
     from smolcluster.provision.wheel import requirements
@@ -61,9 +65,7 @@ def plan() -> None:
         found = Found.model_validate(given["found"])
         wanted = Wanted.model_validate({**given["wanted"], "folder": given["wanted"].get("folder") or None, **own})
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError([Problem("", 0, where, str(first["msg"]), "call it as setup.yml does")]) from None
+        raise _not_as_called(error) from None
     print(decide(found, wanted).model_dump_json())
 
 
@@ -80,3 +82,30 @@ def uv(
 
     program = fetch_uv(system, machine, cache, version, Path(wheels) if wheels else None)
     print(json.dumps({"schema": 1, "uv": str(program)}))
+
+
+@app.command("report")
+def report(folder: Annotated[Path, typer.Argument(help="Where setup.json goes.")]) -> None:
+    """Read what came of each machine and write it down, without secrets."""
+    import datetime
+
+    from pydantic import ValidationError
+
+    from smolcluster.observe.anonymous import without_secrets
+    from smolcluster.provision.report import Asked, setup_of
+    from smolcluster.runtime.runfolder import write_atomic
+
+    try:
+        asked = Asked.model_validate_json(sys.stdin.read())
+    except ValidationError as error:
+        raise _not_as_called(error) from None
+    told = setup_of(asked, datetime.datetime.now(datetime.UTC), without_secrets)
+    write_atomic(folder / "setup.json", told.model_dump_json(by_alias=True, indent=2) + "\n")
+
+
+def _not_as_called(error: ValidationError) -> InputError:
+    from smolcluster.errors import InputError, Problem
+
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return InputError([Problem("", 0, where, str(first["msg"]), "call it as setup.yml does")])

@@ -1,5 +1,5 @@
 """`python -m smolcluster report [RUN]`: the summary and the plots of a run, from what it left in its folder; with
---bundle also the archive that a person sends with a report of trouble.
+--bundle also the archive that a person sends with a report of trouble, which needs no run.
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from smolcluster.commands._runs import LATEST, WHICH, existing_run, uncollected
+from smolcluster.commands._runs import LATEST, RUNS, WHICH, existing_run, run_named, uncollected
 from smolcluster.errors import InputError, Problem
 
 if TYPE_CHECKING:
+    from smolcluster.observe.bundle import Entry
     from smolcluster.runtime.runfolder import Summary
 
 
 def report(
-    which: Annotated[str, typer.Argument(metavar="RUN", help=WHICH)] = LATEST,
+    which: Annotated[str | None, typer.Argument(metavar="RUN", help=WHICH, show_default=LATEST)] = None,
     followed: Annotated[
         bool, typer.Option("--followed", help="Leave out why a rank failed: whoever followed the run has read it.")
     ] = False,
@@ -37,43 +38,42 @@ def report(
 ) -> None:
     """Write summary.json and plots/ of a run and print its summary. A failed run is told, and is no failure of this.
 
-    Of a run that a supervisor here is still at nothing is written. With --bundle only the archive is, of any run.
+    Of a run that a supervisor here is still at nothing is written. With --bundle only the archive is, of any run; where
+    there is none yet, of what setup.yml, network.yml and check.yml left.
     """
     from smolcluster.jobs.poll import active_here
     from smolcluster.observe.records import Reader
     from smolcluster.observe.report import plan_in
     from smolcluster.runtime.runfolder import run_at
 
-    run_dir = existing_run(which)
     if bundle is not None:
-        write_bundle(run_dir, bundle, doctor)
+        write_bundle(which, bundle, doctor)
         return
+    run_dir = existing_run(which or LATEST)
     nodes = dict.fromkeys(rank.node for rank in plan_in(run_dir, Reader()).ranks)
     # Whoever followed it has seen it end, or has given it up.
     active = () if followed else active_here(run_at(run_dir), nodes)
     if active:
         typer.echo(f"{run_dir}: it is still running ({', '.join(active)}); it has a report when it has ended")
-        typer.echo(f"how it goes: python -m smolcluster watch {which}")
+        typer.echo(f"how it goes: python -m smolcluster watch {which or LATEST}")
         return
     report_on(run_dir, followed, html)
 
 
-def write_bundle(run_dir: Path, file: Path, doctor: Path | None) -> None:
-    """Show what goes into the archive, then write it. InputError: no run, or no place for a file."""
+def write_bundle(which: str | None, file: Path, doctor: Path | None) -> None:
+    """Show what goes into the archive, then write it. InputError: no such run, nothing to send, no place for it."""
     import time
 
-    from smolcluster.observe.bundle import entries_of, write
-    from smolcluster.observe.records import Reader
-    from smolcluster.observe.report import plan_in
-    from smolcluster.runtime.runfolder import RunFolder, run_at
+    from smolcluster.observe.bundle import write
 
     if file.is_dir():
         raise InputError([Problem(str(file), 0, "--bundle", "is a folder", f"name a file: {file / 'report.tar.gz'}")])
     if doctor is not None and not doctor.is_file():
         fix = "name a check.json of check.yml, as in runs/check"
         raise InputError([Problem(str(doctor), 0, "--check", "is no file", fix)])
-    folder = RunFolder(run_at(run_dir))
-    entries = entries_of(folder, plan_in(run_dir, Reader()), doctor)
+    # Who names none may have none yet: what went wrong is the setup then.
+    named = which is not None or run_named(LATEST).exists()
+    entries = _of_run(existing_run(which or LATEST), doctor) if named else _without_run(doctor)
     for entry in entries:
         typer.echo(f"  {entry.name:<44} {len(entry.text.encode()):>9,} bytes")
     typer.echo(
@@ -85,6 +85,27 @@ def write_bundle(run_dir: Path, file: Path, doctor: Path | None) -> None:
         what = f"cannot be written: {error.strerror or error}"
         raise InputError([Problem(str(file), 0, "--bundle", what, "name a file in a folder of yours")]) from error
     typer.echo(f"written: {file}. Look into it before you send it: tar -xzf {file}")
+
+
+def _of_run(run_dir: Path, doctor: Path | None) -> tuple[Entry, ...]:
+    from smolcluster.observe.bundle import entries_of
+    from smolcluster.observe.records import Reader
+    from smolcluster.observe.report import plan_in
+    from smolcluster.runtime.runfolder import RunFolder, run_at
+
+    return entries_of(RunFolder(run_at(run_dir)), plan_in(run_dir, Reader()), doctor)
+
+
+def _without_run(doctor: Path | None) -> tuple[Entry, ...]:
+    from smolcluster.observe.bundle import entries_without_run
+
+    entries = entries_without_run(RUNS, doctor)
+    if not entries:
+        what = "holds nothing to send: no run, and no report of setup.yml, network.yml or check.yml"
+        fix = "call this where you call ansible-playbook, after one of them: ansible-playbook check.yml"
+        raise InputError([Problem(str(RUNS), 0, "", what, fix)])
+    typer.echo("There is no run yet; what setup.yml, network.yml and check.yml left:")
+    return entries
 
 
 @uncollected()

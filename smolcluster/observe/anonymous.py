@@ -61,6 +61,16 @@ _IPV6 = re.compile(r"(?i)(?<![\w:.])(?:[0-9a-f]{0,4}:){2,7}[0-9a-f]{0,4}(?:%\w+)
 _LOCAL = re.compile(r"(?i)\b([a-z0-9](?:[a-z0-9-]*[a-z0-9])?)\.(?:local|lan|home|internal|fritz\.box)\b")
 
 
+def without_secrets(text: str) -> str:
+    """The text without what looks like a secret; names and addresses stay. For what is kept here and sent nowhere."""
+    text = _BLOCKS.sub(SECRET, text)
+    text = _SSH_KEYS.sub(SECRET, text)
+    text = _IN_URL.sub(rf"\1{SECRET}@", text)
+    text = _BEARER.sub(rf"\1 {SECRET}", text)
+    text = _ASSIGNED.sub(rf"\1{SECRET}", text)
+    return _PREFIXED.sub(SECRET, text)
+
+
 class Anonymous:
     """Replaces. `secrets` are known ones, word for word; `nodes`, `hosts` and `users` are names to look for."""
 
@@ -93,13 +103,8 @@ class Anonymous:
         """The text with everything replaced."""
         for secret in self._secrets:
             text = text.replace(secret, SECRET)
-        text = _BLOCKS.sub(SECRET, text)
-        text = _SSH_KEYS.sub(SECRET, text)
-        text = _IN_URL.sub(rf"\1{SECRET}@", text)
-        text = _BEARER.sub(rf"\1 {SECRET}", text)
-        text = _ASSIGNED.sub(rf"\1{SECRET}", text)
+        text = without_secrets(text)
         text = _VARIABLE.sub(r"\1\2<value>", text)
-        text = _PREFIXED.sub(SECRET, text)
         text = _QUOTED_HOME.sub(
             lambda found: found["quote"] + _WHOLE_HOME.sub(_short, found["path"]) + found["quote"], text
         )

@@ -5,52 +5,37 @@
     nodes/<node>/job.json supervisor.txt            logs: their ends
     nodes/<node>/rank-<r>/result.json generation.json pace.json serving.json log.txt
     nodes/<node>/rank-<r>/metrics.jsonl             thinned, the first and the last record of each kind kept
-    network.json      the newest report of network.yml beside the run
-    check.json        the newest of check.yml beside the run
+    setup.json        the newest report of setup.yml beside the run
+    network.json      the newest of network.yml
+    check.json        the newest of check.yml
 
-Nothing else of a run's folder is looked at but its secret files, so that what stands in them is taken out wherever else
-it may stand. Everything goes through anonymous.py.
+Where there is no run yet these three are looked for all the same. Nothing else of a run's folder is looked at but its
+secret files, so that what stands in them is taken out wherever else it may stand. Everything goes through anonymous.py.
 """
 
 from __future__ import annotations
 
 import getpass
-import importlib.metadata
 import io
 import json
-import platform
 import socket
 import tarfile
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
-from smolcluster import __version__
+from smolcluster.observe.about import about
 from smolcluster.observe.anonymous import Anonymous
 from smolcluster.plan.types import Plan, ServePlan
 from smolcluster.runtime.runfolder import RunFolder, read_json, write_atomic
+from smolcluster.spec.values import ip_of
 
-BUNDLE_SCHEMA = 1
 _TAIL_BYTES = 200_000
 _MOST_RECORDS = 500
 _OF_RUN = ("plan.json", "summary.json", "profile.json")
 _OF_NODE = ("job.json",)
 _OF_RANK = ("result.json", "generation.json", "pace.json", "serving.json")
-_PACKAGES = (
-    "torch",
-    "numpy",
-    "pydantic",
-    "transformers",
-    "safetensors",
-    "ansible-core",
-    "fastapi",
-    "uvicorn",
-    "psutil",
-)
 # Files whose content must stand nowhere.
 _SECRETS = ("secret", "api_key", "control.json", "links_used")
 
@@ -66,11 +51,7 @@ class Entry:
 def entries_of(folder: RunFolder, plan: Plan | ServePlan, doctor: Path | None = None) -> tuple[Entry, ...]:
     """The archive's files, of a run here: anonymous, in order. What cannot be read is left out."""
     nodes = tuple(dict.fromkeys(rank.node for rank in plan.ranks))
-    beside = tuple(_beside(folder.path.parent, doctor))
-    named = dict.fromkeys((*nodes, *(name for _, documents in beside for name in _machines(documents))))
-    hidden = Anonymous(named, (socket.gethostname(),), _users(folder), _secrets_in(folder.path))
-    found: list[_Raw] = [("about.json", [_about()])]
-    found += _documents(folder.path, _OF_RUN)
+    found = [*_documents(folder.path, _OF_RUN)]
     for node in nodes:
         found += _documents(folder.node(node), _OF_NODE, f"nodes/{node}/")
         found += _log(folder.supervisor_log(node), f"nodes/{node}/supervisor.txt")
@@ -79,11 +60,14 @@ def entries_of(folder: RunFolder, plan: Plan | ServePlan, doctor: Path | None = 
         found += _documents(here, _OF_RANK, name)
         found += _log(folder.log(rank.node, rank.rank), f"{name}log.txt")
         found += _metrics(folder.metrics(rank.node, rank.rank), f"{name}metrics.jsonl")
-    found += beside
-    # All is read before anything is replaced: a name may be known as one only by what stands in another file.
-    for _, content in found:
-        hidden.learn(content if isinstance(content, str) else json.dumps(content))
-    return tuple(Entry(hidden.text(name), _shown(name, content, hidden)) for name, content in found)
+    beside = [*_beside(folder.path.parent, doctor)]
+    return _entries(found, beside, nodes, _users(folder.path), _secrets_in(folder.path))
+
+
+def entries_without_run(runs: Path, doctor: Path | None = None) -> tuple[Entry, ...]:
+    """The same where there is no run: of what the other playbooks left in its folder. None where they left nothing."""
+    beside = [*_beside(runs, doctor)]
+    return _entries([], beside, (), _users(runs), ()) if beside else ()
 
 
 def write(path: Path, entries: tuple[Entry, ...], made: float) -> None:
@@ -93,45 +77,16 @@ def write(path: Path, entries: tuple[Entry, ...], made: float) -> None:
         for entry in entries:
             data = entry.text.encode()
             # Nobody's name, number or rights go along.
-            about = tarfile.TarInfo(f"smolcluster-report/{entry.name}")
-            about.size, about.mtime, about.mode = len(data), int(made), 0o644
-            archive.addfile(about, io.BytesIO(data))
+            member = tarfile.TarInfo(f"smolcluster-report/{entry.name}")
+            member.size, member.mtime, member.mode = len(data), int(made), 0o644
+            archive.addfile(member, io.BytesIO(data))
     write_atomic(path, content.getvalue())
 
 
-def _about() -> dict[str, object]:
-    versions: dict[str, str] = {}
-    for name in _PACKAGES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return {
-        "schema": BUNDLE_SCHEMA,
-        "made": time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime()),
-        "smolcluster": __version__,
-        "python": platform.python_version(),
-        "packages": versions,
-        "system": platform.system(),
-        "release": platform.release(),
-        "machine": platform.machine(),
-        "processor": _processor(),
-        "cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
-        "memory_mb": psutil.virtual_memory().total // 1_000_000,
-    }
-
-
-def _processor() -> str:
-    """The chip's name, where the system tells it in a file; else what Python knows."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith(("model name", "Model", "Hardware")):
-                return line.partition(":")[2].strip()
-    return platform.processor()
-
-
-def _users(folder: RunFolder) -> Iterator[str]:
+def _users(folder: Path) -> Iterator[str]:
     yield getpass.getuser()
     with suppress(OSError, KeyError, NotImplementedError):
-        yield folder.path.owner()
+        yield folder.owner()
 
 
 def _secrets_in(path: Path) -> Iterator[str]:
@@ -155,23 +110,40 @@ def _documents(folder: Path, names: tuple[str, ...], under: str = "") -> Iterato
 
 
 def _beside(runs: Path, doctor: Path | None) -> Iterator[_Raw]:
-    """What network.yml and check.yml found last; of all machines, not of those in this run alone."""
+    """What setup.yml, network.yml and check.yml found last; of all machines, not of those in this run alone."""
+    setup = max(runs.glob("setup/*/setup.json"), default=None)
     network = max(runs.glob("network/*/report.json"), default=None)
     check = doctor or max(runs.glob("check/*/check.json"), default=None)
-    for path, name in ((network, "network.json"), (check, "check.json")):
+    for path, name in ((setup, "setup.json"), (network, "network.json"), (check, "check.json")):
         if path is not None:
             yield from ((name, content) for _, content in _documents(path.parent, (path.name,)))
 
 
-def _machines(documents: str | list[object]) -> Iterator[str]:
-    """The names of machines in a report of network.yml or check.yml."""
-    for document in documents:
-        told = document if isinstance(document, dict) else {}
-        for key, names in (("machines", ("name",)), ("pairs", ("src", "dst"))):
-            rows = told.get(key)
+def _entries(
+    found: list[_Raw], beside: list[_Raw], nodes: Iterable[str], users: Iterable[str], secrets: Iterable[str]
+) -> tuple[Entry, ...]:
+    """The files, with everything replaced that is known by name, or was learnt from one of them."""
+    machines = (*nodes, *_named(beside, machines=("name",), pairs=("src", "dst")))
+    # What the inventory and the machine itself call it may be neither.
+    called = _named(beside, machines=("address", "hostname"))
+    names = (name.removesuffix(".local") for name in called if ip_of(name) is None and name != "localhost")
+    hosts = (socket.gethostname(), *names)
+    hidden = Anonymous(machines, hosts, (*users, *_named(beside, machines=("user",))), secrets)
+    raw: list[_Raw] = [("about.json", [about()]), *found, *beside]
+    # All is read before anything is replaced: a name may be known as one only by what stands in another file.
+    for _, content in raw:
+        hidden.learn(content if isinstance(content, str) else json.dumps(content))
+    return tuple(Entry(hidden.text(name), _shown(name, content, hidden)) for name, content in raw)
+
+
+def _named(reports: list[_Raw], **wanted: tuple[str, ...]) -> Iterator[str]:
+    """The names in some fields of a report's rows: `pairs=("src", "dst")`."""
+    for report in (one for _, documents in reports for one in documents if isinstance(one, dict)):
+        for key, fields in wanted.items():
+            rows = report.get(key)
             for row in rows if isinstance(rows, list) else ():
                 if isinstance(row, dict):
-                    yield from (name for each in names if isinstance(name := row.get(each), str) and name)
+                    yield from (name for field in fields if isinstance(name := row.get(field), str) and name)
 
 
 def _log(path: Path, name: str) -> Iterator[_Raw]:

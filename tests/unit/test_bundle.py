@@ -1,10 +1,11 @@
-"""`report RUN --bundle FILE`: what it holds, and that of secrets planted everywhere none gets in."""
+"""`report [RUN] --bundle FILE`: what it holds, and that of secrets planted everywhere none gets in."""
 
 from __future__ import annotations
 
 import getpass
 import json
 import os
+import shutil
 import socket
 import sys
 import tarfile
@@ -17,6 +18,8 @@ from smolcluster.cli import main
 from smolcluster.doctor.machines import Machine
 from smolcluster.doctor.report import Check
 from smolcluster.observe.bundle import entries_of
+from smolcluster.provision.report import Failure, Setup
+from smolcluster.provision.report import Machine as SetUp
 from smolcluster.runtime.newrun import fill_folder
 from smolcluster.runtime.runfolder import RunFolder, write_atomic
 from tests.jobs.node import make_plan
@@ -25,7 +28,8 @@ from tests.jobs.node import make_plan
 PLANTED = (
     "s3cr3t-of-the-run", "the-api-key-of-it", "control-token-1", "hunter2", "hf_plantedplantedplanted", "Very Private",
     "MIIEvplanted", "0123456789abcdef0123456789abcdef01234567", "annabel", "kitchen-mac", "kitchen-pi", "attic-nas",
-    "cellar-pi", "192.168.178", "2001:db8", "de:ad:be:ef", "values-of-variables", "prompt of a person", "diary.sqlite",
+    "cellar-pi", "books-own-name", "garden-alias", "gardener",
+    "192.168.178", "2001:db8", "de:ad:be:ef", "values-of-variables", "prompt of a person", "diary.sqlite",
 )  # fmt: skip
 
 
@@ -36,6 +40,16 @@ def check_of(names: Sequence[str], counts: str) -> Check:
         machines=tuple(Machine(name=name, kind="linux", why_not=f"{name} is off") for name in names), findings=(),
         measured=None, strategy="fsdp", predictions=(), alone=None, serving=None, gains=(),
     )  # fmt: skip
+
+
+def setup_of(message: str) -> Setup:
+    """What setup.yml writes down of a machine on which a task failed. Its own name is not the inventory's."""
+    failed = SetUp(
+        name="kitchen-mac", kind="macos", address="garden-alias", user="gardener", hostname="books-own-name.local",
+        reached=True, why_not="", well=False, failed=Failure(task="Install smolcluster", message=message),
+        environment=None,
+    )  # fmt: skip
+    return Setup(time="2026-11-29T11:00:00Z", smolcluster="0.9", tags=("all",), machines=(failed,))
 
 
 @pytest.fixture
@@ -73,6 +87,12 @@ def run(tmp_path: Path) -> RunFolder:
     write_atomic(folder.supervisor_log("kitchen-mac"), "x" * 300_000 + " hunter2\n" + log)
     network = tmp_path / "runs" / "network" / "20261129-1200" / "report.json"
     write_atomic(network, json.dumps({"pairs": [{"src": "kitchen-mac", "dst": "attic-nas", "to": "192.168.178.21"}]}))
+    said = (
+        "pip as gardener on Books-Own-Name, called garden-alias, wrote '/Users/gardener/Very Private/x'\ntoken: hunter2"
+    )
+    write_atomic(
+        tmp_path / "runs" / "setup" / "20261129-1100" / "setup.json", setup_of(said).model_dump_json(by_alias=True)
+    )
     for day, counts in (("20261128-1200", "an older one"), ("20261129-1300", "the newest")):
         where = tmp_path / "runs" / "check" / day / "check.json"
         write_atomic(where, check_of(("kitchen-mac", "cellar-pi"), counts).model_dump_json(by_alias=True))
@@ -82,6 +102,10 @@ def run(tmp_path: Path) -> RunFolder:
 def written(run: RunFolder, tmp_path: Path) -> dict[str, str]:
     file = tmp_path / "out.tar.gz"
     assert main(["report", str(run.path), "--bundle", str(file)]) == 0
+    return members(file)
+
+
+def members(file: Path) -> dict[str, str]:
     with tarfile.open(file) as archive:
         for member in archive.getmembers():
             assert (member.uid, member.gid, member.uname, member.gname) == (0, 0, "", "")
@@ -109,7 +133,7 @@ def test_what_helps_is_there_and_is_shown_before(
     ranks = [f"nodes/node1/rank-{rank}/{name}" for rank in (0, 1) for name in ("log.txt", "metrics.jsonl")]
     assert names == [
         "about.json", "plan.json", "summary.json", "nodes/node1/job.json", "nodes/node1/supervisor.txt", *ranks,
-        "network.json", "check.json",
+        "setup.json", "network.json", "check.json",
     ]  # fmt: skip
     said = capsys.readouterr().out
     assert all(name in said for name in names)
@@ -124,12 +148,52 @@ def test_what_helps_is_there_and_is_shown_before(
     plan = json.loads(found[f"{under}plan.json"])
     assert plan["run"]["data"]["path"] == "~/.../book.txt"
     assert plan["ranks"][0]["listen"] == [plan["ranks"][1]["listen"][0]] == ["net1.1"]
-    assert plan["notes"] == ["host2.local at net1.2 has no key: <secret>"]
+    assert plan["notes"] == ["host4.local at net1.2 has no key: <secret>"]
     log = found[f"{under}nodes/node1/rank-0/log.txt"]
     assert "RuntimeError: bad things at ~/.../train.py:17" in log
-    assert "it dials host2.local (net1.2, ip6-1, mac1) as " in log
+    assert "it dials host4.local (net1.2, ip6-1, mac1) as " in log
     network = json.loads(found[f"{under}network.json"])
     assert network == {"pairs": [{"src": "node1", "dst": "node2", "to": "net1.2"}]}
+
+    setup = Setup.model_validate_json(found[f"{under}setup.json"])
+    [machine] = setup.machines
+    assert (machine.name, machine.address, machine.hostname) == ("node1", "host2", "host3.local")
+    assert machine.failed is not None
+    assert machine.failed.task == "Install smolcluster"
+
+
+def test_without_a_run_what_the_other_playbooks_left_is_sent(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(getpass, "getuser", lambda: "annabel")
+    shutil.rmtree(run.path)
+    file = tmp_path / "out.tar.gz"
+    for left in (("setup", "network", "check"), ("setup", "check"), ("setup",)):
+        for other in {"network", "check"} - set(left):
+            shutil.rmtree(tmp_path / "runs" / other, ignore_errors=True)
+        assert main(["report", "--bundle", str(file)]) == 0
+        found = members(file)
+        assert list(found) == [f"smolcluster-report/{name}.json" for name in ("about", *left)]
+        told = "".join([*found.values(), capsys.readouterr().out.partition("written:")[0]])
+        assert [word for word in PLANTED if word.lower() in told.lower()] == []
+        file.unlink()
+
+    # Whoever names a run means it.
+    assert main(["report", "latest", "--bundle", str(file)]) == 2
+    assert "latest: there is no such run" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "runs" / "setup")
+    assert main(["report", "--bundle", str(file)]) == 2
+    said = capsys.readouterr().err
+    assert "runs: holds nothing to send: no run, and no report of setup.yml, network.yml or check.yml" in said
+    assert "fix: call this where you call ansible-playbook, after one of them" in said
+    assert not file.exists()
+
+    # A check that is named is something.
+    check = tmp_path / "check.json"
+    check.write_text(check_of(("cellar-pi",), "named").model_dump_json(by_alias=True))
+    assert main(["report", "--bundle", str(file), "--check", str(check)]) == 0
+    assert list(members(file)) == ["smolcluster-report/about.json", "smolcluster-report/check.json"]
 
 
 def test_metrics_are_thinned_and_each_kinds_ends_kept(run: RunFolder, tmp_path: Path) -> None:
