@@ -7,11 +7,14 @@ What it deliberately does not know: what a run does; that is `python -m smolclus
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ansible import constants
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin
 from ansible.vars import reserved
@@ -115,18 +118,24 @@ def _read(path: Path) -> tuple[ClusterSpec, dict[str, tuple[str, ...]]]:
 def _common_vars(path: Path, cluster: ClusterSpec) -> dict[str, Any]:
     """Variables of every host, localhost too: where the project and its runs lie on the controller."""
     from smolcluster import __version__
-    from smolcluster.codehash import code_hash
 
-    elsewhere = any(node.connection not in ("local", "none") for node in cluster.nodes)
     return {
         "smol_inventory": str(path),
+        "smol_named": _named(path),
         "smol_cluster": cluster.name,
         "smol_controller": cluster.controller,
         "smol_root": str(_ROOT),
         "smol_runs": str(_ROOT / "runs"),
         "smol_version": __version__,
-        "smol_code": code_hash() if elsewhere else "",
     }
+
+
+def _named(path: Path) -> str:
+    """What whoever calls the next playbook has to say, with a space after it; nothing where it is the inventory that is
+    taken anyway.
+    """
+    taken = [Path(each).resolve() for each in constants.DEFAULT_HOST_LIST]
+    return "" if taken == [path.resolve()] else f"-i {shlex.quote(os.path.relpath(path))} "
 
 
 def _host_vars(node: Node, defaults: dict[str, Any], cluster: ClusterSpec) -> dict[str, Any]:

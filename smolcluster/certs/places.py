@@ -9,7 +9,8 @@ from pathlib import Path
 
 AUTHORITY_HOME = "~/.smolcluster/ca"
 NODES_HOME = "~/.smolcluster/certs"
-# The one answer to most of what can be wrong with a node's certificate.
+# The one answer to most of what can be wrong with a node's certificate. With which inventory, a command knows that was
+# given one (commands/_inventory.py), and a playbook (roles/preflight); a node does not.
 RENEW = "ansible-playbook certificates.yml"
 
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from smolcluster.certs.ledger import refuse_uncertified
 from smolcluster.certs.places import authority_folder
+from smolcluster.commands._inventory import naming
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.plan.make import make_plan
 from smolcluster.plan.measure import make_profile_plan
@@ -21,11 +22,22 @@ from smolcluster.spec.request import Request, Resolved
 from smolcluster.spec.resolve import resolve
 
 
-def plan_training(request: Request, profile: Path | None = None, measure: bool = False) -> tuple[Resolved, Plan]:
+def plan_training(
+    request: Request, profile: Path | None = None, measure: bool = False, certify: bool = True
+) -> tuple[Resolved, Plan]:
     """The request resolved, and its plan. `profile` None takes profile.json beside the inventory where there is one.
 
-    `measure`: the plan of measuring its machines instead, which needs none. ConfigError with all Problems.
+    `measure`: the plan of measuring its machines instead, which needs none. `certify`: nodes whose certificate would be
+    refused are. ConfigError with all Problems.
     """
+    with naming(request.inventory):
+        resolved, plan = _planned(request, profile, measure)
+        if certify:
+            certified(plan)
+        return resolved, plan
+
+
+def _planned(request: Request, profile: Path | None, measure: bool) -> tuple[Resolved, Plan]:
     problems: tuple[Problem, ...] = ()
     speeds: Profile | None = None
     inputs: dict[str, str] = {}
@@ -50,7 +62,6 @@ def plan_training(request: Request, profile: Path | None = None, measure: bool =
         if speeds is not None and not concerns(speeds, cluster, run):
             speeds, inputs = None, {}
         plan = make_plan(cluster, run, notes, {**resolved.inputs, **inputs}, speeds, request.ca)
-    certified(plan)
     return resolved, plan
 
 

@@ -8,7 +8,6 @@ def check(inventory: InventoryOption = DEFAULT_INVENTORY, strategy: StrategyOpti
 
 from __future__ import annotations
 
-import configparser
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,6 +18,7 @@ import typer
 from smolcluster.certs.checking import authority_fingerprint
 from smolcluster.certs.places import authority_folder
 from smolcluster.commands._init import find_start
+from smolcluster.commands._inventory import default_inventory, naming
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.spec.clusterfile import CLUSTER_FILES
 from smolcluster.spec.document import read_document
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 DEFAULT_INVENTORY: Path | None = None  # the one ./ansible.cfg names, else the shipped one
 DEFAULT_STRATEGY: str | None = None  # the one a cluster YAML of the flags is for, else fsdp
 DEFAULT_MODEL: str | None = None  # that of the run that is resumed, else gpt; to serve, what the files say
-SHIPPED_INVENTORY = Path("inventory/local.smol.yml")
-ANSIBLE_CONFIG = Path("ansible.cfg")
 
 InventoryOption = Annotated[
     Path | None,
@@ -153,6 +151,8 @@ def request_from(
     if strategy == "inference" and problems:
         raise ConfigError(problems)
     trained = earlier.run.model.type if earlier else "gpt"
+    with naming(inventory):
+        authority = authority_fingerprint(authority_folder())
     return Request(
         inventory=inventory,
         strategy=strategy,
@@ -165,7 +165,7 @@ def request_from(
         init=start,
         earlier=earlier,
         problems=tuple(problems),
-        ca=authority_fingerprint(authority_folder()),
+        ca=authority,
     )
 
 
@@ -186,45 +186,6 @@ def _attempt(find: Callable[[], Path], problems: list[Problem]) -> Path | None:
     except ConfigError as error:
         problems += error.problems
         return None
-
-
-def default_inventory() -> Path:
-    """The inventory when none is given: ./ansible.cfg's, else the shipped one here or in this package's own project."""
-    named = _named_for_ansible()
-    if named is not None:
-        return named
-    beside = Path(__file__).resolve().parents[2] / SHIPPED_INVENTORY
-    for path in (SHIPPED_INVENTORY, beside):
-        if path.exists():
-            return path
-    what = "is the inventory when none is given, and there is no such file below the current folder"
-    raise ConfigError(
-        [Problem(str(SHIPPED_INVENTORY), 0, "", what, "give one with -i, or run in the project's folder")]
-    )
-
-
-def _named_for_ansible() -> Path | None:
-    """What `inventory =` of ./ansible.cfg names; None when there is no such line."""
-    if not ANSIBLE_CONFIG.is_file():
-        return None
-    parser = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=(";",), strict=False)
-    try:
-        parser.read_string(ANSIBLE_CONFIG.read_text(encoding="utf-8-sig"))
-    except (configparser.Error, OSError, UnicodeDecodeError) as error:
-        what = f"cannot be read: {str(error).splitlines()[0]}"
-        raise ConfigError(
-            [Problem(str(ANSIBLE_CONFIG), 0, "", what, "mend it, or give the inventory with -i")]
-        ) from None
-    text = parser.get("defaults", "inventory", fallback="").strip()
-    if not text:
-        return None
-    path = Path(text).expanduser()
-    if "," in text or not path.exists():
-        what = f'"{text}" is several inventories' if "," in text else f'there is no file "{text}"'
-        raise ConfigError(
-            [Problem(str(ANSIBLE_CONFIG), 0, "inventory", what, "name one file there, or give it with -i")]
-        )
-    return path
 
 
 def _nothing(flag: str, example: str) -> Problem:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from smolcluster.commands._inventory import naming
 from smolcluster.commands._profile import certified, read_profile
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.plan.profile import Profile
@@ -30,6 +31,11 @@ def plan_serving(
     request: Request, profile: Path | None = None, download: bool = False, cache: Path = MODELS
 ) -> tuple[Served, ServePlan]:
     """The request resolved, and its plan. `profile` None takes profile.json beside the inventory where there is one."""
+    with naming(request.inventory):
+        return _planned(request, profile, download, cache)
+
+
+def _planned(request: Request, profile: Path | None, download: bool, cache: Path) -> tuple[Served, ServePlan]:
     problems: tuple[Problem, ...] = ()
     speeds: Profile | None = None
     inputs: dict[str, str] = {}

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from smolcluster.commands._request import DEFAULT_INVENTORY, InventoryOption, default_inventory
+from smolcluster.commands._inventory import default_inventory, naming
+from smolcluster.commands._request import DEFAULT_INVENTORY, InventoryOption
 from smolcluster.errors import ConfigError, InputError, Problem
 
 if TYPE_CHECKING:
@@ -82,12 +84,14 @@ def sign(
     if names is not None:
         wanted = tuple(name.strip() for name in names.split(",") if name.strip())
     else:
-        cluster = load_inventory(inventory or default_inventory())
+        inventory = inventory or default_inventory()
+        cluster = load_inventory(inventory)
         if node not in {each.name for each in cluster.nodes}:
             known = ", ".join(each.name for each in cluster.nodes)
             raise ConfigError([Problem("", 0, "NODE", f"the inventory has no machine {node}", f"one of {known}")])
         wanted = names_of(cluster, node)
-    bundle, new = Authority(_authority(ca)).sign(_stdin("request"), node, wanted)
+    with naming(inventory) if inventory else nullcontext():
+        bundle, new = Authority(_authority(ca)).sign(_stdin("request"), node, wanted)
     if new:
         typer.echo(f"signed a certificate for {node}", err=True)
     typer.echo(bundle.model_dump_json(by_alias=True))

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from smolcluster.commands._request import DEFAULT_INVENTORY, InventoryOption, default_inventory, print_notes
+from smolcluster.commands._inventory import default_inventory
+from smolcluster.commands._request import DEFAULT_INVENTORY, InventoryOption, print_notes
 
 if TYPE_CHECKING:
     from smolcluster.network.diff import Situation

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from smolcluster.commands._inventory import default_inventory
 from smolcluster.commands._request import (
     DEFAULT_INVENTORY,
     DEFAULT_MODEL,
@@ -19,7 +20,6 @@ from smolcluster.commands._request import (
     ModelOption,
     OverrideOption,
     ProfileOption,
-    default_inventory,
     print_notes,
     request_from,
 )

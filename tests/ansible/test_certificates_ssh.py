@@ -37,7 +37,7 @@ def test_from_no_certificates_to_an_encrypted_run_and_a_lost_machine(remote: Clu
     refused = remote.play("train", override=(*SHORT, "encrypt=always"))
     assert refused.code == 2
     assert "always needs certificates, and the cluster has none yet" in refused.text
-    assert "ansible-playbook certificates.yml" in refused.text
+    assert f"ansible-playbook -i {remote.inventory.name} certificates.yml" in refused.text
 
     made = remote.play("certificates")
     assert made.code == 0, made.text
@@ -104,7 +104,7 @@ def test_a_node_that_could_not_take_part_is_found_before_anything_starts(
     assert "2 problems; nothing was started." in outcome.text
     assert "node2: this node has no certificate of this cluster" in outcome.text
     assert "node3: its list of revoked certificates is not the newest" in outcome.text
-    assert outcome.text.count("fix: ansible-playbook certificates.yml (on the controller)") == 2
+    assert outcome.text.count(f"fix: ansible-playbook -i {remote.inventory.name} certificates.yml (on the contr") == 2
     assert not remote.runs.exists()
     mended = remote.play("certificates")
     assert mended.code == 0, mended.text

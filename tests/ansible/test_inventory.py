@@ -51,6 +51,9 @@ def test_the_default_inventory_is_three_nodes_on_this_machine() -> None:
         assert values["ansible_connection"] == "ansible.builtin.local"
         assert values["smol_workdir"] == str(ROOT / "runs")
         assert Path(values["ansible_python_interpreter"]).parent == BIN
+        # Whoever named none needs none for the next playbook either.
+        assert values["smol_named"] == ""
+        assert "smol_code" not in values, "only what starts something needs it"
 
 
 def test_the_home_inventory_has_a_group_per_kind_and_per_strategy() -> None:
@@ -69,6 +72,7 @@ def test_the_home_inventory_has_a_group_per_kind_and_per_strategy() -> None:
     assert hosts["pi5"]["ansible_python_interpreter"] == ".smolcluster/venv/bin/python"
     wires = ["10.10.0.0/24", "172.20.10.0/24", "192.168.50.0/24", "192.168.51.0/24"]
     assert hosts["mini2"]["smol_subnets"] == wires
+    assert hosts["mini2"]["smol_named"] == "-i inventory/home.smol.yml "
 
 
 def test_a_graph_shows_the_groups() -> None:

@@ -147,7 +147,7 @@ def test_a_run_without_a_controller(local: Cluster) -> None:
     assert begun.code == 0, begun.text
     run_id = begun.run_id
     for playbook in ("status", "stop", "collect"):
-        assert f"ansible-playbook {playbook}.yml" in begun.text
+        assert f"ansible-playbook -i {local.inventory.name} {playbook}.yml" in begun.text
     assert local.processes()
 
     status = local.play("status")
@@ -163,7 +163,7 @@ def test_a_run_without_a_controller(local: Cluster) -> None:
     assert f"1. the run {run_id} is active on node1, node2, node3." in refused.text
     assert "ends by itself" not in refused.text, "it has no lease"
     assert "-e replace=true" in refused.text
-    assert "ansible-playbook stop.yml" in refused.text
+    assert f"ansible-playbook -i {local.inventory.name} stop.yml" in refused.text
     assert sorted(path.name for path in local.runs.iterdir()) == before
 
     second = local.play("train", "strategy=fsdp", "replace=true", "detach=true", override=LONG)

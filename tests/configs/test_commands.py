@@ -10,9 +10,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from smolcluster.certs.authority import Authority
+from smolcluster.certs.places import RENEW, authority_folder
 from smolcluster.cli import main
 from smolcluster.commands import check, plan
-from smolcluster.errors import ConfigError
+from smolcluster.commands._inventory import again, naming
+from smolcluster.errors import ConfigError, InputError, Problem
 from smolcluster.plan.types import Plan
 
 from .conftest import FIXTURES, HOME, LOCAL
@@ -97,7 +100,7 @@ def test_elsewhere_the_shipped_inventory_is_the_default(
 
 def test_without_any_inventory_the_default_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("smolcluster.commands._request.__file__", str(tmp_path / "a" / "b" / "c.py"))
+    monkeypatch.setattr("smolcluster.commands._inventory.__file__", str(tmp_path / "a" / "b" / "c.py"))
     text = refused("check")
     assert "inventory/local.smol.yml: is the inventory when none is given" in text
     assert "fix: give one with -i, or run in the project's folder" in text
@@ -188,3 +191,34 @@ def test_settings_with_commas_are_those_of_several_flags() -> None:
     run = json.loads(one)["run"]
     assert (run["training"]["max_steps"], run["fsdp_stage"]) == (7, 2)
     assert [node["node"] for node in run["participants"]] == ["node1", "node3"]
+
+
+def test_a_playbook_that_is_told_of_is_called_with_the_inventory_that_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    mine, other = tmp_path / "mine.smol.yml", tmp_path / "other.smol.yml"
+    for path in (mine, other):
+        path.write_text(OWN)
+    text = "ansible-playbook setup.yml, or ansible-playbook stop.yml; not setup.yml alone"
+    call_it = "ansible-playbook -i other.smol.yml"
+    named = f"{call_it} setup.yml, or {call_it} stop.yml; not setup.yml alone"
+    assert again(text, other) == named
+    # The one that is taken without -i needs no naming.
+    Path("ansible.cfg").write_text("[defaults]\ninventory = mine.smol.yml\n")
+    assert (again(text, mine), again(text, other)) == (text, named)
+    with pytest.raises(InputError) as error, naming(other):
+        raise InputError([Problem("here", 1, "key", RENEW, RENEW)])
+    assert error.value.problems == (Problem("here", 1, "key", RENEW, f"{call_it} certificates.yml"),)
+
+
+def test_nodes_without_a_certificate_are_refused_with_the_inventory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Path("mine.smol.yml").write_text(LOCAL.read_text())
+    Authority.create(authority_folder())
+    report = refused("plan", "-i", "mine.smol.yml", "--override", "encrypt=always")
+    assert "node1 has no certificate of this cluster yet" in report
+    assert report.count("fix: ansible-playbook -i mine.smol.yml certificates.yml") == 3

@@ -100,7 +100,8 @@ def test_a_damaged_profile_is_told_with_all_the_rest(own: Path, text: object, to
     report = refused("check", "-i", own, "--override", "training.batch_size=0")
     assert told[-1] in report
     assert "training.batch_size" in report
-    assert "fix: measure again (python -m smolcluster profile, or ansible-playbook train.yml -e profile=true)" in report
+    again = f"ansible-playbook -i {own.name} train.yml -e profile=true"
+    assert f"fix: measure again (python -m smolcluster profile, or {again})" in report
 
 
 def test_a_profile_that_is_not_there(own: Path) -> None:
