@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible_lab import SHORT, Cluster, Outcome
@@ -70,13 +71,49 @@ def changed(outcome: Outcome) -> dict[str, int]:
     return {name: int(count) for name, count in re.findall(r"^(\S+) +: ok=\d+ +changed=(\d+)", outcome.text, re.M)}
 
 
-def test_from_a_bare_home_to_a_training_and_back(bare: Cluster, machines: Machines, wheels: Path) -> None:
+def setup_of(cluster: Cluster) -> dict[str, Any]:
+    """What the last call of setup.yml kept; each is looked at once."""
+    (path,) = cluster.runs.glob("setup/*/setup.json")
+    report: dict[str, Any] = json.loads(path.read_text())
+    path.unlink()
+    return report
+
+
+def plant_service(folder: Path, workdir: Path, node: str) -> Path:
+    """A unit with its link and its note, as `-e on_boot=true` leaves them; the file in which what plays the service
+    manager writes down what it is told."""
+    told, unit = folder / "told", folder / "smolcluster-boot.service"
+    link = folder / "wanted" / unit.name
+    link.parent.mkdir(parents=True)
+    unit.touch()
+    link.symlink_to(unit)
+    note = {
+        "schema": 1,
+        "run_id": "first",
+        "run_dir": str(workdir / "first"),
+        "node": node,
+        "kind": "linux",
+        "name": unit.name,
+        "system": False,
+        "files": {str(unit): "[Unit]\n"},
+        "link": str(link),
+        "reload": ["sh", "-c", f"test ! -e {unit} && test ! -L {link} && printf 'reload ' >> {told}"],
+        "end": ["sh", "-c", f"test -e {unit} && printf 'stop ' >> {told}"],
+    }
+    (workdir / ".boot").mkdir(parents=True)
+    (workdir / ".boot" / f"{node}.json").write_text(json.dumps(note))
+    return told
+
+
+def test_from_a_bare_home_to_a_training_and_back(
+    bare: Cluster, machines: Machines, wheels: Path, tmp_path: Path
+) -> None:
     before = {name: listing(home(machines, name)) for name in NODES}
     given = (f"wheels={wheels}", f"interpreter={PYTHON}", f"runtime_cache={bare.folder}/built")
 
     refused = bare.play("train", override=SHORT)
     assert refused.code == 2
-    assert "fix: ansible-playbook setup.yml" in refused.text, refused.text
+    assert re.search(r"fix: ansible-playbook -i \S+\.smol\.yml setup\.yml puts", refused.text), refused.text
 
     done = bare.play("setup", *TAGS, *given)
     assert done.code == 0, done.text
@@ -84,9 +121,17 @@ def test_from_a_bare_home_to_a_training_and_back(bare: Cluster, machines: Machin
     assert re.search(r"ansible-playbook -i \S+\.smol\.yml train\.yml -e strategy=fsdp\n", done.text)
     note = json.loads((home(machines, "node2") / ".smolcluster" / "runtime.json").read_text())
     assert (note["schema"], note["build"], note["extras"]) == (1, "cpu", ["serve"])
+    first = setup_of(bare)
     again = bare.play("setup", *TAGS, *given)
     assert again.code == 0, again.text
-    assert {changed(again)[name] for name in NODES} == {0}
+    assert {changed(again)[name] for name in (*NODES, "localhost")} == {0}
+    for report, state in ((first, "install"), (setup_of(bare), "ready")):
+        rows = {row["name"]: row for row in report["machines"]}
+        assert set(rows) == {"node1", *NODES}
+        assert {(row["reached"], row["well"], row["failed"]) for row in rows.values()} == {(True, True, None)}
+        there = [rows[name]["environment"] for name in NODES]
+        assert {(one["state"], one["whole"], one["torch"]) for one in there} == {(state, True, note["torch"])}
+        assert rows["node2"]["address"] == "127.0.0.2"
 
     for folder in (home(machines, "node2"), home(machines, "node3"), Path(bare.env["HOME"])):
         assert len([*(folder / ".smolcluster" / "certs").glob("*/node.pem")]) == 1
@@ -95,13 +140,15 @@ def test_from_a_bare_home_to_a_training_and_back(bare: Cluster, machines: Machin
     assert run.code == 0, run.text
     assert json.loads((bare.runs / run.run_id / "plan.json").read_text())["ca"]
     # The machines' own copy of smolcluster did it.
-    told = json.loads((bare.runs / run.run_id / "summary.json").read_text())
-    assert (told["status"], told["world_size"]) == ("completed", 3)
+    summary = json.loads((bare.runs / run.run_id / "summary.json").read_text())
+    assert (summary["status"], summary["world_size"]) == ("completed", 3)
 
-    # As a model that was served at boot leaves it, when that has been ended.
+    # As a model that was served at boot leaves it, when that has been ended; and one that is served at boot here.
     (home(machines, "node2") / ".smolcluster" / "runs" / ".boot").mkdir()
+    told = plant_service(tmp_path / "units", bare.runs, "node1")
     back = bare.play("teardown", *TAGS, "runs=true")
     assert back.code == 0, back.text
+    assert told.read_text() == "stop reload "
     assert {name: listing(home(machines, name)) for name in NODES} == before
     assert {changed(bare.play("teardown", *TAGS, "runs=true"))[name] for name in NODES} == {0}
 
@@ -129,10 +176,14 @@ def test_a_machine_without_python_a_half_install_and_another_version(
     assert "2 problems.\n" in wrong.text
     assert "-e extras=serv: there is no such extra" in wrong.text
     assert f"-e wheels={tmp_path}: is no folder of wheels" in wrong.text
+    (row,) = (row for row in setup_of(bare)["machines"] if row["name"] == "node2")
+    assert (row["reached"], row["well"], row["environment"]) == (True, False, None)
+    assert row["failed"]["task"] == "Refuse what nobody could install"
+    assert "there is no such extra" in row["failed"]["message"]
 
     without = bare.play("setup", *TAGS, *given, _NO_PYTHON)
     assert without.code == 2
-    assert "node2: there is no Python 3.11 or newer, and uv, which could get one, cannot be had" in without.text
+    assert "node2: there is no Python from 3.11 to 3.13, and uv, which could get one, cannot be had" in without.text
     assert f"{folder} has no wheel of uv for Linux on {platform.machine()}" in without.text
 
     make_wheel(folder, "uv", "0.1", {"uv-0.1.data/scripts/uv": _UV}, f"py3-none-manylinux2014_{platform.machine()}")
@@ -142,20 +193,21 @@ def test_a_machine_without_python_a_half_install_and_another_version(
     assert (root / "runtime.json").exists()
 
     # Another version there, of which preflight says how it is mended.
+    brought = f"fix: ansible-playbook -i {bare.inventory.name} setup.yml -e nodes=node2 brings this one there"
     (package,) = root.glob("venv/lib/python*/site-packages/smolcluster")
     version = package / "__init__.py"
     version.write_text(version.read_text().replace("__version__ = ", '__version__ = "0.0.1" or '))
     refused = bare.play("train", "nodes=node1,node2", override=SHORT)
     assert refused.code == 2
     assert "node2: it has smolcluster 0.0.1, the controller " in refused.text
-    assert "fix: ansible-playbook setup.yml -e nodes=node2 brings this one there" in refused.text
+    assert brought in refused.text
 
     # The same version, and a line of one of its modules is another: what a `git pull` leaves that only one side had.
     version.write_text(version.read_text().replace('"0.0.1" or ', "") + "# an older line\n")
     refused = bare.play("train", "nodes=node1,node2", override=SHORT)
     assert refused.code == 2
     assert f"node2: its smolcluster {__version__} is not the code that is here." in refused.text
-    assert "fix: ansible-playbook setup.yml -e nodes=node2 brings this one there" in refused.text
+    assert brought in refused.text
 
     # What was cut off in the middle, and a file that is not what it was, are made good.
     (root / "runtime.json").unlink()
@@ -169,8 +221,12 @@ def test_a_machine_without_python_a_half_install_and_another_version(
     assert not (root / "venv" / "junk").exists()
     assert "0.0.1" not in version.read_text()
 
-    back = bare.play("teardown", *TAGS, "nodes=node2")
+    # A half install again, of one that is served at boot: what its note names and its key go all the same.
+    shutil.rmtree(root / "venv")
+    told = plant_service(tmp_path / "units", root / "runs", "node2")
+    back = bare.play("teardown", *TAGS, "nodes=node2", "runs=true")
     assert back.code == 0, back.text
+    assert told.read_text() == "stop reload "
     assert listing(home(machines, "node2")) == before
 
 
@@ -195,6 +251,7 @@ def test_network_time_is_switched_on_where_it_is_off_and_off_again(bare: Cluster
         "clock_switching": {"linux": [str(tool), "set-ntp"]},
         # Any clock counts as off.
         "clock_warn_s": -1.0,
+        "clock_wait_s": 0.0,
         "ansible_become": False,
         # Ansible's own ~ is not where these logins begin.
         "clock_note": f"{home(machines, 'node2')}/.smolcluster/clock.json",

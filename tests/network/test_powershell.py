@@ -51,6 +51,7 @@ def test_the_files_are_there() -> None:
         "playbooks/library_windows/smolcluster_runs.ps1",
         "playbooks/library_windows/smolcluster_tree.ps1",
         "playbooks/module_utils/Ansible.ModuleUtils.Smolcluster.psm1",
+        "roles/boot_service/files/remove.ps1",
         "roles/certificates/files/certificate.ps1",
         "roles/firewall/files/firewall.ps1",
         "roles/network_apply/files/carry_out.ps1",
