@@ -9,9 +9,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from smolcluster.certs.checking import authority_fingerprint
+from smolcluster.certs.ledger import read_ledger
+from smolcluster.certs.places import authority_folder
 from smolcluster.codehash import code_hash
+from smolcluster.commands._inventory import again
 from smolcluster.commands._profile import plan_training, read_profile
 from smolcluster.commands._request import request_from
+from smolcluster.doctor.between import Way, read_ways, unreached
+from smolcluster.doctor.certificates import certificate_findings
 from smolcluster.doctor.machines import Finding, findings_of, read_machines
 from smolcluster.doctor.machines import Machine as Row
 from smolcluster.doctor.report import (
@@ -60,6 +66,11 @@ class Asked:
     profile: Path | None
     days: float
 
+    @property
+    def measure(self) -> str:
+        """What measures these machines."""
+        return again(MEASURE, self.inventory)
+
 
 @dataclass(frozen=True)
 class _Planned:
@@ -78,12 +89,14 @@ def checked(asked: Asked, told: Mapping[str, Any] | None, now: datetime.datetime
     names = tuple(name.strip() for name in (asked.nodes or "").split(",") if name.strip())
     machines: list[Row] = []
     findings: list[Finding] = []
+    ways: list[Way] = []
+    first = _planned(cluster, asked, asked.strategy, None, speeds, strict=True)
     if told is not None:
-        machines = read_machines(cluster, told, names)
-        findings = findings_of(cluster, machines, _torch(), code_hash())
+        machines, ways = read_machines(cluster, told, names), read_ways(told)
+        findings += findings_of(cluster, machines, _torch(), code_hash())
+        findings += [*unreached(ways), *_certificates(machines, first.plan, now)]
     if speeds is not None:
         findings += slow_links(cluster, speeds)
-    first = _planned(cluster, asked, asked.strategy, None, speeds, strict=True)
     planned = {one.label: one for one in [first, *_others(cluster, asked, first, speeds)]}
     cases = {label: one.case for label, one in planned.items() if one.case is not None}
     best: tuple[Any, ...] = ()
@@ -95,14 +108,31 @@ def checked(asked: Asked, told: Mapping[str, Any] | None, now: datetime.datetime
         cluster=cluster.name,
         counts="samples" if run is not None and tokens_per_sample(run.model) == 1 else "tokens",
         machines=tuple(machines),
-        findings=tuple(findings),
+        findings=tuple(_sorted(findings, asked.inventory)),
+        ways=tuple(ways),
         measured=measurement_of(speeds, now, asked.days) if speeds is not None else None,
         strategy=first.label,
         predictions=tuple(_row(one) for one in planned.values()),
         alone=alone_of(list(cases.values())),
-        serving=_serving(cluster, first, speeds),
+        serving=_serving(cluster, asked, first, speeds),
         gains=best,
     )
+
+
+def _certificates(machines: list[Row], plan: Plan | None, now: datetime.datetime) -> list[Finding]:
+    """None where this machine has no authority: then nothing is encrypted."""
+    folder = authority_folder()
+    authority = authority_fingerprint(folder)
+    if not authority:
+        return []
+    needing = {rank.node for rank in plan.ranks} if plan is not None and plan.ca else set()
+    return certificate_findings(read_ledger(folder.issued), authority, machines, needing, now)
+
+
+def _sorted(findings: list[Finding], inventory: Path) -> list[Finding]:
+    """Those that keep a run from starting first; what is to be called names the inventory."""
+    told = [one.model_copy(update={"fix": again(one.fix, inventory)}) for one in findings]
+    return sorted(told, key=lambda one: not one.blocks)
 
 
 def _torch() -> str | None:
@@ -135,16 +165,16 @@ def _planned(
         request = request_from(
             asked.inventory, strategy, asked.model, asked.dataset, asked.config, None, asked.nodes, overrides
         )
-        _, plan = plan_training(request, asked.profile)
+        _, plan = plan_training(request, asked.profile, certify=False)  # findings say it, of every machine
     except ConfigError as error:
         if strict:
             raise
         return _Planned(label, None, None, f"{error.problems[0].key} {error.problems[0].what}".strip())
     label = label_of(plan.run)
     if speeds is None:
-        return _Planned(label, plan, None, f"nothing was measured: {MEASURE}")
+        return _Planned(label, plan, None, f"nothing was measured: {asked.measure}")
     if missing := unmeasured(speeds, plan.run):
-        return _Planned(label, plan, None, f"{speeds.told} has no speed of {listed(missing)}: {MEASURE}")
+        return _Planned(label, plan, None, f"{speeds.told} has no speed of {listed(missing)}: {asked.measure}")
     return _Planned(label, plan, case_of(cluster, plan, speeds))
 
 
@@ -152,7 +182,7 @@ def _row(one: _Planned) -> Predicted:
     return predicted_of(one.case.forecast) if one.case else Predicted(strategy=one.label, why_not=one.why_not)
 
 
-def _serving(cluster: ClusterSpec, first: _Planned, speeds: Profile | None) -> Serving | None:
+def _serving(cluster: ClusterSpec, asked: Asked, first: _Planned, speeds: Profile | None) -> Serving | None:
     """What the model of this run would do served by its machines, layers shared out by memory and speed; None for one
     that is not served.
     """
@@ -163,7 +193,7 @@ def _serving(cluster: ClusterSpec, first: _Planned, speeds: Profile | None) -> S
     measured = speeds.measured.nodes if speeds is not None and speeds.measured is not None else {}
     known = [pace for node in nodes if node in measured and (pace := measured[node].decode) is not None]
     if speeds is None or len(known) < len(nodes):
-        return Serving(model=MODEL, why_not=f"nobody measured how fast these machines decode: {MEASURE}")
+        return Serving(model=MODEL, why_not=f"nobody measured how fast these machines decode: {asked.measure}")
     machines = [Machine(node, cluster.node(node).memory_mb, speeds.speeds[node]) for node in nodes]
     try:
         ranges = split(weight_of(shape, "fp32", shape.max_positions), machines[: shape.layers])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from smolcluster.commands._inventory import default_inventory
 from smolcluster.commands._request import (
     DEFAULT_INVENTORY,
     DEFAULT_MODEL,
@@ -25,7 +26,6 @@ from smolcluster.commands._request import (
     OverrideOption,
     ProfileOption,
     StrategyOption,
-    default_inventory,
 )
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def doctor(
     check: Check = checked(asked, _said(found), datetime.datetime.now(datetime.UTC))
     if out is not None:
         write_atomic(out / "check.json", check.model_dump_json(by_alias=True, indent=2) + "\n")
-    show(Console(), check)
+    show(Console(), check, asked.measure)
     if check.blocked:
         raise typer.Exit(3)
 

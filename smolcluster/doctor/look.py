@@ -1,9 +1,10 @@
 """Runs on a machine, with nothing but Python's standard library: looks around and prints one JSON object.
 
-    python3 look.py PYTHON WORKDIR CONTROLLER_TIME
+    python3 look.py PYTHON WORKDIR CONTROLLER_TIME NODE
 
 PYTHON is the interpreter that the inventory names for smolcluster; it may not be there yet. CONTROLLER_TIME is the
-controller's clock (seconds) when it asked. It reads and changes nothing. What cannot be told is null.
+controller's clock (seconds) when it asked, NODE the machine's name in the inventory. It reads and changes nothing. What
+cannot be told is null.
 """
 
 from __future__ import annotations
@@ -36,6 +37,20 @@ _VERSIONS = (
     "found = {'python': platform.python_version(), 'smolcluster': own, 'torch': version('torch'), 'code': code}\n"
     "print(json.dumps(found))\n"
 )
+# What it finds of a node's certificate: as its peers would, by its own clock and files.
+_CERTIFICATE = (
+    "import json, sys\n"
+    "from smolcluster.certs.checking import check_node, fingerprint\n"
+    "from smolcluster.certs.places import node_folder\n"
+    "from smolcluster.errors import InputError\n"
+    "folder, found = node_folder(sys.argv[1]), {}\n"
+    "try: found['authority'] = fingerprint(folder.ca)\n"
+    "except (OSError, ValueError): pass\n"
+    "try: check_node(folder, sys.argv[1], found.get('authority', ''))\n"
+    "except InputError as error:\n"
+    "    found.update(what=error.problems[0].what.split(': ', 1)[-1], fix=error.problems[0].fix)\n"
+    "print(json.dumps(found))\n"
+)
 # A Raspberry Pi's firmware: where the kernel has its word, in hexadecimal; newer kernels do not, and vcgencmd asks it.
 _PI_FIRMWARE = "soc*/*firmware/get_throttled"
 # Bits that are on now, and (16 higher) that were since it was started.
@@ -61,6 +76,15 @@ def versions(python: str) -> dict[str, str | None]:
         return dict(json.loads(told or ""))
     except ValueError:
         return {"python": None, "smolcluster": None, "torch": None, "code": None}
+
+
+def certificate(python: str, node: str) -> dict[str, str] | None:
+    """What the interpreter that runs smolcluster here finds of this node's; None where there is none that could."""
+    told = ask([str(Path(python).expanduser()), "-c", _CERTIFICATE, node])
+    try:
+        return dict(json.loads(told or ""))
+    except ValueError:
+        return None
 
 
 def free_disk_mb(workdir: str) -> int | None:
@@ -109,6 +133,19 @@ def windows_memory_mb() -> tuple[int | None, int | None]:
     return status.bytes[0] >> 20, status.bytes[1] >> 20
 
 
+def processor() -> str | None:
+    """The chip's name: a Mac tells it by sysctl (not tried on a real one), Linux in a file; else what Python knows."""
+    if sys.platform == "darwin":
+        told = ask(["sysctl", "-n", "machdep.cpu.brand_string"])
+        return (told or "").strip() or platform.processor() or None
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    told = next((line for line in lines if line.startswith(("model name", "Model", "Hardware"))), "")
+    return told.partition(":")[2].strip() or platform.processor() or None
+
+
 def temperature_c() -> float | None:
     """The hottest zone that Linux tells; a Mac tells none without an administrator."""
     found = []
@@ -152,7 +189,7 @@ def mac_throttled(told: str) -> str:
     return f"thermal warning level {level[1]}" if level and int(level[1]) else ""
 
 
-def look(python: str, workdir: str, controller_time: float) -> dict[str, object]:
+def look(python: str, workdir: str, controller_time: float, node: str) -> dict[str, object]:
     """All of it."""
     now = time.time()
     total, free = memory_mb()
@@ -161,6 +198,7 @@ def look(python: str, workdir: str, controller_time: float) -> dict[str, object]
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "versions": versions(python),
         "clock": {"asked": controller_time, "here": now},
+        "processor": processor(),
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "disk_free_mb": free_disk_mb(workdir),
@@ -168,15 +206,16 @@ def look(python: str, workdir: str, controller_time: float) -> dict[str, object]
         "memory_free_mb": free,
         "temperature_c": temperature_c(),
         "throttled": throttled(),
+        "certificate": certificate(python, node),
     }
 
 
 def main(arguments: Sequence[str]) -> int:
     """Print what was found. Exit code 2 for a wrong call."""
-    if len(arguments) != 3:
-        print("usage: look.py PYTHON WORKDIR CONTROLLER_TIME", file=sys.stderr)
+    if len(arguments) != 4:
+        print("usage: look.py PYTHON WORKDIR CONTROLLER_TIME NODE", file=sys.stderr)
         return 2
-    json.dump(look(arguments[0], arguments[1], float(arguments[2])), sys.stdout)
+    json.dump(look(arguments[0], arguments[1], float(arguments[2]), arguments[3]), sys.stdout)
     print()
     return 0
 

@@ -14,12 +14,11 @@ from smolcluster.errors import ConfigError, Problem
 from smolcluster.network.choose import address_on
 from smolcluster.network.parse import FormatError
 from smolcluster.network.read import found_host
+from smolcluster.provision.clocks import ALLOWED_S
 from smolcluster.spec.base import Frozen
 from smolcluster.spec.cluster import ClusterSpec
 from smolcluster.spec.values import ip_of
 
-# Certificates begin a little earlier than they were made, and logs are laid side by side: a clock that is off by more.
-CLOCK_S = 5.0
 LEAST_DISK_MB = 2048
 HOT_C = 80.0
 
@@ -39,11 +38,22 @@ class Clock(Frozen):
         return max(0.0, self.here - self.answered) if self.answered is not None else 0.0
 
 
+class Certificate(Frozen):
+    """What a node finds wrong with its own certificate, empty where nothing is, and the authority's fingerprint that it
+    has; empty where it has none.
+    """
+
+    what: str = ""
+    fix: str = ""
+    authority: str = ""
+
+
 class Looked(Frozen):
     """One machine's answer; None is what it could not tell."""
 
     schema_: int = Field(default=SCHEMA, alias="schema", serialization_alias="schema")
     system: str
+    processor: str | None = None
     versions: dict[str, str | None]
     clock: Clock
     cores: int | None
@@ -53,6 +63,7 @@ class Looked(Frozen):
     memory_free_mb: int | None
     temperature_c: float | None
     throttled: str | None
+    certificate: Certificate | None = None
 
 
 class Machine(Frozen):
@@ -82,7 +93,7 @@ def read_machines(cluster: ClusterSpec, told: Mapping[str, Any], asked: tuple[st
             continue
         said = told.get(node.name, {})
         if not isinstance(said, Mapping):
-            raise _not_ours(node.name, "is no object")
+            raise not_ours(node.name, "is no object")
         if node.connection == "none":
             found.append(Machine(name=node.name, kind=node.kind, why_not="nobody logs into it"))
         elif not said.get("looked"):
@@ -93,9 +104,9 @@ def read_machines(cluster: ClusterSpec, told: Mapping[str, Any], asked: tuple[st
                 looked = Looked.model_validate(said["looked"])
             except ValidationError as error:
                 first = error.errors()[0]
-                raise _not_ours(node.name, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+                raise not_ours(node.name, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
             if looked.schema_ != SCHEMA:
-                raise _not_ours(node.name, f"is version {looked.schema_}; this smolcluster reads {SCHEMA}")
+                raise not_ours(node.name, f"is version {looked.schema_}; this smolcluster reads {SCHEMA}")
             found.append(Machine(name=node.name, kind=node.kind, looked=looked, addresses=_addresses(cluster, said)))
     return found
 
@@ -112,7 +123,8 @@ def _addresses(cluster: ClusterSpec, said: Mapping[str, Any]) -> dict[str, str] 
     return {name: address for name, address in on.items() if address is not None}
 
 
-def _not_ours(node: str, what: str) -> ConfigError:
+def not_ours(node: str, what: str) -> ConfigError:
+    """What check.yml handed over cannot be read."""
     return ConfigError(
         [Problem("what the machines said", 0, node, what, "run check.yml again, with one version of it")]
     )
@@ -160,7 +172,7 @@ def _of_one(
         say("has no torch", "install it there: setup.yml", True)
     elif controller_torch is not None and _release(torch) != _release(controller_torch):
         say(f"has torch {torch}, the controller {controller_torch}", "the same release on all: setup.yml")
-    if abs(looked.clock.off_s) > CLOCK_S:
+    if abs(looked.clock.off_s) > ALLOWED_S:
         say(f"its clock is off by {looked.clock.off_s:+,.0f} s", "switch network time on there")
     if looked.disk_free_mb is not None and looked.disk_free_mb < LEAST_DISK_MB:
         say(f"has {looked.disk_free_mb:,} MB of disk left", "make room where its runs lie (workdir)")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import Field
 
+from smolcluster.doctor.between import Way
 from smolcluster.doctor.machines import Finding, Machine
 from smolcluster.plan.forecast import Forecast
 from smolcluster.plan.outlook import Case, Gain, fastest_alone
@@ -83,6 +84,7 @@ class Check(Frozen):
     counts: str
     machines: tuple[Machine, ...]
     findings: tuple[Finding, ...]
+    ways: tuple[Way, ...] = ()
     measured: Measurement | None
     strategy: str
     predictions: tuple[Predicted, ...]

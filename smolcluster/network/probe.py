@@ -1,8 +1,9 @@
 """Runs on machines, with nothing but Python's standard library: measures the way between two addresses.
 
     python3 probe.py serve ADDRESS SECONDS [PORT]           {"port": ...}, then answers for so many seconds
-    python3 probe.py start SECONDS ADDRESS...               {"ports": {ADDRESS: ...}}; the same, and returns at once
+    python3 probe.py start SECONDS [FIRST-LAST] ADDRESS...  {"ports": {ADDRESS: ...}}; the same, and returns at once
     python3 probe.py stop ADDRESS PORT [ADDRESS PORT] ...   ends them before their time
+    python3 probe.py dial FROM TO PORT [FROM TO PORT] ...   {"dialled": {TO: null, or why it was not reached}}
     python3 probe.py measure FROM TO PORT SECONDS BYTES     {"rtt_ms": ..., "mbps": ..., "bytes": ...}
     python3 probe.py ping KIND FROM MTU TO... [-- FROM MTU TO...] ...
                                                             {"pings": {TO: {"rtt_ms", "hops", "mtu"}}}, a line for each
@@ -15,6 +16,7 @@ connection at a time.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import json
 import os
@@ -40,6 +42,8 @@ _AT_ONCE = 3
 _TRIES, _PING_S = 3, 30.0
 _PLATFORMS = {"macos": "darwin", "linux": "linux", "windows": "win32"}
 _NEIGHBOURS = {"linux": ["ip", "-j", "neigh"], "darwin": ["arp", "-an"], "win32": ["arp", "-a"]}
+# A router that is asleep swallows the first packet; a firewall all of them.
+_DIAL_S, _DIALS = 5.0, 2
 # Who answered, in the words of each OS; ping's first line may name the own address after a "from" too.
 _ANSWER = re.compile(r"^(?:From|Reply from|\d+ bytes from) ([0-9.]+)", re.M)
 _TIME = re.compile(r"time[=<]([0-9.]+) ?ms")
@@ -127,13 +131,24 @@ def _answer(client: socket.socket, deadline: Deadline) -> bool:
     return False
 
 
-def start(seconds: float, addresses: Sequence[str]) -> dict[str, int]:
-    """Servers in processes of their own, which end when the time is over; their ports. An address that this machine
-    does not have is left out."""
+def listen_within(address: str, ports: Sequence[int]) -> socket.socket:
+    """A listening socket at the first of the ports that is free. OSError if none is, or the address is not here."""
+    for port in ports:
+        try:
+            return listen(address, port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+    raise OSError(errno.EADDRINUSE, f"all ports from {ports[0]} to {ports[-1]} are in use")
+
+
+def start(seconds: float, addresses: Sequence[str], within: Sequence[int] = (0,)) -> dict[str, int]:
+    """Servers in processes of their own, which end when the time is over; their ports, 0: any. An address that this
+    machine does not have is left out."""
     ports: dict[str, int] = {}
     for address in addresses:
         try:
-            server = listen(address)
+            server = listen_within(address, within)
         except OSError:
             continue
         ports[address] = server.getsockname()[1]
@@ -159,6 +174,27 @@ def stop(address: str, port: int) -> None:
             link.recv(1)
     except OSError:
         pass
+
+
+def dial(source: str, target: str, port: int) -> str | None:
+    """Whether a connection from one address to another comes about: None, or why not."""
+    why = ""
+    for _ in range(_DIALS):
+        try:
+            socket.create_connection((target, port), _DIAL_S, (own_address(source), 0)).close()
+            return None
+        except TimeoutError:
+            why = f"nothing came back in {_DIAL_S:g} s"
+        except OSError as error:
+            why = error.strerror or str(error)
+    return why
+
+
+def dial_all(ways: Sequence[tuple[str, str, int]]) -> dict[str, str | None]:
+    """The same for each way (from, to, port), a few at the same time; by what was dialled."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        answers = {target: pool.submit(dial, source, target, port) for source, target, port in ways}
+        return {target: answer.result() for target, answer in answers.items()}
 
 
 def measure(source: str, target: str, port: int, seconds: float, limit: int) -> dict[str, float | int | None]:
@@ -340,8 +376,14 @@ def main(arguments: Sequence[str]) -> int:
                     serve(server, float(seconds))
             case ["measure", source, target, port, seconds, limit]:
                 print(json.dumps(measure(source, target, int(port), float(seconds), int(limit))))
+            case ["start", seconds, ports, *addresses] if addresses and "-" in ports:
+                first, last = map(int, ports.split("-"))
+                print(json.dumps({"ports": start(float(seconds), addresses, range(first, last + 1))}))
             case ["start", seconds, *addresses] if addresses:
                 print(json.dumps({"ports": start(float(seconds), addresses)}))
+            case ["dial", *words] if words and len(words) % 3 == 0:
+                ways = zip(words[::3], words[1::3], map(int, words[2::3]), strict=True)
+                print(json.dumps({"dialled": dial_all([*ways])}))
             case ["stop", *words] if words and len(words) % 2 == 0:
                 for address, port in zip(words[::2], words[1::2], strict=True):
                     stop(own_address(address), int(port))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
@@ -12,17 +14,25 @@ from smolcluster.doctor.machines import Machine
 from smolcluster.doctor.report import Check, Serving
 from smolcluster.observe.simulated import bound_note, megabytes, seconds
 
+# Machines of which a line of the table can tell the memory.
+_MOST_SHOWN = 3
 
-def show(console: Console, check: Check) -> None:
-    """Print all of it."""
+
+def show(console: Console, check: Check, measure: str) -> None:
+    """Print all of it. `measure`: what measures these machines."""
     parts: list[RenderableType] = []
     if check.machines:
         parts.append(_machines(check))
+        if check.ways:
+            reached = sum(not way.why for way in check.ways)
+            parts.append(
+                Text(f"from machine to machine: {reached} of {len(check.ways)} ways tried, at a run's addresses")
+            )
     parts += _findings(check)
     if check.measured is not None:
         parts += [_predictions(check), *_notes(check)]
     else:
-        parts.append(Text("nothing was measured, so nothing is predicted: ansible-playbook check.yml -e profile=true"))
+        parts.append(Text(f"nothing was measured, so nothing is predicted: {measure}"))
     if check.serving is not None and check.measured is not None:
         parts.append(Text(_served(check.serving)))
     if check.gains:
@@ -90,10 +100,22 @@ def _predictions(check: Check) -> Table:
             seconds(one.step_s or 0.0),
             seconds(one.wire_s or 0.0),
             megabytes(one.bytes_per_step or 0),
-            f"{max(one.memory_mb.values(), default=0):,} MB",
+            _memory(one.memory_mb),
             one.most_of_it,
         )
     return table
+
+
+def _memory(by_node: Mapping[str, int]) -> str:
+    """MB of each machine; of many the least and the most. check.json has all."""
+    if not by_node:
+        return "-"
+    if len(set(by_node.values())) == 1:
+        return f"{next(iter(by_node.values())):,} MB"
+    shown = sorted(by_node, key=lambda node: by_node[node])
+    if len(shown) > _MOST_SHOWN:
+        shown = [shown[0], "...", shown[-1]]
+    return ", ".join(f"{node} {by_node[node]:,}" if node in by_node else node for node in shown) + " MB"
 
 
 def _notes(check: Check) -> list[RenderableType]:

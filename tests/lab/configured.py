@@ -11,6 +11,7 @@ import shlex
 
 from smolcluster.network.values import Wanted, WantedHost
 from smolcluster.network.wanted import wanted_network
+from smolcluster.spec.values import ip_of
 
 from .host import Host
 from .lab import Lab
@@ -28,8 +29,13 @@ def configure(lab: Lab, *, pis_reach_each_other: bool = True) -> Wanted:
         if host.node not in lab.hosts or not host.managed:
             continue
         there = lab.host(host.node)
-        routes = [route.model_copy(update={"via": known.get(route.via, route.via)}) for route in host.routes]
-        host = host.model_copy(update={"routes": tuple(routes)})
+        # A lab of some of the machines has not all the wires, nor all that forward.
+        wired = {each.network for each in lab.wiring.segments if any(port.host == host.node for port in each.ports)}
+        addresses = tuple(address for address in host.addresses if address.network in wired)
+        routes = [route for route in host.routes if route.network in wired]
+        routes = [route.model_copy(update={"via": known.get(route.via, route.via)}) for route in routes]
+        routes = [route for route in routes if ip_of(route.via) is not None]
+        host = host.model_copy(update={"addresses": addresses, "routes": tuple(routes)})
         commands = {"macos": _mac, "linux": _pi}.get(there.machine.kind, _plain)(lab, host, there)
         script = "\n".join(shlex.join(command) for command in commands)
         there.run(["sh", "-e", "-c", script])

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from . import Lab
+from .configured import configure
 from .disk import USER
 from .playing import changed, play
 from .training import ROOT, SMALL, inside, inventory_of
@@ -65,8 +66,9 @@ def as_a_mac(lab: Lab, name: str) -> None:
 
 
 def listing(lab: Lab, name: str) -> set[str]:
-    """Every file of a host that somebody could have left there."""
-    script = f"find {_FOLDERS} -xdev ! -path '*/lab-*' -printf '%y %p %l\\n' 2>/dev/null | sort"
+    """Every file of a host that somebody could have left there. On the controller Ansible keeps its own."""
+    own = "-path '*/.ansible' -prune -o" if name == lab.controller.machine.name else ""
+    script = f"find {_FOLDERS} -xdev {own} ! -path '*/lab-*' -printf '%y %p %l\\n' 2>/dev/null | sort"
     return set(lab.host(name).run(["sh", "-c", script]).stdout.splitlines())
 
 
@@ -125,42 +127,86 @@ table inet filter {
     ct state established accept; tcp dport 22 accept; }
 }
 """
-_OTHERS = ("--tags", "firewall,awake,clock", "-e", "nodes=mini1,pi5")
+_PASSWORD = "a word that sudo asks for"
+_NAMES = ("macbook", "mini1", "pi5")
+_OTHERS = ("--tags", "firewall,awake,clock", "-e", f"nodes={','.join(_NAMES)}")
 
 
 @pytest.fixture
 def pair(namespaces: None) -> Iterator[Lab]:
-    """A mini and the Pi that is plugged into it: a Linux under systemd, with rules of its own."""
-    with Lab(only=["macbook", "mini1", "pi5"]) as running:
+    """A mini, and the Pi plugged into it: a Linux under systemd with rules of its own. The controller computes, too."""
+    with Lab(only=list(_NAMES)) as running:
+        configure(running)
         running.controller.write(inventory_of(running), running.inventory(), owner=USER)
-        as_a_mac(running, "mini1")
+        for name in ("macbook", "mini1"):
+            as_a_mac(running, name)
         running.host("pi5").run(["nft", "-f", "-"], text=_RULES)
         running.host("pi5").run(["mkdir", "-p", "/etc/polkit-1/rules.d"])
+        # Its sudo asks, as most do.
+        running.host("pi5").run(["chpasswd"], text=f"{USER}:{_PASSWORD}\n")
+        running.host("pi5").write("/etc/sudoers.d/lab", f"{USER} ALL=(ALL) ALL\n", 0o440)
         yield running
+
+
+def vault(lab: Lab) -> tuple[str, str]:
+    """The Pi's password in Ansible Vault, as roles/runtime/README.md tells it; the option that opens it."""
+    key, secret = f"{lab.controller.home}/vault-key", Path(inventory_of(lab)).parent / "host_vars" / "pi5.yml"
+    lab.controller.write(key, "of the vault", 0o600, owner=USER)
+    lab.controller.run(["mkdir", "-p", str(secret.parent)], user=USER)
+    lab.controller.write(str(secret), f"ansible_become_password: {_PASSWORD}\n", owner=USER)
+    given = ("--vault-password-file", key)
+    lab.controller.run([f"{Path(sys.executable).parent}/ansible-vault", "encrypt", *given, str(secret)], user=USER)
+    assert _PASSWORD not in lab.controller.read(str(secret))
+    return given
+
+
+def kept_out(lab: Lab, *more: str) -> dict[str, str]:
+    """Whom others cannot dial, and what check.yml says of that."""
+    done = play(lab, "check.yml", "-e", f"nodes={','.join(_NAMES)}", *more, inventory=inventory_of(lab))
+    newest = max(inside(lab, ROOT / "runs" / "check").iterdir())
+    told = json.loads((newest / "check.json").read_text())
+    assert {way["dst"] for way in told["ways"]} == set(_NAMES), done.stdout + done.stderr
+    found = {one["node"]: one["what"] for one in told["findings"] if "is not reached" in one["what"]}
+    assert ("A run with all these machines could not start" in done.stdout + done.stderr) == bool(found), done.stdout
+    return found
 
 
 def test_what_needs_an_administrator_and_back(pair: Lab) -> None:
     inventory, pi = inventory_of(pair), pair.host("pi5")
-    before = {name: listing(pair, name) for name in ("mini1", "pi5")}
+    before = {name: listing(pair, name) for name in _NAMES}
     rules = pi.run(["nft", "list", "ruleset"]).stdout
 
-    dry = play(pair, "setup.yml", *_OTHERS, "--check", inventory=inventory)
+    asks = play(pair, "setup.yml", "--tags", "awake", "-e", "nodes=pi5", inventory=inventory)
+    assert asks.returncode != 0
+    assert "fix: give sudo's password with ansible-playbook -K" in asks.stdout + asks.stderr, asks.stdout + asks.stderr
+    as_before(pair, before)
+
+    assert kept_out(pair) == {
+        "pi5": "is not reached by anybody at 192.168.50.2 on ethernet_pi5: nothing came back in 5 s"
+    }
+    opened = vault(pair)
+    before["macbook"] = listing(pair, "macbook")
+    dry = play(pair, "setup.yml", *_OTHERS, *opened, "--check", inventory=inventory)
     assert dry.returncode == 0, dry.stdout + dry.stderr
     as_before(pair, before)
 
-    done = play(pair, "setup.yml", *_OTHERS, inventory=inventory)
+    done = play(pair, "setup.yml", *_OTHERS, *opened, inventory=inventory)
     assert done.returncode == 0, done.stdout + done.stderr
+    told = [words for words in pair.controller.calls("socketfilterfw") if words[1] == "--add"]
+    assert told == [["socketfilterfw", "--add", str(Path(sys.executable).resolve())]], "the controller computes, too"
+    assert "macbook: set up\n" in done.stdout
     assert "pi5  nftables: allow TCP 65432-65531 from 192.168.50.0/24" in done.stdout
     assert "its clock is" not in done.stdout, "both have the same one"
     now = pi.run(["nft", "list", "ruleset"]).stdout
     assert 'ip saddr 192.168.50.0/24 tcp dport 65432-65531 accept comment "smolcluster ' in now
     assert f'subject.user == "{USER}"' in pi.read("/etc/polkit-1/rules.d/50-smolcluster-awake.rules")
-    again = play(pair, "setup.yml", *_OTHERS, inventory=inventory)
+    assert kept_out(pair, *opened) == {}
+    again = play(pair, "setup.yml", *_OTHERS, *opened, inventory=inventory)
     assert (again.returncode, set(changed(again.stdout).values())) == (0, {0}), again.stdout
 
-    back = play(pair, "teardown.yml", *_OTHERS, inventory=inventory)
+    back = play(pair, "teardown.yml", *_OTHERS, *opened, inventory=inventory)
     assert back.returncode == 0, back.stdout + back.stderr
     assert pi.run(["nft", "list", "ruleset"]).stdout == rules
     as_before(pair, before)
-    back = play(pair, "teardown.yml", *_OTHERS, inventory=inventory)
+    back = play(pair, "teardown.yml", *_OTHERS, *opened, inventory=inventory)
     assert (back.returncode, set(changed(back.stdout).values())) == (0, {0}), back.stdout

@@ -89,6 +89,21 @@ def test_servers_of_their_own_that_are_ended_before_their_time() -> None:
     assert run("stop", *words)[0] == 0
 
 
+def test_who_can_be_dialled_at_the_ports_that_are_allowed() -> None:
+    with probe.listen("127.0.0.2") as taken:
+        first = taken.getsockname()[1]
+        code, found = run("start", "100", f"{first}-{first + 50}", "127.0.0.2")
+        (port,) = found["ports"].values()
+        assert (code, first < port <= first + 50) == (0, True)
+        # Who only looks in keeps nobody else out.
+        for _ in range(2):
+            assert run("dial", "127.0.0.3", "127.0.0.2", str(port)) == (0, {"dialled": {"127.0.0.2": None}})
+        assert run("start", "1", f"{first}-{first}", "127.0.0.2") == (0, {"ports": {}})
+    assert run("stop", "127.0.0.2", str(port))[0] == 0
+    code, found = run("dial", "127.0.0.3", "127.0.0.2", str(port))
+    assert (code, found) == (0, {"dialled": {"127.0.0.2": "Connection refused"}})
+
+
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "224.0.0.1", "mini1.local"])
 def test_it_listens_at_one_own_address_only(address: str) -> None:
     assert run("serve", address, "1")[0] == 2

@@ -14,7 +14,7 @@ import pytest
 from smolcluster import __version__
 from smolcluster.cli import app_of, run_app
 from smolcluster.codehash import code_hash
-from smolcluster.doctor.look import look, main, throttled, windows_memory_mb
+from smolcluster.doctor.look import look, main, processor, throttled, windows_memory_mb
 from smolcluster.doctor.machines import Looked, Machine, findings_of, read_machines
 from smolcluster.doctor.report import measurement_of, slow_links
 from smolcluster.errors import ConfigError
@@ -52,6 +52,8 @@ def findings(**changes: Any) -> list[tuple[str, bool]]:
 
 def test_a_machine_that_is_well() -> None:
     assert findings() == []
+    # How long the question took counts for the clock.
+    assert findings(clock={"asked": 100.0, "here": 111.9, "answered": 111.0}) == []
 
 
 @pytest.mark.parametrize(
@@ -69,6 +71,7 @@ def test_a_machine_that_is_well() -> None:
         ({"versions": {"python": "3.11", "smolcluster": __version__, "torch": "2.12.0"}}, "has torch 2.12.0", False),
         ({"clock": {"asked": 100.0, "here": 160.0, "answered": 101.0}}, "its clock is off by +59 s", False),
         ({"clock": {"asked": 100.0, "here": 40.0, "answered": 101.0}}, "its clock is off by -60 s", False),
+        ({"clock": {"asked": 100.0, "here": 103.0, "answered": 101.0}}, "its clock is off by +2 s", False),
         ({"disk_free_mb": 100}, "100 MB of disk left", False),
         ({"temperature_c": 91.0}, "is at 91 °C", False),
         ({"throttled": "too little voltage"}, "is slowed down: too little voltage", False),
@@ -135,17 +138,22 @@ def test_an_answer_of_another_kind_is_refused(said: Any) -> None:
         read_machines(load_inventory(LOCAL), {"node1": said})
 
 
-def test_looking_at_this_machine(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_looking_at_this_machine(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import sys
 
-    assert main([sys.executable, str(tmp_path / "runs"), "1.5"]) == 0
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main([sys.executable, str(tmp_path / "runs"), "1.5", "node1"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["versions"]["torch"] is not None
     assert found["clock"]["asked"] == 1.5
     assert found["disk_free_mb"] > 0
     assert found["versions"]["code"] == code_hash()
+    assert found["certificate"]["what"].startswith("this node has no certificate of this cluster")
     nothing = dict.fromkeys(("python", "smolcluster", "torch", "code"))
-    assert look("/nowhere/python", "~", 0.0)["versions"] == nothing
+    without = look("/nowhere/python", "~", 0.0, "node1")
+    assert (without["versions"], without["certificate"]) == (nothing, None)
     assert main(["python"]) == 2
 
 
@@ -184,6 +192,16 @@ def test_throttling_in_each_systems_words(
     assert throttled() == told
 
 
+@pytest.mark.parametrize("answer", ["Apple M4\n", None])
+def test_a_mac_names_its_chip(monkeypatch: pytest.MonkeyPatch, answer: str | None) -> None:
+    key = ["sysctl", "-n", "machdep.cpu.brand_string"]
+    monkeypatch.setattr("smolcluster.doctor.look.ask", lambda asked: answer if asked == key else None)
+    monkeypatch.setattr("smolcluster.doctor.look.sys.platform", "darwin")
+    # What Python knows of such a Mac.
+    monkeypatch.setattr("smolcluster.doctor.look.platform.processor", lambda: "arm")
+    assert processor() == ("Apple M4" if answer else "arm")
+
+
 def test_links_that_are_far_slower_than_the_inventory_says() -> None:
     links = (
         LinkSpeed(src="mini1", dst="pi5", mbps=90, rtt_ms=1),
@@ -216,6 +234,22 @@ def test_without_a_profile_nothing_is_predicted(capsys: pytest.CaptureFixture[st
     code, out, _ = doctor(capsys)
     assert code == 0
     assert "nothing was measured, so nothing is predicted: ansible-playbook check.yml -e" in out
+
+
+def test_what_to_call_next_names_the_inventory(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    own = tmp_path / "my own.smol.yml"
+    own.write_text(LOCAL.read_text())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    flags = ("doctor", "-i", own.name, "--out", str(tmp_path / "check"))
+    assert run_app(app_of(), [*flags]) == 0
+    measure = "ansible-playbook -i 'my own.smol.yml' check.yml -e profile=true"
+    assert f"nothing is predicted: {measure}" in capsys.readouterr().out
+    told = json.loads((tmp_path / "check" / "check.json").read_text())
+    assert {row["why_not"] for row in told["predictions"]} == {f"nothing was measured: {measure}"}
+    assert told["serving"]["why_not"].endswith(f"decode: {measure}")
 
 
 def test_every_strategy_is_predicted_and_the_best_change_comes_first(
