@@ -13,6 +13,7 @@ from smolcluster.certs.checking import authority_fingerprint
 from smolcluster.certs.ledger import read_ledger
 from smolcluster.certs.places import authority_folder
 from smolcluster.codehash import code_hash
+from smolcluster.commands._doctor_serving import of_training, of_weights
 from smolcluster.commands._inventory import again
 from smolcluster.commands._profile import plan_training, read_profile
 from smolcluster.commands._request import request_from
@@ -28,27 +29,19 @@ from smolcluster.doctor.report import (
     changes_of,
     measurement_of,
     predicted_of,
-    serving_of,
     slow_links,
 )
 from smolcluster.errors import ConfigError
 from smolcluster.plan.forecast import label_of
 from smolcluster.plan.outlook import Case, case_of, gains
-from smolcluster.plan.predict_serving import decoder_of, predict_serving
 from smolcluster.plan.profile import Profile, tokens_per_sample, unmeasured
-from smolcluster.plan.speeds import Speeds
-from smolcluster.plan.stages import Machine, split, weight_of
 from smolcluster.plan.types import Plan
 from smolcluster.spec.cluster import ClusterSpec
 from smolcluster.spec.inventory import load_inventory
 from smolcluster.spec.problems import listed
-from smolcluster.spec.run import GPTSpec
-from smolcluster.topology import Topology
 
 # fsdp with each of its stages besides.
 STRATEGIES = ("single", "classicdp", "fsdp", "mp", "diloco", "edp", "syncps")
-# What is served of a check: the run's own model.
-MODEL = "this model"
 MEASURE = "ansible-playbook check.yml -e profile=true"
 
 
@@ -65,6 +58,7 @@ class Asked:
     overrides: tuple[str, ...]
     profile: Path | None
     days: float
+    served: str | None = None
 
     @property
     def measure(self) -> str:
@@ -183,22 +177,7 @@ def _row(one: _Planned) -> Predicted:
 
 
 def _serving(cluster: ClusterSpec, asked: Asked, first: _Planned, speeds: Profile | None) -> Serving | None:
-    """What the model of this run would do served by its machines, layers shared out by memory and speed; None for one
-    that is not served.
-    """
-    if first.plan is None or not isinstance(first.plan.run.model, GPTSpec):
-        return None
-    nodes = list(dict.fromkeys(rank.node for rank in first.plan.ranks))
-    shape = decoder_of(first.plan.run.model)
-    measured = speeds.measured.nodes if speeds is not None and speeds.measured is not None else {}
-    known = [pace for node in nodes if node in measured and (pace := measured[node].decode) is not None]
-    if speeds is None or len(known) < len(nodes):
-        return Serving(model=MODEL, why_not=f"nobody measured how fast these machines decode: {asked.measure}")
-    machines = [Machine(node, cluster.node(node).memory_mb, speeds.speeds[node]) for node in nodes]
-    try:
-        ranges = split(weight_of(shape, "fp32", shape.max_positions), machines[: shape.layers])
-    except ConfigError as error:
-        return Serving(model=MODEL, why_not=error.problems[0].what)
-    layers = {node: f"{start}:{stop}" for node, (start, stop) in zip(nodes, ranges, strict=False)}
-    links = Speeds(Topology(cluster), speeds).link
-    return serving_of(MODEL, layers, predict_serving(shape, list(layers), known, ranges, links))
+    """Of the model that was named, else of the one that would be trained."""
+    if asked.served is not None:
+        return of_weights(cluster, asked.inventory, asked.served, asked.nodes, asked.profile, speeds, asked.measure)
+    return of_training(cluster, first.plan, speeds, asked.measure) if first.plan is not None else None

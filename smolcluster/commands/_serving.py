@@ -28,11 +28,17 @@ def resolve_here(request: Request, download: bool = False, cache: Path = MODELS)
 
 
 def plan_serving(
-    request: Request, profile: Path | None = None, download: bool = False, cache: Path = MODELS
+    request: Request, profile: Path | None = None, download: bool = False, cache: Path = MODELS, certify: bool = True
 ) -> tuple[Served, ServePlan]:
-    """The request resolved, and its plan. `profile` None takes profile.json beside the inventory where there is one."""
+    """The request resolved, and its plan. `profile` None takes profile.json beside the inventory where there is one.
+
+    `certify`: nodes whose certificate would be refused are. ConfigError with all Problems.
+    """
     with naming(request.inventory):
-        return _planned(request, profile, download, cache)
+        served, plan = _planned(request, profile, download, cache)
+        if certify:
+            certified(plan)
+        return served, plan
 
 
 def _planned(request: Request, profile: Path | None, download: bool, cache: Path) -> tuple[Served, ServePlan]:
@@ -52,7 +58,6 @@ def _planned(request: Request, profile: Path | None, download: bool, cache: Path
     assert served.shape is not None, "resolve_here found the weights"
     inputs = {**served.inputs, **inputs}
     plan = make_serve_plan(served.cluster, served.serve, served.shape, speeds, served.notes, inputs, request.ca)
-    certified(plan)
     return served, plan
 
 

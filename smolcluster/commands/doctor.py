@@ -37,6 +37,12 @@ FoundArgument = Annotated[
     typer.Argument(help="What check.yml's machines said, as JSON; - for stdin.", show_default="nobody was asked"),
 ]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Write check.json into this folder.")]
+ServeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--serve", help="Predict serving for this model, as inference.yml takes it.", show_default="the trained one"
+    ),
+]
 DaysOption = Annotated[float, typer.Option("--days", help="An older profile.json is told to be old.")]
 
 
@@ -52,6 +58,7 @@ def doctor(
     profile: ProfileOption = None,
     out: OutOption = None,
     days: DaysOption = MOST_DAYS,
+    serve: ServeOption = None,
 ) -> None:
     """Say what is wrong with the machines, what each strategy would make of them, and what to change to gain most.
 
@@ -64,7 +71,9 @@ def doctor(
     from smolcluster.runtime.runfolder import write_atomic
 
     inventory = inventory or default_inventory()
-    asked = Asked(inventory, strategy or "fsdp", model, dataset, config, nodes, tuple(override or ()), profile, days)
+    asked = Asked(
+        inventory, strategy or "fsdp", model, dataset, config, nodes, tuple(override or ()), profile, days, serve
+    )
     check: Check = checked(asked, _said(found), datetime.datetime.now(datetime.UTC))
     if out is not None:
         write_atomic(out / "check.json", check.model_dump_json(by_alias=True, indent=2) + "\n")

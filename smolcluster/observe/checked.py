@@ -88,7 +88,10 @@ def _findings(check: Check) -> list[RenderableType]:
 
 
 def _predictions(check: Check) -> Table:
-    table = _table("predicted", ("strategy",), f"{check.counts}/s", "step", "waiting", "sent", "memory")
+    table = _table("predicted", (), "strategy", f"{check.counts}/s", "step", "waiting", "sent")
+    table.columns[0].justify = "left"
+    # Where a terminal is narrow, what can be broken is.
+    table.add_column("memory", justify="right")
     table.add_column("mostly")
     for one in sorted(check.predictions, key=lambda row: -(row.tokens_per_s or 0.0)):
         if one.tokens_per_s is None:
