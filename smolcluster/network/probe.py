@@ -42,8 +42,8 @@ _AT_ONCE = 3
 _TRIES, _PING_S = 3, 30.0
 _PLATFORMS = {"macos": "darwin", "linux": "linux", "windows": "win32"}
 _NEIGHBOURS = {"linux": ["ip", "-j", "neigh"], "darwin": ["arp", "-an"], "win32": ["arp", "-a"]}
-# A router that is asleep swallows the first packet; a firewall all of them.
-_DIAL_S, _DIALS = 5.0, 2
+# A system sends the first packet again after 1, 3 and 7 seconds, in case a router was asleep.
+_DIAL_S = 8.0
 # Who answered, in the words of each OS; ping's first line may name the own address after a "from" too.
 _ANSWER = re.compile(r"^(?:From|Reply from|\d+ bytes from) ([0-9.]+)", re.M)
 _TIME = re.compile(r"time[=<]([0-9.]+) ?ms")
@@ -71,13 +71,19 @@ def own_address(text: str) -> str:
     return text
 
 
-def listen(address: str, port: int = 0) -> socket.socket:
-    """A listening socket at that one address."""
+def listen(address: str, ports: Sequence[int] = (0,)) -> socket.socket:
+    """A listening socket at that one address and the first of the ports that is free. OSError if none is."""
     family = socket.AF_INET6 if ":" in own_address(address) else socket.AF_INET
     server = socket.socket(family, socket.SOCK_STREAM)
     try:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        server.bind((address, port))
+        for port in ports:
+            try:
+                server.bind((address, port))
+                break
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or port == ports[-1]:
+                    raise
         server.listen(8)
     except OSError:
         server.close()
@@ -131,24 +137,13 @@ def _answer(client: socket.socket, deadline: Deadline) -> bool:
     return False
 
 
-def listen_within(address: str, ports: Sequence[int]) -> socket.socket:
-    """A listening socket at the first of the ports that is free. OSError if none is, or the address is not here."""
-    for port in ports:
-        try:
-            return listen(address, port)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-    raise OSError(errno.EADDRINUSE, f"all ports from {ports[0]} to {ports[-1]} are in use")
-
-
 def start(seconds: float, addresses: Sequence[str], within: Sequence[int] = (0,)) -> dict[str, int]:
     """Servers in processes of their own, which end when the time is over; their ports, 0: any. An address that this
     machine does not have is left out."""
     ports: dict[str, int] = {}
     for address in addresses:
         try:
-            server = listen_within(address, within)
+            server = listen(address, within)
         except OSError:
             continue
         ports[address] = server.getsockname()[1]
@@ -178,16 +173,13 @@ def stop(address: str, port: int) -> None:
 
 def dial(source: str, target: str, port: int) -> str | None:
     """Whether a connection from one address to another comes about: None, or why not."""
-    why = ""
-    for _ in range(_DIALS):
-        try:
-            socket.create_connection((target, port), _DIAL_S, (own_address(source), 0)).close()
-            return None
-        except TimeoutError:
-            why = f"nothing came back in {_DIAL_S:g} s"
-        except OSError as error:
-            why = error.strerror or str(error)
-    return why
+    try:
+        socket.create_connection((target, port), _DIAL_S, (own_address(source), 0)).close()
+    except TimeoutError:
+        return f"nothing came back in {_DIAL_S:g} s"
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def dial_all(ways: Sequence[tuple[str, str, int]]) -> dict[str, str | None]:
@@ -371,7 +363,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         match list(arguments):
             case ["serve", address, seconds, *port] if len(port) < 2:
-                with listen(address, int(port[0]) if port else 0) as server:
+                with listen(address, (int(port[0]) if port else 0,)) as server:
                     print(json.dumps({"port": server.getsockname()[1]}), flush=True)
                     serve(server, float(seconds))
             case ["measure", source, target, port, seconds, limit]:

@@ -74,6 +74,7 @@ def test_machines_elsewhere_are_measured_first(remote: Cluster) -> None:
     measured(remote, ("node1", "node2"))
 
 
+@pytest.mark.core
 def test_a_machine_that_is_off_is_a_row_and_a_misspelt_one_is_guessed(local: Cluster) -> None:
     text = local.inventory.read_text()
     off = "  node3: {connection: ssh, kind: linux, host: 127.0.0.1, ssh_port: 1, threads: 1}\n"

@@ -70,6 +70,7 @@ def clone(tmp_path: Path) -> Clone:
     return Clone(tmp_path / "clone")
 
 
+@pytest.mark.core
 def test_make_train_in_a_fresh_clone(clone: Clone) -> None:
     # Everybody may write here, as on WSL and on shared disks: Ansible finds its settings all the same.
     clone.folder.chmod(clone.folder.stat().st_mode | stat.S_IWOTH)

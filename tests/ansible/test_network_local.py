@@ -11,6 +11,7 @@ from ansible_lab import Cluster
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.core
 def test_nothing_is_set_on_loopback(local: Cluster) -> None:
     done = local.play("network", "apply=false")
     assert done.code == 0, done.text

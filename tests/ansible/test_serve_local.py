@@ -32,6 +32,7 @@ def begin(local: Cluster, playing: list[Playing], *variables: str) -> tuple[Play
     return run, run_id, run.until(r"^ +api +(http://\S+)$")[1]
 
 
+@pytest.mark.core
 def test_it_answers_survives_a_stage_and_ends_with_ctrl_c(local: Cluster, tiny: Tiny, playing: list[Playing]) -> None:
     run, run_id, url = begin(local, playing, f"model={tiny.folder}")
     text = "".join(run.lines)

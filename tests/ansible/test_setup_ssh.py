@@ -105,6 +105,7 @@ def plant_service(folder: Path, workdir: Path, node: str) -> Path:
     return told
 
 
+@pytest.mark.core
 def test_from_a_bare_home_to_a_training_and_back(
     bare: Cluster, machines: Machines, wheels: Path, tmp_path: Path
 ) -> None:

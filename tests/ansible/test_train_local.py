@@ -43,6 +43,7 @@ def assert_complete(cluster: Cluster, outcome: Outcome, nodes: tuple[str, ...]) 
     return run
 
 
+@pytest.mark.core
 def test_fsdp_from_the_plan_to_the_model(local: Cluster) -> None:
     outcome = local.play("train", "strategy=fsdp", override=SHORT)
     run = assert_complete(local, outcome, ("node1", "node2", "node3"))
@@ -123,6 +124,7 @@ def test_a_bad_wish_is_refused_before_anything_was_written(
     assert not local.processes()
 
 
+@pytest.mark.core
 def test_a_machine_that_cannot_train_yet_is_named(local: Cluster) -> None:
     """A kind of machine may say why in its group_vars; it is not even asked."""
     variables = local.folder / "group_vars"

@@ -30,6 +30,7 @@ def copies(machines: Machines, remote: Cluster, names: str) -> dict[str, dict[st
     return {node: {path.name: path.stat().st_ino for path in store.glob(names)} for node, store in stores.items()}
 
 
+@pytest.mark.core
 def test_a_run_over_ssh_from_the_plan_to_the_model_and_one_from_given_weights(
     remote: Cluster, machines: Machines
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from contextlib import ExitStack
 
+import pytest
+
 from smolcluster.infer.head import StageNow
 from smolcluster.infer.local import LocalHead
 from smolcluster.infer.request import Delta
@@ -35,6 +37,7 @@ SOCKETS = """window.sockets = []; window.WebSocket = class extends WebSocket {
 }"""
 
 
+@pytest.mark.core
 def test_a_chat(browser, serve):
     head = says(LIGHTHOUSE)
     tab = browser.tab(serve(head).page_url)
@@ -126,6 +129,7 @@ def test_stop_retry_and_another_wording(browser, serve):
     quiet(tab)
 
 
+@pytest.mark.core
 def test_a_reload_in_mid_answer_goes_on_where_it_was(browser, serve):
     head = FakeHead()
     tab = browser.tab(serve(head, resume_s=60.0).page_url)
@@ -240,6 +244,7 @@ def test_a_wrong_key_and_the_right_one(browser, serve):
     quiet(tab, "status of 401", "WebSocket connection")
 
 
+@pytest.mark.core
 def test_a_link_lets_a_phone_in_once(browser, serve):
     tab = browser.tab(serve(says("from the phone"), key=KEY).page_url)
     tab.type("Key or link", KEY)
@@ -288,6 +293,7 @@ def test_a_stage_is_lost_and_comes_again(browser, serve):
     quiet(tab, "status of 503")
 
 
+@pytest.mark.core
 def test_a_stage_is_killed_in_mid_answer(browser, serve, stages, models):
     with real(stages, models) as engine:
         killed, submit = threading.Event(), engine.submit

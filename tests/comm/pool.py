@@ -52,7 +52,7 @@ class Pool:
     def run(self, n: int, function: Callable[..., Any], *args: Any, **config: Any) -> list[Any]:
         """The values of all ranks, in order. AssertionError with the workers' tracebacks if any failed."""
         outcomes = self.outcomes(n, function, *args, **config)
-        failed = [outcome.text for outcome in outcomes if outcome.error]
+        failed = [outcome.text or outcome.error for outcome in outcomes if outcome.error]
         assert not failed, "\n".join(failed)
         return [outcome.value for outcome in outcomes]
 

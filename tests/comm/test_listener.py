@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from smolcluster.comm.clock import Deadline
 from smolcluster.comm.endpoint import Endpoint, dial, granted_buffers, listen, tune
-from smolcluster.comm.handshake import Hello, Identity
+from smolcluster.comm.handshake import Hello, Identity, accept_handshake
 from smolcluster.comm.listener import Listener
 from smolcluster.comm.mesh import Mesh
 from smolcluster.errors import DeadlineError, HandshakeError, PeerError, PeerLostError
@@ -38,6 +40,31 @@ def test_a_link_has_a_socket_per_direction(listener: Listener) -> None:
     assert theirs.inward.sock.recv(10) == b"there"
     assert mine.inward.sock.recv(10) == b"back"
     for link in (mine, theirs):
+        link.discard()
+
+
+def test_who_has_answered_has_time_for_its_handshake(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank dials in short attempts, since the address may be an old one. On a busy machine an answer takes longer, and
+    one that is given up then is, to the other end, a rank that came and was lost."""
+    attempt = Deadline(0.2)
+    slow = threading.Event()
+
+    def accept(*given: Any) -> Any:
+        if not slow.is_set():
+            until(lambda: attempt.expired)
+            slow.set()
+        return accept_handshake(*given)
+
+    monkeypatch.setattr("smolcluster.comm.listener.accept_handshake", accept)
+    theirs = mesh(ME, None)
+    ours = mesh(SERVER, listener)
+    got, mine = together(
+        lambda: theirs.link(0, "x", listener.endpoint, attempt), lambda: ours.link(1, "x", deadline=Deadline(20))
+    )
+    assert attempt.expired
+    got.out.sock.send(b"hello")
+    assert mine.inward.sock.recv(10) == b"hello"
+    for link in (got, mine):
         link.discard()
 
 

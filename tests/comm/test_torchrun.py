@@ -30,7 +30,10 @@ def losses(job: Job) -> list[float]:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(("name", "ranks", "last"), [("ddp.py", 3, "epoch 4"), ("trainer.py", 2, "losses")])
+@pytest.mark.parametrize(
+    ("name", "ranks", "last"),
+    [pytest.param("ddp.py", 3, "epoch 4", marks=pytest.mark.core), ("trainer.py", 2, "losses")],
+)
 def test_an_example_computes_the_same_on_smol_as_on_gloo(name: str, ranks: int, last: str) -> None:
     said = {}
     for backend in ("smol", "gloo"):

@@ -6,6 +6,8 @@ import json
 import re
 import time
 
+import pytest
+
 from smolcluster.dashboard.answers import SlowestAnswer
 from smolcluster.dashboard.reading import Reading
 from smolcluster.runtime.metrics import MetricsWriter
@@ -32,6 +34,7 @@ __all__ = ["browser", "serve"]
 pytestmark = IN_CHROMIUM
 
 
+@pytest.mark.core
 def test_a_run_with_one_machine_killed_and_one_throttled(browser):
     """The page shows which, and why: on the picture, in the list, in words at the top, as marks on the charts."""
     run = Scripted()
@@ -312,6 +315,7 @@ def test_by_keyboard_alone(browser):
         quiet(tab)
 
 
+@pytest.mark.core
 def test_a_run_s_folder_that_grows(browser, tmp_path):
     """The real backend, which is started again in the middle: one machine is throttled, then another one lost."""
     folder = run_folder(tmp_path / "a-run", steps=0)

@@ -73,6 +73,7 @@ def test_a_killed_rank_comes_back_and_gets_the_others_state(
 
 
 @pytest.mark.slow
+@pytest.mark.core
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("lost", [0, pytest.param(2, marks=pytest.mark.soak)])
 def test_the_others_go_on_without_one_that_is_lost(tmp_path: Path, data: Path, lost: int) -> None:

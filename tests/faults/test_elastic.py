@@ -36,6 +36,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, data: Path) -> dict[st
 
 
 @pytest.mark.slow
+@pytest.mark.core
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("lost", [0, pytest.param(2, marks=pytest.mark.soak)])
 def test_the_others_go_on_and_train_the_same(

@@ -104,7 +104,7 @@ def shot_at(folder: Path, data: Path, seed: int, victim: str, kind: tuple[str, i
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", [pytest.param(0, marks=pytest.mark.core), *range(1, 5)])
 def test_shot_at(tmp_path: Path, data: Path, undisturbed: Reference, seed: int) -> None:
     shot_at(tmp_path, data, seed, VICTIMS[seed], KINDS[0], undisturbed(*KINDS[0]))
 

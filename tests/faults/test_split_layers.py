@@ -40,6 +40,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, data: Path) -> dict[st
         return run.model()
 
 
+@pytest.mark.core
 def test_a_killed_stage_changes_no_bit(tmp_path: Path, data: Path, undisturbed: dict[str, torch.Tensor]) -> None:
     with crew(tmp_path / "run", made(), data) as run:
         run.start()

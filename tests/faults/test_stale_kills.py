@@ -27,6 +27,7 @@ from .test_elastic import everywhere, lose, others_ended
 SHOTS = int(os.environ.get("SOAK_SHOTS", "50"))
 STEPS, BOUND, EVERY = 120, 2, 10
 KINDS = [("classicdp", 0), ("fsdp", 1)]
+EACH = [pytest.param(KINDS[0], marks=pytest.mark.core, id="classicdp"), pytest.param(KINDS[1], id="fsdp")]
 SAMPLES = 7
 FROZEN_S, DEADLINE_S = 12.0, 5.0
 
@@ -75,7 +76,7 @@ def known_of(record: StepRecord) -> tuple[int, float, float | None]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("kind", KINDS, ids=[name for name, _ in KINDS])
+@pytest.mark.parametrize("kind", EACH)
 def test_a_killed_rank(tmp_path: Path, data: Path, kind: tuple[str, int]) -> None:
     with crew(tmp_path / "run", made(kind, (4, 3)), data) as run:
         run.start()

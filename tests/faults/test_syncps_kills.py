@@ -102,6 +102,7 @@ def test_nobody_waits_longer_than_the_timeout_for_a_frozen_worker(tmp_path: Path
 
 
 @pytest.mark.slow
+@pytest.mark.core
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     "trains", [pytest.param(False, marks=pytest.mark.soak, id="it only serves"), pytest.param(True, id="it trains")]

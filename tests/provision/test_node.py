@@ -82,6 +82,7 @@ def test_what_arrived_broken_is_named_and_sent_again(tmp_path: Path, order: dict
 
 
 @pytest.mark.slow
+@pytest.mark.core
 def test_an_install_that_fails_is_told_in_pips_words_and_leaves_no_note(tmp_path: Path, order: dict[str, Any]) -> None:
     (tmp_path / "runtime.json").write_text("{}")
     done = call("install", order)

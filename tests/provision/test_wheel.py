@@ -37,6 +37,7 @@ def test_the_same_sources_give_the_same_bytes_and_leave_nothing_behind() -> None
 
 
 @pytest.mark.slow
+@pytest.mark.core
 def test_it_is_what_setuptools_makes(tmp_path: Path) -> None:
     pytest.importorskip("setuptools", reason="it needs setuptools in the environment of the tests")
     checkout = tmp_path / "checkout"

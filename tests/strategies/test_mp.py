@@ -30,8 +30,8 @@ ALL_CUTS = [
 
 
 @functools.cache
-def oracle(kind: str) -> dict[str, Any]:
-    got: dict[str, Any] = train(0, 1, kind, (), SAMPLES, 1, STEPS)
+def oracle(kind: str, micros: int = 1) -> dict[str, Any]:
+    got: dict[str, Any] = train(0, 1, kind, (), SAMPLES, micros, STEPS)
     return got
 
 
@@ -80,7 +80,9 @@ def test_equals_single(pool: Pool, size: int, bounds: Any, micros: int) -> None:
     ],
 )
 def test_every_kind_of_model(pool: Pool, kind: str, bounds: Any) -> None:
-    assert_equal(pool.run("smol", len(bounds), train, kind, bounds, SAMPLES, 4, STEPS), oracle(kind))
+    """As one process with the same micro-batches: how a batch is cut alone moves the untied Llama's loss by 2e-5 in
+    these steps on some processors, by rounding that Adam blows up."""
+    assert_equal(pool.run("smol", len(bounds), train, kind, bounds, SAMPLES, 4, STEPS), oracle(kind, 4))
 
 
 @pytest.mark.parametrize(("kind", "bounds"), [("gpt", CUTS[3]["uneven"]), ("nn", ((0, 1), (1, 2)))])

@@ -191,6 +191,7 @@ def test_the_same_pipelines_go_on_to_the_bit(pool: Pool, wire: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.core
 @pytest.mark.timeout(300)
 def test_two_pipelines_of_three_stages_and_three_of_two() -> None:
     six = Pool(6)

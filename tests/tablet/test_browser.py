@@ -68,6 +68,7 @@ def opened(browser, home, window):
     home.alone()
 
 
+@pytest.mark.core
 @pytest.mark.parametrize(("kind", "dtype"), [("gpt2", "fp32"), ("llama", "fp32"), ("llama", "fp16")])
 def test_the_page_computes_what_torch_does(browser, models, out, kind, dtype):
     with cluster(models(kind)[1], out, dtype=dtype) as home:
@@ -110,6 +111,7 @@ def test_what_ends_a_session_ends_it_alone(home, opened):
         home.stage.forward(4, piece, 0, capacity=CONTEXT + 1)
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_a_text_goes_on_after_a_reload_and_a_cut(browser, models, out, kind):
     """torch, the page, torch: the greedy text of one process, and nothing is downloaded twice."""

@@ -77,6 +77,7 @@ MACOS = {
 
 
 @pytest.mark.slow
+@pytest.mark.core
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("platform", "differs"), [("win32", WINDOWS), ("darwin", MACOS), (sys.platform, {})])
 def test_every_module_imports(platform: str, differs: dict[str, object]) -> None:
