@@ -120,8 +120,8 @@ class Mesh:
         deadline: Deadline | None = None,
         counts: bool = True,
     ) -> Link:
-        """A new link to `peer` for `channel`, within the deadline (None: the timeout); both ends have to ask for it. One
-        that is dialled and answers before the deadline has HANDSHAKE_S at least.
+        """A new link to `peer` for `channel`, within the deadline (None: the timeout). Both ends have to ask for it.
+        A peer that is dialled and answers before the deadline has HANDSHAKE_S at least.
 
         `where` overrides the address; `counts` False: what goes over it is none of the run's bytes. HandshakeError,
         DeadlineError, PeerLostError name the peer.

@@ -44,8 +44,8 @@ def test_a_link_has_a_socket_per_direction(listener: Listener) -> None:
 
 
 def test_who_has_answered_has_time_for_its_handshake(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rank dials in short attempts, since the address may be an old one. On a busy machine an answer takes longer, and
-    one that is given up then is, to the other end, a rank that came and was lost."""
+    """A rank dials in short attempts, since the address may be an old one. On a busy machine an answer takes longer,
+    and one that is given up then is, to the other end, a rank that came and was lost."""
     attempt = Deadline(0.2)
     slow = threading.Event()
 
