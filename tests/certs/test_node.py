@@ -155,6 +155,7 @@ def run(home: Path, *words: str, given: str = "") -> subprocess.CompletedProcess
     )
 
 
+@pytest.mark.slow
 def test_the_commands_in_their_order(tmp_path: Path) -> None:
     controller, node = tmp_path / "controller", tmp_path / "node"
     none = run(controller, "list")

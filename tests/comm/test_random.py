@@ -109,6 +109,7 @@ def crowded(fabric: Any, seed: int, count: int) -> float:
     return max(seen)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_eight_ranks_on_a_busy_machine_do_not_take_each_other_for_dead(eight: Pool) -> None:
     """Silence of 5 s is death here, heartbeats come every second, and there are several processes for each core."""

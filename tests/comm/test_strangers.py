@@ -306,6 +306,7 @@ def besieged(fabric: Any) -> int:
     return len(came)
 
 
+@pytest.mark.slow
 def test_strangers_do_not_disturb_a_run(pool: Pool) -> None:
     assert min(pool.run(3, besieged)) > 2 * MOST_NEWCOMERS
 

@@ -68,6 +68,7 @@ def test_a_bad_network_is_borne_and_changes_nothing(
         assert [log.count(f"fault, as the config asks: {fault['kind']}") for fault in SLOW] == [1] * len(SLOW)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted(LOST))
 def test_a_rank_lost_at_a_step_comes_back_once_and_the_weights_are_the_same(
     tmp_path: Path, data: Path, undisturbed: dict[str, torch.Tensor], kind: str

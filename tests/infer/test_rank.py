@@ -69,6 +69,7 @@ def test_a_killed_stage_is_replaced_and_no_token_is_told_twice(stages, small, tm
         run.stop(*ALL)
 
 
+@pytest.mark.slow
 def test_a_killed_head_ends_what_is_in_flight_and_all_find_its_next_process(stages, small, tmp_path):
     model, folder = small
     requests = [Request(prompt_of(9, number), 39, GREEDY, ignore_end=True) for number in range(3)]

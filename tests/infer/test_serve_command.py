@@ -182,6 +182,7 @@ def test_a_model_is_served_until_ctrl_c(project: Path, serve: Callable[..., Serv
     assert f"run {run.resolve().name}" in served.text
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_port_that_is_taken_ends_it_with_the_reason(project: Path, serve: Callable[..., Served]) -> None:
     _, folder = save("gpt2", project / "tiny")

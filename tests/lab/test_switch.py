@@ -43,6 +43,7 @@ def _send(rank: int, world_size: int, _: object) -> dict[str, object]:
     return {"send": send}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transport", ["smol", "gloo"])
 def test_ranks_on_a_switch_are_as_slow_as_their_cables(namespaces: None, transport: str) -> None:
     with Switch(2) as switch:

@@ -157,6 +157,7 @@ def given(saved: list[Any]) -> list[Any]:
     return [fields for slices, *_ in saved for fields in slices]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gpt", "untied llama"])
 def test_what_pipelines_save_goes_on_as_one_of_another_cut_and_back(pool: Pool, kind: str) -> None:
     saved = pool.run("smol", 4, slices_after, kind, UNEVEN, (4, 4), 5)

@@ -27,6 +27,7 @@ def test_export_onnx_says_where_it_is_and_that_it_is_right(models, tmp_path, cap
     assert "made before" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_export_coreml_verifies_what_it_saved(models, tmp_path, capsys):
     pytest.importorskip("coremltools")
     arguments = ["export-coreml", "--model", str(models("llama")[1]), "--layers", "3:4", "--out", str(tmp_path)]

@@ -116,6 +116,7 @@ def tablet_of(url: str) -> dict[str, Any]:
     return tablet
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gpt2", pytest.param("llama", marks=pytest.mark.soak)])
 @pytest.mark.timeout(400)
 def test_a_tablet_killed_in_mid_stream_and_back_continues_the_text(project, serve, play, kind):
@@ -171,6 +172,7 @@ def test_a_tablet_killed_in_mid_stream_and_back_continues_the_text(project, serv
     assert "ipad: layers 1:3 exported to " in served.text
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_tablet_that_does_not_come_ends_the_run_with_what_to_do(project, serve):
     model_in(project, "gpt2")

@@ -31,6 +31,7 @@ from tests.tablet.test_tablet_rank import ALL, SECRET, told, with_tablet
 pytestmark = pytest.mark.timeout(300)
 
 
+@pytest.mark.slow
 def test_the_page_has_its_node_s_certificate_and_no_other_way_in(stages, models, tmp_path):
     model, source = models("llama")
     folder = model_folder(source, tmp_path / "model")

@@ -182,6 +182,7 @@ def test_a_site_closes_though_somebody_says_nothing(sited):
         socket.create_connection(("127.0.0.1", port)).recv(1)
 
 
+@pytest.mark.slow
 def test_whoever_reads_slowly_gets_all_of_a_file(sited):
     """A poor Wi-Fi takes seconds for the runtime; what a farewell may take is over before."""
     _, site = sited()

@@ -179,6 +179,7 @@ def test_a_tablet_that_stays_away_ends_what_waits_for_it(stages, llama, tmp_path
         run.stop(*ALL)
 
 
+@pytest.mark.slow
 def test_the_others_go_on_without_an_optional_one_and_take_it_in_again(stages, llama, tmp_path):
     model, folder = llama
     request = Request(prompt_of(9), 39, GREEDY, ignore_end=True)

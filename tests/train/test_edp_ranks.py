@@ -97,6 +97,7 @@ def others(folder: Path, rank: int) -> set[int]:
     return {link.peer for link in links if link.rtt_by == "ping" and link.rtt_ms}
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_asked_to_stop_leaves_and_the_server_s_stop_ends_all(tmp_path: Path, data: Path) -> None:
     with started(tmp_path, data, star_plan((4, 4), max_steps=100_000, eval_steps=100_000)) as processes:
         for rank in range(3):

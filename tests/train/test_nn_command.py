@@ -39,6 +39,7 @@ def train(project: Path, *flags: str) -> tuple[dict, str]:
     return json.loads((project / "runs" / "latest" / "summary.json").read_text()), done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "stage"), [("single", 0), ("classicdp", 0), ("fsdp", 3), ("mp", 0)])
 def test_from_files_to_a_model(project: Path, strategy: str, stage: int) -> None:
     flags = [] if strategy != "fsdp" else ["--override", f"fsdp_stage={stage}"]

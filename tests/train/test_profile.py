@@ -81,6 +81,7 @@ def run_of(project: Path) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_unequal_machines_are_measured_and_planned_by(project: Path) -> None:
     outcome = call(project, "profile", "--override", UNEQUAL)
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
