@@ -30,7 +30,7 @@ from smolcluster.jobs.state import earlier_state, told_by_ranks, write_state
 from smolcluster.jobs.stopping import StopOrder, Stopping
 from smolcluster.jobs.tail import last_step
 from smolcluster.jobs.types import STOP_GRACE_S
-from smolcluster.jobs.verdict import NOT_STARTED, judge
+from smolcluster.jobs.verdict import INTERRUPTED, NOT_STARTED, PEER_FAILED, judge
 from smolcluster.jobs.wire import Reply, Request
 from smolcluster.plan.types import NodeConfig, Plan, RankPlan, ServePlan
 from smolcluster.runtime.results import read_result, write_result
@@ -196,8 +196,7 @@ class Supervisor(ABC):
 
     def _watch_on(self) -> None:
         """Wait for the next event, or until there is something to see to."""
-        if self._lease.out and self._stopping.order is None:
-            self._begin_stop(StopOrder("stopped", self._lease.ran_out(), STOP_GRACE_S))
+        self._look_at_the_lease()
         try:
             event = self._events.get(timeout=self._next_wait_s())
         except queue.Empty:
@@ -207,6 +206,10 @@ class Supervisor(ABC):
             self._begin_stop(event)
         else:
             self._note_end(event)
+
+    def _look_at_the_lease(self) -> None:
+        if self._lease.out and self._stopping.order is None:
+            self._begin_stop(StopOrder("stopped", self._lease.ran_out(), STOP_GRACE_S))
 
     def _next_wait_s(self) -> float:
         lease = self._lease.remaining_s() if self._stopping.order is None else _LOOK_UP_S
@@ -220,6 +223,7 @@ class Supervisor(ABC):
     def _note_end(self, event: RankEnded) -> None:
         rank = event.rank
         self._running.pop(rank, None)
+        self._look_at_the_lease()
         _log.info("rank %d ended: %s", rank, describe(event.returncode) if event.returncode else "done")
         code = self._codes[rank] = self._told_code(rank, event.returncode)
         if self._stopping.order is None:
@@ -228,11 +232,12 @@ class Supervisor(ABC):
 
     def _told_code(self, rank: int, code: int) -> int:
         """The return code that counts. A rank that ended badly gets a result.json that says so if it left none; one
-        that had said all it was to say was done, whatever happened to it on its way out.
+        that had said all it was to say was done, whatever happened to it on its way out. One that was told to stop, and
+        lost a peer who was told so too and was quicker, or was killed for being slow, has stopped.
         """
         if code == 0:
             return code
-        node = self._config.node
+        node, order = self._config.node, self._stopping.order
         result = read_result(self._folder, node, rank)
         if result is None:
             last = last_step(self._folder.metrics(node, rank))
@@ -240,6 +245,11 @@ class Supervisor(ABC):
         elif result.status != "failed":
             _log.info("rank %d had done its work before", rank)
             return result.exit_code
+        elif order is not None and order.outcome == "stopped" and code == PEER_FAILED and not result.root_cause:
+            reason = f"{order.reason}; then: {result.reason}"
+            stopped = {"status": "stopped", "exit_code": INTERRUPTED, "reason": reason}
+            write_result(self._folder, result.model_copy(update=stopped))
+            return INTERRUPTED
         return code
 
     def _ended_by_us(self, rank: int, code: int) -> str:

@@ -1,8 +1,9 @@
 """A worker that trains nothing: `fake_worker.py NODE_YAML --rank R`, doing what behaviour.json beside node.yaml says.
 
 Behaviours: run (until told to stop), done, code:N, kill (itself), deaf (to stop and SIGTERM), wedged (deaf to all but
-SIGKILL, its parent's death too), child (run, with a child of its own), env (print the thread variables); a|b is a at
-the first start, b at the second and every later one. Starts without smolcluster and torch, so that tests are fast.
+SIGKILL, its parent's death too), loses (a peer, once told to stop; it says so as a rank does), child (run, with a child
+of its own), env (print the thread variables); a|b is a at the first start, b at the second and every later one. Starts
+without smolcluster and torch, so that tests are fast.
 """
 
 import json
@@ -56,6 +57,13 @@ if behaviour == "env":
     sys.exit(0)
 deadline = time.monotonic() + 120
 while time.monotonic() < deadline:
-    if told.wait(1.0):
+    if told.wait(1.0) and behaviour == "loses":
+        lost = {"status": "failed", "exit_code": 3, "reason": "rank 1 was lost: it closed the connection"}
+        node = node_file.parent.name
+        result = node_file.parents[2] / "nodes" / node / f"rank-{rank}" / "result.json"
+        result.parent.mkdir(parents=True, exist_ok=True)
+        result.write_text(json.dumps({"schema": 1, "rank": rank, "node": node, **lost}))
+        sys.exit(3)
+    if told.is_set():
         sys.exit(130)
 sys.exit(1)

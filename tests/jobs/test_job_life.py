@@ -7,6 +7,8 @@ import signal
 import threading
 import time
 
+import pytest
+
 from smolcluster.jobs.poll import poll_job
 from smolcluster.jobs.stop import stop_job
 from smolcluster.runtime.results import read_result
@@ -88,6 +90,25 @@ def test_deaf_rank_is_killed_within_the_grace(new_node: NodeMaker) -> None:
     assert (result.status, result.exit_code) == ("stopped", 130)
     assert "was killed" in result.reason
     node.gone(0.5)
+
+
+@pytest.mark.parametrize("told", ["asked", "lease"])
+def test_a_rank_that_loses_a_peer_after_it_was_told_to_stop_has_stopped(new_node: NodeMaker, told: str) -> None:
+    """Where everybody is told so, a slow one is killed, and those who wait for it lose it."""
+    node = new_node("loses", lease_s=1.0 if told == "lease" else None)
+    node.start()
+    node.rank_pids()
+    if told == "asked":
+        stop_job(node.run_dir, "node1", reason="enough")
+    why = "enough" if told == "asked" else "the controller's lease ran out"
+    until(lambda: poll_job(node.run_dir, "node1", renew=False).job.state == "stopped", "it has stopped", 10.0)
+    result = read_result(node.folder, "node1", 0)
+    assert result is not None
+    assert (result.status, result.exit_code, result.root_cause) == ("stopped", 130, False)
+    assert result.reason.startswith(why)
+    assert result.reason.endswith("; then: rank 1 was lost: it closed the connection")
+    assert poll_job(node.run_dir, "node1", renew=False).failed == ()
+    node.gone()
 
 
 def test_lease_that_nobody_renews_ends_the_run(new_node: NodeMaker) -> None:
