@@ -56,6 +56,7 @@ _SPEC: dict[str, dict[str, Any]] = {
     "nodes": {"type": "list", "elements": "str", "required": True},
     "python": {"type": "str", "required": True},
     "local": {"type": "bool", "required": True},
+    "named": {"type": "str", "default": ""},
     "start_failure": {"type": "str", "default": ""},
     "node_file": {"type": "str", "default": ""},
     "launcher": {"type": "str", "default": "auto"},
@@ -210,7 +211,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         """What becomes of the part of a node that cannot be reached."""
         if not self._options["until_ready"]:
             return "the run ends there by itself"
-        return f"detached, it goes on there until ansible-playbook stop.yml -e run_id={self._home.path.name}"
+        stop = f"{self._options['named']}stop.yml -e run_id={self._home.path.name}"
+        return f"detached, it goes on there until ansible-playbook {stop}"
 
     # A served model
 

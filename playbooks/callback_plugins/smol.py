@@ -43,6 +43,7 @@ class CallbackModule(DefaultCallback):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self._run_id: str | None = None
+        self._named = ""
         self._under_way = False
         self._last_words: list[str] = []
         atexit.register(self._interrupted)
@@ -61,7 +62,7 @@ class CallbackModule(DefaultCallback):  # type: ignore[misc]
         """Note which run this is about."""
         run = result.result.get("ansible_facts", {}).get("plan_run")
         if isinstance(run, dict) and not run["detach"]:
-            self._run_id = run["id"]
+            self._run_id, self._named = run["id"], run["named"]
         if text := result.result.get("smolcluster_last_word"):
             self._last_words.append(text)
         if self._display.verbosity:
@@ -93,9 +94,10 @@ class CallbackModule(DefaultCallback):  # type: ignore[misc]
     def _interrupted(self) -> None:
         """At the end of the process: on_stats is only skipped when the person interrupted us."""
         if self._under_way:
+            collect = f"ansible-playbook {self._named}collect.yml -e run_id={self._run_id}"
             self._display.display(
                 f"\nNobody follows the run any more, so it ends by itself within 15 s on every node.\n"
-                f"What it leaves can be fetched then: ansible-playbook collect.yml -e run_id={self._run_id}",
+                f"What it leaves can be fetched then: {collect}",
                 color=C.COLOR_WARN,
             )
 

@@ -23,7 +23,7 @@ def runs(
     """List the runs, the newest first; with --keep or --caches delete what is old, and say what that freed.
 
     Never deleted: an active run, the one that `latest` leads to, one that is served when the machine starts, one that a
-    kept run was resumed from, and whatever is no run.
+    kept run was resumed from, and whatever is no run. Reports of setup.yml, check.yml and network.yml go as runs do.
     """
     from smolcluster.jobs.housekeeping import Run, prune, runs_in
 

@@ -133,8 +133,8 @@ def not_ours(node: str, what: str) -> ConfigError:
 def findings_of(
     cluster: ClusterSpec, machines: list[Machine], controller_torch: str | None, controller_code: str | None = None
 ) -> list[Finding]:
-    """What is wrong with the machines, those that keep a run from starting first. What the controller has of PyTorch
-    and as codehash.py's hash is not compared where it is None.
+    """What is wrong with the machines. What the controller has of PyTorch and as codehash.py's hash is not compared
+    where it is None.
     """
     found: list[Finding] = []
     for machine in machines:
@@ -146,7 +146,7 @@ def findings_of(
         claimed_mb = cluster.node(machine.name).memory_mb
         found += _of_one(machine.name, machine.looked, controller_torch, controller_code, claimed_mb)
         found += _of_addresses(cluster, machine)
-    return sorted(found, key=lambda one: not one.blocks)
+    return found
 
 
 def _of_one(

@@ -7,6 +7,8 @@ The oldest go first, and nothing goes that somebody needs:
     a run that a kept one was resumed from, or takes files from
     whatever is no run's folder of ours
 
+What playbooks left of machines (setup/, check/, network/: a folder each time) is kept as many times as runs are.
+
 A folder is renamed first and deleted then, so that no half of one is taken for a run; one whose deletion was cut off
 goes the next time.
 """
@@ -14,6 +16,7 @@ goes the next time.
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -33,6 +36,9 @@ from smolcluster.runtime.runfolder import RunFolder, read_json, run_at
 
 _GOING = ".deleted-"
 _DATA = ".data"
+# What a playbook about the machines leaves, by its folder; the folders in it are called after the time.
+_REPORTS = {"setup": "setup.json", "check": "check.json", "network": "report.json"}
+_TIME = re.compile(r"\d{8}-\d{6}\Z")
 
 
 @dataclass(frozen=True)
@@ -58,14 +64,21 @@ class Freed:
     caches: tuple[str, ...] = ()
     bytes: int = 0
     kept: tuple[tuple[str, str], ...] = ()
+    reports: tuple[str, ...] = ()
 
     def plain(self) -> dict[str, object]:
         """For other programs."""
-        return {"runs": self.runs, "caches": self.caches, "bytes": self.bytes, "kept": dict(self.kept)}
+        return {
+            "runs": self.runs,
+            "caches": self.caches,
+            "bytes": self.bytes,
+            "kept": dict(self.kept),
+            "reports": self.reports,
+        }
 
     def lines(self) -> list[str]:
         """For a person."""
-        said = [f"deleted {name}" for name in (*self.runs, *self.caches)]
+        said = [f"deleted {name}" for name in (*self.runs, *self.reports, *self.caches)]
         said += [f"kept {name}: {why}" for name, why in self.kept]
         return [*said, f"freed {self.bytes / 1e6:.1f} MB"] if said else []
 
@@ -84,11 +97,13 @@ def runs_in(workdir: Path, keep: int = 0) -> tuple[Run, ...]:
 
 
 def prune(workdir: Path, keep: int, caches: bool = False) -> Freed:
-    """Delete all but the `keep` newest runs (0: none); with `caches` also data and weights that no run left needs."""
+    """Delete all but the `keep` newest runs, and reports of each kind (0: none); with `caches` also data and weights
+    that no run left needs.
+    """
     workdir = workdir.absolute()
     if keep < 1 and not caches:
         return Freed()
-    freed, gone, kept = 0, [], []
+    freed, gone, kept, reports = 0, [], [], []
     runs = runs_in(workdir, keep)
     for run in reversed(runs if keep else ()):
         if run.why_kept:
@@ -97,19 +112,33 @@ def prune(workdir: Path, keep: int, caches: bool = False) -> Freed:
         elif _delete(run.path):
             gone.append(run.name)
             freed += run.bytes
-    for half in workdir.glob(f"{_GOING}*"):
+    for path in _old_reports(workdir, keep) if keep else ():
+        size = size_of(path)
+        if _delete(path):
+            reports.append(f"{path.parent.name}/{path.name}")
+            freed += size
+    for half in (half for below in ("", *_REPORTS) for half in (workdir / below).glob(f"{_GOING}*")):
         freed += size_of(half)
         shutil.rmtree(half, ignore_errors=True)
     unused = _unused_data(workdir) if caches else ()
     for path in unused:
         freed += size_of(path)
         _delete(path)
-    return Freed(tuple(gone), tuple(f"{_DATA}/{path.name}" for path in unused), freed, tuple(kept))
+    return Freed(tuple(gone), tuple(f"{_DATA}/{path.name}" for path in unused), freed, tuple(kept), tuple(reports))
 
 
 def size_of(folder: Path) -> int:
     """Bytes of all files in a folder; what links lead to is not part of it."""
     return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+def _old_reports(workdir: Path, keep: int) -> list[Path]:
+    """Of each kind all but the newest, the oldest first."""
+    found = []
+    for kind, report in _REPORTS.items():
+        times = [path.parent for path in workdir.glob(f"{kind}/*/{report}") if _TIME.match(path.parent.name)]
+        found += sorted(path for path in times if not path.is_symlink())[:-keep]
+    return found
 
 
 def _delete(folder: Path) -> bool:

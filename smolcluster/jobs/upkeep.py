@@ -38,7 +38,7 @@ def act(action: Upkeep) -> dict[str, object]:
         return {"changed": False, "administrator": bootservice.needs_administrator()}
     if action.state == "pruned":
         freed = prune(workdir, action.keep, action.caches)
-        return {"changed": bool(freed.runs or freed.caches), "freed": freed.plain()}
+        return {"changed": bool(freed.runs or freed.reports or freed.caches), "freed": freed.plain()}
     if action.state in ("found", "forgotten", "removed"):
         return _of_note(action, bootservice.read_note(workdir, action.node), workdir)
     service = bootservice.service_for(Path(action.node_file))

@@ -55,7 +55,7 @@ def test_it_answers_survives_a_stage_and_ends_with_ctrl_c(local: Cluster, tiny: 
     run.interrupt()
     outcome = run.end(timeout=30)
     assert outcome.code != 0
-    assert f"ansible-playbook collect.yml -e run_id={run_id}" in outcome.text
+    assert re.search(rf"ansible-playbook -i \S+\.smol\.yml collect\.yml -e run_id={run_id}\n", outcome.text)
     gone_within(local, 15)
     collected = local.play("collect", f"run_id={run_id}")
     assert collected.code == 0, collected.text

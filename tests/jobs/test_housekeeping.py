@@ -191,3 +191,23 @@ def test_as_json_and_without_a_folder(tmp_path: Path, capsys: pytest.CaptureFixt
     shutil.rmtree(tmp_path / "run-2")
     assert main(["runs", str(tmp_path / "nothing")]) == 2
     assert "there is no such folder" in capsys.readouterr().err
+
+
+def test_reports_of_the_machines_go_as_runs_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for kind, report in (("setup", "setup.json"), ("check", "check.json"), ("network", "report.json")):
+        for hour in range(3):
+            folder = tmp_path / kind / f"20261130-0{hour}0000"
+            folder.mkdir(parents=True)
+            (folder / report).write_bytes(bytes(500_000))
+    # A person's own; and one whose deletion was cut off.
+    (tmp_path / "check" / "before-the-move").mkdir()
+    (tmp_path / "check" / "before-the-move" / "check.json").touch()
+    (tmp_path / "setup" / "20261130-000000").rename(tmp_path / "setup" / ".deleted-20261130-000000")
+    assert prune(tmp_path, 3).reports == ()
+    assert names(tmp_path / "setup") == ["20261130-010000", "20261130-020000"]
+    assert main(["runs", str(tmp_path), "--keep", "2"]) == 0
+    said = capsys.readouterr().out
+    assert said == "deleted check/20261130-000000\ndeleted network/20261130-000000\nfreed 1.0 MB\n"
+    assert names(tmp_path / "check") == ["20261130-010000", "20261130-020000", "before-the-move"]
+    assert names(tmp_path / "network") == ["20261130-010000", "20261130-020000"]
+    assert prune(tmp_path, 2).plain()["reports"] == ()
