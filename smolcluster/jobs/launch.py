@@ -149,6 +149,8 @@ def _start(launch: _Launch, way: Way) -> Callable[[], bool]:
         return lambda: False
     if way == "schtasks":
         xml = RunFolder(folder).node(config.node) / "smolcluster-task.xml"
+        # We hold the node's claim in this work folder: what was started there before has ended.
+        schtasks.forget(sorted(folder.resolve().parent.glob(f"*/nodes/{config.node}/{xml.name}")))
         about = f"smolcluster {config.run_id} on {config.node}"
         # A task's output goes nowhere by itself.
         command = (*launch.command, "--log", str(launch.log))

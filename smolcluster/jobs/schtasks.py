@@ -4,8 +4,9 @@ Windows' sshd puts all that a session starts into a job object and ends it with 
 scheduler, outside of it. It runs hidden, without a time limit, also on battery, and whether or not its user is logged
 on: S4U, which stores no password and in return cannot log in to other Windows machines, which we do not need.
 
-The task goes when its job ends: the supervisor deletes it last. Written to Microsoft's documentation and tried with
-stand-ins only: there is no Windows here.
+The task goes when its job ends: the supervisor deletes it last. Where it may not (an administrator registered the task,
+and it runs with fewer rights) the next start of a run on that node does. Written to Microsoft's documentation and tried
+with stand-ins only: there is no Windows here.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 
 from smolcluster.jobs.service_call import call
 from smolcluster.jobs.types import JobError
+from smolcluster.jobs.winname import account
 from smolcluster.runtime.runfolder import write_atomic
 
 NAMESPACE = "http://schemas.microsoft.com/windows/2004/02/mit/task"
@@ -124,14 +126,41 @@ def known(name: str) -> bool:
     return True
 
 
+def forget(definitions: Iterable[Path]) -> None:
+    """Delete the tasks that a supervisor could not, of jobs that have ended, and their definitions' files with them:
+    these say that a task may still be there. What the scheduler refuses waits for somebody with more rights.
+    """
+    for xml in definitions:
+        try:
+            name = _name_in(xml)
+        except (OSError, ValueError, ElementTree.ParseError):  # gone meanwhile, or none of ours
+            continue
+        try:
+            if known(name):
+                delete(name)
+            xml.unlink(missing_ok=True)
+        except (JobError, OSError):
+            return
+
+
+def _name_in(xml: Path) -> str:
+    """The task that a definition of `start` made: the supervisor is told it last. ValueError if there is none."""
+    task = ElementTree.fromstring(xml.read_bytes())  # noqa: S314 - what `register` wrote into our own run folder
+    told = task.findtext(f".//{_tag('Arguments')}") or ""
+    name = told.rpartition(" --task ")[2]
+    if name != task_name(name.removeprefix(FOLDER)):
+        raise ValueError(f"{xml}: no task of ours")
+    return name
+
+
 def end(name: str) -> None:
     """End what the task started. JobError if there is no such task."""
     call(["schtasks", "/End", "/TN", name], "schtasks", f"could not end {name}", _INSTEAD)
 
 
 def user_here() -> str:
-    """Who we are, as the scheduler wants it: MACHINE\\user."""
-    return call(["whoami"], "whoami", "did not say who we are", _INSTEAD).strip()
+    """Who we are, as the scheduler wants it: MACHINE\\user. JobError if Windows does not say."""
+    return account()
 
 
 def _tag(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Sequence
 
 from smolcluster.jobs.types import JobError
@@ -16,12 +17,15 @@ def call(command: Sequence[str], program: str, failed: str, instead: str) -> str
     `program` is named in the message, `failed` says what did not work, `instead` what a person can do where there is
     no such manager.
     """
+    # What Windows' own tools write into a pipe is in the console's old code page, whatever Python takes for text.
+    encoding = "oem" if sys.platform == "win32" else None
     try:
         done = subprocess.run(
             list(command),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            encoding=encoding,
             errors="replace",
             timeout=_DEADLINE_S,
             check=False,

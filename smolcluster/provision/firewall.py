@@ -4,8 +4,9 @@
     python -I - remove '{"note": FILE}'
 
 What was added, and nothing that was there before, is noted in FILE before it is added; `remove` takes back what stands
-there. No firewall is switched on or off, and none is set up where there is none. With "check" nothing is changed.
-Prints {"changed": ..., "text": what was or would be done, "notes": what a person should know}.
+there. No firewall is switched on or off, and none is set up where there is none. One that is off keeps its rules for
+when it is on again: ours are taken back from it, too. With "check" nothing is changed. Prints {"changed": ...,
+"text": what was or would be done, "notes": what a person should know, "left": what `remove` could not take back yet}.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from abc import ABC, abstractmethod
@@ -29,12 +31,12 @@ class Failed(Exception):
     """What a person reads when something here did not work."""
 
 
-def run(*command: str) -> str:
-    """A program's output. Failed with its words."""
+def called(*command: str) -> subprocess.CompletedProcess[str]:
+    """A program that has ended. Failed if there is none, or it does not end."""
     # English on every machine: what the tools print is read here.
     environment = {**os.environ, "LC_ALL": "C", "LANG": "C", "LANGUAGE": ""}
     try:
-        done = subprocess.run(
+        return subprocess.run(
             command,
             capture_output=True,
             text=True,
@@ -46,9 +48,19 @@ def run(*command: str) -> str:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Failed(f"{command[0]}: {error}") from None
+
+
+def run(*command: str) -> str:
+    """A program's output. Failed with its words."""
+    done = called(*command)
     if done.returncode:
-        raise Failed(f"{' '.join(command)}: {(done.stderr or done.stdout).strip() or done.returncode}")
+        raise refusal(done)
     return done.stdout
+
+
+def refusal(done: subprocess.CompletedProcess[str]) -> Failed:
+    """What a program said as it failed."""
+    return Failed(f"{' '.join(done.args)}: {(done.stderr or done.stdout).strip() or done.returncode}")
 
 
 def says(*command: str) -> str:
@@ -74,7 +86,11 @@ class Firewall(ABC):
 
     @abstractmethod
     def there(self, rule: Rule) -> bool:
-        """Whether a rule is there, whoever added it."""
+        """Whether a rule is there, whoever added it; also while the firewall is off, if it keeps its rules."""
+
+    def unasked(self) -> str:
+        """Why nobody can ask it now which rules it keeps; empty where that is possible, or it is not there at all."""
+        return ""
 
     @abstractmethod
     def add(self, rule: Rule) -> None:
@@ -86,7 +102,7 @@ class Firewall(ABC):
 
 
 class Ufw(Firewall):
-    """Ubuntu's and Raspberry Pi OS's usual one. It keeps its rules itself."""
+    """Ubuntu's and Raspberry Pi OS's usual one. It keeps its rules itself, and takes them back also while off."""
 
     name = "ufw"
 
@@ -98,8 +114,11 @@ class Ufw(Firewall):
         return [{"kind": "ufw", "from": subnet, "ports": f"{first}:{last}"} for subnet in order["subnets"]]
 
     def there(self, rule: Rule) -> bool:
+        if shutil.which("ufw") is None:
+            return False
         wanted = f" from {rule['from']} to any port {rule['ports']} "
-        return any(f"{line} ".find(wanted) > 0 for line in says("ufw", "show", "added").splitlines())
+        # A refusal is no answer: what is taken for gone would be forgotten.
+        return any(f"{line} ".find(wanted) > 0 for line in run("ufw", "show", "added").splitlines())
 
     def add(self, rule: Rule) -> None:
         run("ufw", "allow", *self._words(rule), "comment", MARK)
@@ -113,7 +132,7 @@ class Ufw(Firewall):
 
 
 class Firewalld(Firewall):
-    """Fedora's. A rule is added to what runs and to what is kept."""
+    """Fedora's. A rule is added to what runs and to what is kept, which has a tool of its own while it is off."""
 
     name = "firewalld"
 
@@ -130,15 +149,27 @@ class Firewalld(Firewall):
         return made
 
     def there(self, rule: Rule) -> bool:
-        return says("firewall-cmd", "--permanent", f"--query-rich-rule={rule['rule']}").strip() == "yes"
+        tool = ["firewall-cmd", "--permanent"] if self.on() else ["firewall-offline-cmd"]
+        if shutil.which(tool[0]) is None:
+            return False
+        done = called(*tool, f"--query-rich-rule={rule['rule']}")
+        if done.stdout.strip() not in ("yes", "no"):
+            raise refusal(done)
+        return done.stdout.strip() == "yes"
+
+    def unasked(self) -> str:
+        if self.on() or shutil.which("firewall-cmd") is None or shutil.which("firewall-offline-cmd"):
+            return ""
+        return "firewalld does not run, and firewall-offline-cmd is not there"
 
     def add(self, rule: Rule) -> None:
         for kept in (["--permanent"], []):
             run("firewall-cmd", *kept, f"--add-rich-rule={rule['rule']}")
 
     def remove(self, rule: Rule) -> None:
-        for kept in (["--permanent"], []):
-            run("firewall-cmd", *kept, f"--remove-rich-rule={rule['rule']}")
+        commands = [["firewall-cmd", "--permanent"], ["firewall-cmd"]] if self.on() else [["firewall-offline-cmd"]]
+        for command in commands:
+            run(*command, f"--remove-rich-rule={rule['rule']}")
 
 
 class Nft(Firewall):
@@ -253,7 +284,12 @@ def add(order: dict[str, Any]) -> dict[str, Any]:
         notes.append(
             "the Mac's firewall blocks all incoming connections, whatever it was told of programs: System Settings"
         )
-    stale = [rule for rule in kept if not any(same(rule, each) for each in wanted)]
+    # By its own kind: what is in a firewall that is off now is still wanted when it is on again.
+    meant = {name: _KINDS[name].rules(order) for name in {rule["kind"] for rule in kept}}
+    stale = [rule for rule in kept if not any(same(rule, each) for each in meant[rule["kind"]])]
+    stuck = [rule for rule in stale if _KINDS[rule["kind"]].unasked()]
+    stale = [rule for rule in stale if rule not in stuck]
+    notes += [still(rule) for rule in stuck]
     missing = [rule for rule in wanted if active and not active.there(rule)]
     if isinstance(active, Nft) and missing:
         notes.append(
@@ -271,27 +307,39 @@ def add(order: dict[str, Any]) -> dict[str, Any]:
         for rule in missing:
             assert active is not None
             active.add(rule)
-    return {"changed": bool(text), "text": text, "notes": notes}
+    return {"changed": bool(text), "text": text, "notes": notes, "left": []}
 
 
 def remove(order: dict[str, Any]) -> dict[str, Any]:
-    """Take back all that was added, and the note."""
+    """Take back all that was added, and the note. What nobody can ask after now stays noted."""
     note = Path(order["note"])
     kept = read(note)
+    stuck = [rule for rule in kept if _KINDS[rule["kind"]].unasked()]
+    gone = [rule for rule in kept if rule not in stuck]
     if not order.get("check"):
-        for rule in kept:
+        for rule in gone:
             take_back(rule)
-        note.unlink(missing_ok=True)
-        if note.parent.is_dir() and not any(note.parent.iterdir()):
-            note.parent.rmdir()
-    return {"changed": bool(kept), "text": [f"no longer allow {said(rule)}" for rule in kept], "notes": []}
+        if stuck:
+            write(note, stuck)
+        else:
+            note.unlink(missing_ok=True)
+            if note.parent.is_dir() and not any(note.parent.iterdir()):
+                note.parent.rmdir()
+    text, left = [f"no longer allow {said(rule)}" for rule in gone], [still(rule) for rule in stuck]
+    return {"changed": bool(gone), "text": text, "notes": [], "left": left}
 
 
 def take_back(rule: Rule) -> None:
     """Remove a rule, if it is still there: somebody may have removed it, or the whole firewall."""
     kind = _KINDS[rule["kind"]]
-    if kind.on() and kind.there(rule):
+    if kind.there(rule):
         kind.remove(rule)
+
+
+def still(rule: Rule) -> str:
+    """What a person reads of a rule that cannot be taken back now."""
+    kind = _KINDS[rule["kind"]]
+    return f"{kind.name} allows {said(rule)} as soon as it is on: {kind.unasked()}"
 
 
 def same(one: Rule, other: Rule) -> bool:

@@ -49,8 +49,7 @@ elif verb == "Run":
 elif verb == "Delete":
     kept.unlink()
 """
-_WHOAMI = "\nprint('desk\\\\ann')\n"
-PROGRAMS = {"launchctl": _LAUNCHCTL, "schtasks": _SCHTASKS, "whoami": _WHOAMI, "systemctl": ""}
+PROGRAMS = {"launchctl": _LAUNCHCTL, "schtasks": _SCHTASKS, "systemctl": ""}
 
 
 @dataclass(frozen=True)
@@ -86,4 +85,7 @@ def put_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> StandIns:
     """Make all programs and put them first in PATH."""
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    # Who a user of Windows is; on one, the system is asked first.
+    monkeypatch.setenv("USERDOMAIN", "desk")
+    monkeypatch.setenv("USERNAME", "ann")
     return make(folder, *PROGRAMS)

@@ -66,7 +66,7 @@ def test_a_windows_pc_installs_and_removes_by_the_command(
     assert upkeep(state="removed", workdir=str(node.workdir), node="node1")["changed"] is False
     assert upkeep(workdir=str(node.workdir), keep=1) == {
         "changed": False,
-        "freed": {"runs": [], "caches": [], "bytes": 0, "kept": {}},
+        "freed": {"runs": [], "caches": [], "bytes": 0, "kept": {}, "reports": []},
     }
 
 

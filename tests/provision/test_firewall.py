@@ -16,14 +16,15 @@ from tests.lab.allowed import why_no_namespaces
 
 SCRIPT = Path(firewall.__file__)
 SUBNETS = ["10.10.0.0/24", "192.168.50.0/24"]
-# A tool that keeps what it is told in a file, a line each, and is off without that file.
+# Tools that keep what they are told in a file, a line each, whether they are on or off, which is another file.
 _UFW = """\
 import os, pathlib, sys
-kept, words = pathlib.Path(__file__).parent / "ufw.rules", sys.argv[1:]
+here, words = pathlib.Path(__file__).parent, sys.argv[1:]
+kept = here / "ufw.rules"
 rules = kept.read_text().splitlines() if kept.exists() else []
 if words == ["status"]:
     on = "Status: active" if os.environ.get("LC_ALL") == "C" else "Status: Aktiv"
-    print(on if kept.exists() else "Status: inactive")
+    print(on if (here / "ufw.on").exists() else "Status: inactive")
 elif words == ["show", "added"]:
     print("Added user rules (see 'ufw status' for running firewall):")
     print("\\n".join(rules))
@@ -44,9 +45,16 @@ _FIREWALLD = """\
 import pathlib, sys
 words = sys.argv[1:]
 here = pathlib.Path(__file__).parent
+on = (here / "firewalld.on").exists()
 if words == ["--state"]:
-    print("running" if (here / "zone.runtime").exists() else "not running")
-    sys.exit()
+    print("running" if on else "not running")
+    sys.exit(0 if on else 252)
+if pathlib.Path(__file__).name == "firewall-offline-cmd":
+    assert not on, words
+    words.insert(0, "--permanent")
+elif not on:
+    print("FirewallD is not running", file=sys.stderr)
+    sys.exit(252)
 kept = here / ("zone.permanent" if words[0] == "--permanent" else "zone.runtime")
 verb, _, rule = words[-1].partition("=")
 rules = kept.read_text().splitlines() if kept.exists() else []
@@ -64,7 +72,7 @@ def tools(tmp_path: Path) -> Path:
     """A folder that stands before all others on the PATH."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name, text in {"ufw": _UFW, "firewall-cmd": _FIREWALLD}.items():
+    for name, text in {"ufw": _UFW, "firewall-cmd": _FIREWALLD, "firewall-offline-cmd": _FIREWALLD}.items():
         (folder / name).write_text(f"#!{sys.executable}\n{text}")
         (folder / name).chmod(0o755)
     # The machine's own, whatever it is, is not asked.
@@ -86,7 +94,9 @@ def call(tools: Path, verb: str, note: Path, *before: str, **more: Any) -> dict[
 
 def test_without_a_firewall_nothing_is_done(tools: Path, tmp_path: Path) -> None:
     note = tmp_path / "state" / "firewall.json"
-    assert call(tools, "add", note) == {"schema": 1, "changed": False, "text": [], "notes": []}
+    assert call(tools, "add", note) == {
+        "schema": 1, "changed": False, "text": [], "notes": [], "left": [],
+    }  # fmt: skip
     assert not note.parent.exists()
     assert not call(tools, "remove", note)["changed"]
 
@@ -100,6 +110,7 @@ def test_what_is_added_is_taken_back_and_nothing_else(tools: Path, tmp_path: Pat
     }[kind]
     for name in files:
         (tools / name).write_text(theirs)
+    (tools / f"{kind}.on").touch()
 
     trial = call(tools, "add", note, check=True)
     assert (trial["changed"], len(trial["text"])) == (True, 1)
@@ -122,9 +133,76 @@ def test_what_is_added_is_taken_back_and_nothing_else(tools: Path, tmp_path: Pat
     assert not call(tools, "remove", note)["changed"]
 
 
+@pytest.mark.parametrize(("kind", "file"), [("ufw", "ufw.rules"), ("firewalld", "zone.permanent")])
+def test_a_firewall_that_is_off_keeps_its_rules_and_ours_are_taken_back(
+    tools: Path, tmp_path: Path, kind: str, file: str
+) -> None:
+    note, on = tmp_path / "state" / "firewall.json", tools / f"{kind}.on"
+    theirs = {"ufw": "ufw allow 22/tcp", "firewalld": 'rule family="ipv4" service name="ssh" accept'}[kind]
+    for name in (file, "zone.runtime"):
+        (tools / name).write_text(theirs)
+    on.touch()
+    call(tools, "add", note)
+    on.unlink()
+
+    # Off for a while: what is wanted stays there, and stays ours.
+    assert not call(tools, "add", note)["changed"]
+    assert (len((tools / file).read_text().splitlines()), len(json.loads(note.read_text())["rules"])) == (3, 2)
+    # What is not wanted any more goes from it.
+    moved = call(tools, "add", note, subnets=SUBNETS[:1])
+    assert (moved["changed"], len(moved["text"])) == (True, 1)
+    assert "192.168.50.0/24" not in (tools / file).read_text()
+
+    trial = call(tools, "remove", note, check=True)
+    assert (trial["changed"], len(trial["text"])) == (True, 1)
+    assert (tools / file).read_text() != theirs
+    assert call(tools, "remove", note) == trial
+    assert (tools / file).read_text() == theirs
+    assert not note.parent.exists()
+
+
+def test_what_nobody_can_ask_after_stays_noted(tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process: a machine's own firewall-offline-cmd is not to be found."""
+    monkeypatch.setenv("PATH", str(tools))
+    note, on = tmp_path / "state" / "firewall.json", tools / "firewalld.on"
+    order: dict[str, Any] = {"note": str(note), "ports": [65432, 65531], "subnets": SUBNETS, "program": sys.executable}
+    on.touch()
+    firewall.add(order)
+    on.unlink()
+    (tools / "firewall-offline-cmd").unlink()
+    # From now on ufw decides, and has no say in what firewalld keeps.
+    (tools / "ufw.on").touch()
+    added = firewall.add({**order, "ports": [7000, 7003]})
+    assert added["text"] == [f"ufw: allow TCP 7000:7003 from {subnet}" for subnet in SUBNETS]
+    assert all("as soon as it is on: firewalld does not run" in line for line in added["notes"])
+
+    back = firewall.remove(order)
+    assert back["text"] == [f"no longer allow TCP 7000:7003 from {subnet}" for subnet in SUBNETS]
+    assert len(back["left"]) == 2
+    assert [rule["kind"] for rule in json.loads(note.read_text())["rules"]] == ["firewalld", "firewalld"]
+    again = firewall.remove(order)
+    assert (again["changed"], again["left"]) == (False, back["left"])
+    on.touch()
+    back = firewall.remove(order)
+    assert (back["changed"], back["left"]) == (True, [])
+    assert not (tools / "zone.permanent").read_text()
+    assert not note.parent.exists()
+
+
+def test_an_answer_that_is_none_is_not_taken_for_gone(tools: Path, tmp_path: Path) -> None:
+    note = tmp_path / "state" / "firewall.json"
+    (tools / "ufw.on").touch()
+    call(tools, "add", note)
+    (tools / "ufw").write_text("#!/bin/sh\necho it is locked >&2; exit 1\n")
+    with pytest.raises(AssertionError, match="ufw show added: it is locked"):
+        call(tools, "remove", note)
+    assert note.exists()
+
+
 def test_a_tool_that_refuses_is_told(tools: Path, tmp_path: Path) -> None:
     (tools / "ufw").write_text(
-        "#!/bin/sh\n[ $1 = status ] && echo Status: active && exit 0\necho no such thing >&2; exit 1\n"
+        "#!/bin/sh\n[ $1 = status ] && echo Status: active && exit 0\n[ $1 = show ] && exit 0\n"
+        "echo no such thing >&2; exit 1\n"
     )
     order = {"note": str(tmp_path / "note"), "ports": [1, 2], "subnets": SUBNETS, "program": sys.executable}
     command = [sys.executable, "-I", str(SCRIPT), "add", json.dumps(order)]

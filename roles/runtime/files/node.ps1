@@ -79,6 +79,8 @@ function Remove-Task {
     # A supervisor deletes its task last, if it has the rights: it runs with fewer than whoever registered it.
     $tasks = @(Get-ScheduledTask -TaskPath '\smolcluster\' -ErrorAction SilentlyContinue)
     foreach ($task in $tasks) {
+        # What it runs has files of the environment open, and Windows removes no open file.
+        $null = Stop-ScheduledTask -TaskPath $task.TaskPath -TaskName $task.TaskName -ErrorAction SilentlyContinue
         Unregister-ScheduledTask -TaskPath $task.TaskPath -TaskName $task.TaskName -Confirm:$false
     }
     try {
@@ -92,10 +94,32 @@ function Remove-Task {
     $tasks.Count -gt 0
 }
 
+function Remove-Registration {
+    # Where a Python that uv got is written down for all programs to find (PEP 514): those of before uv was told not to.
+    $company = 'HKCU:\Software\Python\Astral'
+    $ours = [IO.Path]::GetFullPath("$base\python") + '\'
+    $removed = $false
+    foreach ($entry in @(Get-ChildItem -Path $company -ErrorAction SilentlyContinue)) {
+        $place = Get-ItemProperty -Path "$($entry.PSPath)\InstallPath" -ErrorAction SilentlyContinue
+        $folder = "$($place.'(default)')" -replace '^\\\\\?\\'
+        if ($folder -and "$([IO.Path]::GetFullPath($folder))\".StartsWith($ours, [StringComparison]::OrdinalIgnoreCase)) {
+            Remove-Item -Recurse -Force -Path $entry.PSPath
+            $removed = $true
+        }
+    }
+    # Where somebody's own uv has others, they and uv's name and address stay.
+    if ($removed -and -not (Get-ChildItem -Path $company)) {
+        Remove-Item -Recurse -Force -Path $company
+    }
+    $removed
+}
+
 switch ($Verb) {
     'python' {
         $env:UV_PYTHON_INSTALL_DIR = "$base\python"
         $env:UV_NO_CACHE = '1'
+        # Nobody else is to find it, and nothing of it is to stay when the folder goes.
+        $env:UV_PYTHON_INSTALL_REGISTRY = '0'
         if ($Mirror) {
             $env:UV_PYTHON_INSTALL_MIRROR = $Mirror
         }
@@ -108,6 +132,9 @@ switch ($Verb) {
     }
     'remove' {
         $Ansible.Changed = Remove-Task
+        if (Remove-Registration) {
+            $Ansible.Changed = $true
+        }
         foreach ($path in Get-Left) {
             Remove-Item -Recurse -Force -Path $path
             $Ansible.Changed = $true
