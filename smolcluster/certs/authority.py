@@ -18,7 +18,7 @@ from smolcluster.certs.names import DOMAINS, NETWORKS, ordered
 from smolcluster.certs.node import Bundle, key_digest
 from smolcluster.certs.places import NODES_HOME, RENEW, AuthorityFolder
 from smolcluster.errors import InputError, Problem
-from smolcluster.files import write_atomic
+from smolcluster.files import NoPlaceError, make_folder, write_atomic
 from smolcluster.locks import locked
 
 # A machine without a clock (a Raspberry Pi) starts where it was switched off, perhaps months ago, until it has found a
@@ -58,7 +58,7 @@ class Authority:
     @classmethod
     def create(cls, folder: AuthorityFolder, now: datetime | None = None) -> Authority:
         """A new one, unless the folder has one already. InputError, OSError."""
-        folder.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(folder.path, 0o700)
         folder.path.chmod(0o700)
         with _held(folder):
             if not folder.certificate.exists():
@@ -263,6 +263,8 @@ def _held(folder: AuthorityFolder) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locked(folder.lock, _LOCK_S))
+        except FileNotFoundError as error:
+            raise NoPlaceError(error.errno, error.strerror, str(folder.lock)) from error
         except TimeoutError as error:
             raise InputError([Problem(str(folder.path), 0, "", str(error), "wait for the other command")]) from error
         yield

@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError
 from smolcluster.certs.checking import check_node, fingerprint
 from smolcluster.certs.places import RENEW, NodeFolder
 from smolcluster.errors import InputError, Problem
-from smolcluster.files import write_atomic
+from smolcluster.files import make_folder, write_atomic
 from smolcluster.spec.base import Frozen
 
 BUNDLE_SCHEMA = 1
@@ -62,7 +62,7 @@ def make_request(folder: NodeFolder, node: str) -> tuple[str, bool]:
     """The node's request as PEM, and whether its key was made for it. InputError for a key that cannot be read."""
     made = not folder.key.exists()
     if made:
-        folder.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(folder.path, 0o700)
         folder.path.chmod(0o700)
         pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

@@ -7,6 +7,7 @@ with naming(inventory):
 from __future__ import annotations
 
 import configparser
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -42,7 +43,8 @@ def again(text: str, inventory: Path) -> str:
     other machines would be set up, or measured, than those that this command was about.
     """
     try:
-        same = default_inventory().resolve() == inventory.resolve()
+        # Not resolve(): where links lead round in a circle it fails, and that is told by whoever opens the file.
+        same = os.path.realpath(default_inventory()) == os.path.realpath(inventory)
     except ConfigError:
         same = False
     return text if same else _CALL.sub(lambda _: f"ansible-playbook -i {shlex.quote(display(inventory))} ", text)

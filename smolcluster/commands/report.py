@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -68,9 +69,8 @@ def write_bundle(which: str | None, file: Path, doctor: Path | None) -> None:
 
     if file.is_dir():
         raise InputError([Problem(str(file), 0, "--bundle", "is a folder", f"name a file: {file / 'report.tar.gz'}")])
-    if doctor is not None and not doctor.is_file():
-        fix = "name a check.json of check.yml, as in runs/check"
-        raise InputError([Problem(str(doctor), 0, "--check", "is no file", fix)])
+    if doctor is not None:
+        _require_check(doctor)
     # Who names none may have none yet: what went wrong is the setup then.
     named = which is not None or run_named(LATEST).exists()
     entries = _of_run(existing_run(which or LATEST), doctor) if named else _without_run(doctor)
@@ -85,6 +85,24 @@ def write_bundle(which: str | None, file: Path, doctor: Path | None) -> None:
         what = f"cannot be written: {error.strerror or error}"
         raise InputError([Problem(str(file), 0, "--bundle", what, "name a file in a folder of yours")]) from error
     typer.echo(f"written: {file}. Look into it before you send it: tar -xzf {file}")
+
+
+def _require_check(file: Path) -> None:
+    """Who names a check means it: it may not be left out as one that lies there may. InputError."""
+    from smolcluster.runtime.runfolder import read_json
+
+    what = ""
+    try:
+        read_json(file)
+    except OSError as error:
+        what = f"cannot be read: {error.strerror or error}" if file.is_file() else "is no file"
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        what = f"is no JSON: {error}"
+    except ValueError:
+        what = "is no JSON object"
+    if what:
+        fix = "name a check.json of check.yml, as in runs/check"
+        raise InputError([Problem(str(file), 0, "--check", what, fix)])
 
 
 def _of_run(run_dir: Path, doctor: Path | None) -> tuple[Entry, ...]:

@@ -18,7 +18,7 @@ from smolcluster.runtime.runfolder import RunFolder
 from smolcluster.spec.run import GPTSpec
 from smolcluster.topology import TOPOLOGY_SCHEMA, NotedRoute, TopologyNote, neighbours
 
-_MB = 1e6
+_MB = 1 << 20  # as the inventory's and the machine's own, beside which it is shown
 
 
 def read_plan(folder: RunFolder) -> tuple[Plan | ServePlan | None, str]:

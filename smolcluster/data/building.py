@@ -11,13 +11,13 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from smolcluster.data.samples import open_samples
 from smolcluster.errors import ConfigError
+from smolcluster.files import folder_aside
 
 BUILDING = ".building-"
 # No preparation takes a day.
@@ -27,9 +27,8 @@ ABANDONED_S = 86_400
 @contextlib.contextmanager
 def workshop(cache: Path) -> Iterator[Path]:
     """A folder to build in, gone afterwards. What callers that were killed left behind goes too."""
-    cache.mkdir(parents=True, exist_ok=True)
+    building = folder_aside(cache, BUILDING)
     _sweep(cache)
-    building = Path(tempfile.mkdtemp(prefix=BUILDING, dir=cache))
     try:
         yield building
     finally:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from smolcluster.errors import InputError, Problem
+from smolcluster.files import folder_aside
 from smolcluster.models.nn import SimpleNN
 from smolcluster.models.swap import put_in_place
 from smolcluster.spec.run import NNSpec
@@ -42,8 +42,7 @@ class Scaling:
 def save_classifier(spec: NNSpec, scaling: Scaling, folder: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write the model to `folder`, whole or not at all; an older one there is replaced. `tensors` by parameter name."""
     folder = folder.absolute()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    building = folder_aside(folder.parent, f".{folder.name}-")
     try:
         flat = {name: value.detach().to("cpu", torch.float32).contiguous() for name, value in tensors.items()}
         save_file(flat, building / WEIGHTS, metadata={"format": "pt"})

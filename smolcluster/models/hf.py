@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from smolcluster.files import folder_aside
 from smolcluster.models.build import build_model
 from smolcluster.models.gpt import GPT, INIT_STD
 from smolcluster.models.hf_llama import llama_config
@@ -57,8 +57,7 @@ def save_pretrained(
 def save_tensors(spec: GPTSpec, tensors: Mapping[str, Tensor], tokenizer_file: Path, folder: Path) -> None:
     """The same of a model that is nowhere whole: `tensors` are all its parameters by name."""
     folder = folder.absolute()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    building = folder_aside(folder.parent, f".{folder.name}-")
     try:
         flat = {name: value.detach().to("cpu", torch.float32).contiguous() for name, value in tensors.items()}
         save_file(flat, building / WEIGHTS, metadata={"format": "pt"})

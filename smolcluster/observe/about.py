@@ -27,7 +27,7 @@ _PACKAGES = (
 
 
 def about() -> dict[str, object]:
-    """When, versions, system, processor and memory."""
+    """When, versions, system, processor, cores, and memory in MiB."""
     versions: dict[str, str] = {}
     for name in _PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
@@ -43,5 +43,5 @@ def about() -> dict[str, object]:
         "machine": platform.machine(),
         "processor": processor(),
         "cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
-        "memory_mb": psutil.virtual_memory().total // 1_000_000,
+        "memory_mb": psutil.virtual_memory().total >> 20,
     }

@@ -29,7 +29,6 @@ from smolcluster.observe.about import about
 from smolcluster.observe.anonymous import Anonymous
 from smolcluster.plan.types import Plan, ServePlan
 from smolcluster.runtime.runfolder import RunFolder, read_json, write_atomic
-from smolcluster.spec.values import ip_of
 
 _TAIL_BYTES = 200_000
 _MOST_RECORDS = 500
@@ -61,7 +60,7 @@ def entries_of(folder: RunFolder, plan: Plan | ServePlan, doctor: Path | None = 
         found += _log(folder.log(rank.node, rank.rank), f"{name}log.txt")
         found += _metrics(folder.metrics(rank.node, rank.rank), f"{name}metrics.jsonl")
     beside = [*_beside(folder.path.parent, doctor)]
-    return _entries(found, beside, nodes, _users(folder.path), _secrets_in(folder.path))
+    return _entries(found, beside, nodes, _users(folder.path), _secrets_in(folder.path), _hosts_of(plan))
 
 
 def entries_without_run(runs: Path, doctor: Path | None = None) -> tuple[Entry, ...]:
@@ -120,30 +119,60 @@ def _beside(runs: Path, doctor: Path | None) -> Iterator[_Raw]:
 
 
 def _entries(
-    found: list[_Raw], beside: list[_Raw], nodes: Iterable[str], users: Iterable[str], secrets: Iterable[str]
-) -> tuple[Entry, ...]:
+    found: list[_Raw], beside: list[_Raw], nodes: Iterable[str], users: Iterable[str], secrets: Iterable[str],
+    dialled: Iterable[str] = (),
+) -> tuple[Entry, ...]:  # fmt: skip
     """The files, with everything replaced that is known by name, or was learnt from one of them."""
     machines = (*nodes, *_named(beside, machines=("name",), pairs=("src", "dst")))
     # What the inventory and the machine itself call it may be neither.
-    called = _named(beside, machines=("address", "hostname"))
-    names = (name.removesuffix(".local") for name in called if ip_of(name) is None and name != "localhost")
-    hosts = (socket.gethostname(), *names)
-    hidden = Anonymous(machines, hosts, (*users, *_named(beside, machines=("user",))), secrets)
+    called = (
+        *_named(beside, machines=("address", "hostname"), ways=("address",), pairs=("source", "destination")),
+        *dialled,
+    )
+    hosts = (socket.gethostname(), *(name for name in called if name != "localhost"))
+    networks = _listed(beside, ways="networks", pairs="networks")
+    hidden = Anonymous(machines, hosts, (*users, *_named(beside, machines=("user",))), secrets, networks)
     raw: list[_Raw] = [("about.json", [about()]), *found, *beside]
     # All is read before anything is replaced: a name may be known as one only by what stands in another file.
-    for _, content in raw:
-        hidden.learn(content if isinstance(content, str) else json.dumps(content))
+    hidden.learn("\n".join(text for _, content in raw for text in _texts(content)))
     return tuple(Entry(hidden.text(name), _shown(name, content, hidden)) for name, content in raw)
 
 
 def _named(reports: list[_Raw], **wanted: tuple[str, ...]) -> Iterator[str]:
     """The names in some fields of a report's rows: `pairs=("src", "dst")`."""
+    for key, row in _rows(reports, wanted):
+        yield from (name for field in wanted[key] if isinstance(name := row.get(field), str) and name)
+
+
+def _listed(reports: list[_Raw], **wanted: str) -> Iterator[str]:
+    """The names in a field of a report's rows that is a list of them."""
+    for key, row in _rows(reports, wanted):
+        names = row.get(wanted[key])
+        yield from (name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
+
+
+def _rows(reports: list[_Raw], keys: Iterable[str]) -> Iterator[tuple[str, dict[str, object]]]:
     for report in (one for _, documents in reports for one in documents if isinstance(one, dict)):
-        for key, fields in wanted.items():
+        for key in keys:
             rows = report.get(key)
-            for row in rows if isinstance(rows, list) else ():
-                if isinstance(row, dict):
-                    yield from (name for field in fields if isinstance(name := row.get(field), str) and name)
+            yield from ((key, row) for row in rows if isinstance(row, dict)) if isinstance(rows, list) else ()
+
+
+def _hosts_of(plan: Plan | ServePlan) -> Iterator[str]:
+    """Names and addresses under which the ranks, the API and the tablets are dialled."""
+    for rank in plan.ranks:
+        yield from (*rank.listen, *rank.peers.values())
+    if isinstance(plan, ServePlan):
+        yield from (*plan.api.listen, *(tablet.host for tablet in plan.tablets.values()))
+
+
+def _texts(value: object) -> Iterator[str]:
+    """All texts in a JSON value, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for one in (*value, *value.values()) if isinstance(value, dict) else value:
+            yield from _texts(one)
 
 
 def _log(path: Path, name: str) -> Iterator[_Raw]:

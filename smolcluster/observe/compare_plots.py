@@ -8,6 +8,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
+from smolcluster.files import make_folder
 from smolcluster.observe.curves import Over, Points, loss_points, smoothed, thinned, val_points
 from smolcluster.observe.drawing import logarithmic, save_figure
 from smolcluster.observe.gradients import layer_norms
@@ -22,7 +23,7 @@ def write_comparison(stories: Sequence[RunStory], folder: Path, target_loss: flo
     """
     if not any(loss_points(story) for story in stories):
         return []
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
 
     def paint(axes: Axes, over: Over) -> None:
         for number, story in enumerate(stories):

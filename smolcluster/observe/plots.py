@@ -12,6 +12,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
+from smolcluster.files import make_folder
 from smolcluster.observe.curves import MOST_POINTS, Points, longest, loss_points, thinned, val_points
 from smolcluster.observe.drawing import logarithmic, save_figure
 from smolcluster.observe.gradients import layer_norms
@@ -29,7 +30,7 @@ def write_plots(story: RunStory, summary: Summary, folder: Path) -> list[Path]:
     """Write the figures; gives the files. A run without a step has none."""
     if not any(rank.steps for rank in story.counted):
         return []
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     draw: dict[str, Painter] = {"loss": _loss, "throughput": _throughput, "bytes": _bytes, "time": _time}
     if any(rank.gradients for rank in story.ranks):
         draw["gradients"] = _gradients

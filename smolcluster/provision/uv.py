@@ -10,6 +10,7 @@ from pathlib import Path
 from packaging.utils import parse_wheel_filename
 
 from smolcluster.errors import InputError, Problem
+from smolcluster.files import make_folder
 from smolcluster.provision.folder import read_folder
 
 _DOWNLOAD_S = 600.0
@@ -37,7 +38,7 @@ def fetch_uv(system: str, machine: str, cache: Path, version: str, folder: Path 
             raise _none(f"{wheel} holds no program")
         content = archive.read(inside[0])
     program = cache / "uv" / f"{system}-{machine}" / inside[0].rpartition("/")[2]
-    program.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(program.parent)
     new = program.with_name(f".{program.name}.part")
     new.write_bytes(content)
     new.replace(program)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from smolcluster.files import make_folder
 from smolcluster.runtime.access import only_for_user
 from smolcluster.runtime.runfolder import RunFolder, run_at, write_atomic
 from smolcluster.spec.cluster import ClusterSpec
@@ -20,7 +21,7 @@ KEY_CHARACTERS = 43
 
 def fill_folder(folder: RunFolder, plan_json: str, asks_for_key: bool = False) -> None:
     """Write plan.json, a new secret and, where its API asks for one, a new key. Makes the folder. OSError."""
-    folder.path.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.path)
     only_for_user(folder.path)
     write_atomic(folder.plan, plan_json)
     write_atomic(folder.path / "secret", secrets.token_hex(SECRET_BYTES), mode=0o600)

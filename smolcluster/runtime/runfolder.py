@@ -7,6 +7,7 @@ controller plan.json, summary.json and plots/. Collecting a node is copying its 
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -284,8 +285,9 @@ class JobState(Frozen):
 def run_at(path: Path) -> Path:
     """The run folder a person means. `runs/latest` is a link, or where there are none a file that holds the name."""
     if path.is_file():
-        return (path.parent / path.read_text(encoding="utf-8").strip()).resolve()
-    return path.resolve()
+        path = path.parent / path.read_text(encoding="utf-8").strip()
+    # Not resolve(), which fails where links lead round in a circle: nothing is there then.
+    return Path(os.path.realpath(path))
 
 
 def read_json(path: Path) -> dict[str, object]:

@@ -6,12 +6,12 @@ The folder appears whole or not at all; who finds it there may use it.
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from smolcluster.errors import InputError, Problem
+from smolcluster.files import folder_aside
 from smolcluster.models.decoder import Decoder
 from smolcluster.models.partition import LayerRange
 from smolcluster.models.stage_weights import load_stage
@@ -87,8 +87,7 @@ def _once(manifest: Manifest, out: Path, save: Callable[[Path], None]) -> Export
             found = None  # somebody took a part of it away: it is made again
         if found is not None and found.hash == manifest.hash:
             return Exported(folder, found, made=False)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    building = folder_aside(folder.parent, f".{folder.name}-")
     try:
         save(building / manifest.file)
         write_atomic(building / MANIFEST, manifest.model_dump_json(by_alias=True, indent=2) + "\n")

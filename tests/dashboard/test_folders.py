@@ -29,6 +29,16 @@ from tests.dashboard.folders import (
 )
 
 
+def test_what_a_rank_is_to_hold_is_in_the_units_of_its_machines_memory(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "a-run")
+    plan = json.loads(folder.plan.read_text(encoding="utf-8"))
+    plan["memory"][0]["params_bytes"] = 3 << 20
+    plan["ranks"][0]["memory_mb"] = 8192
+    folder.plan.write_text(json.dumps(plan), encoding="utf-8")
+    rank = got(client_of(folder), "run")["ranks"][0]
+    assert (rank["memory_mb"], rank["machine_mb"]) == (3.0, 8192)
+
+
 def test_a_finished_run(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "a-run")
     with_links(folder)

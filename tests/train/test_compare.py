@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,14 @@ def test_the_command_prints_json_and_draws(
     text = capsys.readouterr().out
     assert "training.learning_rate" in text
     assert "2.00x" in text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc, where nobody makes a folder, is Linux's")
+def test_plots_where_no_folder_can_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    two_runs(tmp_path)
+    runs = [str(tmp_path / "runs" / name) for name in ("first", "second")]
+    assert main(["compare", *runs, "--out", "/proc/nope"]) == 2
+    assert capsys.readouterr().err.startswith("/proc/nope: ENOENT, ")
 
 
 def test_all_that_is_wrong_is_told_at_once(

@@ -43,7 +43,23 @@ URLSAFE = "Zk3-qT9_pLm2-Xv7aWc8_RtYs4"
         ("127.0.0.1:29500 and 0.0.0.0", "127.0.0.1:29500 and 0.0.0.0"),
         ("fe80::1c2b:3aff:fe4d:5e6f%en0 ::1", "ip6-1 ::1"),
         ("aa:bb:cc:dd:ee:0F AA-BB-CC-DD-EE-0f", "mac1 mac2"),
+        (
+            "--password hunter2 --api-key 'a b' --ssh-pass x,y",
+            "--password <secret> --api-key <secret> --ssh-pass <secret>",
+        ),
+        ("argv ['--password', 'hunter2']", "argv ['--password', <secret>]"),
+        ("curl -u ann:hunter2 x", "curl -u user1:<secret> x"),
+        ('wlan0 ESSID:"Smiths at home"', "wlan0 ESSID:<ssid>"),
+        ("ssid = Smiths at home", "ssid = <ssid>"),
+        ("pi5.home.arpa, nas.home.arpa", "node2.local, host2.local"),
+        ("localhost.localdomain", "host2.local"),
+        ("https://ann:pw@pip.smiths.net/simple", "https://<secret>@host2.domain1/simple"),
+        ("http://nas:8000/ of the nas", "http://host2:8000/ of the host2"),
+        ("mail ann@cellar.smiths.net of smiths.net", "mail user1@host2.domain1 of domain1"),
         # What must stay readable.
+        ("https://pypi.org/simple, https://download.pytorch.org/whl/cpu", None),
+        ("--tokens 5 --max-tokens 64 --key is missing, --user 1000:1000", None),
+        ("model.safetensors plan.json smolcluster.cli linear.weight", None),
         ("2026-11-29 14:12:20,972 rank 0 ended: tokens: 1,024 tokens_per_s=3.5", None),
         ("torch 2.7.1, step 8/8, loss 4.1234e-05", None),
         ("layers 0:10 as planned, port 8000", None),
@@ -53,6 +69,7 @@ URLSAFE = "Zk3-qT9_pLm2-Xv7aWc8_RtYs4"
 )
 def test_replaced(text: str, said: str | None) -> None:
     hidden = Anonymous(["mini1", "pi5"], ["workstation"], ["ann", "root"], ["known word"])
+    hidden.learn(text)
     assert hidden.text(text) == (text if said is None else said)
 
 
@@ -60,6 +77,28 @@ def test_a_machines_name_is_learnt_where_it_stands_as_one() -> None:
     hidden = Anonymous(["mini1"])
     hidden.learn("ann@kitchen-pi and nas.local, mini1.local")
     assert hidden.text("the nas and kitchen-pi and mini1") == "the host2 and host1 and node1"
+
+
+def test_a_domain_is_replaced_with_all_that_is_in_it() -> None:
+    hosts = ("mini1.smiths.net", "nas.tail1234.ts.net", "server.smiths.net", "192.168.1.2", "localhost", "pc.smiths")
+    hidden = Anonymous(["mini1"], hosts)
+    text = "mini1.smiths.net. MINI1.SMITHS.NET cellar.smiths.net a.b.smiths.net www.tail1234.ts.net nas pc.smiths"
+    hidden.learn(text)
+    said = hidden.text(text)
+    assert said.startswith("node1.domain1. node1.domain1 ")
+    assert not [word for word in ("smith", "tail1234", "cellar", "nas") if word in said.lower()]
+    kept = "smolcluster.net model.safetensors role server 2.7.1 xsmiths.network"
+    assert hidden.text(kept) == kept
+
+
+def test_a_networks_name_may_be_a_wifis() -> None:
+    hidden = Anonymous(["pi5"], networks=["Smiths-5G", "wifi", "ethernet_pi5", "10g"])
+    assert hidden.text("over smiths-5g, wifi, ethernet_pi5, 10g") == "over network1, wifi, ethernet_node1, 10g"
+
+
+def test_a_flags_word_in_a_list() -> None:
+    value = ["run", "--password", "hunter2", "--tokens", "5"]
+    assert Anonymous().value(value) == ["run", "--password", "<secret>", "--tokens", "5"]
 
 
 def test_the_same_is_always_the_same_and_values_keep_their_form() -> None:

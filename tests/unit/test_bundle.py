@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import re
 import shutil
 import socket
 import sys
@@ -12,12 +13,16 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 
 from smolcluster.cli import main
+from smolcluster.doctor.between import Way
 from smolcluster.doctor.machines import Machine
 from smolcluster.doctor.report import Check
+from smolcluster.observe.about import about as about_here
 from smolcluster.observe.bundle import entries_of
+from smolcluster.plan.types import plan_of
 from smolcluster.provision.report import Failure, Setup
 from smolcluster.provision.report import Machine as SetUp
 from smolcluster.runtime.newrun import fill_folder
@@ -196,6 +201,47 @@ def test_without_a_run_what_the_other_playbooks_left_is_sent(
     assert list(members(file)) == ["smolcluster-report/about.json", "smolcluster-report/check.json"]
 
 
+def test_a_domain_tells_whose_machines_they_are(run: RunFolder, tmp_path: Path) -> None:
+    plan = make_plan("kitchen-mac", ("run", "run"), listen=("kitchen-mac.smithfamily.net",))
+    ranks = tuple(one.model_copy(update={"peers": {0: "attic.tail1234.ts.net"}}) for one in plan.ranks)
+    # Of this domain only a later file's URL tells.
+    with run.supervisor_log("kitchen-mac").open("a") as log:
+        log.write("\ncellarbox.whitefamily.net is slow\n")
+    run.plan.write_text(plan.model_copy(update={"ranks": ranks}).to_json(), encoding="utf-8")
+    way = Way(src="kitchen-mac", dst="cellar-pi", address="cellar-pi.jonesfamily.org", networks=("Jones-Wifi",))
+    check = check_of(("kitchen-mac", "cellar-pi"), "x").model_copy(update={"ways": (way,)})
+    write_atomic(tmp_path / "runs/check/20261130-1200/check.json", check.model_dump_json(by_alias=True))
+    pair = {"src": "kitchen-mac", "dst": "cellar-pi", "source": "kitchen-mac.home.arpa",
+            "destination": "c.brown.name.uk", "networks": ["Jones-Wifi"]}  # fmt: skip
+    write_atomic(tmp_path / "runs/network/20261130-1200/report.json", json.dumps({"pairs": [pair]}))
+    message = "no answer from https://ann:word@pip.smithfamily.net/simple\nfile model.safetensors of smithfamily.net"
+    with run.log("kitchen-mac", 1).open("a") as log:
+        log.write("\nhttps://whitefamily.net/x https://pip.whitefamily.net/x\n")
+    write_atomic(tmp_path / "runs/setup/20261130-1200/setup.json", setup_of(message).model_dump_json(by_alias=True))
+    found = written(run, tmp_path)
+    told = "".join([*found, *found.values()]).lower()
+    words = ("whitefamily", "smithfamily", "tail1234", "jones", "brown", "attic", "cellar", ".arpa", "kitchen")
+    assert [word for word in words if word in told] == []
+    under = "smolcluster-report/"
+    plan_told = json.loads(found[f"{under}plan.json"])
+    domain = plan_told["ranks"][0]["listen"][0].removeprefix("node1.")
+    assert re.fullmatch(r"domain\d", domain)
+    failed = json.loads(found[f"{under}setup.json"])["machines"][0]["failed"]["message"]
+    assert re.fullmatch(
+        rf"no answer from https://<secret>@host\d\.{domain}/simple\nfile model\.safetensors of {domain}", failed
+    )
+    [pair] = json.loads(found[f"{under}network.json"])["pairs"]
+    [way] = json.loads(found[f"{under}check.json"])["ways"]
+    assert (pair["source"], pair["networks"], way["networks"]) == ("node1.local", ["network1"], ["network1"])
+    # It is a plan and a check still.
+    assert plan_of(found[f"{under}plan.json"]).world_size == 2
+    assert Check.model_validate_json(found[f"{under}check.json"]).ways[0].dst == "node2"
+
+
+def test_memory_is_in_the_units_of_the_inventory() -> None:
+    assert about_here()["memory_mb"] == psutil.virtual_memory().total >> 20
+
+
 def test_metrics_are_thinned_and_each_kinds_ends_kept(run: RunFolder, tmp_path: Path) -> None:
     found = written(run, tmp_path)
     lines = [json.loads(line) for line in found["smolcluster-report/nodes/node1/rank-0/metrics.jsonl"].splitlines()]
@@ -208,6 +254,27 @@ def test_a_check_is_named_that_is_not_there(run: RunFolder, capsys: pytest.Captu
     file, check = run.path.parent / "x.tar.gz", run.path.parent / "nothing.json"
     assert main(["report", str(run.path), "--bundle", str(file), "--check", str(check)]) == 2
     assert f"{check}: --check: is no file" in capsys.readouterr().err
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        (b"{broken", "is no JSON: "),
+        (b"\xff\xfe\x00", "is no JSON: "),
+        (b"[" * 200_000, "is no JSON: "),
+        (b"[1]", "is no JSON object"),
+    ],
+)
+def test_a_check_is_named_that_is_none(
+    run: RunFolder, capsys: pytest.CaptureFixture[str], text: bytes, what: str
+) -> None:
+    file, check = run.path.parent / "x.tar.gz", run.path.parent / "check.txt"
+    check.write_bytes(text)
+    assert main(["report", str(run.path), "--bundle", str(file), "--check", str(check)]) == 2
+    said = capsys.readouterr().err
+    assert f"{check}: --check: {what}" in said
+    assert "fix: name a check.json of check.yml" in said
     assert not file.exists()
 
 
