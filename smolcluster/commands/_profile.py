@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,27 +18,34 @@ from smolcluster.plan.measure import make_profile_plan
 from smolcluster.plan.profile import PROFILE_SCHEMA, Profile, concerns
 from smolcluster.plan.types import Plan, ServePlan
 from smolcluster.runtime.runfolder import PROFILE
+from smolcluster.spec.cluster import ClusterSpec
 from smolcluster.spec.document import display
 from smolcluster.spec.request import Request, Resolved
 from smolcluster.spec.resolve import resolve
 
 
 def plan_training(
-    request: Request, profile: Path | None = None, measure: bool = False, certify: bool = True
+    request: Request,
+    profile: Path | None = None,
+    measure: bool = False,
+    certify: bool = True,
+    told: Callable[[ClusterSpec], ClusterSpec] | None = None,
 ) -> tuple[Resolved, Plan]:
     """The request resolved, and its plan. `profile` None takes profile.json beside the inventory where there is one.
 
     `measure`: the plan of measuring its machines instead, which needs none. `certify`: nodes whose certificate would be
-    refused are. ConfigError with all Problems.
+    refused are. `told`: the machines of the inventory with what else is known of them. ConfigError with all Problems.
     """
     with naming(request.inventory):
-        resolved, plan = _planned(request, profile, measure)
+        resolved, plan = _planned(request, profile, measure, told)
         if certify:
             certified(plan)
         return resolved, plan
 
 
-def _planned(request: Request, profile: Path | None, measure: bool) -> tuple[Resolved, Plan]:
+def _planned(
+    request: Request, profile: Path | None, measure: bool, told: Callable[[ClusterSpec], ClusterSpec] | None
+) -> tuple[Resolved, Plan]:
     problems: tuple[Problem, ...] = ()
     speeds: Profile | None = None
     inputs: dict[str, str] = {}
@@ -54,6 +62,8 @@ def _planned(request: Request, profile: Path | None, measure: bool) -> tuple[Res
         raise ConfigError((*problems, *error.problems)) from None
     if problems:
         raise ConfigError(problems)
+    if told is not None:
+        resolved = replace(resolved, cluster=told(resolved.cluster))
     cluster, run, notes = resolved.cluster, resolved.run, resolved.notes
     plan: Plan
     if measure:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from smolcluster.doctor.report import Check
 
 MOST_DAYS = 7.0
+_AUTO = "auto"
 FoundArgument = Annotated[
     Path | None,
     typer.Argument(help="What check.yml's machines said, as JSON; - for stdin.", show_default="nobody was asked"),
@@ -71,6 +72,8 @@ def doctor(
     from smolcluster.runtime.runfolder import write_atomic
 
     inventory = inventory or default_inventory()
+    # What train.yml would choose them from: all are looked at, and what pays to leave out is told as a change to make.
+    nodes = None if (nodes or "").strip() == _AUTO else nodes
     asked = Asked(
         inventory, strategy or "fsdp", model, dataset, config, nodes, tuple(override or ()), profile, days, serve
     )
@@ -83,7 +86,8 @@ def doctor(
 
 
 def _said(found: Path | None) -> Mapping[str, Any] | None:
-    """What the machines said, by name; None where nobody was asked. ConfigError for what is no such JSON."""
+    """What was handed over: `machines`, what each said by name, and `pairs_failed`, the words of `network pairs` if it
+    failed. None where nobody was asked. ConfigError for what is no such JSON."""
     from smolcluster.errors import ConfigError, Problem
 
     if found is None:
@@ -94,8 +98,8 @@ def _said(found: Path | None) -> Mapping[str, Any] | None:
         said = json.loads(text)
     except OSError as error:
         raise ConfigError([Problem(name, 0, "", f"cannot be read: {error.strerror}", "check the path")]) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError([Problem(name, 0, "", f"is no JSON: {error}", "run check.yml again")]) from None
     if not isinstance(said, dict) or not isinstance(said.get("machines"), dict):
         raise ConfigError([Problem(name, 0, "machines", "is missing", "give what check.yml's machines said")])
-    return dict(said["machines"])
+    return said

@@ -80,15 +80,17 @@ def diff(
 @app.command("pairs")
 def pairs(inventory: InventoryOption = DEFAULT_INVENTORY, found: FoundOption = None) -> None:
     """Print what is to be measured between which addresses, as JSON: what network.yml asks probe.py for."""
-    from smolcluster.network.expected import expected_pairs
+    from smolcluster.network.expected import expected_pairs, lost_pairs
     from smolcluster.network.measuring import rounds, with_addresses
 
     situation = _situation(inventory, found, strict=False)
-    meant = expected_pairs(situation.cluster, situation.wanted, dict(situation.found))
-    known, notes = with_addresses(meant, situation.cluster, situation.found)
-    print_notes((*situation.wanted.notes, *notes))
+    asked = (situation.cluster, situation.wanted, dict(situation.found))
+    known, untold = with_addresses(expected_pairs(*asked), situation.cluster, situation.found)
+    untold += lost_pairs(*asked)
+    print_notes((*situation.wanted.notes, *map(str, untold)))
     speeds = [[pair.model_dump() for pair in group] for group in rounds(known)]
-    print(json.dumps({"schema": 1, "pairs": [pair.model_dump() for pair in known], "rounds": speeds}, indent=2))
+    told = {"pairs": [pair.model_dump() for pair in known], "untold": [one.model_dump() for one in untold]}
+    print(json.dumps({"schema": 1, **told, "rounds": speeds}, indent=2))
 
 
 @app.command("verify")
@@ -128,8 +130,8 @@ def verify(
     try:
         if files is not None:
             meant = expected_pairs(situation.cluster, situation.wanted, dict(situation.found))
-            known, notes = with_addresses(meant, situation.cluster, situation.found)
-            print_notes(notes)
+            known, untold = with_addresses(meant, situation.cluster, situation.found)
+            print_notes(map(str, untold))
             values = measured_in(files, known)
         else:
             values = Measured.model_validate_json(text)

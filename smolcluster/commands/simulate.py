@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 # A run for each; fsdp besides with every stage.
 ALL = ("classicdp", "fsdp", "mp", "diloco", "edp", "syncps")
+# balance: what is laid over an inventory's defaults, as --override balance=even, still holds.
 _INVENTORY = """\
 schema: 1
 name: paper
@@ -42,7 +43,7 @@ machines:
   b: {connection: local, kind: linux}
 networks:
   wire: {medium: ethernet, speed_mbps: 1000, private: true, members: {a: 127.0.0.2, b: 127.0.0.3}}
-defaults: {port: 0}
+defaults: {port: 0, balance: auto}
 """
 
 NodesOption = Annotated[
@@ -112,7 +113,7 @@ def _story(
     sources: Mapping[str, str], wires: Mapping[str, PaperWire],
 ) -> Story:  # fmt: skip
     from smolcluster.observe.simulated import Story
-    from smolcluster.plan.paper import with_machines
+    from smolcluster.plan.paper import shared_by_speed, speeds_differ, with_machines
     from smolcluster.plan.paper_changes import changes
     from smolcluster.plan.paper_serving import serve_on
     from smolcluster.plan.profile import tokens_per_sample
@@ -133,6 +134,9 @@ def _story(
         best=best,
         alone=with_machines(first.model_copy(update={"strategy": "classicdp"}), owned, 1).forecast,
         gains=changes(runs[best], owned, wires) if best is not None else (),
+        by_speed=tuple(
+            dict.fromkeys(run.strategy for run in runs.values() if shared_by_speed(run) and speeds_differ(owned))
+        ),
         serving=serving,
     )
 

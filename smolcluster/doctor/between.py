@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -32,16 +32,30 @@ def read_ways(told: Mapping[str, Any]) -> list[Way]:
     """Those that were tried: the other end listened. ConfigError for what is not ours."""
     found = []
     for name, said in told.items():
-        dialled = said.get("dialled") or {} if isinstance(said, Mapping) else {}
-        for pair in said.get("pairs") or () if dialled else ():
+        dialled, pairs = _tried(name, said) if isinstance(said, Mapping) else ({}, [])
+        for pair in pairs if dialled else ():
             try:
                 one = Pair.model_validate(pair)
+                if not one.networks:
+                    raise not_ours(name, f"pairs: the way to {one.dst} is on no network")
                 if one.destination in dialled:
                     why = dialled[one.destination] or ""
                     found.append(Way(src=name, dst=one.dst, address=one.destination, networks=one.networks, why=why))
             except ValidationError as error:
                 raise not_ours(name, f"pairs: {error.errors()[0]['msg']}") from None
     return found
+
+
+def _tried(name: str, said: Mapping[str, Any]) -> tuple[Mapping[str, Any], Sequence[Any]]:
+    """A machine's answers by address, and its pairs. ConfigError where they are none."""
+    dialled, pairs = said.get("dialled") or {}, said.get("pairs") or []
+    if not isinstance(pairs, list):
+        raise not_ours(name, "pairs: is no list")
+    if not isinstance(dialled, Mapping):
+        raise not_ours(name, "dialled: is no object")
+    if any(why is not None and not isinstance(why, str) for why in dialled.values()):
+        raise not_ours(name, "dialled: a value is neither null nor a text")
+    return dialled, pairs
 
 
 def unreached(ways: list[Way]) -> list[Finding]:

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 from smolcluster import __version__
 from smolcluster.doctor.look import SCHEMA
 from smolcluster.errors import ConfigError, Problem
-from smolcluster.network.choose import address_on
+from smolcluster.network.choose import dialled_on
 from smolcluster.network.parse import FormatError
 from smolcluster.network.read import found_host
 from smolcluster.provision.clocks import ALLOWED_S
@@ -97,7 +97,8 @@ def read_machines(cluster: ClusterSpec, told: Mapping[str, Any], asked: tuple[st
         if node.connection == "none":
             found.append(Machine(name=node.name, kind=node.kind, why_not="nobody logs into it"))
         elif not said.get("looked"):
-            why = str(said.get("why") or "it gave no answer")
+            # JSON may hold half of a character, which no terminal shows and no file takes.
+            why = str(said.get("why") or "it gave no answer").encode(errors="replace").decode()
             found.append(Machine(name=node.name, kind=node.kind, why_not=why))
         else:
             try:
@@ -119,7 +120,8 @@ def _addresses(cluster: ClusterSpec, said: Mapping[str, Any]) -> dict[str, str] 
         host = found_host(json.dumps(said["network"]))
     except FormatError:
         return None
-    on = {network.name: address_on(network, host) for network in cluster.networks if host.node in network.members}
+    mine = [network for network in cluster.networks if host.node in network.members]
+    on = {network.name: dialled_on(network, host, cluster) for network in mine}
     return {name: address for name, address in on.items() if address is not None}
 
 

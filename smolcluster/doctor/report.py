@@ -9,8 +9,9 @@ from pydantic import Field
 
 from smolcluster.doctor.between import Way
 from smolcluster.doctor.machines import Finding, Machine
+from smolcluster.doctor.untried import Untried
 from smolcluster.plan.forecast import Forecast
-from smolcluster.plan.outlook import Case, Gain, fastest_alone
+from smolcluster.plan.outlook import Case, Gain, by_speed, fastest_alone
 from smolcluster.plan.predict_serving import ServingPrediction
 from smolcluster.plan.profile import Profile
 from smolcluster.spec.base import Frozen
@@ -38,11 +39,15 @@ class Predicted(Frozen):
 
 
 class FastestAlone(Frozen):
-    """Whether the fastest machine by itself would be quicker than the best of all strategies."""
+    """Whether the fastest machine by itself would be quicker than the best of all strategies as batches are shared.
+    `by_speed`: the strategy that is best with shares by speed instead, empty where that changes none.
+    """
 
     node: str
     tokens_per_s: float
     quicker: bool
+    by_speed: str = ""
+    by_speed_tokens_per_s: float | None = None
 
 
 class Change(Frozen):
@@ -85,6 +90,7 @@ class Check(Frozen):
     machines: tuple[Machine, ...]
     findings: tuple[Finding, ...]
     ways: tuple[Way, ...] = ()
+    untried: tuple[Untried, ...] = ()
     measured: Measurement | None
     strategy: str
     predictions: tuple[Predicted, ...]
@@ -126,14 +132,20 @@ def serving_of(model: str, layers: Mapping[str, str], told: ServingPrediction) -
     )
 
 
-def alone_of(cases: Sequence[Case]) -> FastestAlone | None:
-    """The fastest machine by itself, against the best of the others."""
+def alone_of(cluster: ClusterSpec, cases: Sequence[Case]) -> FastestAlone | None:
+    """The fastest machine by itself, against the best of the others; None where the model fits on none."""
     several = [case for case in cases if len(case.crew.nodes) > 1]
-    if not several:
+    alone = [one for case in several if (one := fastest_alone(cluster, case)) is not None]
+    if not alone:
         return None
-    found = max((fastest_alone(case) for case in several), key=lambda one: one.rate)
+    found = max(alone, key=lambda one: one.rate)
     best = max(case.forecast.rate for case in several)
-    return FastestAlone(node=found.node, tokens_per_s=_four(found.rate), quicker=found.rate > best)
+    told = FastestAlone(node=found.node, tokens_per_s=_four(found.rate), quicker=found.rate > best)
+    shared = [other.forecast for case in several if (other := by_speed(case)) is not None]
+    if not shared:
+        return told
+    quickest = max(shared, key=lambda other: other.rate)
+    return told.model_copy(update={"by_speed": quickest.label, "by_speed_tokens_per_s": _four(quickest.rate)})
 
 
 def changes_of(found: Sequence[Gain], most: int = 8) -> tuple[Change, ...]:

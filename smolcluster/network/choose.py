@@ -9,8 +9,11 @@ from smolcluster.network.boot import BRIDGE
 from smolcluster.network.found import FoundHost, Interface, LiveRoute
 from smolcluster.network.read import own_device
 from smolcluster.network.values import WantedAddress
-from smolcluster.spec.cluster import Network
+from smolcluster.spec.cluster import ClusterSpec, Network
 from smolcluster.spec.problems import listed
+
+# What a router joins into one LAN.
+_ROUTED = ("wifi", "ethernet")
 
 
 class UnclearError(LookupError):
@@ -83,6 +86,38 @@ def address_on(network: Network, found: FoundHost) -> str | None:
     one = device_on(network, found)
     if one is None:
         return None
+    return _first_ipv4(one)
+
+
+def dialled_on(network: Network, found: FoundHost, cluster: ClusterSpec) -> str | None:
+    """The address where a machine is looked for on such a wire, to be dialled or measured; never one to be configured.
+
+    As `address_on`; where neither subnet nor kind tells one, that of the interface with its default route, or else of
+    the login: a router's Ethernet and its Wi-Fi are one LAN. Only if that is the one network of a router that the
+    machine is on, and the interface on no other wire of the inventory.
+    """
+    address = address_on(network, found)
+    if address is not None or network.subnet is not None or found.node in network.interfaces:
+        return address
+    mine = [one for one in cluster.networks if found.node in one.members]
+    if [one for one in mine if one.medium == "wifi" or (one.medium == "ethernet" and not one.private)] != [network]:
+        return None
+    default = found.default
+    for device in (default.device if default is not None else None, found.ssh_device):
+        one = found.interface(device) if device is not None else None
+        if one is not None and one.kind in _ROUTED and not any(_belongs(one, other, found.node) for other in mine):
+            return _first_ipv4(one)
+    return None
+
+
+def _belongs(one: Interface, network: Network, node: str) -> bool:
+    """Whether an interface is on a wire by the inventory's word: its device, or its subnet."""
+    subnet = ipaddress.ip_network(network.subnet) if network.subnet is not None else None
+    inside = isinstance(subnet, ipaddress.IPv4Network) and one.ipv4_in(subnet) is not None
+    return inside or network.interfaces.get(node) == one.device
+
+
+def _first_ipv4(one: Interface) -> str | None:
     addresses = [ipaddress.ip_interface(text.partition("%")[0]) for text in one.addresses]
     return next((str(a.ip) for a in addresses if a.version == 4 and not a.is_link_local), None)
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import permutations
 
 from smolcluster.network.found import FoundHost
-from smolcluster.network.packets import Packets
+from smolcluster.network.packets import Journey, Packets
 from smolcluster.network.values import Wanted
 from smolcluster.spec.base import Frozen
 from smolcluster.spec.cluster import ClusterSpec
-from smolcluster.topology import NoRouteError, Topology
+from smolcluster.topology import NoRouteError, Route, Topology
 
 MEASURED_SCHEMA = 1
 
@@ -25,6 +26,21 @@ class Pair(Frozen):
     networks: tuple[str, ...]
     speed_mbps: float
     mtu: int
+
+
+class Untold(Frozen):
+    """One direction that is meant and cannot be measured: nothing tells the address of `node`, one of the two, on the
+    wire `network`; or, where `lost` says why, no packet gets there and back even in the network as it should be."""
+
+    src: str
+    dst: str
+    node: str
+    network: str
+    lost: str = ""
+
+    def __str__(self) -> str:
+        why = self.lost or f"nothing tells {self.node}'s address on {self.network}"
+        return f"{self.src} -> {self.dst}: not measured, {why}"
 
 
 class Ping(Frozen):
@@ -57,28 +73,41 @@ class Measured(Frozen):
 
 def expected_pairs(cluster: ClusterSpec, wanted: Wanted, found: dict[str, FoundHost] | None = None) -> tuple[Pair, ...]:
     """All ordered pairs of machines that can be logged into and should reach each other, in the inventory's order."""
-    packets, topology = Packets(cluster, wanted), Topology(cluster)
     mtu = {address.network: address.mtu for host in wanted.hosts for address in host.addresses}
+    return tuple(
+        Pair(
+            src=route.src,
+            dst=route.dst,
+            source=out.source,
+            destination=route.host,
+            passes=out.hops[1:-1],
+            networks=route.networks,
+            speed_mbps=route.speed_mbps,
+            mtu=min(mtu.get(name, 1500) for name in route.networks),
+        )
+        for route, out, back in _meant(cluster, wanted, found)
+        if out.source and not out.lost and not back.lost
+    )
+
+
+def lost_pairs(cluster: ClusterSpec, wanted: Wanted, found: dict[str, FoundHost] | None = None) -> tuple[Untold, ...]:
+    """Those that the inventory's gateways would join, but for something that no route can be set without (a subnet)."""
+    return tuple(
+        Untold(src=route.src, dst=route.dst, node=route.src, network=route.networks[-1], lost=out.lost or back.lost)
+        for route, out, back in _meant(cluster, wanted, found)
+        if out.lost or back.lost
+    )
+
+
+def _meant(
+    cluster: ClusterSpec, wanted: Wanted, found: dict[str, FoundHost] | None
+) -> Iterator[tuple[Route, Journey, Journey]]:
+    """Every way that a run would dial, with the packet's journey there and its answer's back."""
+    packets, topology = Packets(cluster, wanted), Topology(cluster)
     asked = [host.node for host in wanted.hosts if host.managed and (found is None or host.node in found)]
-    pairs = []
     for src, dst in permutations(asked, 2):
         try:
             route = topology.route(src, dst)
         except NoRouteError:
             continue
-        out, back = packets.there_and_back(src, dst)
-        if out.lost or back.lost or not out.source:
-            continue
-        pairs.append(
-            Pair(
-                src=src,
-                dst=dst,
-                source=out.source,
-                destination=route.host,
-                passes=out.hops[1:-1],
-                networks=route.networks,
-                speed_mbps=route.speed_mbps,
-                mtu=min(mtu.get(name, 1500) for name in route.networks),
-            )
-        )
-    return tuple(pairs)
+        yield route, *packets.there_and_back(src, dst)

@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from smolcluster.network.choose import address_on
-from smolcluster.network.expected import Measured, Pair, Ping, Speed
+from smolcluster.network.choose import dialled_on
+from smolcluster.network.expected import Measured, Pair, Ping, Speed, Untold
 from smolcluster.network.found import FoundHost
 from smolcluster.network.parse import FormatError
 from smolcluster.spec.cluster import ClusterSpec
@@ -21,27 +21,25 @@ _UNANSWERED = {"FAILED", "INCOMPLETE", "NONE"}
 
 def with_addresses(
     pairs: Sequence[Pair], cluster: ClusterSpec, found: Mapping[str, FoundHost]
-) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
-    """The pairs with each name as the address the machine has there now, and a note for those where it has none."""
+) -> tuple[tuple[Pair, ...], tuple[Untold, ...]]:
+    """The pairs with each name as the address the machine has there now, and those where nothing tells one."""
     networks = {network.name: network for network in cluster.networks}
 
     def address(text: str, node: str, network: str) -> str | None:
         if ip_of(text) is not None:
             return text
-        return address_on(networks[network], found[node]) if node in found else None
+        return dialled_on(networks[network], found[node], cluster) if node in found else None
 
-    known, notes = [], []
+    known, untold = [], []
     for pair in pairs:
         source = address(pair.source, pair.src, pair.networks[0])
         destination = address(pair.destination, pair.dst, pair.networks[-1])
         if source is None or destination is None:
-            who = pair.src if source is None else pair.dst
-            notes.append(
-                f"{pair.src} -> {pair.dst}: not measured, nothing tells {who}'s address on the router's network"
-            )
+            who, where = (pair.src, pair.networks[0]) if source is None else (pair.dst, pair.networks[-1])
+            untold.append(Untold(src=pair.src, dst=pair.dst, node=who, network=where))
         else:
             known.append(pair.model_copy(update={"source": source, "destination": destination}))
-    return tuple(known), tuple(notes)
+    return tuple(known), tuple(untold)
 
 
 def rounds(pairs: Sequence[Pair]) -> tuple[tuple[Pair, ...], ...]:

@@ -139,12 +139,13 @@ def _answer(client: socket.socket, deadline: Deadline) -> bool:
 
 def start(seconds: float, addresses: Sequence[str], within: Sequence[int] = (0,)) -> dict[str, int]:
     """Servers in processes of their own, which end when the time is over; their ports, 0: any. An address that this
-    machine does not have is left out."""
+    machine does not have is left out, and why told on stderr."""
     ports: dict[str, int] = {}
     for address in addresses:
         try:
             server = listen(address, within)
-        except OSError:
+        except OSError as error:
+            print(f"{address}: {error.strerror or error}", file=sys.stderr)
             continue
         ports[address] = server.getsockname()[1]
         if os.fork() == 0:

@@ -11,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from smolcluster.doctor.machines import Machine
-from smolcluster.doctor.report import Check, Serving
+from smolcluster.doctor.report import Check, FastestAlone, Serving
 from smolcluster.observe.simulated import bound_note, megabytes, seconds
+from smolcluster.observe.ways import ways_told
 
 # Machines of which a line of the table can tell the memory.
 _MOST_SHOWN = 3
@@ -23,11 +24,8 @@ def show(console: Console, check: Check, measure: str) -> None:
     parts: list[RenderableType] = []
     if check.machines:
         parts.append(_machines(check))
-        if check.ways:
-            reached = sum(not way.why for way in check.ways)
-            parts.append(
-                Text(f"from machine to machine: {reached} of {len(check.ways)} ways tried, at a run's addresses")
-            )
+        if ways := ways_told(check):
+            parts.append(Text(ways))
     parts += _findings(check)
     if check.measured is not None:
         parts += [_predictions(check), *_notes(check)]
@@ -129,11 +127,24 @@ def _notes(check: Check) -> list[RenderableType]:
         )
         notes.append(f"speeds: profile.json, {when}" + (", which is long ago" if check.measured.old else ""))
     if check.alone is not None:
-        rate = f"{check.alone.tokens_per_s:,.0f} {check.counts}/s"
-        word = "quicker than" if check.alone.quicker else "slower than the best of"
-        notes.append(f"{check.alone.node} alone: {rate}, {word} all together")
+        notes.append(_alone(check.alone, f"{check.counts}/s"))
     notes += bound_note(one.strategy for one in check.predictions)
     return [Text(note) for note in notes]
+
+
+def _alone(one: FastestAlone, unit: str) -> str:
+    """The fastest machine beside all together, of whom the table does not show what shares by speed would make."""
+    said = f"{one.node} alone: {one.tokens_per_s:,.0f} {unit}"
+    if not one.quicker:
+        return f"{said}, slower than the best of all together"
+    if one.by_speed_tokens_per_s is None:
+        return f"{said}, quicker than all together"
+    if one.by_speed_tokens_per_s < one.tokens_per_s:
+        return f"{said}, quicker than all together, with shares of the batch by speed too"
+    return (
+        f"{said}, quicker than all together as the batch is shared now;"
+        f" {one.by_speed} with shares by speed (balance=auto): {one.by_speed_tokens_per_s:,.0f}"
+    )
 
 
 def _served(one: Serving) -> str:

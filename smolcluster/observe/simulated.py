@@ -27,7 +27,8 @@ _MOST = 8
 class Story:
     """All that was found. `lines`: of each strategy, by number of machines; `best`: the quickest of all together, from
     which `gains` are counted, None where nothing can be; `alone`: the fastest machine, with the batch of its own;
-    `serving`: on one machine, and on all; `sources`: of what is estimated.
+    `serving`: on one machine, and on all; `sources`: of what is estimated; `by_speed`: strategies in which machines of
+    several speeds have shares of the batch by them.
     """
 
     unit: str
@@ -38,6 +39,7 @@ class Story:
     alone: Forecast | None
     gains: Sequence[Gain]
     serving: Sequence[OnPaper]
+    by_speed: Sequence[str] = ()
 
     @property
     def quicker_alone(self) -> bool | None:
@@ -55,7 +57,7 @@ def tables(story: Story) -> list[RenderableType]:
     parts: list[RenderableType] = [_title(machines), _whole(story.lines, story.unit)]
     if sum(one.count for one in story.owned) > 1:
         parts += [_title(f"{story.unit} by number of machines, the fastest first"), _growth(story.lines)]
-    parts += [Text(line) for line in [*_endings(story.lines), *bound_note(story.lines)]]
+    parts += [Text(line) for line in [*_endings(story.lines), *bound_note(story.lines), *_shares(story.by_speed)]]
     if story.quicker_alone is not None and story.alone is not None:
         word = "quicker than" if story.quicker_alone else "slower than the best of"
         rate = f"{story.alone.rate:,.0f} {story.unit}"
@@ -144,6 +146,16 @@ def _endings(lines: Mapping[str, Sequence[Scaled]]) -> list[str]:
             words = f"more than {stop[0]:,} machine{'s' if stop[0] > 1 else ''} hardly pay: {stop[1]}"
             said.setdefault(words, []).append(label)
     return [f"{listed(labels)}: {words}" for words, labels in said.items()]
+
+
+def _shares(by_speed: Sequence[str]) -> list[str]:
+    """How the batch is shared out, where that is not as a run does it that is told nothing."""
+    if not by_speed:
+        return []
+    return [
+        f"{listed(by_speed)}: shares of the batch by speed, as with -e profile=true -e override=balance=auto;"
+        " --override balance=even shows even ones"
+    ]
 
 
 def bound_note(labels: Iterable[str]) -> list[str]:

@@ -14,17 +14,20 @@ from smolcluster.plan.forecast import Crew, Forecast, alone, forecast
 from smolcluster.plan.make import make_plan
 from smolcluster.plan.predict import Link, Links
 from smolcluster.plan.profile import Profile, tokens_per_sample
+from smolcluster.plan.room import alone_mb
 from smolcluster.plan.seats import seats_of
-from smolcluster.plan.shares import quickest
+from smolcluster.plan.shares import EVERYBODY_WAITS, quickest
 from smolcluster.plan.speeds import Speeds, costs_of
 from smolcluster.plan.types import Plan
 from smolcluster.spec.cluster import ClusterSpec
 from smolcluster.spec.problems import listed
-from smolcluster.spec.run import STARS, RunSpec
+from smolcluster.spec.run import STARS, RunSpec, WireFormat
 from smolcluster.topology import NoRouteError, Topology
 
 # A change that gains less is within what measurements differ by.
 WORTH = 1.05
+# Smaller than fp32.
+FORMATS: tuple[WireFormat, ...] = ("int8", "bf16")
 # Wires that a link could be replaced by, in Mbit/s, and what they are called.
 BETTER: tuple[tuple[float, str], ...] = (
     (1000.0, "gigabit Ethernet"),
@@ -91,18 +94,30 @@ def _with_idle(profile: Profile, idle: Sequence[str]) -> Profile:
     return profile.model_copy(update={"speeds": {**profile.speeds, **missing}}) if missing else profile
 
 
-def fastest_alone(case: Case) -> Alone:
-    """Who is quickest without the others, with the same batch."""
-    seconds, node = alone(case.crew.nodes, case.crew.costs, case.forecast.samples)[0]
-    return Alone(node, case.forecast.samples * tokens_per_sample(case.run.model) / seconds)
+def fastest_alone(cluster: ClusterSpec, case: Case) -> Alone | None:
+    """Who is quickest without the others, with the same batch; None where nobody has the memory."""
+    need_mb = alone_mb(case.run)
+    for seconds, node in alone(case.crew.nodes, case.crew.costs, case.forecast.samples):
+        room = cluster.node(node).memory_mb
+        if room is None or need_mb <= room:
+            return Alone(node, case.forecast.samples * tokens_per_sample(case.run.model) / seconds)
+    return None
+
+
+def by_speed(case: Case) -> Case | None:
+    """The same with shares of the batch by speed; None where they are already, or nobody waits for the slowest."""
+    if case.run.balance == "auto" or case.run.strategy not in EVERYBODY_WAITS or len(case.crew.nodes) < 2:
+        return None
+    crew = replace(case.crew, samples=quickest(case.forecast.samples, case.crew.costs))
+    return Case(case.run, crew, forecast(case.run, crew))
 
 
 def gains(cluster: ClusterSpec, case: Case, others: Mapping[str, Case], plan: Plan, profile: Profile) -> list[Gain]:
     """What could be changed, best first, each alone; only what is worth it. `others`: other strategies, by label."""
     found = [
         *_other_strategies(case, others),
-        *_by_itself(case),
-        *_formats(case),
+        *_by_itself(cluster, case),
+        *_formats(cluster, case),
         *_balanced(case),
         *_without(cluster, case, plan, profile),
         *_faster_links(cluster, case),
@@ -130,30 +145,33 @@ def _flags(run: RunSpec) -> str:
     return f"-e strategy={run.strategy}{stage}"
 
 
-def _by_itself(case: Case) -> list[Gain]:
-    if len(case.crew.nodes) < 2:
+def _by_itself(cluster: ClusterSpec, case: Case) -> list[Gain]:
+    best = fastest_alone(cluster, case) if len(case.crew.nodes) > 1 else None
+    if best is None:
         return []
-    best = fastest_alone(case)
     how = f"-e strategy=single -e nodes={best.node} -e override=training.batch_size={case.forecast.samples}"
     return [Gain(f"{best.node} alone", how, case.forecast.rate, best.rate)]
 
 
-def _formats(case: Case) -> list[Gain]:
+def _formats(cluster: ClusterSpec, case: Case) -> list[Gain]:
+    """Those with which it still fits: what int8 rounds off is kept."""
     if case.run.strategy in ("single", "mp") or len(case.crew.nodes) < 2:
         return []
-    return [
-        _again(case, f"wire {wire}", f"-e override=wire={wire}", wire=wire)
-        for wire in ("int8", "bf16")
-        if wire != case.crew.wire
-    ]
+    found = []
+    for wire in FORMATS:
+        told = forecast(case.run, replace(case.crew, wire=wire))
+        room = {node: cluster.node(node).memory_mb for node in told.nodes}
+        if wire != case.crew.wire and all(need <= (room[node] or need) for node, need in told.memory_mb.items()):
+            found.append(Gain(f"wire {wire}", f"-e override=wire={wire}", case.forecast.rate, told.rate))
+    return found
 
 
 def _balanced(case: Case) -> list[Gain]:
-    run = case.run
-    if run.balance == "auto" or run.strategy in ("single", "mp", "diloco", *STARS) or len(case.crew.nodes) < 2:
+    shared = by_speed(case)
+    if shared is None:
         return []
-    shares = quickest(case.forecast.samples, case.crew.costs)
-    return [_again(case, "shares of the batch by speed", "-e override=balance=auto", samples=shares)]
+    how = "-e override=balance=auto"
+    return [Gain("shares of the batch by speed", how, case.forecast.rate, shared.forecast.rate)]
 
 
 def _without(cluster: ClusterSpec, case: Case, plan: Plan, profile: Profile) -> list[Gain]:

@@ -17,13 +17,13 @@ from smolcluster.plan.forecast import Crew, Forecast, forecast
 from smolcluster.plan.pipeline import machines_of, training_stages
 from smolcluster.plan.predict import Link, Links
 from smolcluster.plan.profile import Profile, tokens_per_sample
-from smolcluster.plan.shares import Cost, quickest
+from smolcluster.plan.shares import EVERYBODY_WAITS, Cost, quickest
 from smolcluster.plan.speeds import cost_of
 from smolcluster.plan.stages import Ranges
 from smolcluster.plan.wires import format_for
 from smolcluster.spec.paper import Assumed, PaperMachine, PaperWire
 from smolcluster.spec.pipeline import layers_of
-from smolcluster.spec.run import PREDICTED, STARS, ModelSpec, NNSpec, RunSpec, WireFormat
+from smolcluster.spec.run import STARS, ModelSpec, NNSpec, RunSpec, WireFormat
 
 # Forward is two operations for every parameter that multiplies; backward twice that.
 _TRAINED = 3 * 2
@@ -105,6 +105,16 @@ def links_of(owned: Sequence[Owned], ranks: int) -> Links:
     return link
 
 
+def shared_by_speed(run: RunSpec) -> bool:
+    """Whether machines of several speeds have shares of the batch by them: balance auto, `simulate`'s own."""
+    return run.balance == "auto" and run.strategy in EVERYBODY_WAITS
+
+
+def speeds_differ(owned: Sequence[Owned]) -> bool:
+    """Whether they are of more than one speed."""
+    return len({one.cost for one in owned}) > 1
+
+
 def with_machines(run: RunSpec, owned: Sequence[Owned], count: int, wire: WireFormat | None = None) -> Scaled:
     """A run on the first so many of these machines, fastest kinds first; each brings the batch of a worker."""
     ordered = sorted(owned, key=lambda one: one.cost.sample_s)
@@ -113,13 +123,13 @@ def with_machines(run: RunSpec, owned: Sequence[Owned], count: int, wire: WireFo
         names = names[: layers_of(run.model)]
     if run.strategy in STARS and count < 2:
         return Scaled(count, None, "needs a server and a worker")
+    shared = shared_by_speed(run)
     if count == 1:
         run = run.model_copy(update={"strategy": "single", "staleness_bound": 0})
     by_name = {one.name: one for one in ordered}
     mine = run.training.batch_size
     costs = [by_name[name].cost for name in names]
-    # Between unequal machines the batch is shared out by speed: balance auto.
-    samples = list(quickest(mine * len(names), costs)) if run.strategy in PREDICTED else [mine] * len(names)
+    samples = list(quickest(mine * len(names), costs)) if shared else [mine] * len(names)
     if run.strategy in STARS:
         # The one that computes slowest is the server, which computes no gradients.
         names.insert(0, names.pop())

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from smolcluster.plan.outlook import WORTH, Gain
-from smolcluster.plan.paper import Owned, Scaled, with_machines
+from smolcluster.plan.paper import Owned, Scaled, shared_by_speed, speeds_differ, with_machines
 from smolcluster.spec.paper import PaperWire
 from smolcluster.spec.run import RunSpec
 
@@ -22,7 +22,7 @@ def changes(run: RunSpec, owned: Sequence[Owned], wires: Mapping[str, PaperWire]
     now = _all(run, owned).forecast
     if now is None or len(now.nodes) < 2:
         return []
-    tried = [*_formats(run, owned), *_one_more(run, owned), *_without(run, owned)]
+    tried = [*_formats(run, owned), *_balanced(run, owned), *_one_more(run, owned), *_without(run, owned)]
     found = [Gain(what, how, now.rate, one.forecast.rate) for what, how, one in tried if one.forecast is not None]
     # Of wires only as good a one as still brings something.
     best = now.rate
@@ -43,6 +43,13 @@ def _formats(run: RunSpec, owned: Sequence[Owned]) -> Iterator[_Tried]:
     count = sum(one.count for one in owned)
     yield "wire int8", "--override wire=int8", with_machines(run, owned, count, "int8")
     yield "wire bf16", "--override wire=bf16", with_machines(run, owned, count, "bf16")
+
+
+def _balanced(run: RunSpec, owned: Sequence[Owned]) -> Iterator[_Tried]:
+    """Where even shares were asked for."""
+    auto = run.model_copy(update={"balance": "auto"})
+    if run.balance != "auto" and shared_by_speed(auto) and speeds_differ(owned):
+        yield "shares of the batch by speed", "--override balance=auto", _all(auto, owned)
 
 
 def _one_more(run: RunSpec, owned: Sequence[Owned]) -> Iterator[_Tried]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from smolcluster.errors import ConfigError
+from smolcluster.plan.arithmetic import memory_of
 from smolcluster.plan.pipeline import machines_of, training_stages
 from smolcluster.plan.seats import Seat
 from smolcluster.plan.types import MemoryEstimate
 from smolcluster.plan.wires import Complaint
-from smolcluster.spec.cluster import ClusterSpec
+from smolcluster.spec.cluster import ClusterSpec, Node
 from smolcluster.spec.participants import can_train
 from smolcluster.spec.pipeline import layers_of
 from smolcluster.spec.problems import listed
@@ -26,16 +27,39 @@ def too_big(
 ) -> list[Complaint]:
     """Machines whose memory the model state and the processes of their ranks alone exceed."""
     problems: list[Complaint] = []
-    for node in cluster.nodes:
-        here = [seat.rank for seat in seats if seat.node.name == node.name]
-        state_mb = sum(memory[rank].total_bytes for rank in here) / _MB
-        need_mb = state_mb + len(here) * PROCESS_MB
-        if here and node.memory_mb is not None and need_mb > node.memory_mb:
-            processes = f"its {len(here)} processes" if len(here) > 1 else "its process"
-            taken = f"the model's state needs {state_mb:.0f} MB there and {processes} {len(here) * PROCESS_MB}"
-            what = f"{taken}, and it has {node.memory_mb}"
-            problems.append((f"machines.{node.name}.memory_mb", what, _fix(cluster, run, seats)))
+    names = [seat.node.name for seat in seats]
+    for node in crowded(cluster, names, memory):
+        here = names.count(node.name)
+        state_mb = needed_mb(names, memory)[node.name] - here * PROCESS_MB
+        processes = f"its {here} processes" if here > 1 else "its process"
+        taken = f"the model's state needs {state_mb:.0f} MB there and {processes} {here * PROCESS_MB}"
+        what = f"{taken}, and it has {node.memory_mb}"
+        problems.append((f"machines.{node.name}.memory_mb", what, _fix(cluster, run, seats)))
     return problems
+
+
+def crowded(cluster: ClusterSpec, names: Sequence[str], memory: Sequence[MemoryEstimate]) -> list[Node]:
+    """The machines that have too little memory for their ranks, in the inventory's order; `names` are the ranks'."""
+    need = needed_mb(names, memory)
+    return [
+        node
+        for node in cluster.nodes
+        if node.name in need and node.memory_mb is not None and need[node.name] > node.memory_mb
+    ]
+
+
+def needed_mb(names: Sequence[str], memory: Sequence[MemoryEstimate]) -> dict[str, float]:
+    """Megabytes of the model state and the processes of each machine's ranks, by its name."""
+    need = dict.fromkeys(names, 0.0)
+    for name, estimate in zip(names, memory, strict=True):
+        need[name] += estimate.total_bytes / _MB + PROCESS_MB
+    return need
+
+
+def alone_mb(run: RunSpec) -> int:
+    """Megabytes of the same on one machine that trains the run's model by itself."""
+    single = run.model_copy(update={"strategy": "single", "stages": (), "replicas": 1, "staleness_bound": 0})
+    return -(-memory_of(single, 0, 1, "worker", "fp32").total_bytes // _MB) + PROCESS_MB
 
 
 def _fix(cluster: ClusterSpec, run: RunSpec, seats: Sequence[Seat]) -> str:

@@ -6,6 +6,10 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+# Strategies whose step is as slow as the slowest share. A star's workers wait for nobody, or only so long; of mp the
+# layers are shared out.
+EVERYBODY_WAITS = ("classicdp", "fsdp", "diloco")
+
 
 def shares(total: int, weights: Sequence[float]) -> tuple[int, ...]:
     """Cut `total` in whole parts as near to the weights as they go: largest remainders first, then lower ranks.

@@ -33,6 +33,9 @@ def test_the_local_default_twice(local: Cluster) -> None:
         assert [machine["name"] for machine in machines] == ["node1", "node2", "node3"]
         assert all(machine["looked"]["versions"]["torch"] for machine in machines)
         assert told["strategy"] == "classicdp"
+        # The first of three that share an address has no way to dial itself.
+        assert (len(told["ways"]), told["untried"]) == (4, [])  # type: ignore[arg-type]
+        assert "4 of 4 ways were tried, 4 got through" in outcome.text
         assert "what to change to gain most, from classicdp" in outcome.text
         assert "without node3" in outcome.text
         assert "figures: " in outcome.text
@@ -93,3 +96,19 @@ def test_a_machine_that_is_off_is_a_row_and_a_misspelt_one_is_guessed(local: Clu
     wrong = local.play("check", "nodes=node1,node2", "stategy=mp")
     assert wrong.code == 2
     assert "did you mean strategy?" in wrong.text
+
+
+def test_auto_is_all_where_nothing_is_chosen_and_refused_where_something_is_done(local: Cluster) -> None:
+    """Its playbook would have no hosts, do nothing, and call it success."""
+    outcome = local.play("check", "nodes=auto")
+    assert outcome.code == 0, outcome.text
+    machines = figures(local)["machines"]
+    assert [one["name"] for one in machines if one["looked"]] == ["node1", "node2", "node3"]  # type: ignore[attr-defined]
+    for playbook in ("network", "setup", "stop", "status", "collect"):
+        refused = local.play(playbook, "nodes=auto")
+        assert refused.code == 2, refused.text
+        words = "this playbook has no such thing" if playbook == "collect" else "leave it away for all"
+        assert words in " ".join(refused.text.split()), refused.text
+    unknown = local.play("check", "serve=smollm2", "download=true")
+    assert unknown.code == 2
+    assert "-e download=...: this playbook has no such thing" in unknown.text

@@ -70,3 +70,24 @@ def test_why_it_is_not_predicted(folder: Path, tmp_path: Path, capsys: pytest.Ca
     assert nothing is not None
     assert nothing.why_not.startswith("there is no such model to serve")
     assert "Traceback" not in capsys.readouterr().out
+
+
+def test_weights_that_are_nowhere_are_brought_first_by_something_that_there_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after `make setup-cluster`: no package that carries them, nothing in the hub's cache. A check has no flag."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("smolcluster.infer.weights.package_file", lambda place: None)
+    monkeypatch.setattr("smolcluster.data.hubclient.Hub.cached", lambda hub, repo, file: None)
+    bring = f"python -m smolcluster weights {{}} -i {LOCAL.as_posix()} --download"
+    for model, weights, before in (
+        ("smollm2", "smollm2", "make serve once, or "), ("causal_gpt2", "gpt2", ""), ("owner/name", "owner/name", "")
+    ):  # fmt: skip
+        told = check(tmp_path, capsys, "--serve", model).serving
+        assert told is not None
+        assert told.why_not.endswith(f"bring its weights here first: {before}{bring.format(weights)})")
+        assert "allow the download" not in told.why_not
+        assert "-e download" not in told.why_not
+        # What it says to call can be called.
+        words = bring.format(weights).split()[3:]
+        assert run_app(app_of(), [*words, "--help"]) == 0

@@ -128,7 +128,7 @@ def test_weights_that_are_nowhere_are_told_with_the_rest(gpt2: Path) -> None:
     report = refused("check", "-i", LOCAL, *SERVE, "--model", "causal_gpt2", "--nodes", "node9")
     assert "2 problems in the configuration" in report
     assert "gpt2: openai-community/gpt2 is not in the local hub cache, and the hub was not to be asked" in report
-    assert "or allow the download (--download)" in report
+    assert "or allow the download (--download; inference.yml: -e download=true)" in report
     assert '--nodes node9: nodes[0]: there is no machine "node9" in the inventory' in report
 
 

@@ -141,6 +141,56 @@ def test_a_setting_of_one_strategy_leaves_the_others_out(capsys: pytest.CaptureF
     assert "estimated, not measured" in told.out
 
 
+def test_shares_of_unequal_machines_go_by_speed_unless_even_ones_are_asked_for() -> None:
+    # In diloco a machine takes fewer steps of a round: even shares cost it something where it cannot take even one.
+    flags = ("--nodes", "mine=50000, 2x slow=500", "--link", "10g")
+    by_speed, auto = figures(*flags), figures(*flags, "--override", "balance=auto")
+    even = figures(*flags, "--override", "balance=even")
+    assert auto["strategies"] == by_speed["strategies"], "it is what simulate begins with"
+    last = {label: (rates(by_speed, label)[-1], rates(even, label)[-1]) for label in even["strategies"]}
+    for label, (now, then) in last.items():
+        assert now is not None
+        assert then is not None
+        assert (now > 1.2 * then) if label.startswith(("classicdp", "fsdp", "diloco")) else (now == then)
+    # Of equal machines both are the same.
+    equal = ("--nodes", "3x mine=50000", "--link", "10g")
+    assert figures(*equal)["strategies"] == figures(*equal, "--override", "balance=even")["strategies"]
+
+
+@pytest.mark.parametrize("strategy", ["classicdp", "diloco"])
+def test_what_shares_by_speed_would_gain_is_told_of_even_ones(strategy: str) -> None:
+    flags = ("--nodes", "mine=50000, 2x slow=500", "--link", "10g", "--strategy", strategy)
+    even = figures(*flags, "--override", "balance=even")
+    [gain] = [one for one in even["gains"] if one["change"] == "shares of the batch by speed"]
+    assert gain["how"] == "--override balance=auto"
+    assert gain["tokens_per_s_before"] == rates(even, next(iter(even["strategies"])))[-1]
+    by_speed = figures(*flags)
+    assert gain["tokens_per_s_after"] == rates(by_speed, next(iter(by_speed["strategies"])))[-1]
+    assert all(one["change"] != gain["change"] for one in by_speed["gains"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--nodes", "mine=50000, slow=5000"), "classicdp, fsdp, diloco: shares of the batch by speed, as with"),
+        (
+            ("--nodes", "mine=50000, slow=5000", "--strategy", "mp,diloco"),
+            "diloco: shares of the batch by speed, as with",
+        ),
+        (("--nodes", "mine=50000, slow=5000", "--strategy", "mp"), ""),
+        (("--nodes", "mine=50000, slow=5000", "--override", "balance=even"), ""),
+        (("--nodes", "4x mine=50000"), ""),
+    ],
+)
+def test_how_the_batch_is_shared_out_is_said(
+    capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], said: str
+) -> None:
+    assert run_app(app_of(), ["simulate", *flags]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert ("-e profile=true -e override=balance=auto" in told) is bool(said)
+    assert said in told
+
+
 def test_numbers_of_machines() -> None:
     assert counts_up_to(1) == [1]
     assert counts_up_to(4) == [1, 2, 4]

@@ -21,16 +21,17 @@ def test_names_become_addresses() -> None:
     machines = bare(CHAIN)
     now = situation(machines)
     pairs = expected_pairs(now.cluster, now.wanted, dict(now.found))
-    known, notes = with_addresses(pairs, now.cluster, now.found)
-    assert notes == ()
+    known, untold = with_addresses(pairs, now.cluster, now.found)
+    assert untold == ()
     by_name = {(p.src, p.dst): p for p in known}
     assert (by_name["macbook", "pi5"].source, by_name["macbook", "pi5"].destination) == ("172.20.10.4", "192.168.50.2")
     assert by_name["win", "mini1"].destination == "172.20.10.5"
     machines["win"].leases = {}
     now = situation(machines)
-    known, notes = with_addresses(pairs, now.cluster, now.found)
-    assert len(known) == len(pairs) - 12
-    assert "win -> mini1: not measured, nothing tells win's address on the router's network" in notes
+    known, untold = with_addresses(pairs, now.cluster, now.found)
+    assert len(known) == len(pairs) - len(untold) == len(pairs) - 12
+    assert "win -> mini1: not measured, nothing tells win's address on wifi" in map(str, untold)
+    assert {one.node for one in untold} == {"win"}
 
 
 @pytest.mark.parametrize(
@@ -91,7 +92,9 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_found(bare(CHAIN), tmp_path / "found")
     common = ("-i", str(HOME_FILE), "--found", str(folder))
     assert main(["network", "pairs", *common]) == 0
-    pairs = json.loads(capsys.readouterr().out)["pairs"]
+    told = json.loads(capsys.readouterr().out)
+    pairs = told["pairs"]
+    assert told["untold"] == []
     assert {"src": "pi5", "dst": "mini2", "source": "192.168.50.2", "destination": "10.10.0.2"}.items() <= pairs[
         next(i for i, p in enumerate(pairs) if (p["src"], p["dst"]) == ("pi5", "mini2"))
     ].items()

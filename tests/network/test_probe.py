@@ -99,6 +99,10 @@ def test_who_can_be_dialled_at_the_ports_that_are_allowed() -> None:
         for _ in range(2):
             assert run("dial", "127.0.0.3", "127.0.0.2", str(port)) == (0, {"dialled": {"127.0.0.2": None}})
         assert run("start", "1", f"{first}-{first}", "127.0.0.2") == (0, {"ports": {}})
+        # Why it is left out is told, where nobody reads it as an answer.
+        words = [sys.executable, "-I", str(PROBE), "start", "1", f"{first}-{first}", "127.0.0.2"]
+        said = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True).stderr
+        assert said == "127.0.0.2: Address already in use\n"
     assert run("stop", "127.0.0.2", str(port))[0] == 0
     code, found = run("dial", "127.0.0.3", "127.0.0.2", str(port))
     assert (code, found) == (0, {"dialled": {"127.0.0.2": "Connection refused"}})

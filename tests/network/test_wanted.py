@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from smolcluster.network.expected import expected_pairs, lost_pairs
 from smolcluster.network.packets import Packets
 from smolcluster.network.values import Wanted, WantedRoute
 from smolcluster.network.wanted import wanted_network
@@ -224,6 +225,13 @@ def test_a_wire_without_a_subnet_gets_no_route_and_a_note() -> None:
     wanted = wanted_network(spec)
     assert routes(wanted) == {"mini1": [], "pi5": [], "win": [("192.168.50.0/24", "mini1.local")]}
     assert wanted.notes == ("network lan: has no subnet, so pi5 cannot be given a route to it; add `subnet:`",)
+    # A run would dial both ways all the same.
+    assert [str(one) for one in lost_pairs(spec, wanted)] == [
+        "pi5 -> win: not measured, pi5 has no route to win.local",
+        "win -> pi5: not measured, pi5 has no route to win.local",
+    ]
+    pairs = {(one.src, one.dst) for one in expected_pairs(spec, wanted)}
+    assert pairs == {("mini1", "pi5"), ("pi5", "mini1"), ("mini1", "win"), ("win", "mini1")}
 
 
 @st.composite

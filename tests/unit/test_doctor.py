@@ -103,6 +103,11 @@ def test_a_machine_that_is_off_is_a_row_and_one_that_nobody_logs_into_no_finding
     assert not [one for one in told if one.node == "ipad"]
 
 
+def test_half_a_character_is_no_reason_to_fail() -> None:
+    [row] = read_machines(load_inventory(LOCAL), {"node1": {"why": "off \ud800"}}, ("node1",))
+    assert row.why_not == "off ?"
+
+
 def at(addresses: dict[str, str] | None) -> list[tuple[str, str]]:
     """What is told of the Pi behind the Macs, with these addresses."""
     row = Machine(name="pi5", kind="linux", looked=Looked.model_validate(looked()), addresses=addresses)

@@ -64,6 +64,27 @@ def test_pairs_of_another_version_are_refused() -> None:
         read_ways({"mini1": {"pairs": [{"src": "mini1"}], "dialled": {"10.0.0.2": None}}})
 
 
+WRONG = (3, True, "x", [1], {"a": 1}, [[]], [{}])
+PAIR = told(set())["mini1"]["pairs"][0]
+
+
+@pytest.mark.parametrize(
+    ("said", "what"),
+    [
+        *[({"pairs": wrong, "dialled": {"10.0.0.2": None}}, "pairs: ") for wrong in WRONG],
+        *[({"pairs": [wrong], "dialled": {"10.0.0.2": None}}, "pairs: ") for wrong in WRONG],
+        *[({"pairs": [PAIR], "dialled": wrong}, "dialled: ") for wrong in WRONG],
+        *[({"pairs": [PAIR], "dialled": {"10.0.0.2": wrong}}, "dialled: ") for wrong in (3, True, [1], {"a": 1})],
+        *[({"pairs": [PAIR | {key: None}], "dialled": {"10.0.0.2": None}}, "pairs: ") for key in PAIR],
+        ({"pairs": [PAIR | {"networks": []}], "dialled": {"10.0.0.2": SILENT}}, "pairs: "),
+        ({"pairs": 3, "dialled": [1]}, "pairs: is no list"),
+    ],
+)
+def test_what_is_of_another_kind_is_refused(said: dict[str, Any], what: str) -> None:
+    with pytest.raises(ConfigError, match=f"mini1: {what}"):
+        read_ways({"mini1": said})
+
+
 def test_the_table_counts_the_ways_and_tells_each_machines_memory() -> None:
     few, many = {"mini1": 812, "pi5": 640, "mini2": 812}, {f"pi{number}": 100 + number for number in range(9)}
     check = Check(
@@ -87,7 +108,7 @@ def test_the_table_counts_the_ways_and_tells_each_machines_memory() -> None:
     console = Console(file=io.StringIO(), width=200)
     show(console, check, "measure")
     out = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "from machine to machine: 5 of 6 ways tried" in out
+    assert "from machine to machine, at a run's addresses: 6 of 6 ways were tried, 5 got through" in out
     assert "pi5 640, mini1 812, mini2 812 MB" in out
     assert "pi0 100, ..., pi8 108 MB" in out
     assert "1,200 MB" in out
