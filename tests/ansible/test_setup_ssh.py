@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_lab import SHORT, Cluster, Outcome
+from ansible_lab import LONG, SHORT, Cluster, Outcome, gone_within
 from ansible_sshd import Machines
 from ansible_wheels import make_folder, make_wheel
 
@@ -147,11 +147,37 @@ def test_from_a_bare_home_to_a_training_and_back(
     # As a model that was served at boot leaves it, when that has been ended; and one that is served at boot here.
     (home(machines, "node2") / ".smolcluster" / "runs" / ".boot").mkdir()
     told = plant_service(tmp_path / "units", bare.runs, "node1")
+    left_alone_while_it_trains(bare, machines)
+    assert not told.exists()
     back = bare.play("teardown", *TAGS, "runs=true")
     assert back.code == 0, back.text
     assert told.read_text() == "stop reload "
     assert {name: listing(home(machines, name)) for name in NODES} == before
     assert {changed(bare.play("teardown", *TAGS, "runs=true"))[name] for name in NODES} == {0}
+
+
+def left_alone_while_it_trains(bare: Cluster, machines: Machines) -> None:
+    """Nothing goes before the refusal, there or here, whatever part of it was asked for."""
+    nodes = "nodes=node1,node2"
+    run = bare.play("train", "strategy=fsdp", nodes, "detach=true", override=(*LONG, "encrypt=always"))
+    assert run.code == 0, run.text
+    homes = (home(machines, "node2"), Path(bare.env["HOME"]))
+    there = [listing(folder) for folder in homes]
+    for tags in (TAGS, ("--tags", "certificates")):
+        refused = bare.play("teardown", *tags, nodes, "runs=true")
+        assert refused.code == 2, refused.text
+        for name in ("node1", "node2"):
+            why = f"{name}: a run is active there, and what it needs would be taken from under it."
+            assert why in refused.text
+            assert f"{name}: not all was done; the reason stands above" in refused.text
+        assert re.search(r"fix: ansible-playbook -i \S+\.smol\.yml stop\.yml, or wait for its end", refused.text)
+        assert {changed(refused)[name] for name in ("node1", "node2")} == {0}
+        for folder, before in zip(homes, there, strict=True):
+            assert before - listing(folder) == set()
+    stopped = bare.play("stop", "nodes=node2,node3")
+    assert stopped.code == 0, stopped.text
+    # Its other half ends with it, and what is served at boot here stays.
+    gone_within(bare, 60)
 
 
 # What plays uv: it "gets" the interpreter of the tests.
