@@ -1,7 +1,8 @@
 """Action plugin: call a command of smolcluster on the controller, `python -m smolcluster ...`.
 
 As ansible.builtin.command does it, without a module: that is packed, unpacked and compiled by an interpreter of its
-own before the command's begins. A command that fails is no failure of the task: what it says is shown as it is.
+own before the command's begins. A command that fails is no failure of the task: what it says is shown as it is. One
+that does not end within `within_s` seconds is ended, and fails so.
 
 - name: Decide what every rank does
   smolcluster_command:
@@ -24,6 +25,8 @@ _SPEC: dict[str, dict[str, Any]] = {
     "argv": {"type": "list", "elements": "str", "required": True},
     "chdir": {"type": "path", "required": True},
     "stdin": {"type": "str", "default": ""},
+    # More for what fetches: a data set, or a model's weights.
+    "within_s": {"type": "float", "default": 900.0},
 }
 
 
@@ -47,8 +50,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 env={**os.environ, **more},
                 input=args["stdin"].encode(),
                 capture_output=True,
+                timeout=args["within_s"],
                 check=False,
             )
+        except subprocess.TimeoutExpired as late:
+            what = f"{' '.join(argv[:1])}: it had not ended after {late.timeout:g} s, and was ended."
+            fix = "    fix: look at the network and the disk of this machine, then start the playbook again"
+            return {**result, **_told(1, "", f"{_text(late.stderr or b'')}{what}\n{fix}")}
         except OSError as error:
             return {**result, **_told(1, "", f"{args['chdir']}: {error.strerror}")}
         return {**result, **_told(done.returncode, _text(done.stdout), _text(done.stderr))}

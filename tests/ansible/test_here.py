@@ -37,8 +37,10 @@ PLAYBOOK = """\
       register: wrong
     - smolcluster_command: {{argv: [runs], chdir: "{folder}/nowhere"}}
       register: lost
+    - smolcluster_command: {{argv: [runs, "."], chdir: "{folder}", within_s: 0.01}}
+      register: slow
     - copy:
-        content: "{{{{ [here, boot, refused, unknown, elsewhere, module, command, wrong, lost] | to_json }}}}"
+        content: "{{{{ [here, boot, refused, unknown, elsewhere, module, command, wrong, lost, slow] | to_json }}}}"
         dest: "{folder}/outcome.json"
         mode: "0644"
 """
@@ -50,7 +52,7 @@ def test_the_controllers_own_part_needs_no_module(local: Cluster) -> None:
     playbook.write_text(PLAYBOOK.format(runs=local.runs, folder=local.folder, name=local.folder.name))
     played = local.play(str(playbook))
     assert played.code == 0, played.text
-    here, boot, refused, unknown, elsewhere, module, command, wrong, lost = json.loads(
+    here, boot, refused, unknown, elsewhere, module, command, wrong, lost, slow = json.loads(
         (local.folder / "outcome.json").read_text()
     )
     # No module could have answered: there is no such interpreter.
@@ -69,3 +71,5 @@ def test_the_controllers_own_part_needs_no_module(local: Cluster) -> None:
     assert "JSON" in wrong["stderr"]
     assert (lost["rc"], lost["stdout_lines"]) == (1, [])
     assert f"{local.folder}/nowhere: No such file or directory" in lost["stderr"]
+    assert (slow["rc"], slow["failed"]) == (1, False)
+    assert "runs: it had not ended after 0.01 s, and was ended." in slow["stderr"]
