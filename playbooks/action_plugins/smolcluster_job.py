@@ -21,6 +21,9 @@ from ansible.plugins.action import ActionBase
 from smolcluster.errors import SmolError
 from smolcluster.jobs.acting import Action, act
 
+# What changes nothing, of this and of those that do as it does.
+_LOOKS = frozenset({"checked", "polled", "listed", "asked", "found", "planned"})
+
 
 class ActionModule(ActionBase):  # type: ignore[misc]
     """Do what `state` asks, with the module's options and its result."""
@@ -31,6 +34,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         result: dict[str, Any] = super().run(tmp, task_vars)
         if not self._here():
             return {**result, **self._execute_module(task_vars=task_vars)}
+        if self._task.check_mode and self._task.args.get("state") not in _LOOKS:
+            return {**result, "skipped": True, "msg": "not with --check"}
         given = {key: value for key, value in self._task.args.items() if value is not None and key != "python"}
         try:
             # Ansible takes what a task writes to stderr for a mistake of the task's.

@@ -148,7 +148,10 @@ def define(kind: Kind, config: NodeConfig, node_file: PurePath, who: User, admin
 
 
 def install(service: BootService) -> None:
-    """Install the service and its note, for a user with the rights to. OSError and JobError if they have not."""
+    """Install the note and its service, for a user with the rights to. OSError and JobError if they have not: by the
+    note `remove` finds what there is of it.
+    """
+    write_note(service)
     if service.kind == "windows":
         schtasks.register(service.name, service.files[service.path], Path(service.path))
     else:
@@ -159,38 +162,30 @@ def install(service: BootService) -> None:
         link.parent.mkdir(parents=True, exist_ok=True)
         link.unlink(missing_ok=True)
         link.symlink_to(service.path)
-    write_note(service)
 
 
 def remove(service: BootService) -> None:
     """Take away what `install` installed, and nothing else; on Windows also end what it started. OSError, and JobError
-    for a task that the scheduler keeps.
+    for a task that the scheduler keeps: then the note stays, by which the next call finds it.
     """
-    # First of all, so that nothing is served again even if the rest is refused.
-    note_path(Path(service.run_dir).parent, service.node).unlink(missing_ok=True)
-    stays: JobError | None = None
     if service.kind == "windows":
         with contextlib.suppress(JobError):  # it does not run, or is gone
             schtasks.end(service.name)
-        stays = _refused(service.name)
+        _delete_task(service.name)
     for path in (service.link, *service.files):
         if path:
             Path(path).unlink(missing_ok=True)
-    if stays is not None:
-        raise stays
+    note_path(Path(service.run_dir).parent, service.node).unlink(missing_ok=True)
 
 
-def _refused(task: str) -> JobError | None:
-    """Delete a task; why it is still there, in the scheduler's words. One that is gone already is none."""
+def _delete_task(task: str) -> None:
+    """JobError in the scheduler's words where it is still there. One that is gone already is none."""
     try:
         schtasks.delete(task)
     except JobError as error:
         if schtasks.known(task):
-            return JobError(
-                f"{error}. It serves nothing any more when the machine starts, but it is still there.\n"
-                f"    fix: in an administrator's terminal of that PC: schtasks /Delete /TN {task} /F"
-            )
-    return None
+            fix = f"    fix: in an administrator's terminal of that PC: schtasks /Delete /TN {task} /F"
+            raise JobError(f"{error}\n{fix}") from error
 
 
 def note_path(workdir: Path, node: str) -> Path:

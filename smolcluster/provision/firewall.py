@@ -19,12 +19,13 @@ import subprocess
 import sys
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, Dict  # noqa: UP035
 
 MARK = "smolcluster"
 _COMMAND_S = 60.0
 _MAC = "/usr/libexec/ApplicationFirewall/socketfilterfw"
-Rule = dict[str, Any]
+# Evaluated when this begins, and Python 3.8 has no dict[...].
+Rule = Dict[str, Any]  # noqa: UP006
 
 
 class Failed(Exception):

@@ -11,7 +11,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,7 @@ def test_from_a_bare_home_to_a_training_and_back(
     # As a model that was served at boot leaves it, when that has been ended; and one that is served at boot here.
     (home(machines, "node2") / ".smolcluster" / "runs" / ".boot").mkdir()
     told = plant_service(tmp_path / "units", bare.runs, "node1")
-    left_alone_while_it_trains(bare, machines)
+    left_alone_while_it_trains(bare, machines, given)
     assert not told.exists()
     back = bare.play("teardown", *TAGS, "runs=true")
     assert back.code == 0, back.text
@@ -156,13 +156,13 @@ def test_from_a_bare_home_to_a_training_and_back(
     assert {changed(bare.play("teardown", *TAGS, "runs=true"))[name] for name in NODES} == {0}
 
 
-def left_alone_while_it_trains(bare: Cluster, machines: Machines) -> None:
+def left_alone_while_it_trains(bare: Cluster, machines: Machines, given: Sequence[str]) -> None:
     """Nothing goes before the refusal, there or here, whatever part of it was asked for."""
     nodes = "nodes=node1,node2"
     run = bare.play("train", "strategy=fsdp", nodes, "detach=true", override=(*LONG, "encrypt=always"))
     assert run.code == 0, run.text
     homes = (home(machines, "node2"), Path(bare.env["HOME"]))
-    there = [listing(folder) for folder in homes]
+    there = [_standing(folder) for folder in homes]
     for tags in (TAGS, ("--tags", "certificates")):
         refused = bare.play("teardown", *tags, nodes, "runs=true")
         assert refused.code == 2, refused.text
@@ -173,11 +173,27 @@ def left_alone_while_it_trains(bare: Cluster, machines: Machines) -> None:
         assert re.search(r"fix: ansible-playbook -i \S+\.smol\.yml stop\.yml, or wait for its end", refused.text)
         assert {changed(refused)[name] for name in ("node1", "node2")} == {0}
         for folder, before in zip(homes, there, strict=True):
-            assert before - listing(folder) == set()
+            assert before - _standing(folder) == set()
+        assert (bare.runs / run.run_id / "plan.json").exists()
+    # As after a git pull on the controller.
+    note = homes[0] / ".smolcluster" / "runtime.json"
+    text = note.read_text()
+    note.write_text(json.dumps({**json.loads(text), "fingerprint": "another"}))
+    refused = bare.play("setup", *TAGS, *given, "nodes=node2")
+    assert refused.code == 2, refused.text
+    assert "node2: a run is active there, and its code would change under it." in refused.text
+    note.write_text(text)
     stopped = bare.play("stop", "nodes=node2,node3")
     assert stopped.code == 0, stopped.text
     # Its other half ends with it, and what is served at boot here stays.
     gone_within(bare, 60)
+
+
+def _standing(folder: Path) -> set[str]:
+    """What of ours is in a home, but for what the run itself writes and deletes."""
+    base = folder / ".smolcluster"
+    deeper = (path for part in ("certs", "runs") for path in (base / part).glob("*"))
+    return {path.as_posix() for path in (*base.iterdir(), *deeper, *(base / "certs").rglob("*"))}
 
 
 # What plays uv: it "gets" the interpreter of the tests.

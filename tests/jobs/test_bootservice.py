@@ -167,10 +167,10 @@ def test_a_task_that_the_scheduler_keeps_is_told(
     assert f"fix: in an administrator's terminal of that PC: schtasks /Delete /TN {service.name} /F" in str(
         caught.value
     )
-    # It is there, and starts nothing: the rest was taken away all the same.
+    # What is there can be found again.
     assert len(stand_ins.tasks()) == 1
-    assert not Path(service.path).exists()
-    assert bootservice.read_note(Path(service.run_dir).parent, service.node) is None
+    assert Path(service.path).exists()
+    assert bootservice.read_note(Path(service.run_dir).parent, service.node) == service
 
 
 def test_a_machine_without_a_service_manager_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
