@@ -215,8 +215,10 @@ def _plan(known: _Known, asked: Asked, request: Request) -> tuple[Plan, tuple[Pr
 
 
 def _unforeseen(known: _Known, asked: Asked, request: Request, plan: Plan, first: bool) -> tuple[Finding, ...]:
-    """Where a plan goes by memory: what becomes of one that does not know of it, as a run's own."""
-    if not known.found or (plan.run.strategy != "mp" and not plan.run.choose_nodes):
+    """Where a plan goes by memory: what becomes of one that does not know of it, as a run's own. Machines are chosen
+    alike for every strategy, and that takes time: so of those it is told for the one that is asked for.
+    """
+    if not known.found or not (plan.run.strategy == "mp" or (first and plan.run.choose_nodes)):
         return ()
     _, blind = plan_training(request, asked.profile, certify=False)
     return tuple(unforeseen(label_of(plan.run), known.cluster, blind, known.found, first))

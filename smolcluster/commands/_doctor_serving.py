@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from smolcluster.commands._request import request_from
 from smolcluster.commands._serving import plan_serving
+from smolcluster.doctor.memory import with_memory
 from smolcluster.doctor.report import Serving, serving_of
 from smolcluster.errors import ConfigError, Problem
 from smolcluster.plan.predict_serving import decoder_of, predict_serving
@@ -51,10 +53,11 @@ def of_weights(
     cluster: ClusterSpec, inventory: Path, model: str, nodes: str | None, profile: Path | None, speeds: Profile | None,
     measure: str,
 ) -> Serving:  # fmt: skip
-    """A model as inference.yml would serve it; nothing is fetched."""
+    """A model as inference.yml would serve it, on machines with the memory that `cluster` has; nothing is fetched."""
+    memory_mb = {node.name: node.memory_mb for node in cluster.nodes if node.memory_mb is not None}
     try:
         request = request_from(inventory, "inference", model, nodes=nodes)
-        served, plan = plan_serving(request, profile, certify=False)
+        served, plan = plan_serving(request, profile, certify=False, told=partial(with_memory, memory_mb=memory_mb))
     except ConfigError as error:
         first = error.problems[0]
         fix = _brought(first, inventory)

@@ -12,6 +12,7 @@ from smolcluster.errors import ConfigError, Problem
 from smolcluster.plan.profile import Profile
 from smolcluster.plan.serve import make_serve_plan
 from smolcluster.plan.types import ServePlan
+from smolcluster.spec.cluster import ClusterSpec
 from smolcluster.spec.pretrained import weight_files
 from smolcluster.spec.request import Request
 from smolcluster.spec.served import BESIDE, Find, ModelFolder
@@ -28,20 +29,32 @@ def resolve_here(request: Request, download: bool = False, cache: Path = MODELS)
 
 
 def plan_serving(
-    request: Request, profile: Path | None = None, download: bool = False, cache: Path = MODELS, certify: bool = True
+    request: Request,
+    profile: Path | None = None,
+    download: bool = False,
+    cache: Path = MODELS,
+    certify: bool = True,
+    told: Callable[[ClusterSpec], ClusterSpec] | None = None,
 ) -> tuple[Served, ServePlan]:
     """The request resolved, and its plan. `profile` None takes profile.json beside the inventory where there is one.
 
-    `certify`: nodes whose certificate would be refused are. ConfigError with all Problems.
+    `certify`: nodes whose certificate would be refused are. `told`: the cluster with what machines said of themselves.
+    ConfigError with all Problems.
     """
     with naming(request.inventory):
-        served, plan = _planned(request, profile, download, cache)
+        served, plan = _planned(request, profile, download, cache, told)
         if certify:
             certified(plan)
         return served, plan
 
 
-def _planned(request: Request, profile: Path | None, download: bool, cache: Path) -> tuple[Served, ServePlan]:
+def _planned(
+    request: Request,
+    profile: Path | None,
+    download: bool,
+    cache: Path,
+    told: Callable[[ClusterSpec], ClusterSpec] | None,
+) -> tuple[Served, ServePlan]:
     problems: tuple[Problem, ...] = ()
     speeds: Profile | None = None
     inputs: dict[str, str] = {}
@@ -56,8 +69,9 @@ def _planned(request: Request, profile: Path | None, download: bool, cache: Path
     if problems:
         raise ConfigError(problems)
     assert served.shape is not None, "resolve_here found the weights"
+    cluster = served.cluster if told is None else told(served.cluster)
     inputs = {**served.inputs, **inputs}
-    plan = make_serve_plan(served.cluster, served.serve, served.shape, speeds, served.notes, inputs, request.ca)
+    plan = make_serve_plan(cluster, served.serve, served.shape, speeds, served.notes, inputs, request.ca)
     return served, plan
 
 

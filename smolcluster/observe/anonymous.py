@@ -4,7 +4,8 @@ What is replaced, always by the same word for the same thing within one `Anonymo
 
     machines           node1, node2 ... in the order given; other host names (*.local, this machine's) host1 ...
     domains            domain1 ...: what is after the first dot of a host's name that is known as one, or stands in a
-                       URL or behind an @; those that every home has (local, home.arpa) become local, pypi.org stays
+                       URL or behind an @; those that every home has (local, home.arpa) become local; docs.python.org
+                       and its like stay
     networks           network1 ..., by the inventory's names, which may be a Wi-Fi's; `wifi` and such words stay
     users              user1 ...; a home folder with what is in it ~/.../file
     IPv4 addresses     net1.1, net1.2: who shares a subnet (/24) with whom is what a network's trouble is about, so that
@@ -40,13 +41,18 @@ _SSH_KEYS = re.compile(r"\b(?:ssh-(?:rsa|ed25519|dss)|ecdsa-sha2-\S+) +[A-Za-z0-
 _BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}")
 _ASSIGNED = re.compile(rf"(?i)([\"']?\b[\w.-]*{_HIDDEN_WORD}\b[\"']?\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^\s,;&)}}\]]+)")
 # --password hunter2, also as a list of words: ['--password', 'hunter2']. What only speaks of a flag stays.
-_FLAG_WORD = rf"(?<![\w-])--?(?:[A-Za-z][\w-]*[_-])?{_HIDDEN_WORD.replace('(?<=[_-])pass', 'pass')}"
+# --ask-pass and its like take no value.
+_FLAG_WORD = rf"(?<![\w-])--?(?!ask-)(?:[A-Za-z][\w-]*[_-])?{_HIDDEN_WORD.replace('(?<=[_-])pass', 'pass')}"
 _FLAG = re.compile(
     rf"(?i)({_FLAG_WORD}[\"']?,?[ \t]+)(?!(?:is|are|was|has|needs|and|or|to|for|of|with|in|must|may|which|that|from)\b)"
-    r"(?!-)(\"[^\"]*\"|'[^']*'|[^\s\"']\S*)"
+    # Nor a placeholder, nor where a key lies.
+    r"(?!-)(?![\"']?[~/][\w./-]*\.(?:pem|key|crt|txt|json)\b)(?!(?-i:FILE|PATH|NAME|KEY|TOKEN|PASSWORD|VALUE|WORD)\b)"
+    r"(\"[^\"]*\"|'[^']*'|[^\s\"']\S*)"
 )
 _FLAG_ALONE = re.compile(rf"(?i){_FLAG_WORD}")
-_USER_AND_WORD = re.compile(r"(?<![\w-])((?:-u|--user)[\"']?,?\s+[\"']?[^\s:\"']+:)(?!\d+\b)[^\s\"']+")
+_USER_AND_WORD = re.compile(
+    r"(?<![\w-])((?:-u|--user)[\"']?,?\s+[\"']?(?![A-Za-z]:[\\/])[^\s:\"']+:)(?!\d+\b)[^\s\"']+"
+)
 _SSID = re.compile(r"(?i)(\bE?SSID[\"']?\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^\n,;}\])]+)")
 _VARIABLE = re.compile(r"(?m)(^|[\s\"'])([A-Z][A-Z0-9]*_?[A-Z0-9_]{2,}=)([^\s\"']+)")
 _IN_URL = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s@]+@")

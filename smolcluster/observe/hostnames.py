@@ -9,12 +9,10 @@ from smolcluster.spec.values import ip_of
 
 # What home networks call themselves: it says nothing of anybody.
 LOCAL_DOMAINS = ("home.arpa", "localdomain", "local", "lan", "home", "internal", "fritz.box")
-# Everybody's, where smolcluster and what it needs come from; a failure to reach one of them is worth reading.
-_PUBLIC = (
-    "pypi.org", "pythonhosted.org", "python.org", "pytorch.org", "huggingface.co", "hf.co", "github.com",
-    "githubusercontent.com", "gitlab.com", "wandb.ai", "npmjs.org", "npmjs.com", "nodejs.org", "astral.sh",
-    "nvidia.com", "apple.com", "debian.org", "ubuntu.com", "raspberrypi.com", "piwheels.org", "example.com",
-    "pydantic.dev",
+# Where messages of programs point to for more. Anybody else's name is replaced, an index's too: it may be the owner's.
+_EXPLAIN = (
+    "docs.python.org", "docs.pytorch.org", "docs.ansible.com", "support.apple.com", "learn.microsoft.com",
+    "go.microsoft.com", "aka.ms", "errors.pydantic.dev", "example.com",
 )  # fmt: skip
 # Words that logs and JSON are full of: a machine that is called so is known by its whole name alone.
 PLAIN = frozenset((
@@ -22,10 +20,14 @@ PLAIN = frozenset((
     "serve", "serving", "model", "data", "cluster", "run", "runs", "home", "lab", "local", "localhost", "lan",
     "wlan", "wifi", "ethernet", "eth", "cable", "wire", "net", "network", "thunderbolt", "fabric", "bridge",
     "loopback", "usb", "router", "switch", "mesh", "vpn", "tailscale", "tailnet", "www", "mail", "web", "proxy",
-    "mirror", "pypi", "github", "huggingface", "wandb",
+    "mirror", "pypi", "github", "huggingface", "wandb", "store", "cache", "chat", "datasets", "models", "worker",
+    "comm", "jobs", "plan", "infer", "observe", "dashboard", "tablet",
 ))  # fmt: skip
 _FULL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*", re.IGNORECASE)
-_IN_URL = re.compile(r"\b[a-z][a-z0-9+.-]*://(?:[^/\s@]*@)?([a-z0-9](?:[a-z0-9_.-]*[a-z0-9_])?)", re.IGNORECASE)
+# hf://datasets/..., s3://models/...: what follows is no host there.
+_IN_URL = re.compile(
+    r"\b(?:https?|wss?|tcp|tls|ssh|sftp|grpcs?|git)://(?:[^/\s@]*@)?([a-z0-9](?:[a-z0-9_.-]*[a-z0-9_])?)", re.IGNORECASE
+)
 # With a domain, whose end is of letters: uv@0.5.1 is none.
 _BEHIND_AT = re.compile(r"[\w.>-]@([a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9-]+)*\.[a-z]{2,})\b", re.IGNORECASE)
 # Small words of networks' names, beside PLAIN: `ethernet_pi5`, `tb4`, `10g`.
@@ -55,10 +57,10 @@ def split_host(name: str) -> tuple[str, str]:
 
 
 def hosts_in(text: str) -> Iterator[str]:
-    """The hosts of a text's URLs, and those behind an @, without addresses and everybody's own (pypi.org)."""
+    """The hosts of a text's URLs, and those behind an @, without addresses and those that explain (docs.python.org)."""
     for found in (*_IN_URL.finditer(text), *_BEHIND_AT.finditer(text)):
         name = found[1].lower()
-        if is_host(name) and name not in PLAIN and not _is_public(name):
+        if is_host(name) and name not in PLAIN and not _explains(name):
             yield name
 
 
@@ -68,5 +70,5 @@ def is_plain(name: str) -> bool:
     return all(len(word) < 2 or word in PLAIN | _OF_WIRES for word in words)
 
 
-def _is_public(name: str) -> bool:
-    return any(name == domain or name.endswith(f".{domain}") for domain in _PUBLIC)
+def _explains(name: str) -> bool:
+    return any(name == domain or name.endswith(f".{domain}") for domain in _EXPLAIN)

@@ -8,6 +8,7 @@ on which model and batch, so that a profile of another one is recognised.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -79,7 +80,12 @@ class Profile(Frozen):
 
     def link(self, src: str, dst: str) -> LinkSpeed | None:
         """What was measured from one machine to another; None where nothing was."""
-        return next((link for link in self.links if (link.src, link.dst) == (src, dst)), None)
+        return self._by_ends.get((src, dst))
+
+    @cached_property
+    def _by_ends(self) -> dict[tuple[str, str], LinkSpeed]:
+        # Backwards: of two of the same ends the first counts.
+        return {(link.src, link.dst): link for link in reversed(self.links)}
 
     @property
     def told(self) -> str:

@@ -66,6 +66,10 @@ def _fix(cluster: ClusterSpec, run: RunSpec, seats: Sequence[Seat]) -> str:
     ways = ["take a smaller model"]
     if run.strategy == "mp":
         ways.append("give it fewer layers in `stages`")
+    elif run.strategy in ("classicdp", "fsdp") and run.staleness_bound and run.fsdp_stage < 3:
+        # Under a bound every stage but the last keeps the same.
+        stage_3 = "--override fsdp_stage=3,staleness_bound=0"
+        ways.append(stage_3 if run.strategy == "fsdp" else f"--strategy fsdp {stage_3}, which shares the state out")
     elif run.strategy == "fsdp" and run.fsdp_stage < 3:
         ways.append("a higher fsdp_stage")
     elif run.strategy == "classicdp":

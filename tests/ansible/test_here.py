@@ -39,8 +39,12 @@ PLAYBOOK = """\
       register: lost
     - smolcluster_command: {{argv: [runs, "."], chdir: "{folder}", within_s: 0.01}}
       register: slow
+    - smolcluster_boot: {{state: forgotten, node: other, workdir: "{runs}", python: "{{{{ mine }}}}"}}
+      check_mode: true
+      register: looked
     - copy:
-        content: "{{{{ [here, boot, refused, unknown, elsewhere, module, command, wrong, lost, slow] | to_json }}}}"
+        content: >-
+          {{{{ [here, boot, refused, unknown, elsewhere, module, command, wrong, lost, slow, looked] | to_json }}}}
         dest: "{folder}/outcome.json"
         mode: "0644"
 """
@@ -50,9 +54,12 @@ PLAYBOOK = """\
 def test_the_controllers_own_part_needs_no_module(local: Cluster) -> None:
     playbook = local.folder / "here.yml"
     playbook.write_text(PLAYBOOK.format(runs=local.runs, folder=local.folder, name=local.folder.name))
+    note = local.runs / ".boot" / "other.json"
+    note.parent.mkdir(parents=True)
+    note.write_text("{}")
     played = local.play(str(playbook))
     assert played.code == 0, played.text
-    here, boot, refused, unknown, elsewhere, module, command, wrong, lost, slow = json.loads(
+    here, boot, refused, unknown, elsewhere, module, command, wrong, lost, slow, looked = json.loads(
         (local.folder / "outcome.json").read_text()
     )
     # No module could have answered: there is no such interpreter.
@@ -71,5 +78,7 @@ def test_the_controllers_own_part_needs_no_module(local: Cluster) -> None:
     assert "JSON" in wrong["stderr"]
     assert (lost["rc"], lost["stdout_lines"]) == (1, [])
     assert f"{local.folder}/nowhere: No such file or directory" in lost["stderr"]
+    assert looked["skipped"], "nothing is done with --check"
+    assert note.exists()
     assert (slow["rc"], slow["failed"]) == (1, False)
     assert "runs: it had not ended after 0.01 s, and was ended." in slow["stderr"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from smolcluster.observe.anonymous import Anonymous
+from smolcluster.observe.anonymous import Anonymous, without_secrets
 
 HEX = "0123456789abcdef" * 4
 URLSAFE = "Zk3-qT9_pLm2-Xv7aWc8_RtYs4"
@@ -57,7 +57,7 @@ URLSAFE = "Zk3-qT9_pLm2-Xv7aWc8_RtYs4"
         ("http://nas:8000/ of the nas", "http://host2:8000/ of the host2"),
         ("mail ann@cellar.smiths.net of smiths.net", "mail user1@host2.domain1 of domain1"),
         # What must stay readable.
-        ("https://pypi.org/simple, https://download.pytorch.org/whl/cpu", None),
+        ("https://docs.python.org/3, https://docs.pytorch.org/docs", None),
         ("--tokens 5 --max-tokens 64 --key is missing, --user 1000:1000", None),
         ("model.safetensors plan.json smolcluster.cli linear.weight", None),
         ("2026-11-29 14:12:20,972 rank 0 ended: tokens: 1,024 tokens_per_s=3.5", None),
@@ -121,3 +121,21 @@ def test_the_same_is_always_the_same_and_values_keep_their_form() -> None:
         "none": None,
         "path": "~/.../book one.txt",
     }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ansible-playbook --ask-become-pass setup.yml -i x", "Use --ask-pass once", "--tls-key ~/certs/node.pem",
+        "smolcluster --key FILE", "python -u C:\\smol\\worker.py",
+    ],
+)  # fmt: skip
+def test_a_command_line_keeps_what_is_no_secret(text: str) -> None:
+    assert without_secrets(text) == text
+
+
+def test_what_stands_in_urls_of_other_kinds_is_no_machine() -> None:
+    text = "hf://datasets/smith/x; package datasets 3.0; s3://models/y, docs.ansible.com, https://aka.ms/z"
+    anonymous = Anonymous()
+    anonymous.learn(text)
+    assert anonymous.text(text) == text

@@ -323,3 +323,10 @@ def test_the_wire_follows_what_was_measured(tmp_path: Path) -> None:
 def test_within_a_machine_the_inventory_s_word_decides_the_wire() -> None:
     found = resolved(LOCAL, "classicdp", "wire=auto")
     assert planned(found, of_run(found, dict.fromkeys(NODES, 1.0), links_of(900.0))).wire == "fp32"
+
+
+def test_of_two_measurements_of_a_link_the_first_counts() -> None:
+    links = tuple(LinkSpeed(src="a", dst="b", mbps=mbps, rtt_ms=1.0) for mbps in (100.0, 200.0))
+    profile = Profile(speeds={"a": 1.0, "b": 1.0}, links=links)
+    assert profile.link("a", "b") == links[0]
+    assert profile.link("b", "a") is None

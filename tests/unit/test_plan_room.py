@@ -26,11 +26,11 @@ DEEP = ("model.num_layers=24", "training.batch_size=1")
 STATE_MB = 486
 
 
-def planned(folder: Path, strategy: str, a: int, b: int = 16384, ranks: int = 1) -> list[str]:
+def planned(folder: Path, strategy: str, a: int, b: int = 16384, ranks: int = 1, staleness_bound: int = 0) -> list[str]:
     """The problems of a plan."""
     path = folder / "lan.smol.yml"
     path.write_text(LAN.format(a=a, b=b, ranks=ranks))
-    bound = ("staleness_bound=0",) if strategy in ("classicdp", "fsdp") else ()
+    bound = (f"staleness_bound={staleness_bound}",) if strategy in ("classicdp", "fsdp") else ()
     found = resolve(Request(path, strategy, overrides=(*DEEP, *bound)))
     try:
         make_plan(found.cluster, found.run, found.notes, found.inputs)
@@ -62,6 +62,14 @@ def test_a_model_too_big_for_one_machine_may_be_split_over_several(tmp_path: Pat
     )
     [problem] = planned(tmp_path, "fsdp", a=560)
     assert "take a smaller model, a higher fsdp_stage" in problem
+
+
+def test_under_a_staleness_bound_only_stage_3_is_named(tmp_path: Path) -> None:
+    """There every other stage keeps the same."""
+    [problem] = planned(tmp_path, "classicdp", a=720, staleness_bound=5)
+    assert "--strategy fsdp --override fsdp_stage=3,staleness_bound=0, which shares the state out" in problem
+    [problem] = planned(tmp_path, "fsdp", a=560, staleness_bound=5)
+    assert "take a smaller model, --override fsdp_stage=3,staleness_bound=0" in problem
 
 
 @pytest.mark.parametrize("b", [410, 16384])
