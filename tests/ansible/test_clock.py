@@ -58,6 +58,7 @@ class Machine:
         return self.cluster.play(str(self.play), json.dumps(stand_ins), *variables, timeout=60)
 
 
+@pytest.mark.slow
 def test_a_clock_that_is_off_is_told_and_with_strict_refused(local: Cluster) -> None:
     machine = Machine(local)
     told = machine.compare()
@@ -82,6 +83,7 @@ def test_network_time_that_is_switched_on_gets_time_to_set_the_clock(local: Clus
     assert json.loads((local.folder / "clock.json").read_text())["network_time"] == "off"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("on", "wait"), [(False, 1.5), (True, 3600)])
 def test_a_clock_that_network_time_does_not_set_is_refused(local: Cluster, on: bool, wait: float) -> None:
     """Within the time it is given; where it was on all along, at once."""

@@ -101,6 +101,7 @@ def test_a_silent_stage_is_asked_on_while_the_others_serve(local: Cluster, playi
     assert json.loads((local.folder / "outcome.json").read_text())["state"] == "lost"
 
 
+@pytest.mark.slow
 def test_before_it_was_ready_a_silent_stage_is_lost(local: Cluster) -> None:
     home = RunFolder(local.folder / "home")
     playbook = local.folder / "follow.yml"

@@ -100,6 +100,7 @@ def rounds(fabric: Any, kind: str) -> tuple[Held, Held, int]:
     return before, after, fabric.store.num_keys() - keys
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["groups", "operations"])
 def test_rounds_leave_nothing(pool: Pool, kind: str) -> None:
     for before, after, keys in pool.run(3, rounds, kind):

@@ -58,6 +58,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, data: Path) -> dict[st
         return run.model()
 
 
+@pytest.mark.slow
 def test_a_bad_network_is_borne_and_changes_nothing(
     tmp_path: Path, data: Path, undisturbed: dict[str, torch.Tensor]
 ) -> None:

@@ -123,6 +123,7 @@ def test_unequal_machines_are_measured_and_planned_by(project: Path) -> None:
     assert "note: faults" not in planned.stderr, "what was broken to be measured is not planned"
 
 
+@pytest.mark.slow
 def test_a_measurement_that_fails_leaves_no_profile(project: Path) -> None:
     outcome = call(project, "profile", "--override", "faults=[{kind: crash, rank: 2, step: 1}]")
     assert outcome.returncode == 3, outcome.stdout
@@ -163,6 +164,7 @@ def test_ctrl_c_ends_a_measurement(project: Path) -> None:
     assert not (project / "inventory" / "profile.json").exists()
 
 
+@pytest.mark.slow
 def test_one_machine_is_measured_without_links(project: Path) -> None:
     outcome = call(project, "profile", "--nodes", "node2", "--strategy", "single")
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
