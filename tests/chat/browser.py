@@ -185,8 +185,14 @@ class Tab:
         self._link.call("Target.closeTarget", targetId=self._target)
 
     def crash(self) -> None:
-        """Kill its process: the page is told nothing, and this call is not answered."""
+        """Kill its process, and wait until it is dead: the page is told nothing, and this call is not answered."""
+        self.call("Inspector.enable")
         self._link.tell("Page.crash", self._session)
+        pause, until = threading.Event(), time.monotonic() + PATIENCE_S
+        while not self.events("Inspector.targetCrashed"):
+            if time.monotonic() > until:
+                raise PageError("its process did not die")
+            pause.wait(0.01)
 
     def size(self, width: int, height: int) -> None:
         """In CSS pixels; a narrow one is a phone."""
