@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from smolcluster.doctor.report import Check
 
 MOST_DAYS = 7.0
-_AUTO = "auto"
 FoundArgument = Annotated[
     Path | None,
     typer.Argument(help="What check.yml's machines said, as JSON; - for stdin.", show_default="nobody was asked"),
@@ -70,10 +69,11 @@ def doctor(
     from smolcluster.commands._doctor import Asked, checked
     from smolcluster.observe.checked import show
     from smolcluster.runtime.runfolder import write_atomic
+    from smolcluster.spec.clusterfile import AUTO
 
     inventory = inventory or default_inventory()
     # What train.yml would choose them from: all are looked at, and what pays to leave out is told as a change to make.
-    nodes = None if (nodes or "").strip() == _AUTO else nodes
+    nodes = None if (nodes or "").strip() == AUTO else nodes
     asked = Asked(
         inventory, strategy or "fsdp", model, dataset, config, nodes, tuple(override or ()), profile, days, serve
     )

@@ -45,7 +45,7 @@ _ASSIGNED = re.compile(rf"(?i)([\"']?\b[\w.-]*{_HIDDEN_WORD}\b[\"']?\s*[=:]\s*)(
 _FLAG_WORD = rf"(?<![\w-])--?(?!ask-)(?:[A-Za-z][\w-]*[_-])?{_HIDDEN_WORD.replace('(?<=[_-])pass', 'pass')}"
 _FLAG = re.compile(
     rf"(?i)({_FLAG_WORD}[\"']?,?[ \t]+)(?!(?:is|are|was|has|needs|and|or|to|for|of|with|in|must|may|which|that|from)\b)"
-    # Nor a placeholder, nor where a key lies.
+    # Nor a word that stands for one (--key FILE), nor where a key lies.
     r"(?!-)(?![\"']?[~/][\w./-]*\.(?:pem|key|crt|txt|json)\b)(?!(?-i:FILE|PATH|NAME|KEY|TOKEN|PASSWORD|VALUE|WORD)\b)"
     r"(\"[^\"]*\"|'[^']*'|[^\s\"']\S*)"
 )

@@ -20,7 +20,7 @@ PLAIN = frozenset((
     "serve", "serving", "model", "data", "cluster", "run", "runs", "home", "lab", "local", "localhost", "lan",
     "wlan", "wifi", "ethernet", "eth", "cable", "wire", "net", "network", "thunderbolt", "fabric", "bridge",
     "loopback", "usb", "router", "switch", "mesh", "vpn", "tailscale", "tailnet", "www", "mail", "web", "proxy",
-    "mirror", "pypi", "github", "huggingface", "wandb", "store", "cache", "chat", "datasets", "models", "worker",
+    "mirror", "pypi", "github", "huggingface", "wandb", "store", "cache", "chat", "datasets", "models",
     "comm", "jobs", "plan", "infer", "observe", "dashboard", "tablet",
 ))  # fmt: skip
 _FULL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*", re.IGNORECASE)

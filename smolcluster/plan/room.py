@@ -28,9 +28,10 @@ def too_big(
     """Machines whose memory the model state and the processes of their ranks alone exceed."""
     problems: list[Complaint] = []
     names = [seat.node.name for seat in seats]
+    need = needed_mb(names, memory)
     for node in crowded(cluster, names, memory):
         here = names.count(node.name)
-        state_mb = needed_mb(names, memory)[node.name] - here * PROCESS_MB
+        state_mb = need[node.name] - here * PROCESS_MB
         processes = f"its {here} processes" if here > 1 else "its process"
         taken = f"the model's state needs {state_mb:.0f} MB there and {processes} {here * PROCESS_MB}"
         what = f"{taken}, and it has {node.memory_mb}"

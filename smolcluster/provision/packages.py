@@ -6,7 +6,8 @@
 `note` adds to packages.json in the root what apt would newly install for these, with what they depend on; a package
 that is there already, also one that would only be renewed, is none of ours. `take` says which of the noted ones may go:
 those that are still installed and that nothing else has come to need. Neither installs or removes anything, so that no
-administrator is needed.
+administrator is needed. It is sent as text, as firewall.py is, to machines without smolcluster: neither can import the
+other.
 """
 
 from __future__ import annotations
